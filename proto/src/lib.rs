@@ -13,14 +13,22 @@ pub mod rocketmq {
 
 /// Messages between nodes (`flotilla.peer.v1`).
 pub mod peer {
-    #![allow(missing_docs, clippy::all, unreachable_pub)]
-    include!(concat!(env!("OUT_DIR"), "/flotilla.peer.v1.rs"));
+    /// The package as generated; it has to stand here because packages name each other by path.
+    pub mod v1 {
+        #![allow(missing_docs, clippy::all, unreachable_pub)]
+        include!(concat!(env!("OUT_DIR"), "/flotilla.peer.v1.rs"));
+    }
+    pub use v1::*;
 }
 
 /// What is written into logs and snapshots (`flotilla.record.v1`).
 pub mod record {
-    #![allow(missing_docs, clippy::all, unreachable_pub)]
-    include!(concat!(env!("OUT_DIR"), "/flotilla.record.v1.rs"));
+    /// The package as generated; it has to stand here because packages name each other by path.
+    pub mod v1 {
+        #![allow(missing_docs, clippy::all, unreachable_pub)]
+        include!(concat!(env!("OUT_DIR"), "/flotilla.record.v1.rs"));
+    }
+    pub use v1::*;
 }
 
 /// The compiled descriptors of all files above, as an encoded `FileDescriptorSet`.
