@@ -1,0 +1,71 @@
+//! How nodes talk to each other: Raft messages of all shards, forwarded client requests and
+//! "who are you" questions, as requests and answers between two nodes.
+//!
+//! The trait [`PeerTransport`] is the seam: `peer/stream.rs` is its production form (one tonic
+//! bidirectional stream per peer), the simulator brings its own. [`PeerHandler`] is what a node
+//! does with the requests that reach it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use flotilla_proto::peer::{Hello, frame};
+use futures::future::BoxFuture;
+
+pub mod calls;
+pub mod limits;
+#[cfg(feature = "server")]
+pub mod stream;
+
+/// What a frame carries: a request or an answer.
+pub type Body = frame::Body;
+
+/// The version of the peer protocol this build speaks; another one is refused at the handshake.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Answers "who am I" at the moment a connection is made (the cluster's id becomes known late).
+pub type HelloSource = Arc<dyn Fn() -> Hello + Send + Sync>;
+
+/// Why a call to another node has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// Not connected, or the connection broke before the answer came: the request may or may not
+    /// have been carried out.
+    #[error("the node cannot be reached")]
+    Unreachable,
+    /// No answer within the call's time: the request may or may not have been carried out.
+    #[error("the node did not answer in time")]
+    Timeout,
+    /// Too much is under way to that node already; nothing was sent, or the other side did not begin.
+    #[error("too many requests to the node are under way")]
+    Overloaded,
+    /// The request is too large for a frame, or the answer was no answer; nothing sensible was said.
+    #[error("the request or its answer breaks the peer protocol")]
+    Malformed,
+}
+
+/// Carries requests to other nodes.
+#[async_trait]
+pub trait PeerTransport: Send + Sync + 'static {
+    /// Sends `body` to `node` and waits for its answer, never longer than `ttl`. Calls arrive in the
+    /// order in which they were first polled. A peer known to be dead fails the call at once. A node
+    /// never calls itself: that is `Unreachable`.
+    async fn call(&self, node: u32, body: Body, ttl: Duration) -> Result<Body, PeerError>;
+
+    /// Says where the nodes are (node id to `host:port`). Idempotent: connections to unchanged
+    /// addresses stay, those to nodes no longer named are closed. Needs a running runtime.
+    fn set_peers(&self, addresses: BTreeMap<u32, String>);
+}
+
+/// What a node does with requests of other nodes.
+pub trait PeerHandler: Send + Sync + 'static {
+    /// Begins to answer a request. Called in arrival order per connection; whatever must keep that
+    /// order is enqueued before this returns. The future of a forwarded request may be dropped when
+    /// the caller is gone, those of all other requests run to their end.
+    fn handle(&self, from: &Hello, body: Body) -> BoxFuture<'static, Body>;
+}
+
+/// True if the body asks for something, as opposed to an answer or a greeting.
+#[must_use]
+pub fn is_request(body: &Body) -> bool {
+    matches!(body, Body::Raft(_) | Body::Forward(_) | Body::Status(_))
+}
