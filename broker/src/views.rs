@@ -1,0 +1,283 @@
+//! What administration asks for and shows: the bodies of the HTTP API, which are also what
+//! the command line prints. The service fills them, `http/` sends them, `cli/` reads them.
+//!
+//! These shapes are public: fields may be added, never renamed. Times are in milliseconds,
+//! and units stand last in a name.
+
+use serde::{Deserialize, Serialize};
+
+/// A cluster as one node sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct ClusterView {
+    /// The cluster's id, 16 hexadecimal digits; absent until the cluster is bootstrapped.
+    pub cluster: Option<String>,
+    /// The node that answers.
+    pub node: u32,
+    /// Version of the program of the node that answers.
+    pub version: String,
+    /// All nodes the meta shard knows, by id.
+    pub nodes: Vec<NodeView>,
+    /// All shards, by id; shard 0 is the meta shard.
+    pub shards: Vec<ShardView>,
+}
+
+/// One node of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct NodeView {
+    /// Node id, from 1.
+    pub id: u32,
+    /// Counts the data directories this node has had, from 1.
+    pub incarnation: u32,
+    /// Whether the node that answers has heard from it lately.
+    pub alive: bool,
+    /// Address for clients (gRPC).
+    pub client_addr: String,
+    /// Address for administration (HTTP).
+    pub http_addr: String,
+    /// Address for the other nodes.
+    pub peer_addr: String,
+    /// How many shards it leads.
+    pub leads: u32,
+}
+
+/// One shard: a log, a state and its replicas.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct ShardView {
+    /// Shard id; 0 is the meta shard.
+    pub id: u32,
+    /// Node that leads it; absent while none does.
+    pub leader: Option<u32>,
+    /// Raft term, as the node that answers knows it.
+    pub term: u64,
+    /// Index of the last entry a majority has, as known here.
+    pub committed: u64,
+    /// Index of the last entry applied on the node that answers.
+    pub applied: u64,
+    /// Replicas, by node.
+    pub replicas: Vec<ReplicaView>,
+}
+
+/// A shard's copy on one node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct ReplicaView {
+    /// Node that holds it.
+    pub node: u32,
+    /// Replica id: node id and incarnation.
+    pub replica: u64,
+    /// Voter; otherwise a learner.
+    pub voter: bool,
+    /// Last index known to be stored there; only the leader's node knows it of others.
+    pub matched: Option<u64>,
+    /// Entries it is behind the leader's log; only where `matched` is known.
+    pub lag: Option<u64>,
+}
+
+/// A topic that is to be created.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct TopicSpec {
+    /// Letters, digits, `%`, `|`, `_` and `-`, at most 127.
+    pub name: String,
+    /// Number of queues; the node's `default_queues` when absent.
+    #[serde(default)]
+    pub queues: Option<u32>,
+    /// NORMAL, FIFO, DELAY, TRANSACTION, PRIORITY or MIXED; NORMAL when absent.
+    #[serde(default = "normal")]
+    pub message_type: String,
+}
+
+fn normal() -> String {
+    "NORMAL".to_owned()
+}
+
+/// One line of the list of topics.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct TopicView {
+    /// Name.
+    pub name: String,
+    /// Number of queues.
+    pub queues: u32,
+    /// NORMAL, FIFO, DELAY, TRANSACTION, PRIORITY or MIXED.
+    pub message_type: String,
+    /// Creation, ms since 1970.
+    pub created_ms: u64,
+}
+
+/// A topic with its queues.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct TopicDetail {
+    /// What the list shows of it.
+    #[serde(flatten)]
+    pub topic: TopicView,
+    /// Its queues, by number.
+    pub queue_list: Vec<QueueView>,
+}
+
+/// One queue of a topic.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct QueueView {
+    /// Queue number, from 0.
+    pub queue: u32,
+    /// Shard it lives in.
+    pub shard: u32,
+    /// Node that leads this shard.
+    pub leader: Option<u32>,
+    /// First kept offset; absent when no leader answered in time.
+    pub first_offset: Option<u64>,
+    /// Offset of the next message; absent when no leader answered in time.
+    pub next_offset: Option<u64>,
+}
+
+/// A consumer group that is to be created. What is absent is filled with the defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct GroupSpec {
+    /// Letters, digits, `%`, `|`, `_` and `-`, at most 120.
+    pub name: String,
+    /// Deliveries of one message, the first included, before it is a dead letter.
+    #[serde(default)]
+    pub max_attempts: Option<u32>,
+    /// Waiting time between deliveries.
+    #[serde(default)]
+    pub backoff: Option<BackoffView>,
+    /// Deliver the messages of a message group in order, one at a time.
+    #[serde(default)]
+    pub fifo: bool,
+    /// Where the group starts in queues it has not read yet.
+    #[serde(default)]
+    pub start_at: StartAt,
+}
+
+/// Waiting time between deliveries of one message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum BackoffView {
+    /// Grows by a factor.
+    Exponential {
+        /// After the first delivery.
+        initial_ms: u64,
+        /// Never longer than this.
+        max_ms: u64,
+        /// 200 doubles each time.
+        multiplier_percent: u32,
+    },
+    /// A list; its last value repeats.
+    Customized {
+        /// One value per delivery.
+        next_ms: Vec<u64>,
+    },
+}
+
+/// Where a consumer group starts to read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum StartAt {
+    /// At the oldest kept message.
+    #[default]
+    First,
+    /// At messages sent from then on.
+    Last,
+}
+
+/// One line of the list of consumer groups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct GroupView {
+    /// Name.
+    pub name: String,
+    /// Deliveries of one message, the first included, before it is a dead letter.
+    pub max_attempts: u32,
+    /// Waiting time between deliveries.
+    pub backoff: BackoffView,
+    /// Ordered delivery by message group.
+    pub fifo: bool,
+    /// Where it starts in queues it has not read yet.
+    pub start_at: StartAt,
+    /// Creation, ms since 1970.
+    pub created_ms: u64,
+}
+
+/// A consumer group with its lag.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct GroupDetail {
+    /// What the list shows of it.
+    #[serde(flatten)]
+    pub group: GroupView,
+    /// Sum over the queues.
+    pub total: Lag,
+    /// Every queue it reads.
+    pub queues: Vec<QueueLag>,
+    /// Shards whose leader did not answer in time: their queues are missing above.
+    pub unreachable_shards: Vec<u32>,
+}
+
+/// Where a consumer group stands in one queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct QueueLag {
+    /// Topic.
+    pub topic: String,
+    /// Queue number, from 0.
+    pub queue: u32,
+    /// Offset of the next message not yet delivered.
+    pub cursor: u64,
+    /// Messages by what they wait for.
+    #[serde(flatten)]
+    pub lag: Lag,
+}
+
+/// Messages a consumer group is not done with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Lag {
+    /// Could be delivered now.
+    pub ready: u64,
+    /// Delivered, neither acknowledged nor over their time.
+    pub leased: u64,
+    /// Wait for their retry time.
+    pub waiting: u64,
+}
+
+/// Why an administrative request was not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminErrorKind {
+    /// What was named does not exist.
+    NotFound,
+    /// It exists already.
+    Exists,
+    /// The request itself is wrong.
+    Invalid,
+    /// A named limit is reached.
+    Limit,
+    /// No leader, no majority or no answer in time: ask again.
+    Unavailable,
+}
+
+/// An administrative request that was not done, with a message that says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct AdminError {
+    /// The kind, which chooses status and exit code.
+    pub kind: AdminErrorKind,
+    /// For people: what is wrong and what to do.
+    pub message: String,
+}
+
+impl AdminError {
+    /// An error of a kind with its message.
+    pub fn new(kind: AdminErrorKind, message: impl Into<String>) -> AdminError {
+        AdminError { kind, message: message.into() }
+    }
+}
