@@ -1,1 +1,22 @@
 //! Replicates opaque commands.
+//!
+//! A [`Store`] is what one node keeps on disk: one log and one state engine, shared by the
+//! [`Replica`]s of all its shards. A replica turns payloads into agreed entries and feeds them
+//! to its [`Machine`]. Nothing here knows what a queue is, and nothing of openraft shows outside.
+
+pub mod engine;
+mod log_id;
+mod machine;
+mod replica;
+mod store;
+mod transport;
+
+pub use engine::{Engine, EngineError};
+pub use log_id::LogId;
+pub use machine::{Applied, Machine, StateRead, StateWrite};
+pub use replica::{
+    BarrierError, ChangeError, PayloadError, ProposeError, RaftOptions, Replica, ReplicaOptions,
+    ReplicaStatus, Role, StatusWatch,
+};
+pub use store::{Store, StoreError, StoreOptions, StoreStats};
+pub use transport::{Transport, TransportError};

@@ -1,0 +1,162 @@
+//! A state engine in memory, for the simulator and for tests.
+//!
+//! It behaves like the real one in what matters: writes are atomic, durable only after a flush, and
+//! [`MemoryEngine::crash`] takes away what was not. The handle plays the disk: keep a clone,
+//! drop everything else, and "restart" with the clone.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+
+use super::{Change, Engine, EngineError, EngineStats, EngineView, WriteBatch};
+
+type Keys = BTreeMap<Bytes, Bytes>;
+
+/// An engine in memory. Clones are the same engine.
+#[derive(Clone, Default)]
+pub struct MemoryEngine {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// What readers see; copied only when written while a view is held.
+    live: Arc<Keys>,
+    /// What survives a crash.
+    durable: Keys,
+    /// The writes between the two.
+    unflushed: Vec<WriteBatch>,
+    flushes: u64,
+    failing: bool,
+}
+
+impl MemoryEngine {
+    /// An empty engine.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Power loss: of the writes since the last flush the first `survivors` remain, the rest never happened.
+    pub fn crash(&self, survivors: usize) {
+        let mut shared = self.lock();
+        let mut lost = std::mem::take(&mut shared.unflushed);
+        lost.truncate(survivors);
+        for batch in lost {
+            change(&mut shared.durable, batch);
+        }
+        shared.live = Arc::new(shared.durable.clone());
+    }
+
+    /// Writes since the last flush.
+    pub fn unflushed(&self) -> usize {
+        self.lock().unflushed.len()
+    }
+
+    /// From now on every write and flush fails, or works again.
+    pub fn fail(&self, failing: bool) {
+        self.lock().failing = failing;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn change(keys: &mut Keys, batch: WriteBatch) {
+    for change in batch.changes {
+        match change {
+            Change::Put(key, value) => {
+                keys.insert(key, value);
+            }
+            Change::Delete(key) => {
+                keys.remove(&key);
+            }
+            Change::DeleteRange(from, to) => {
+                let doomed: Vec<Bytes> = keys
+                    .range::<[u8], _>(between(&from, &to))
+                    .map(|(key, _)| key.clone())
+                    .collect();
+                for key in doomed {
+                    keys.remove(&key);
+                }
+            }
+        }
+    }
+}
+
+/// A range as an ordered map takes it, which panics on one that ends before it starts.
+fn between<'a>(from: &'a [u8], to: &'a [u8]) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
+    (Bound::Included(from), Bound::Excluded(to.max(from)))
+}
+
+fn scan(keys: &Keys, from: &[u8], to: &[u8], limit: usize) -> Vec<(Bytes, Bytes)> {
+    if from >= to {
+        return Vec::new();
+    }
+    keys.range::<[u8], _>(between(from, to))
+        .take(limit)
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect()
+}
+
+impl EngineView for MemoryEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Ok(self.lock().live.get(key).cloned())
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+        Ok(scan(&self.lock().live, from, to, limit))
+    }
+}
+
+impl Engine for MemoryEngine {
+    fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
+        let mut shared = self.lock();
+        if shared.failing {
+            return Err(EngineError::Failed("told to fail".into()));
+        }
+        change(Arc::make_mut(&mut shared.live), batch.clone());
+        shared.unflushed.push(batch);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        let mut shared = self.lock();
+        if shared.failing {
+            return Err(EngineError::Failed("told to fail".into()));
+        }
+        for batch in std::mem::take(&mut shared.unflushed) {
+            change(&mut shared.durable, batch);
+        }
+        shared.flushes += 1;
+        Ok(())
+    }
+
+    fn view(&self) -> Result<Box<dyn EngineView>, EngineError> {
+        Ok(Box::new(MemoryView(self.lock().live.clone())))
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats {
+            memory_bytes: 0,
+            disk_bytes: 0,
+            flushes: self.lock().flushes,
+        }
+    }
+}
+
+struct MemoryView(Arc<Keys>);
+
+impl EngineView for MemoryView {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Ok(self.0.get(key).cloned())
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+        Ok(scan(&self.0, from, to, limit))
+    }
+}

@@ -1,0 +1,47 @@
+//! Every bound of this crate, and how the bounds relate.
+
+// ---- records and the node's log ----------------------------------------------------------------------------------
+
+/// The fixed part of a record.
+pub const RECORD_HEAD_BYTES: usize = 40;
+/// The longest payload of a record. A message may have 4 MiB; an entry carries a batch of commands.
+pub const MAX_PAYLOAD_BYTES: usize = 8 << 20;
+/// The longest record of an entry.
+pub const MAX_RECORD_BYTES: usize = MAX_PAYLOAD_BYTES + RECORD_HEAD_BYTES;
+/// A batch stops growing at this size; one longer record still makes a batch of its own.
+pub const MAX_BATCH_BYTES: usize = 8 << 20;
+/// Records may wait for the writer up to this many bytes before the log counts itself overloaded. Raft bounds what is
+/// in flight, so nothing is refused here; the count shows when that bound is set too high.
+pub const MAX_QUEUED_BYTES: usize = 64 << 20;
+/// Before a batch is cut the writer steps back at most this often to let more records arrive.
+pub const MAX_GATHER_YIELDS: u32 = 32;
+/// The smallest segment: small enough for tests, large enough for its header and some records.
+pub const MIN_SEGMENT_BYTES: u64 = 4 << 10;
+/// Positions in a segment are 32-bit numbers.
+pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
+/// A segment, unless configured otherwise.
+pub const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
+/// Recent records kept in memory, per node, unless configured otherwise.
+pub const DEFAULT_CACHE_BYTES: usize = 64 << 20;
+/// New segments are only made while the disk keeps this much free: the state engine needs room too, and copes badly
+/// with having none.
+pub const DEFAULT_KEEP_FREE_BYTES: u64 = 128 << 20;
+/// Purged segments kept for reuse; more are deleted.
+pub const MAX_SPARE_SEGMENTS: usize = 2;
+/// Closed segments whose files are kept open for reading.
+pub const MAX_OPEN_SEGMENTS: usize = 64;
+/// Zeros are written ahead in steps of this size, so that a step never delays a batch by much.
+pub const ZERO_STEP_BYTES: usize = 1 << 20;
+/// Records of one shard that lie closer together than this are read with one call.
+pub const READ_GAP_BYTES: u32 = 16 << 10;
+/// One call reads at most this much, unless one record is longer.
+pub const READ_SPAN_BYTES: u32 = 1 << 20;
+/// Positions looked up in an index sidecar with one call.
+pub const READ_POSITIONS: u64 = 512;
+/// How long a full log waits before it looks for room again, unless segments were recycled meanwhile.
+pub const ROOM_RETRY_MS: u64 = 1_000;
+
+const _: () = assert!(MAX_BATCH_BYTES >= MAX_PAYLOAD_BYTES, "any entry but the very longest fits a gathered batch");
+const _: () = assert!(MAX_QUEUED_BYTES >= 2 * MAX_BATCH_BYTES, "the next batch gathers while one is being written");
+const _: () = assert!(MAX_SEGMENT_BYTES + 4 * MAX_BATCH_BYTES as u64 <= u32::MAX as u64, "positions fit 32 bits");
+const _: () = assert!(READ_GAP_BYTES < READ_SPAN_BYTES);

@@ -1,0 +1,70 @@
+//! How operations on a replica fail.
+
+/// A proposal, or another request that only the leader can do, was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Another replica leads. From [`crate::Replica::propose`] this is not a promise that the entry is lost:
+    /// a leader that was deposed with the entry in its log cannot know.
+    #[error("not the leader of the shard")]
+    NotLeader {
+        /// Replica id of the leader, if known.
+        leader: Option<u64>,
+    },
+    /// This replica has stopped; restart the node, or see why in the message.
+    #[error("the replica has stopped: {0}")]
+    Stopped(String),
+}
+
+/// A linearizable read point could not be reached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BarrierError {
+    /// Another replica leads.
+    #[error("not the leader of the shard")]
+    NotLeader {
+        /// Replica id of the leader, if known.
+        leader: Option<u64>,
+    },
+    /// No quorum confirmed the leadership; the shard may have another leader by now.
+    #[error("no quorum confirmed the leadership")]
+    NoQuorum,
+    /// This replica has stopped.
+    #[error("the replica has stopped: {0}")]
+    Stopped(String),
+}
+
+/// A change of membership was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Another replica leads.
+    #[error("not the leader of the shard")]
+    NotLeader {
+        /// Replica id of the leader, if known.
+        leader: Option<u64>,
+    },
+    /// Another change is not committed yet; try again when it is.
+    #[error("another membership change is under way")]
+    InProgress,
+    /// The change makes no sense, e.g. a voter that is not a learner yet, or no voter at all.
+    #[error("the membership change was refused: {0}")]
+    Refused(String),
+    /// This replica has stopped.
+    #[error("the replica has stopped: {0}")]
+    Stopped(String),
+}
+
+/// A payload could not be read from the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PayloadError {
+    /// The log has no such entry: it was never written here, or retention has removed it.
+    #[error("entry {0} is not in the log")]
+    NotFound(u64),
+    /// The entry at this index is one of Raft's own and has no payload.
+    #[error("entry {0} carries no payload")]
+    NoPayload(u64),
+    /// The stored bytes are not what was written. The node must stop and be rebuilt from its peers.
+    #[error("corrupt record: {0}")]
+    Corrupt(String),
+    /// The disk failed.
+    #[error("reading the log failed: {0}")]
+    Io(String),
+}

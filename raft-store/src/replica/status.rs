@@ -1,0 +1,59 @@
+//! What a replica knows about itself and its shard, as plain numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::log_id::LogId;
+
+/// What a replica currently is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// Receives entries, does not vote.
+    #[default]
+    Learner,
+    /// Votes, and follows a leader or waits for one.
+    Follower,
+    /// Stands for election.
+    Candidate,
+    /// Leads; whether it still has a quorum only [`crate::Replica::barrier`] tells.
+    Leader,
+}
+
+/// A replica at one moment. Local knowledge: a partitioned replica reports what it last knew.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReplicaStatus {
+    /// The shard.
+    pub shard: u32,
+    /// This replica's id.
+    pub replica: u64,
+    /// What this replica is.
+    pub role: Role,
+    /// Replica id of the leader, as far as known.
+    pub leader: Option<u64>,
+    /// Whether this replica leads: `role == Leader`.
+    pub is_leader: bool,
+    /// The current term.
+    pub term: u64,
+    /// Index of the last entry in this replica's log.
+    pub last_log: Option<u64>,
+    /// Last entry this replica knows to be committed and has itself.
+    pub committed: Option<LogId>,
+    /// Last entry applied to the state.
+    pub applied: Option<LogId>,
+    /// Last entry this replica can no longer send to others from its log.
+    pub purged: Option<LogId>,
+    /// The voters: one set, or two while a change of voters is under way.
+    pub voters: Vec<BTreeSet<u64>>,
+    /// Replicas that receive entries without voting.
+    pub learners: BTreeSet<u64>,
+    /// Node of every voter and learner.
+    pub nodes: BTreeMap<u64, u32>,
+    /// On the leader: index up to which each replica is known to have the log. A replica that was
+    /// not heard of yet has none.
+    pub replication: BTreeMap<u64, Option<u64>>,
+    /// On the leader: milliseconds since a quorum last confirmed it, when this status was asked for.
+    pub quorum_acked_ms_ago: Option<u64>,
+    /// Whether the membership shown is committed.
+    pub membership_committed: bool,
+    /// Why the replica has stopped for good, if it has.
+    pub stopped: Option<String>,
+}
