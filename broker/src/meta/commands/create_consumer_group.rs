@@ -1,0 +1,75 @@
+//! `CreateConsumerGroup`: a consumer group and its dead-letter topic.
+//!
+//! The dead-letter topic has one queue in each data shard, queue i in shard i + 1, so that a message
+//! is dead-lettered inside its own shard, by one command. A topic left by a consumer group of the
+//! same name that was deleted is taken over with what is in it.
+
+use flotilla_proto::record::{ConsumerGroup, CreateConsumerGroup, Topic};
+use queue_core::KeyValue;
+
+use super::{Done, check_backoff, check_name, create_topic::check_room, invalid, refuse};
+use crate::meta::{MetaRefusal, MetaReply, MetaState, dead_letter_topic, limits};
+
+pub(in crate::meta) fn apply(
+    state: &mut MetaState,
+    kv: &mut dyn KeyValue,
+    time_ms: u64,
+    command: &CreateConsumerGroup,
+) -> Done {
+    if let Some(existing) = state.group(&command.name) {
+        return if command.if_absent {
+            Ok(Ok(MetaReply::Group(existing)))
+        } else {
+            refuse(MetaRefusal::Exists)
+        };
+    }
+    if let Err(refusal) = check(state, command) {
+        return refuse(refusal);
+    }
+    let dead_letters = dead_letter_topic(&command.name);
+    if state.topic(&dead_letters).is_none() {
+        let topic = Topic {
+            id: state.next_topic_id(kv)?,
+            name: dead_letters,
+            message_type: 0,
+            queue_shards: (1..=state.data_shards()).collect(),
+            deleted: false,
+            created_ms: time_ms,
+        };
+        state.put_topic(kv, topic)?;
+    }
+    let group = ConsumerGroup {
+        id: state.next_group_id(kv)?,
+        name: command.name.clone(),
+        max_attempts: command.max_attempts,
+        backoff: command.backoff.clone(),
+        fifo: command.fifo,
+        start_at: command.start_at,
+        deleted: false,
+        created_ms: time_ms,
+        version: 1,
+    };
+    Ok(Ok(MetaReply::Group(state.put_group(kv, group)?)))
+}
+
+fn check(state: &MetaState, command: &CreateConsumerGroup) -> Result<(), MetaRefusal> {
+    let dead_letters = dead_letter_topic(&command.name);
+    check_name(&command.name)?;
+    check_name(&dead_letters)?;
+    check_backoff(command.backoff.as_ref())?;
+    if command.max_attempts == 0 {
+        return Err(invalid(
+            "a message is tried at least once: max_attempts starts at 1",
+        ));
+    }
+    let groups = state.all_groups().by_id.len();
+    if groups >= limits::MAX_GROUPS {
+        return Err(MetaRefusal::Limit(format!(
+            "the cluster has {groups} consumer groups, its maximum"
+        )));
+    }
+    if state.topic(&dead_letters).is_none() {
+        check_room(state, state.data_shards() as usize)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! `CreateTopic`: a name, an id that was never used, and a home for each queue.
+
+use flotilla_proto::record::{CreateTopic, Topic};
+use queue_core::KeyValue;
+
+use super::{Done, check_name, invalid, refuse};
+use crate::meta::{DEAD_LETTER_PREFIX, MetaRefusal, MetaReply, MetaState, limits};
+
+pub(in crate::meta) fn apply(
+    state: &mut MetaState,
+    kv: &mut dyn KeyValue,
+    time_ms: u64,
+    command: &CreateTopic,
+) -> Done {
+    if let Some(existing) = state.topic(&command.name) {
+        return if command.if_absent {
+            Ok(Ok(MetaReply::Topic(existing)))
+        } else {
+            refuse(MetaRefusal::Exists)
+        };
+    }
+    if let Err(refusal) = check(state, command) {
+        return refuse(refusal);
+    }
+    let id = state.next_topic_id(kv)?;
+    let shards = state.data_shards();
+    // Queues go round the shards; starting at the id spreads topics of one queue, too.
+    let queue_shards =
+        (0..command.queues).map(|queue| 1 + ((u64::from(id) + u64::from(queue)) % u64::from(shards)) as u32);
+    let topic = Topic {
+        id,
+        name: command.name.clone(),
+        message_type: command.message_type,
+        queue_shards: queue_shards.collect(),
+        deleted: false,
+        created_ms: time_ms,
+    };
+    Ok(Ok(MetaReply::Topic(state.put_topic(kv, topic)?)))
+}
+
+fn check(state: &MetaState, command: &CreateTopic) -> Result<(), MetaRefusal> {
+    check_name(&command.name)?;
+    if command.name.starts_with(DEAD_LETTER_PREFIX) {
+        return Err(invalid(
+            "a dead-letter topic comes with its consumer group: create that",
+        ));
+    }
+    if command.queues == 0 || command.queues > limits::MAX_QUEUES_PER_TOPIC {
+        return Err(invalid(format!(
+            "a topic has 1 to {} queues",
+            limits::MAX_QUEUES_PER_TOPIC
+        )));
+    }
+    check_room(state, command.queues as usize)
+}
+
+/// Whether one more topic with this many queues has room.
+pub(super) fn check_room(state: &MetaState, queues: usize) -> Result<(), MetaRefusal> {
+    let topics = &state.all_topics().by_id;
+    if topics.len() >= limits::MAX_TOPICS {
+        return Err(MetaRefusal::Limit(format!(
+            "the cluster has {} topics, its maximum",
+            topics.len()
+        )));
+    }
+    let used: usize = topics.values().map(|topic| topic.queue_shards.len()).sum();
+    if used + queues > limits::MAX_QUEUES_TOTAL {
+        return Err(MetaRefusal::Limit(format!(
+            "the cluster has {used} queues of at most {}: delete topics or ask for fewer queues",
+            limits::MAX_QUEUES_TOTAL
+        )));
+    }
+    Ok(())
+}

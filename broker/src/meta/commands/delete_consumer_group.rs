@@ -1,0 +1,28 @@
+//! `DeleteConsumerGroup`: the name is free at once; the id stays until the data shards have dropped
+//! its subscriptions. Its dead letters stay: they are messages nobody has handled.
+
+use flotilla_proto::record::{ConsumerGroup, DeleteConsumerGroup};
+use queue_core::KeyValue;
+
+use super::{Done, refuse};
+use crate::meta::{MetaRefusal, MetaReply, MetaState};
+
+pub(in crate::meta) fn apply(
+    state: &mut MetaState,
+    kv: &mut dyn KeyValue,
+    command: &DeleteConsumerGroup,
+) -> Done {
+    let Some(group) = state.group(&command.name) else {
+        return refuse(MetaRefusal::NotFound);
+    };
+    let version = group.version + 1;
+    state.put_group(
+        kv,
+        ConsumerGroup {
+            deleted: true,
+            version,
+            ..ConsumerGroup::clone(&group)
+        },
+    )?;
+    Ok(Ok(MetaReply::Done))
+}

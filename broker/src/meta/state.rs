@@ -1,0 +1,292 @@
+//! The cluster's catalogue in memory, always equal to what is in the key-value state.
+//!
+//! Cloning shares the maps; a command copies the one it changes, so that readers keep a consistent
+//! picture without a lock. Commands are rare, and the maps are small enough for that.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use flotilla_proto::record::{
+    Bootstrap, ConsumerGroup, MetaCommand, MetaHead, Node, Topic, meta_command::Command,
+};
+use queue_core::{Fault, KeyValue};
+
+use super::{MetaRefusal, MetaReply, commands, keys};
+
+/// The dead-letter topic of a consumer group is named after it.
+pub const DEAD_LETTER_PREFIX: &str = "%DLQ%";
+
+/// The dead-letter topic of a consumer group.
+#[must_use]
+pub fn dead_letter_topic(group: &str) -> String {
+    format!("{DEAD_LETTER_PREFIX}{group}")
+}
+
+/// Everything the cluster knows about itself. Cheap to clone.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MetaState {
+    head: Option<Arc<MetaHead>>,
+    nodes: Arc<BTreeMap<u32, Node>>,
+    topics: Arc<Named<Topic>>,
+    groups: Arc<Named<ConsumerGroup>>,
+}
+
+/// Things with an id and a name; the name is free again once a thing is deleted.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Named<T> {
+    pub(super) by_id: BTreeMap<u32, Arc<T>>,
+    pub(super) by_name: BTreeMap<String, Arc<T>>,
+}
+
+impl<T> Default for Named<T> {
+    fn default() -> Self {
+        Named {
+            by_id: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+        }
+    }
+}
+
+impl MetaState {
+    /// Rebuilds the catalogue from the key-value state.
+    ///
+    /// # Errors
+    /// A state that cannot be read, or was written by a newer build.
+    pub fn load(kv: &dyn KeyValue) -> Result<MetaState, Fault> {
+        let head = kv.get(keys::HEAD)?.map(keys::value).transpose()?.map(Arc::new);
+        let nodes = keys::all::<Node>(kv, keys::NODE)?
+            .into_iter()
+            .map(|node| (node.id, node))
+            .collect();
+        let mut topics = Named::default();
+        for topic in keys::all::<Topic>(kv, keys::TOPIC)? {
+            topics.set(topic.id, topic.name.clone(), topic.deleted, topic);
+        }
+        let mut groups = Named::default();
+        for group in keys::all::<ConsumerGroup>(kv, keys::GROUP)? {
+            groups.set(group.id, group.name.clone(), group.deleted, group);
+        }
+        Ok(MetaState {
+            head,
+            nodes: Arc::new(nodes),
+            topics: Arc::new(topics),
+            groups: Arc::new(groups),
+        })
+    }
+
+    /// Carries out one command, in memory and in `kv`. `time_ms` is the leader's, for the records.
+    ///
+    /// # Errors
+    /// The key-value state failed; what is in memory is then worth nothing.
+    pub fn apply(
+        &mut self,
+        kv: &mut dyn KeyValue,
+        time_ms: u64,
+        command: &MetaCommand,
+    ) -> Result<MetaReply, Fault> {
+        let Some(command) = &command.command else {
+            return Err(Fault(
+                "a meta command this build does not know: upgrade this node".into(),
+            ));
+        };
+        let done = match command {
+            Command::Bootstrap(command) => commands::bootstrap::apply(self, kv, command)?,
+            _ if self.head.is_none() => Err(MetaRefusal::NotBootstrapped),
+            Command::RegisterNode(command) => commands::register_node::apply(self, kv, command)?,
+            Command::CreateTopic(command) => commands::create_topic::apply(self, kv, time_ms, command)?,
+            Command::DeleteTopic(command) => commands::delete_topic::apply(self, kv, command)?,
+            Command::CreateConsumerGroup(command) => {
+                commands::create_consumer_group::apply(self, kv, time_ms, command)?
+            }
+            Command::DeleteConsumerGroup(command) => {
+                commands::delete_consumer_group::apply(self, kv, command)?
+            }
+            Command::ForgetTopic(command) => commands::forget::topic(self, kv, command.id)?,
+            Command::ForgetConsumerGroup(command) => commands::forget::group(self, kv, command.id)?,
+        };
+        Ok(done.unwrap_or_else(MetaReply::Refused))
+    }
+
+    /// The cluster's identity, once it is born.
+    #[must_use]
+    pub fn cluster(&self) -> Option<u64> {
+        self.head.as_ref().map(|head| head.cluster)
+    }
+
+    /// The members of the cluster by node id.
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<u32, Node> {
+        &self.nodes
+    }
+
+    /// Data shards are numbered `1..=data_shards()`; 0 before the cluster is born.
+    #[must_use]
+    pub fn data_shards(&self) -> u32 {
+        self.head.as_ref().map_or(0, |head| head.data_shards)
+    }
+
+    /// The nodes the cluster was born with, ascending.
+    #[must_use]
+    pub fn initial_nodes(&self) -> &[u32] {
+        self.head.as_ref().map_or(&[], |head| &head.initial_nodes)
+    }
+
+    /// The topic of this name, unless it is deleted.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.topics.by_name.get(name).cloned()
+    }
+
+    /// The topic of this id, also while a deleted one is not yet forgotten.
+    #[must_use]
+    pub fn topic_by_id(&self, id: u32) -> Option<Arc<Topic>> {
+        self.topics.by_id.get(&id).cloned()
+    }
+
+    /// All topics that are not deleted, by name.
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics.by_name.values()
+    }
+
+    /// Deleted topics that the data shards have not forgotten yet, by id.
+    pub fn deleted_topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics.by_id.values().filter(|topic| topic.deleted)
+    }
+
+    /// The consumer group of this name, unless it is deleted.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Option<Arc<ConsumerGroup>> {
+        self.groups.by_name.get(name).cloned()
+    }
+
+    /// The consumer group of this id, also while a deleted one is not yet forgotten.
+    #[must_use]
+    pub fn group_by_id(&self, id: u32) -> Option<Arc<ConsumerGroup>> {
+        self.groups.by_id.get(&id).cloned()
+    }
+
+    /// All consumer groups that are not deleted, by name.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<ConsumerGroup>> {
+        self.groups.by_name.values()
+    }
+
+    /// Deleted consumer groups that the data shards have not forgotten yet, by id.
+    pub fn deleted_groups(&self) -> impl Iterator<Item = &Arc<ConsumerGroup>> {
+        self.groups.by_id.values().filter(|group| group.deleted)
+    }
+}
+
+/// Changes, for the commands only: memory and key-value state together.
+impl MetaState {
+    /// True if nothing was changed since one was cloned from the other.
+    pub(super) fn shares_all_with(&self, other: &MetaState) -> bool {
+        let heads = match (&self.head, &other.head) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        heads
+            && Arc::ptr_eq(&self.nodes, &other.nodes)
+            && Arc::ptr_eq(&self.topics, &other.topics)
+            && Arc::ptr_eq(&self.groups, &other.groups)
+    }
+
+    pub(super) fn all_topics(&self) -> &Named<Topic> {
+        &self.topics
+    }
+
+    pub(super) fn all_groups(&self) -> &Named<ConsumerGroup> {
+        &self.groups
+    }
+
+    pub(super) fn begin(&mut self, kv: &mut dyn KeyValue, command: &Bootstrap) -> Result<(), Fault> {
+        let mut initial_nodes: Vec<u32> = command.nodes.iter().map(|node| node.id).collect();
+        initial_nodes.sort_unstable();
+        let head = MetaHead {
+            cluster: command.cluster,
+            data_shards: command.data_shards,
+            initial_nodes,
+            last_topic_id: 0,
+            last_group_id: 0,
+        };
+        self.put_head(kv, head)
+    }
+
+    pub(super) fn put_node(&mut self, kv: &mut dyn KeyValue, node: Node) -> Result<(), Fault> {
+        keys::put(kv, &keys::numbered(keys::NODE, node.id), &node)?;
+        Arc::make_mut(&mut self.nodes).insert(node.id, node);
+        Ok(())
+    }
+
+    pub(super) fn next_topic_id(&mut self, kv: &mut dyn KeyValue) -> Result<u32, Fault> {
+        let mut head = self.born().clone();
+        head.last_topic_id = head.last_topic_id.checked_add(1).expect("topic ids are used up");
+        let id = head.last_topic_id;
+        self.put_head(kv, head)?;
+        Ok(id)
+    }
+
+    pub(super) fn next_group_id(&mut self, kv: &mut dyn KeyValue) -> Result<u32, Fault> {
+        let mut head = self.born().clone();
+        head.last_group_id = head
+            .last_group_id
+            .checked_add(1)
+            .expect("consumer group ids are used up");
+        let id = head.last_group_id;
+        self.put_head(kv, head)?;
+        Ok(id)
+    }
+
+    pub(super) fn put_topic(&mut self, kv: &mut dyn KeyValue, topic: Topic) -> Result<Arc<Topic>, Fault> {
+        keys::put(kv, &keys::numbered(keys::TOPIC, topic.id), &topic)?;
+        let (id, name, deleted) = (topic.id, topic.name.clone(), topic.deleted);
+        Ok(Arc::make_mut(&mut self.topics).set(id, name, deleted, topic))
+    }
+
+    pub(super) fn put_group(
+        &mut self,
+        kv: &mut dyn KeyValue,
+        group: ConsumerGroup,
+    ) -> Result<Arc<ConsumerGroup>, Fault> {
+        keys::put(kv, &keys::numbered(keys::GROUP, group.id), &group)?;
+        let (id, name, deleted) = (group.id, group.name.clone(), group.deleted);
+        Ok(Arc::make_mut(&mut self.groups).set(id, name, deleted, group))
+    }
+
+    pub(super) fn remove_topic(&mut self, kv: &mut dyn KeyValue, id: u32) -> Result<(), Fault> {
+        kv.delete(&keys::numbered(keys::TOPIC, id))?;
+        Arc::make_mut(&mut self.topics).by_id.remove(&id);
+        Ok(())
+    }
+
+    pub(super) fn remove_group(&mut self, kv: &mut dyn KeyValue, id: u32) -> Result<(), Fault> {
+        kv.delete(&keys::numbered(keys::GROUP, id))?;
+        Arc::make_mut(&mut self.groups).by_id.remove(&id);
+        Ok(())
+    }
+
+    fn put_head(&mut self, kv: &mut dyn KeyValue, head: MetaHead) -> Result<(), Fault> {
+        keys::put(kv, keys::HEAD, &head)?;
+        self.head = Some(Arc::new(head));
+        Ok(())
+    }
+
+    fn born(&self) -> &MetaHead {
+        self.head
+            .as_deref()
+            .expect("commands before the bootstrap are refused")
+    }
+}
+
+impl<T> Named<T> {
+    fn set(&mut self, id: u32, name: String, deleted: bool, thing: T) -> Arc<T> {
+        let thing = Arc::new(thing);
+        self.by_id.insert(id, thing.clone());
+        if deleted {
+            // A deleted thing is set once more only by its own deletion, or while loading; the name
+            // may belong to its successor already, which has a higher id and is set later.
+            self.by_name.remove(&name);
+        } else {
+            self.by_name.insert(name, thing.clone());
+        }
+        thing
+    }
+}

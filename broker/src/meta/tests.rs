@@ -1,0 +1,446 @@
+//! The catalogue's rules, one sentence each, and the promise that memory and key-value state agree.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use flotilla_proto::record::{
+    Bootstrap, CreateConsumerGroup, CreateTopic, DeleteConsumerGroup, DeleteTopic, ForgetConsumerGroup,
+    ForgetTopic, MetaCommand, Node, RegisterNode, Topic, meta_command::Command,
+};
+use proptest::prelude::*;
+use queue_core::{Fault, KeyValue};
+
+use super::*;
+
+#[derive(Default, Clone, PartialEq, Debug)]
+struct Map(BTreeMap<Vec<u8>, Bytes>);
+
+impl KeyValue for Map {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        Ok(self.0.get(key).cloned())
+    }
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+        let pairs = self.0.range(from.to_vec()..to.to_vec()).take(limit);
+        Ok(pairs
+            .map(|(key, value)| (Bytes::from(key.clone()), value.clone()))
+            .collect())
+    }
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+        self.0.insert(key.to_vec(), Bytes::copy_from_slice(value));
+        Ok(())
+    }
+    fn delete(&mut self, key: &[u8]) -> Result<(), Fault> {
+        self.0.remove(key);
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Meta {
+    state: MetaState,
+    kv: Map,
+}
+
+impl Meta {
+    fn born(data_shards: u32) -> Self {
+        let mut meta = Meta::default();
+        assert_eq!(meta.run(bootstrap(data_shards)), MetaReply::Bootstrapped);
+        meta
+    }
+
+    fn run(&mut self, command: Command) -> MetaReply {
+        let command = MetaCommand {
+            command: Some(command),
+        };
+        // Every command of every test takes the way through the log.
+        let (time_ms, command) = decode(&encode(1_000, &command)).unwrap();
+        let reply = self.state.apply(&mut self.kv, time_ms, &command).unwrap();
+        assert_eq!(
+            MetaState::load(&self.kv).unwrap(),
+            self.state,
+            "loaded and kept state differ"
+        );
+        assert_eq!(
+            MetaReply::decode(reply.encode()).unwrap(),
+            reply,
+            "a reply changed on its way"
+        );
+        reply
+    }
+
+    fn refusal(&mut self, command: Command) -> MetaRefusal {
+        let before = (self.state.clone(), self.kv.clone());
+        let MetaReply::Refused(refusal) = self.run(command) else {
+            panic!("not refused")
+        };
+        assert_eq!(
+            before,
+            (self.state.clone(), self.kv.clone()),
+            "a refusal changed something"
+        );
+        refusal
+    }
+}
+
+fn node(id: u32, directory: u64) -> Node {
+    Node {
+        id,
+        directory,
+        peer_addr: format!("10.0.0.{id}:8083"),
+        ..Node::default()
+    }
+}
+
+fn bootstrap(data_shards: u32) -> Command {
+    let nodes = vec![node(3, 33), node(1, 11), node(2, 0)];
+    Command::Bootstrap(Bootstrap {
+        cluster: 77,
+        nodes,
+        data_shards,
+    })
+}
+
+fn create_topic(name: &str, queues: u32, if_absent: bool) -> Command {
+    Command::CreateTopic(CreateTopic {
+        name: name.into(),
+        queues,
+        message_type: 1,
+        if_absent,
+    })
+}
+
+fn delete_topic(name: &str) -> Command {
+    Command::DeleteTopic(DeleteTopic { name: name.into() })
+}
+
+fn create_group(name: &str, if_absent: bool) -> Command {
+    let name = name.into();
+    Command::CreateConsumerGroup(CreateConsumerGroup {
+        name,
+        max_attempts: 17,
+        if_absent,
+        ..Default::default()
+    })
+}
+
+fn delete_group(name: &str) -> Command {
+    Command::DeleteConsumerGroup(DeleteConsumerGroup { name: name.into() })
+}
+
+fn register(node: Node) -> Command {
+    Command::RegisterNode(RegisterNode { node: Some(node) })
+}
+
+fn topic_of(reply: MetaReply) -> Arc<Topic> {
+    match reply {
+        MetaReply::Topic(topic) => topic,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn nothing_happens_before_the_bootstrap() {
+    let mut meta = Meta::default();
+    assert_eq!(
+        meta.refusal(create_topic("a", 4, false)),
+        MetaRefusal::NotBootstrapped
+    );
+    assert_eq!(meta.refusal(register(node(1, 5))), MetaRefusal::NotBootstrapped);
+    assert_eq!((meta.state.cluster(), meta.state.data_shards()), (None, 0));
+}
+
+#[test]
+fn a_cluster_is_born_once() {
+    let mut meta = Meta::born(3);
+    assert_eq!(meta.refusal(bootstrap(9)), MetaRefusal::AlreadyBootstrapped);
+    assert_eq!((meta.state.cluster(), meta.state.data_shards()), (Some(77), 3));
+    assert_eq!(meta.state.initial_nodes(), [1, 2, 3]);
+    assert!(meta.state.nodes().values().all(|node| node.incarnation == 1));
+}
+
+#[test]
+fn a_bootstrap_that_makes_no_sense_is_refused() {
+    let mut meta = Meta::default();
+    let with = |change: fn(&mut Bootstrap)| {
+        let Command::Bootstrap(mut command) = bootstrap(3) else {
+            unreachable!()
+        };
+        change(&mut command);
+        Command::Bootstrap(command)
+    };
+    for command in [
+        with(|b| b.cluster = 0),
+        with(|b| b.data_shards = 0),
+        with(|b| b.data_shards = limits::MAX_DATA_SHARDS + 1),
+        with(|b| b.nodes.clear()),
+        with(|b| b.nodes[1].id = 3),
+        with(|b| b.nodes[1].id = 0),
+    ] {
+        assert!(matches!(meta.refusal(command), MetaRefusal::Invalid(_)));
+    }
+}
+
+#[test]
+fn the_same_directory_keeps_its_incarnation_and_takes_the_new_addresses() {
+    let mut meta = Meta::born(3);
+    let moved = Node {
+        client_addr: "192.0.2.1:8081".into(),
+        ..node(1, 11)
+    };
+    assert_eq!(
+        meta.run(register(moved)),
+        MetaReply::Registered { incarnation: 1 }
+    );
+    assert_eq!(meta.state.nodes()[&1].client_addr, "192.0.2.1:8081");
+}
+
+#[test]
+fn another_directory_is_another_incarnation() {
+    let mut meta = Meta::born(3);
+    assert_eq!(
+        meta.run(register(node(1, 12))),
+        MetaReply::Registered { incarnation: 2 }
+    );
+    assert_eq!(
+        meta.run(register(node(1, 12))),
+        MetaReply::Registered { incarnation: 2 }
+    );
+    assert_eq!(
+        meta.run(register(node(1, 11))),
+        MetaReply::Registered { incarnation: 3 }
+    );
+}
+
+#[test]
+fn a_node_only_named_at_the_bootstrap_shows_its_directory_later() {
+    let mut meta = Meta::born(3);
+    assert_eq!(
+        meta.run(register(node(2, 22))),
+        MetaReply::Registered { incarnation: 1 }
+    );
+    assert_eq!(
+        meta.run(register(node(2, 23))),
+        MetaReply::Registered { incarnation: 2 }
+    );
+}
+
+#[test]
+fn a_stranger_is_not_registered() {
+    let mut meta = Meta::born(3);
+    assert_eq!(meta.refusal(register(node(4, 44))), MetaRefusal::UnknownNode);
+    assert!(matches!(
+        meta.refusal(register(node(1, 0))),
+        MetaRefusal::Invalid(_)
+    ));
+}
+
+#[test]
+fn queues_go_round_the_data_shards() {
+    let mut meta = Meta::born(3);
+    let topic = topic_of(meta.run(create_topic("a", 4, false)));
+    assert_eq!(
+        (topic.id, topic.queue_shards.as_slice()),
+        (1, [2, 3, 1, 2].as_slice())
+    );
+    let topic = topic_of(meta.run(create_topic("b", 4, false)));
+    assert_eq!(
+        (topic.id, topic.queue_shards.as_slice()),
+        (2, [3, 1, 2, 3].as_slice())
+    );
+    assert_eq!(topic.created_ms, 1_000);
+}
+
+#[test]
+fn a_topic_is_made_once_and_shown_again_on_demand() {
+    let mut meta = Meta::born(3);
+    let first = topic_of(meta.run(create_topic("a", 4, false)));
+    assert_eq!(meta.refusal(create_topic("a", 8, false)), MetaRefusal::Exists);
+    assert_eq!(topic_of(meta.run(create_topic("a", 8, true))), first);
+}
+
+#[test]
+fn a_deleted_name_is_free_at_once_and_its_id_never_again() {
+    let mut meta = Meta::born(3);
+    meta.run(create_topic("a", 4, false));
+    assert_eq!(meta.run(delete_topic("a")), MetaReply::Done);
+    assert_eq!(meta.refusal(delete_topic("a")), MetaRefusal::NotFound);
+    assert!(meta.state.topic_by_id(1).unwrap().deleted);
+    assert_eq!(topic_of(meta.run(create_topic("a", 4, false))).id, 2);
+    assert_eq!(
+        meta.run(Command::ForgetTopic(ForgetTopic { id: 1 })),
+        MetaReply::Done
+    );
+    assert_eq!(
+        meta.state.topic("a").unwrap().id,
+        2,
+        "forgetting the old one takes the new one's name"
+    );
+    meta.run(delete_topic("a"));
+    meta.run(Command::ForgetTopic(ForgetTopic { id: 2 }));
+    assert_eq!(topic_of(meta.run(create_topic("a", 4, false))).id, 3);
+}
+
+#[test]
+fn only_what_is_deleted_is_forgotten() {
+    let mut meta = Meta::born(3);
+    meta.run(create_topic("a", 1, false));
+    meta.run(create_group("g", false));
+    assert!(matches!(
+        meta.refusal(Command::ForgetTopic(ForgetTopic { id: 1 })),
+        MetaRefusal::Invalid(_)
+    ));
+    assert_eq!(
+        meta.refusal(Command::ForgetTopic(ForgetTopic { id: 9 })),
+        MetaRefusal::NotFound
+    );
+    let forget = |id| Command::ForgetConsumerGroup(ForgetConsumerGroup { id });
+    assert!(matches!(meta.refusal(forget(1)), MetaRefusal::Invalid(_)));
+    meta.run(delete_group("g"));
+    assert_eq!(meta.run(forget(1)), MetaReply::Done);
+    assert_eq!(meta.refusal(forget(1)), MetaRefusal::NotFound);
+}
+
+#[test]
+fn a_consumer_group_comes_with_a_dead_letter_queue_in_every_data_shard() {
+    let mut meta = Meta::born(3);
+    let MetaReply::Group(group) = meta.run(create_group("g", false)) else {
+        panic!("no group")
+    };
+    assert_eq!((group.id, group.version, group.deleted), (1, 1, false));
+    assert_eq!(meta.state.topic("%DLQ%g").unwrap().queue_shards, [1, 2, 3]);
+    assert_eq!(meta.refusal(create_group("g", false)), MetaRefusal::Exists);
+    assert_eq!(meta.run(create_group("g", true)), MetaReply::Group(group));
+}
+
+#[test]
+fn dead_letters_outlive_their_consumer_group_and_meet_its_successor() {
+    let mut meta = Meta::born(3);
+    meta.run(create_group("g", false));
+    let dead_letters = meta.state.topic("%DLQ%g").unwrap().id;
+    assert!(matches!(
+        meta.refusal(delete_topic("%DLQ%g")),
+        MetaRefusal::Invalid(_)
+    ));
+    meta.run(delete_group("g"));
+    assert_eq!(meta.state.group_by_id(1).unwrap().version, 2);
+    meta.run(create_group("g", false));
+    assert_eq!(meta.state.topic("%DLQ%g").unwrap().id, dead_letters);
+    assert_eq!(meta.state.group("g").unwrap().id, 2);
+    meta.run(delete_group("g"));
+    assert_eq!(meta.run(delete_topic("%DLQ%g")), MetaReply::Done);
+}
+
+#[test]
+fn names_and_numbers_that_would_harm_the_state_are_refused() {
+    let mut meta = Meta::born(3);
+    let long = "n".repeat(limits::MAX_NAME_BYTES + 1);
+    for command in [
+        create_topic("", 1, false),
+        create_topic(&long, 1, false),
+        create_topic("%DLQ%g", 1, false),
+        create_topic("a", 0, false),
+        create_topic("a", limits::MAX_QUEUES_PER_TOPIC + 1, false),
+        create_group("", false),
+        create_group(&long[..limits::MAX_NAME_BYTES], false),
+        Command::CreateConsumerGroup(CreateConsumerGroup {
+            name: "g".into(),
+            ..Default::default()
+        }),
+    ] {
+        assert!(matches!(meta.refusal(command), MetaRefusal::Invalid(_)));
+    }
+}
+
+#[test]
+fn the_cluster_has_a_bounded_number_of_queues() {
+    let mut meta = Meta {
+        state: MetaState::default(),
+        kv: Map::default(),
+    };
+    meta.run(bootstrap(3));
+    let full = limits::MAX_QUEUES_TOTAL / limits::MAX_QUEUES_PER_TOPIC as usize;
+    for topic in 0..full {
+        meta.run(create_topic(
+            &format!("t{topic}"),
+            limits::MAX_QUEUES_PER_TOPIC,
+            false,
+        ));
+    }
+    let refused = meta.refusal(create_topic("more", limits::MAX_QUEUES_PER_TOPIC, false));
+    assert!(matches!(refused, MetaRefusal::Limit(_)), "{refused:?}");
+}
+
+#[test]
+fn an_entry_this_build_cannot_read_is_an_error_and_not_skipped() {
+    let good = encode(
+        5,
+        &MetaCommand {
+            command: Some(delete_topic("a")),
+        },
+    );
+    assert_eq!(decode(&good).unwrap().0, 5);
+    let mut newer = good.to_vec();
+    newer[0] = 2;
+    assert_eq!(decode(&newer.into()), Err(PayloadError::Version(2)));
+    assert_eq!(
+        decode(&encode(5, &MetaCommand { command: None })),
+        Err(PayloadError::UnknownCommand)
+    );
+    assert!(matches!(decode(&Bytes::new()), Err(PayloadError::Malformed(_))));
+    assert!(matches!(
+        decode(&good.slice(..6)),
+        Err(PayloadError::Malformed(_))
+    ));
+    assert!(matches!(
+        decode(&good.slice(..good.len() - 1)),
+        Err(PayloadError::Malformed(_))
+    ));
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let name = || prop_oneof![Just("a"), Just("b"), Just("c"), Just("%DLQ%a"), Just("")];
+    prop_oneof![
+        1 => (1..4_u32).prop_map(bootstrap),
+        2 => (0..5_u32, 0..3_u64).prop_map(|(id, directory)| register(node(id, directory))),
+        4 => (name(), 0..5_u32, any::<bool>()).prop_map(|(name, queues, again)| create_topic(name, queues, again)),
+        3 => name().prop_map(delete_topic),
+        4 => (name(), any::<bool>()).prop_map(|(name, again)| create_group(name, again)),
+        3 => name().prop_map(delete_group),
+        2 => (0..6_u32).prop_map(|id| Command::ForgetTopic(ForgetTopic { id })),
+        2 => (0..6_u32).prop_map(|id| Command::ForgetConsumerGroup(ForgetConsumerGroup { id })),
+    ]
+}
+
+proptest! {
+    // `run` itself compares the loaded with the kept state after every step.
+    #[test]
+    fn after_any_commands_every_topic_and_group_is_found_by_its_name(
+        commands in proptest::collection::vec(any_command(), 1..60),
+    ) {
+        let mut meta = Meta::default();
+        let mut ids = BTreeSet::new();
+        for command in commands {
+            if let MetaReply::Topic(topic) = meta.run(command) {
+                ids.insert(topic.id);
+            }
+            for topic in meta.state.topics() {
+                prop_assert!(!topic.deleted);
+                prop_assert_eq!(meta.state.topic(&topic.name).as_ref(), Some(topic));
+                prop_assert!(topic.queue_shards.iter().all(|shard| (1..=meta.state.data_shards()).contains(shard)));
+            }
+            for group in meta.state.groups() {
+                prop_assert!(!group.deleted);
+                prop_assert!(meta.state.topic(&dead_letter_topic(&group.name)).is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let _ = decode(&bytes.clone().into());
+        let _ = MetaReply::decode(bytes.into());
+    }
+}
