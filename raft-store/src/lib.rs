@@ -4,9 +4,13 @@
 //! [`Replica`]s of all its shards. A replica turns payloads into agreed entries and feeds them
 //! to its [`Machine`]. Nothing here knows what a queue is, and nothing of openraft shows outside.
 
+pub mod disk;
 pub mod engine;
+pub mod limits;
+pub mod log;
 mod log_id;
 mod machine;
+pub mod record;
 mod replica;
 mod store;
 mod transport;

@@ -41,7 +41,16 @@ pub const READ_POSITIONS: u64 = 512;
 /// How long a full log waits before it looks for room again, unless segments were recycled meanwhile.
 pub const ROOM_RETRY_MS: u64 = 1_000;
 
-const _: () = assert!(MAX_BATCH_BYTES >= MAX_PAYLOAD_BYTES, "any entry but the very longest fits a gathered batch");
-const _: () = assert!(MAX_QUEUED_BYTES >= 2 * MAX_BATCH_BYTES, "the next batch gathers while one is being written");
-const _: () = assert!(MAX_SEGMENT_BYTES + 4 * MAX_BATCH_BYTES as u64 <= u32::MAX as u64, "positions fit 32 bits");
+const _: () = assert!(
+    MAX_BATCH_BYTES >= MAX_PAYLOAD_BYTES,
+    "any entry but the very longest fits a gathered batch"
+);
+const _: () = assert!(
+    MAX_QUEUED_BYTES >= 2 * MAX_BATCH_BYTES,
+    "the next batch gathers while one is being written"
+);
+const _: () = assert!(
+    MAX_SEGMENT_BYTES + 4 * MAX_BATCH_BYTES as u64 <= u32::MAX as u64,
+    "positions fit 32 bits"
+);
 const _: () = assert!(READ_GAP_BYTES < READ_SPAN_BYTES);

@@ -14,18 +14,10 @@ use bytes::Bytes;
 
 use crate::limits::MAX_PAYLOAD_BYTES;
 use crate::limits::RECORD_HEAD_BYTES;
-
-/// Where an entry stands: which leader wrote it, in which term, at which index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct LogId {
-    pub term: u64,
-    /// Replica id of the leader that wrote the entry.
-    pub node: u64,
-    pub index: u64,
-}
+use crate::log_id::LogId;
 
 impl LogId {
-    pub fn new(term: u64, node: u64, index: u64) -> LogId {
+    pub(crate) fn at(term: u64, node: u64, index: u64) -> LogId {
         LogId { term, node, index }
     }
 }
@@ -133,7 +125,7 @@ impl RecordHead {
         Ok(RecordHead {
             kind,
             shard: u32_at(head, 12),
-            log_id: LogId::new(u64_at(head, 16), u64_at(head, 24), u64_at(head, 32)),
+            log_id: LogId::at(u64_at(head, 16), u64_at(head, 24), u64_at(head, 32)),
             payload_bytes,
             crc: u32_at(head, 4),
         })
@@ -164,7 +156,11 @@ impl Record {
     ///
     /// When the payload is longer than `MAX_PAYLOAD_BYTES`: whoever proposes bounds what is proposed.
     pub fn encode(kind: Kind, shard: u32, log_id: LogId, payload: &[u8]) -> Bytes {
-        assert!(payload.len() <= kind.max_payload_bytes(), "a payload of {} bytes is too long", payload.len());
+        assert!(
+            payload.len() <= kind.max_payload_bytes(),
+            "a payload of {} bytes is too long",
+            payload.len()
+        );
         let mut out = Vec::with_capacity(RECORD_HEAD_BYTES + payload.len());
         out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         out.extend_from_slice(&[0; 4]);
@@ -226,7 +222,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Bytes {
-        Record::encode(Kind::Normal, 7, LogId::new(3, 2, 99), b"a payload")
+        Record::encode(Kind::Normal, 7, LogId::at(3, 2, 99), b"a payload")
     }
 
     #[test]
@@ -237,7 +233,7 @@ mod tests {
             RecordView {
                 kind: Kind::Normal,
                 shard: 7,
-                log_id: LogId::new(3, 2, 99),
+                log_id: LogId::at(3, 2, 99),
                 payload: Bytes::from_static(b"a payload"),
             }
         );

@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use crate::record::LogId;
+use crate::log_id::LogId;
 
 /// Why a node's log could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The disk answered with an error.
     #[error("cannot {operation} {name}: {source}")]
-    Io { operation: &'static str, name: String, source: io::Error },
+    Io {
+        operation: &'static str,
+        name: String,
+        source: io::Error,
+    },
     /// Something that was durable can no longer be read. This log must not be used: its replicas have to be rebuilt.
     #[error(
         "segment {segment} is corrupt at byte {position}: {reason} (shards {shards:?}); rebuild this node from its peers"
@@ -24,10 +28,14 @@ pub enum OpenError {
         reason: String,
     },
     /// Written by a program with another format.
-    #[error("segment {segment} has format version {found}, this program reads version {known}: use the program that wrote it, or newer")]
+    #[error(
+        "segment {segment} has format version {found}, this program reads version {known}: use the program that wrote it, or newer"
+    )]
     Version { segment: u64, found: u32, known: u32 },
     /// A file of another data directory.
-    #[error("segment {segment} belongs to data directory {found:016x}, not to {expected:016x}: was it copied here?")]
+    #[error(
+        "segment {segment} belongs to data directory {found:016x}, not to {expected:016x}: was it copied here?"
+    )]
     OtherDirectory { segment: u64, expected: u64, found: u64 },
     /// The options cannot work.
     #[error("bad log options: {0}")]
@@ -40,14 +48,20 @@ pub enum StopReason {
     /// It was closed.
     Closed,
     /// A write or sync failed. What was written since the last success may or may not be on the disk.
-    Failed { operation: &'static str, kind: io::ErrorKind, message: Arc<str> },
+    Failed {
+        operation: &'static str,
+        kind: io::ErrorKind,
+        message: Arc<str>,
+    },
 }
 
 impl std::fmt::Display for StopReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             StopReason::Closed => write!(f, "closed"),
-            StopReason::Failed { operation, message, .. } => write!(f, "{operation} failed: {message}"),
+            StopReason::Failed {
+                operation, message, ..
+            } => write!(f, "{operation} failed: {message}"),
         }
     }
 }
@@ -75,7 +89,13 @@ pub enum ReadError {
     NotFound { shard: u32, index: u64 },
     /// The record was written, and what the disk returns is something else.
     #[error("record {index} of shard {shard} is corrupt (segment {segment}, byte {position}): {reason}")]
-    Corrupt { shard: u32, index: u64, segment: u64, position: u64, reason: String },
+    Corrupt {
+        shard: u32,
+        index: u64,
+        segment: u64,
+        position: u64,
+        reason: String,
+    },
     #[error("cannot read segment {segment}: {source}")]
     Io { segment: u64, source: io::Error },
 }

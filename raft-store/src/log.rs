@@ -1,0 +1,252 @@
+//! The node's log: what the Raft logs of all its shards remember, in one sequence of segments.
+//!
+//! One log for all shards, because a sync costs the same however many shards wrote. Records are appended to the open
+//! segment in batches; one batch is one write and one sync, and while it runs the next one gathers. Appends return at
+//! once and are visible at once; a callback tells when they are durable. docs/on-disk-format.md draws the files.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::disk::Disk;
+use crate::limits;
+use crate::log_id::LogId;
+
+mod error;
+
+pub use error::LogStopped;
+pub use error::OpenError;
+pub use error::PurgePoints;
+pub use error::ReadError;
+pub use error::RecycleError;
+pub use error::StopReason;
+
+/// How a log is opened.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// Identity of the data directory. Written into each segment; a segment of another directory is refused.
+    pub directory: u64,
+    /// Size of a segment. One that must hold a longer batch is made longer.
+    pub segment_bytes: u64,
+    /// Bound of the recent records kept in memory.
+    pub cache_bytes: usize,
+    /// New segments are made ahead only while the disk keeps this much free.
+    pub keep_free_bytes: u64,
+}
+
+impl LogOptions {
+    /// The defaults, for a data directory with this identity.
+    pub fn new(directory: u64) -> LogOptions {
+        LogOptions {
+            directory,
+            segment_bytes: limits::DEFAULT_SEGMENT_BYTES,
+            cache_bytes: limits::DEFAULT_CACHE_BYTES,
+            keep_free_bytes: limits::DEFAULT_KEEP_FREE_BYTES,
+        }
+    }
+}
+
+/// What the log knows about one shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardState {
+    /// Entries up to this one are no longer part of the Raft log.
+    pub purged: Option<LogId>,
+    /// The last entry; the purge point when nothing follows it.
+    pub last: Option<LogId>,
+    /// The vote as it was saved; opaque.
+    pub vote: Option<Bytes>,
+    /// Known to be committed up to here. Possibly behind what was last saved.
+    pub committed: Option<LogId>,
+}
+
+/// One segment, for retention.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentView {
+    pub sequence: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Still written to.
+    pub open: bool,
+    /// First and last index of each shard's entries in it, imported ones included.
+    pub shards: BTreeMap<u32, (u64, u64)>,
+}
+
+/// Counters since the log was opened, and present sizes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Syncs of files and directories.
+    pub syncs: u64,
+    pub batches: u64,
+    pub records: u64,
+    /// Bytes written to segments, heads and padding included, zeros written ahead not.
+    pub bytes_written: u64,
+    pub cache_bytes: u64,
+    /// Waiting to be written.
+    pub queued_bytes: u64,
+    /// How often an append found more than `MAX_QUEUED_BYTES` waiting.
+    pub overloads: u64,
+    pub segments: u64,
+    /// Size of all segments and spares.
+    pub disk_bytes: u64,
+}
+
+/// A handle on the node's log. Clones are the same log.
+#[derive(Clone)]
+pub struct NodeLog {}
+
+impl NodeLog {
+    /// Opens the log in the disk's directory `log`, making it where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Corrupt`] when something that was durable cannot be read. A torn tail is not corruption: it is
+    /// dropped.
+    pub async fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<NodeLog, OpenError> {
+        let _ = (disk, options);
+        unimplemented!()
+    }
+
+    /// Shards the log knows.
+    pub fn shards(&self) -> Vec<u32> {
+        unimplemented!()
+    }
+
+    /// What is known about a shard, everything queued included. Default for an unknown one.
+    pub fn shard(&self, shard: u32) -> ShardState {
+        let _ = shard;
+        unimplemented!()
+    }
+
+    /// Appends entries: encoded records of the shard with consecutive indexes, following its last one. They can be
+    /// read at once. `done` is called when they are durable, or with the error when the log stops first; calls are made
+    /// in the order of the appends.
+    ///
+    /// # Errors
+    ///
+    /// When the log has stopped; then `done` is not called.
+    ///
+    /// # Panics
+    ///
+    /// When a record is not an entry of the shard or leaves a gap.
+    pub fn append(
+        &self,
+        shard: u32,
+        records: Vec<Bytes>,
+        done: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) -> Result<(), LogStopped> {
+        let _ = (shard, records, done);
+        unimplemented!()
+    }
+
+    /// Saves the shard's vote; returns when it is durable.
+    pub async fn save_vote(&self, shard: u32, vote: Bytes) -> Result<(), LogStopped> {
+        let _ = (shard, vote);
+        unimplemented!()
+    }
+
+    /// Remembers up to where the shard is committed. Rides along with a later sync.
+    pub fn save_committed(&self, shard: u32, committed: LogId) {
+        let _ = (shard, committed);
+        unimplemented!()
+    }
+
+    /// Removes entries after `last` (all, for `None`); returns when that is durable.
+    pub async fn truncate_after(&self, shard: u32, last: Option<LogId>) -> Result<(), LogStopped> {
+        let _ = (shard, last);
+        unimplemented!()
+    }
+
+    /// Moves the shard's purge point up to `upto`; returns when that is durable. Never beyond what the state engine
+    /// has flushed: the caller's duty. The records stay readable by [`NodeLog::read_record`] until their segment is
+    /// recycled.
+    pub async fn purge(&self, shard: u32, upto: LogId) -> Result<(), LogStopped> {
+        let _ = (shard, upto);
+        unimplemented!()
+    }
+
+    /// Stores entries that came with a snapshot; returns when they are durable. They are not part of the Raft log:
+    /// [`NodeLog::read_record`] finds them once the purge point has passed them.
+    pub async fn import(&self, shard: u32, records: Vec<Bytes>) -> Result<(), LogStopped> {
+        let _ = (shard, records);
+        unimplemented!()
+    }
+
+    /// Forgets everything about the shard; returns when that is durable.
+    pub async fn drop_shard(&self, shard: u32) -> Result<(), LogStopped> {
+        let _ = shard;
+        unimplemented!()
+    }
+
+    /// Encoded entries of the Raft log, from `from` to before `to`, ending early at the shard's last entry or before
+    /// `max_bytes` would be exceeded; at least one, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::NotFound`] when `from` is purged. Reads the disk where the entries are not recent.
+    pub fn read(&self, shard: u32, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Bytes>, ReadError> {
+        let _ = (shard, from, to, max_bytes);
+        unimplemented!()
+    }
+
+    /// One encoded entry, also below the purge point as long as its segment exists.
+    pub fn read_record(&self, shard: u32, index: u64) -> Result<Bytes, ReadError> {
+        let _ = (shard, index);
+        unimplemented!()
+    }
+
+    /// The log id at an index of the Raft log; the purge point's too. `None` when there is none.
+    pub fn log_id(&self, shard: u32, index: u64) -> Result<Option<LogId>, ReadError> {
+        let _ = (shard, index);
+        unimplemented!()
+    }
+
+    /// All segments, oldest first.
+    pub fn segments(&self) -> Vec<SegmentView> {
+        unimplemented!()
+    }
+
+    /// The purge points that recycling the segments up to `sequence` needs: each shard's last entry in them.
+    pub fn purge_points_through(&self, sequence: u64) -> Result<PurgePoints, ReadError> {
+        let _ = sequence;
+        unimplemented!()
+    }
+
+    /// Gives up all closed segments up to `sequence`: purge points are moved first, then the files are reused or
+    /// deleted. Returns the shards' purge points where they moved.
+    pub async fn recycle_through(&self, sequence: u64) -> Result<PurgePoints, RecycleError> {
+        let _ = sequence;
+        unimplemented!()
+    }
+
+    /// True while there is a segment in reserve. Once false, only what frees space should be appended: what is left
+    /// is one segment.
+    pub fn has_room(&self) -> bool {
+        unimplemented!()
+    }
+
+    /// Bytes free on the disk.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        unimplemented!()
+    }
+
+    pub fn stats(&self) -> LogStats {
+        unimplemented!()
+    }
+
+    /// Why the log has stopped, if it has.
+    pub fn stopped(&self) -> Option<StopReason> {
+        unimplemented!()
+    }
+
+    /// Waits until the log has stopped.
+    pub async fn wait_stopped(&self) -> StopReason {
+        unimplemented!()
+    }
+
+    /// Writes what is queued, marks the end as complete and stops.
+    pub async fn close(self) {
+        unimplemented!()
+    }
+}
