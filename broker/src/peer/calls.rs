@@ -12,7 +12,7 @@ use std::{
 
 use flotilla_proto::peer::Frame;
 use prost::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{Body, PeerError, limits};
 
@@ -22,6 +22,7 @@ pub struct Budget {
     max_calls: usize,
     max_bytes: usize,
     used: Mutex<(usize, usize)>,
+    freed: Notify,
 }
 
 impl Budget {
@@ -32,6 +33,7 @@ impl Budget {
             max_calls,
             max_bytes,
             used: Mutex::new((0, 0)),
+            freed: Notify::new(),
         })
     }
 
@@ -69,6 +71,8 @@ impl Drop for Permit {
         let mut used = lock(&self.budget.used);
         used.0 -= 1;
         used.1 -= self.bytes;
+        drop(used);
+        self.budget.freed.notify_one();
     }
 }
 
@@ -97,6 +101,11 @@ impl Budgets {
         } else {
             self.raft.take(bytes)
         }
+    }
+
+    /// Ready once Raft room was given back since the last time this was ready.
+    pub async fn raft_freed(&self) {
+        self.raft.freed.notified().await;
     }
 
     #[cfg(test)]
