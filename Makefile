@@ -1,0 +1,51 @@
+# What a developer or a user runs. Every target prepares what it needs through scripts/: the first one on a fresh machine
+# installs the system's packages (as root) or names them, and builds RocksDB's library once (about 6 minutes).
+#
+#   make run        one node, zero configuration: clients on 8081, administration on 8082
+#   make cluster    three local nodes, until Ctrl-C
+#   make test       all tests of the workspace
+#   make verify     everything that only reads: format, lints, documentation, dependency rules
+#   make fix        the only one that writes: formats, applies the lints' own corrections
+#   make bench      load against one and three local nodes, with calibration
+#   make test-sdk   the official SDKs, unmodified, against a node (SDKS="python rust go java")
+#   make sim-smoke  a short deterministic simulation of a cluster
+
+SHELL := /bin/sh
+PREPARE := . scripts/rocksdb-env.sh
+# For example CARGO_FLAGS=--locked, or RUN_ARGS="--data-dir /tmp/flotilla".
+CARGO_FLAGS ?=
+RUN_ARGS ?=
+SDKS ?=
+
+.PHONY: help run cluster build test verify fix bench test-sdk sim-smoke
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   make/make/p' Makefile
+
+run:
+	@$(PREPARE) && cargo run $(CARGO_FLAGS) --release -p broker --bin flotilla -- serve $(RUN_ARGS)
+
+build:
+	@$(PREPARE) && cargo build $(CARGO_FLAGS) --release -p broker --bin flotilla
+
+cluster: build
+	@scripts/cluster.sh
+
+test:
+	@$(PREPARE) && cargo test $(CARGO_FLAGS)
+
+verify:
+	@$(PREPARE) && CARGO_FLAGS="$(CARGO_FLAGS)" scripts/verify.sh
+
+fix:
+	@$(PREPARE) && cargo clippy $(CARGO_FLAGS) --workspace --all-targets --fix --allow-dirty --allow-staged && cargo fmt --all
+
+bench: build
+	@scripts/bench.sh
+
+test-sdk:
+	@CARGO_FLAGS="$(CARGO_FLAGS)" scripts/test-sdk.sh $(SDKS)
+
+sim-smoke:
+	@CARGO_FLAGS="$(CARGO_FLAGS)" scripts/sim-smoke.sh

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Load against one local node, then against three, through the public gRPC interface only. Each run calibrates itself
+# against a no-op server and a raw sync loop in the same minute: compare ratios, not absolute numbers.
+#
+#   scripts/bench.sh [flags of `flotilla bench both`]     for example --payload 4096 --duration 30s
+#
+# Results are printed and kept as target/bench/one-node.json and three-nodes.json. The data directories are temporary:
+# set TMPDIR to a directory on the disk that is to be measured.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+flotilla=${FLOTILLA:-target/release/flotilla}
+if [ ! -x "$flotilla" ]; then
+    echo "bench: $flotilla is not there: run \`make build\` first, or \`make bench\`" >&2
+    exit 1
+fi
+out=target/bench
+mkdir -p "$out"
+data=$(mktemp -d "${TMPDIR:-$PWD/target}/flotilla-bench.XXXXXX")
+nodes=()
+stop() {
+    for node in "${nodes[@]}"; do kill "$node" 2>/dev/null || true; done
+    for node in "${nodes[@]}"; do wait "$node" 2>/dev/null || true; done
+    nodes=()
+}
+trap 'stop; rm -rf "$data"' EXIT
+
+# run NAME COUNT [FLAGS...]: COUNT fresh nodes, one bench.
+run() {
+    local name=$1 count=$2 ports cluster="" first_client=0 id
+    shift 2
+    read -r -a ports <<<"$(free_ports $((3 * count)))"
+    for ((id = 1; id <= count; id++)); do cluster+="${cluster:+,}$id=127.0.0.1:${ports[3 * id - 1]}"; done
+    for ((id = 1; id <= count; id++)); do
+        "$flotilla" serve --node-id "$id" --data-dir "$data/$name-$id" --initial-cluster "$cluster" \
+            --client-addr "127.0.0.1:${ports[3 * id - 3]}" --http-addr "127.0.0.1:${ports[3 * id - 2]}" \
+            --peer-addr "127.0.0.1:${ports[3 * id - 1]}" >"$out/$name-node-$id.log" 2>&1 &
+        nodes+=($!)
+    done
+    for ((id = 1; id <= count; id++)); do wait_for 60 ready "${ports[3 * id - 2]}"; done
+    first_client=${ports[0]}
+    http POST "${ports[1]}" /v1/topics '{"name":"bench","queues":64}' >/dev/null
+    echo "bench: $name"
+    "$flotilla" bench both --endpoint "127.0.0.1:$first_client" --topic bench --rate max --in-flight 256 \
+        --connections 8 --payload 1024 --duration 60s --json "$out/$name.json" "$@"
+    stop
+}
+
+run one-node 1 "$@"
+run three-nodes 3 "$@"

@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# The official RocketMQ 5 SDKs, unmodified, against one real node: every message sent is received once and acknowledged.
+#
+#   scripts/test-sdk.sh [python] [rust] [go] [java]      without arguments: python rust, and go and java where installed
+#
+# Prints one line per scenario and a summary. Clients are built below target/sdk; their logs and the node's are kept there.
+# Environment: FLOTILLA (a binary to test instead of building one), MESSAGES (default 1000).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+. scripts/lib.sh
+out=$root/target/sdk
+sources=$root/broker/tests/sdk
+messages=${MESSAGES:-1000}
+
+languages=("$@")
+if [ "${#languages[@]}" -eq 0 ]; then
+    languages=(python rust)
+    if command -v go >/dev/null; then languages+=(go); fi
+    if command -v mvn >/dev/null; then languages+=(java); fi
+fi
+mkdir -p "$out/logs" "$out/home"
+scripts/setup.sh "${languages[@]}"
+. scripts/rocksdb-env.sh
+
+say() { echo "test-sdk: $*"; }
+
+prepare() {
+    say "preparing $1"
+    case "$1" in
+        python)
+            if [ ! -x "$out/python-venv/bin/python" ]; then python3 -m venv "$out/python-venv"; fi
+            if ! cmp -s "$sources/python/requirements.txt" "$out/python-venv/installed.txt"; then
+                "$out/python-venv/bin/pip" install -q -r "$sources/python/requirements.txt"
+                cp "$sources/python/requirements.txt" "$out/python-venv/installed.txt"
+            fi
+            ;;
+        rust) cargo build --locked --manifest-path "$sources/rust/Cargo.toml" --target-dir "$out/rust" ;;
+        go) (cd "$sources/go" && go build -o "$out/go/go-sdk-test" .) ;;
+        java) mvn -q -B -ntp -f "$sources/java/pom.xml" package -Dsdk.output="$out/java" </dev/null ;;
+    esac
+}
+
+# The programs run with a home below target/, because some SDKs write their logs into the home directory.
+client() {
+    local language=$1
+    shift
+    case "$language" in
+        python) HOME=$out/home "$out/python-venv/bin/python" "$sources/python/roundtrip.py" "$@" ;;
+        rust) HOME=$out/home "$out/rust/debug/rust-sdk-test" "$@" ;;
+        go) HOME=$out/home "$out/go/go-sdk-test" "$@" ;;
+        java) java -Duser.home="$out/home" -Drocketmq.log.root="$out/home/logs" -cp "$out/java/java-sdk-test-0.jar:$out/java/lib/*" flotilla.RoundTrip "$@" ;;
+    esac
+}
+
+nothing_left() {
+    http GET "$http_port" "/v1/consumer-groups/$1" | tr -d ' \n' |
+        grep -q '"total":{"ready":0,"leased":0,"waiting":0}'
+}
+
+passed=0
+failed=0
+# verdict NAME LOG STATUS: one line for the scenario; on failure what the client said.
+verdict() {
+    if [ "$3" -eq 0 ]; then
+        passed=$((passed + 1))
+        echo "ok      $1: $(grep -h 'sent=' "$2" | sed 's/^[a-z]* //' | tr '\n' ';' | sed 's/;$//; s/;/; /g')"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $1 (status $3), last lines of $2:"
+        tail -n 20 "$2" | sed 's/^/        /'
+    fi
+}
+
+# scenario LANGUAGE MODE: a topic and two consumer groups of its own, the client, then a look at what is left.
+scenario() {
+    local language=$1 mode=$2 status=0
+    local topic="sdk-$language-$mode" group="sdk-$language-$mode-group" log="$out/logs/$language-$mode.log"
+    "$flotilla" topic create "$topic" --queues 8 --type NORMAL --endpoint "127.0.0.1:$http_port" >"$log" 2>&1 || status=$?
+    http POST "$http_port" /v1/consumer-groups "{\"name\":\"$group\"}" >>"$log" 2>&1 || status=$?
+    http POST "$http_port" /v1/consumer-groups "{\"name\":\"$group-push\"}" >>"$log" 2>&1 || status=$?
+    if [ "$status" -eq 0 ]; then
+        (client "$language" "127.0.0.1:$client_port" "$topic" "$group" "$messages" "$mode") >>"$log" 2>&1 &
+        limit $! 360 || status=$?
+    fi
+    local groups=("$group")
+    if [ "$language" != rust ]; then groups+=("$group-push"); fi
+    if [ "$status" -eq 0 ]; then
+        for group in "${groups[@]}"; do
+            if ! wait_for 15 nothing_left "$group"; then
+                status=1
+                { echo "left over in $group:"; http GET "$http_port" "/v1/consumer-groups/$group" || true; } >>"$log" 2>&1
+            fi
+        done
+    fi
+    verdict "$language $mode" "$log" "$status"
+}
+
+# limit PID SECONDS: waits for a child of this shell, but not longer.
+limit() {
+    (sleep "$2" && kill -9 "$1") 2>/dev/null &
+    local watchdog=$! status=0
+    wait "$1" || status=$?
+    kill "$watchdog" 2>/dev/null || true
+    wait "$watchdog" 2>/dev/null || true
+    return "$status"
+}
+
+# The README's example, as it stands there, with the port changed and nothing prepared on the node.
+readme() {
+    local log="$out/logs/readme.log" status=0
+    sed -n '/^```python$/,/^```$/p' README.md | sed '/^```/d' >"$out/readme.py"
+    sed -i "s/localhost:8081/localhost:$client_port/" "$out/readme.py"
+    HOME=$out/home "$out/python-venv/bin/python" "$out/readme.py" >"$log" 2>&1 &
+    limit $! 120 || status=$?
+    if ! grep -q '^received' "$log"; then status=1; fi
+    if [ "$status" -eq 0 ]; then echo "sent=$(grep -c '^sent' "$log") received=$(grep -c '^received' "$log")" >>"$log"; fi
+    verdict "README example" "$log" "$status"
+}
+
+flotilla=${FLOTILLA:-}
+if [ -z "$flotilla" ]; then
+    say "building flotilla (what make test has built is used again)"
+    # shellcheck disable=SC2086 # a list of flags
+    cargo build ${CARGO_FLAGS:-} -p broker --bin flotilla
+    flotilla=$root/target/debug/flotilla
+fi
+for language in "${languages[@]}"; do prepare "$language"; done
+
+data=$(mktemp -d "${TMPDIR:-/tmp}/flotilla-sdk.XXXXXX")
+read -r client_port http_port peer_port <<<"$(free_ports 3)"
+"$flotilla" serve --data-dir "$data" --client-addr "127.0.0.1:$client_port" --http-addr "127.0.0.1:$http_port" \
+    --peer-addr "127.0.0.1:$peer_port" >"$out/logs/node.log" 2>&1 &
+node=$!
+trap 'kill -9 "$node" 2>/dev/null || true; wait "$node" 2>/dev/null || true; rm -rf "$data"' EXIT
+if ! wait_for 60 ready "$http_port"; then
+    tail -n 20 "$out/logs/node.log"
+    exit 1
+fi
+say "node is ready on ports $client_port, $http_port, $peer_port; $messages messages per scenario"
+
+for language in "${languages[@]}"; do
+    if [ "$language" = python ]; then readme; fi
+    scenario "$language" plaintext
+    case "$language" in go | java) scenario "$language" tls ;; esac
+done
+echo "test-sdk: $passed passed, $failed failed"
+[ "$failed" -eq 0 ]
