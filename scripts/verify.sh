@@ -9,6 +9,7 @@ step() { echo "verify: $*"; }
 
 step "format"
 cargo fmt --all --check
+cargo fmt --check --manifest-path broker/tests/sdk/rust/Cargo.toml
 
 step "dependency rules"
 scripts/check-deps.sh

@@ -107,5 +107,9 @@ async fn main() -> Result<ExitCode, Failure> {
         received.wrong
     );
     let good = sent.len() == count && duplicates + missing + foreign + received.wrong == 0;
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
