@@ -1,0 +1,100 @@
+//! Every bound of the broker, in one place, and how the bounds relate.
+
+use std::time::Duration;
+
+/// Largest message body, bytes. A little below 4 MiB, because several SDKs refuse
+/// a response message over 4 MiB, envelope included.
+pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// Messages in one send request.
+pub const MAX_SEND_MESSAGES: usize = 128;
+/// User properties of one message.
+pub const MAX_PROPERTIES: usize = 128;
+/// Bytes of all property keys and values, tag and keys of one message.
+pub const MAX_PROPERTIES_BYTES: usize = 16 * 1024;
+/// Characters of a topic name a user may choose.
+pub const MAX_TOPIC_NAME: usize = 127;
+/// Characters of retry and dead-letter topic names.
+pub const MAX_SYSTEM_TOPIC_NAME: usize = 255;
+/// Characters of a consumer group name.
+pub const MAX_GROUP_NAME: usize = 120;
+/// A message group must be shorter than this many UTF-8 bytes.
+pub const MAX_MESSAGE_GROUP_BYTES: usize = 64;
+/// Bytes of a message id.
+pub const MAX_MESSAGE_ID_BYTES: usize = 256;
+
+/// Messages in one receive answer.
+pub const MAX_RECEIVE_BATCH: usize = 32;
+/// Bytes of bodies in one receive answer (at least one message is always given).
+pub const MAX_RECEIVE_BYTES: usize = 8 * 1024 * 1024;
+/// Leases one consumer group may hold open on one queue.
+pub const MAX_IN_FLIGHT_PER_QUEUE: usize = 16 * 1024;
+/// Receives that may wait for messages on one node.
+pub const MAX_WAITING_RECEIVES: usize = 20_000;
+/// Entries of one acknowledge request.
+pub const MAX_ACK_ENTRIES: usize = 1024;
+
+/// Shortest and longest time a receive may wait.
+pub const MIN_POLL: Duration = Duration::from_millis(0);
+/// See [`MIN_POLL`].
+pub const MAX_POLL: Duration = Duration::from_secs(20);
+/// What a receive waits when the client does not say.
+pub const DEFAULT_POLL: Duration = Duration::from_secs(20);
+/// An answer is on its way this long before the client's deadline.
+pub const POLL_MARGIN: Duration = Duration::from_millis(1_000);
+/// Bounds of an invisible duration that a receive asks for.
+pub const MIN_INVISIBLE: Duration = Duration::from_secs(10);
+/// See [`MIN_INVISIBLE`].
+pub const MAX_INVISIBLE: Duration = Duration::from_secs(12 * 3600);
+/// Lease of a push consumer, renewed by the server while the client lives.
+pub const AUTO_RENEW_LEASE_MS: u64 = 60_000;
+/// A lease is renewed when less than this is left of it.
+pub const RENEW_BEFORE_MS: u64 = 20_000;
+/// How often leases are looked through for renewal.
+pub const RENEW_EVERY_MS: u64 = 5_000;
+/// A lease is not renewed beyond this age.
+pub const RENEW_AT_MOST_MS: u64 = 3 * 3_600_000;
+/// A client that was silent for so long is gone. Some SDKs beat every 30 s only.
+pub const CLIENT_SILENT_MS: u64 = 120_000;
+/// Clients remembered by one node.
+pub const MAX_CLIENTS: usize = 50_000;
+
+/// Commands that wait in one shard's proposer.
+pub const MAX_QUEUED_COMMANDS: usize = 16 * 1024;
+/// Bytes that wait in one shard's proposer.
+pub const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of commands in one entry; a single larger command stands alone.
+pub const MAX_ENTRY_BYTES: usize = 2 * 1024 * 1024;
+/// Commands in one entry.
+pub const MAX_ENTRY_COMMANDS: usize = 4096;
+/// Entries of one shard that may be on their way to a quorum.
+pub const MAX_ENTRIES_IN_FLIGHT: usize = 4;
+
+/// Expiries in one tick.
+pub const TICK_LIMIT: u32 = 1024;
+/// Messages forgotten by one trim command.
+pub const TRIM_LIMIT: u32 = 4096;
+/// Keys removed by one drop command.
+pub const DROP_LIMIT: u32 = 4096;
+
+/// Longest a request waits for a leader while one is being elected.
+pub const LEADER_WAIT: Duration = Duration::from_millis(2_500);
+/// What a request without a deadline may take.
+pub const DEFAULT_REQUEST: Duration = Duration::from_secs(3);
+/// Left over for the way back when a request is forwarded or repeated.
+pub const REPLY_MARGIN: Duration = Duration::from_millis(200);
+
+/// Attempts a consumer group has unless it says otherwise: one and sixteen retries.
+pub const DEFAULT_MAX_ATTEMPTS: u32 = 17;
+/// Highest number of attempts of a consumer group.
+pub const MAX_MAX_ATTEMPTS: u32 = 1000;
+/// RocketMQ's delays between attempts, in milliseconds.
+pub const DEFAULT_BACKOFF_MS: [u64; 18] = [
+    1_000, 5_000, 10_000, 30_000, 60_000, 120_000, 180_000, 240_000, 300_000, 360_000, 420_000, 480_000,
+    540_000, 600_000, 1_200_000, 1_800_000, 3_600_000, 7_200_000,
+];
+
+const _: () = assert!(MAX_BODY_BYTES <= MAX_RECEIVE_BYTES);
+const _: () = assert!(MAX_BODY_BYTES < MAX_QUEUED_BYTES);
+const _: () = assert!(MAX_ENTRY_COMMANDS <= MAX_QUEUED_COMMANDS);
+const _: () = assert!(RENEW_BEFORE_MS > 2 * RENEW_EVERY_MS);
+const _: () = assert!(AUTO_RENEW_LEASE_MS > 2 * RENEW_BEFORE_MS);

@@ -1,0 +1,351 @@
+//! One node at run time: its replicas, its place in the cluster, and the way to the leaders.
+//!
+//! Nothing here decides what happens to a message: that is the core's, through the log.
+//! The node decides what to propose, when, and where a request is better served.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, OnceLock, RwLock},
+    time::Duration,
+};
+
+use flotilla_proto::{peer as wire, record};
+use raft_store::{Disk, Engine, PayloadError, RaftOptions, Replica, Store, StoreError, StoreOptions};
+use tokio::sync::watch;
+
+use crate::{
+    clock::Clock,
+    meta::{MetaMachine, MetaState},
+    peer::PeerTransport,
+};
+
+pub mod bootstrap;
+pub mod catalogue;
+pub mod clients;
+pub mod forward;
+pub mod hub;
+pub mod identity;
+pub mod keeper;
+pub mod kv;
+pub mod machine;
+pub mod membership;
+pub mod peers;
+pub mod peers_transport;
+pub mod proposer;
+pub mod retention;
+pub mod shard;
+
+use clients::Clients;
+use forward::ForwardHandler;
+use hub::Hub;
+use identity::Identity;
+use shard::DataShard;
+
+/// The shard that holds the cluster's catalogue.
+pub const META_SHARD: u32 = 0;
+
+/// A node that has not answered for so long is not shown as alive.
+const ALIVE_FOR_MS: u64 = 3_000;
+
+/// The Raft id of a node's replicas: another data directory of the same node is another replica.
+pub fn replica_of(node: u32, incarnation: u32) -> u64 {
+    (u64::from(node) << 16) | u64::from(incarnation)
+}
+
+/// The node a replica runs on.
+pub fn node_of(replica: u64) -> u32 {
+    (replica >> 16) as u32
+}
+
+/// Everything a node is told at its start.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// This node's number, from 1.
+    pub node_id: u32,
+    /// Node number to peer address, the same on every node; empty for a single node.
+    pub initial_cluster: BTreeMap<u32, String>,
+    /// Data shards of a new cluster; absent: by the number of nodes.
+    pub data_shards: Option<u32>,
+    /// Where other nodes reach this one, `host:port`.
+    pub peer_addr: String,
+    /// Where clients reach this one, `host:port`; it stands in routes.
+    pub client_addr: String,
+    /// Where administrators reach this one, `host:port`.
+    pub http_addr: String,
+    /// Unknown topics come into being when a client asks for them.
+    pub auto_create_topics: bool,
+    /// Unknown consumer groups come into being when a client uses them.
+    pub auto_create_groups: bool,
+    /// Queues of a topic when nobody says how many.
+    pub default_queues: u32,
+    /// Messages older than this may be forgotten.
+    pub retention: Duration,
+    /// The oldest messages are forgotten when a node's log is larger than this, bytes.
+    pub retention_bytes: u64,
+    /// Timing of elections and heartbeats.
+    pub raft: RaftOptions,
+    /// Log, cache and flush sizes.
+    pub store: StoreOptions,
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Log or state cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The `NODE` file cannot be read or written, or is another node's.
+    #[error("the data directory cannot be used: {0}")]
+    Identity(#[from] std::io::Error),
+}
+
+/// Why a node stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopReason {
+    /// It was asked to.
+    Shutdown,
+    /// Stored data is damaged: the data directory must be set aside and the node rebuilt from its peers.
+    Condemned(String),
+    /// The disk failed or an invariant broke: a person must look.
+    Fatal(String),
+}
+
+/// A running node; cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) options: NodeOptions,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) store: Store,
+    pub(crate) transport: Arc<dyn PeerTransport>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) clients: Clients,
+    pub(crate) meta_machine: Arc<MetaMachine>,
+    pub(crate) meta_replica: OnceLock<Replica>,
+    pub(crate) shards: RwLock<BTreeMap<u32, Arc<DataShard>>>,
+    pub(crate) identity: Mutex<Option<Identity>>,
+    pub(crate) forwarded: OnceLock<Arc<dyn ForwardHandler>>,
+    /// When other nodes answered last, by this node's clock.
+    pub(crate) heard: Mutex<BTreeMap<u32, u64>>,
+    pub(crate) stop: watch::Sender<Option<StopReason>>,
+}
+
+impl Node {
+    /// Opens the data directory and begins to take part in the cluster; does not wait for it.
+    pub async fn start(
+        options: NodeOptions,
+        disk: Arc<dyn Disk>,
+        engine: Arc<dyn Engine>,
+        transport: Arc<dyn PeerTransport>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, NodeError> {
+        let identity = Identity::load(&*disk, options.node_id)?;
+        let mut store_options = options.store.clone();
+        store_options.new_identity = clock.random_u64().max(1);
+        let store = Store::open(Arc::clone(&disk), engine, store_options).await?;
+        let (stop, _) = watch::channel(None);
+        transport.set_peers(others(&options));
+        let node = Self {
+            inner: Arc::new(Inner {
+                options,
+                clock,
+                disk,
+                store,
+                transport,
+                hub: Arc::default(),
+                clients: Clients::default(),
+                meta_machine: Arc::new(MetaMachine::new()),
+                meta_replica: OnceLock::new(),
+                shards: RwLock::default(),
+                identity: Mutex::new(identity),
+                forwarded: OnceLock::new(),
+                heard: Mutex::default(),
+                stop,
+            }),
+        };
+        tokio::spawn(bootstrap::run(node.clone()));
+        tokio::spawn(watch_store(node.clone()));
+        Ok(node)
+    }
+
+    /// This node's number.
+    pub fn id(&self) -> u32 {
+        self.inner.options.node_id
+    }
+
+    /// What the node was told at its start.
+    pub fn options(&self) -> &NodeOptions {
+        &self.inner.options
+    }
+
+    /// The node's clock and random source.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    /// The catalogue as applied here.
+    pub fn meta(&self) -> Arc<MetaState> {
+        self.inner.meta_machine.snapshot()
+    }
+
+    /// Waiters of this node.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.inner.hub
+    }
+
+    /// Clients this node heard of.
+    pub fn clients(&self) -> &Clients {
+        &self.inner.clients
+    }
+
+    /// The node's log and state.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// One data shard, if it has a replica here.
+    pub fn shard(&self, id: u32) -> Option<Arc<DataShard>> {
+        self.inner.shards.read().expect("no panic while held").get(&id).cloned()
+    }
+
+    /// All data shards with a replica here.
+    pub fn shards(&self) -> Vec<Arc<DataShard>> {
+        self.inner.shards.read().expect("no panic while held").values().cloned().collect()
+    }
+
+    /// The replica of the meta shard, once the node takes part.
+    pub fn meta_replica(&self) -> Option<&Replica> {
+        self.inner.meta_replica.get()
+    }
+
+    /// The node that leads a shard, as far as this node knows.
+    pub fn leader(&self, shard: u32) -> Option<u32> {
+        if shard == META_SHARD {
+            return self.meta_replica()?.status().leader.map(node_of);
+        }
+        self.inner.shards.read().expect("no panic while held").get(&shard)?.leadership().node()
+    }
+
+    /// True if this node leads the shard, as far as it knows.
+    pub fn leads(&self, shard: u32) -> bool {
+        self.leader(shard) == Some(self.id())
+    }
+
+    /// This node and those that answered it lately.
+    pub fn alive_nodes(&self) -> BTreeSet<u32> {
+        let now = self.clock().now_ms();
+        let heard = self.inner.heard.lock().expect("no panic while held");
+        let alive = heard.iter().filter(|&(_, &at)| at + ALIVE_FOR_MS > now).map(|(&node, _)| node);
+        alive.chain([self.id()]).collect()
+    }
+
+    /// A node as the catalogue, or before that the start list, knows it.
+    pub fn describe(&self) -> record::Node {
+        let identity = self.inner.identity.lock().expect("no panic while held");
+        record::Node {
+            id: self.id(),
+            directory: self.inner.store.identity(),
+            incarnation: identity.as_ref().map_or(0, |identity| identity.incarnation),
+            peer_addr: self.inner.options.peer_addr.clone(),
+            client_addr: self.inner.options.client_addr.clone(),
+            http_addr: self.inner.options.http_addr.clone(),
+        }
+    }
+
+    /// How this node greets others.
+    pub fn hello(&self) -> wire::Hello {
+        wire::Hello {
+            version: crate::peer::PROTOCOL_VERSION,
+            node: self.id(),
+            directory: self.inner.store.identity(),
+            cluster: self.meta().cluster().unwrap_or(0),
+        }
+    }
+
+    /// Ready to serve: the catalogue is known, and every shard has a leader.
+    pub fn ready(&self) -> Result<(), String> {
+        let meta = self.meta();
+        if meta.cluster().is_none() {
+            return Err("the cluster is not formed yet; are all nodes of initial_cluster running?".into());
+        }
+        let count = meta.data_shards();
+        for shard in META_SHARD..=count {
+            if self.leader(shard).is_none() {
+                return Err(format!("shard {shard} has no leader; a majority of the nodes must run"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops for a reason; the first reason counts.
+    pub fn stop(&self, reason: StopReason) {
+        self.inner.stop.send_if_modified(|stopped| {
+            let first = stopped.is_none();
+            stopped.get_or_insert(reason);
+            first
+        });
+        self.inner.hub.ring_all();
+    }
+
+    /// True once the node stops.
+    pub fn stopping(&self) -> bool {
+        self.inner.stop.borrow().is_some()
+    }
+
+    /// Waits until the node stops, and tells why.
+    pub async fn wait_stopped(&self) -> StopReason {
+        let mut stop = self.inner.stop.subscribe();
+        let stopped = stop.wait_for(Option::is_some).await.expect("the node holds the sender");
+        stopped.clone().expect("just waited for it")
+    }
+
+    /// Hands leaderships over, stops the replicas, and makes the state durable.
+    pub async fn shutdown(&self) {
+        membership::hand_over(self).await;
+        self.stop(StopReason::Shutdown);
+        for shard in self.shards() {
+            shard.replica.shutdown().await;
+        }
+        if let Some(meta) = self.meta_replica() {
+            meta.shutdown().await;
+        }
+        if let Err(error) = self.inner.store.flush().await {
+            tracing::warn!(%error, "the state was not flushed; the log replays it at the next start");
+        }
+    }
+
+    /// Sorts a failure of reading stored data: damage condemns the directory.
+    pub fn report_read_error(&self, error: &PayloadError) {
+        if let PayloadError::Corrupt(_) = error {
+            tracing::error!(%error, "stored data is damaged; this node will be rebuilt from its peers");
+            self.stop(StopReason::Condemned(error.to_string()));
+        }
+    }
+}
+
+/// Peer addresses of the start list, without this node.
+fn others(options: &NodeOptions) -> BTreeMap<u32, String> {
+    let mut peers = options.initial_cluster.clone();
+    peers.remove(&options.node_id);
+    peers
+}
+
+/// A failed disk or a damaged record stops the node.
+async fn watch_store(node: Node) {
+    let mut stop = node.inner.stop.subscribe();
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(Option::is_some) => {}
+        reason = node.inner.store.wait_stopped() => {
+            tracing::error!(%reason, "the store stopped");
+            node.stop(match reason {
+                raft_store::StoreStopped::Corrupt(what) => StopReason::Condemned(what),
+                raft_store::StoreStopped::Failed(what) => StopReason::Fatal(what),
+            });
+        }
+    }
+}

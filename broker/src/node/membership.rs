@@ -1,0 +1,158 @@
+//! Keeps every led shard's voters as the catalogue says, and leaders where they belong.
+//!
+//! When a node's data directory was replaced, its replicas have new Raft ids: they are
+//! added as learners, caught up, and take the old ids' place in one joint change. One
+//! node at a time, so that a quorum of caught-up voters always exists.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use flotilla_proto::peer::StatusRequest;
+use raft_store::{Replica, ReplicaStatus};
+
+use super::{META_SHARD, Node, node_of, replica_of};
+use crate::{meta::MetaState, peer::Body};
+
+const EVERY: Duration = Duration::from_millis(500);
+const PING_FOR: Duration = Duration::from_millis(1_000);
+/// A learner this many entries behind may become a voter: the rest takes less than a heartbeat.
+const CAUGHT_UP_WITHIN: u64 = 64;
+/// Rounds a leader waits before it moves to its preferred node, so that restarts settle first.
+const CALM_ROUNDS: u32 = 6;
+/// How long a hand-over of one shard may take at shutdown.
+const HAND_OVER: Duration = Duration::from_secs(2);
+
+/// Runs until the node stops.
+pub(super) async fn run(node: Node) {
+    let mut stop = node.inner.stop.subscribe();
+    let mut calm = 0;
+    loop {
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(Option::is_some) => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        ping(&node);
+        let meta = node.meta();
+        if meta.cluster().is_none() {
+            continue;
+        }
+        let mut changed = false;
+        for (shard, replica) in led(&node) {
+            changed |= reconcile(&meta, shard, &replica).await;
+        }
+        calm = if changed || node.ready().is_err() { 0 } else { calm + 1 };
+        if calm >= CALM_ROUNDS && move_one_leader(&node, &meta).await {
+            calm = 0;
+        }
+    }
+}
+
+/// Asks every other node for a sign of life, without waiting for it here.
+fn ping(node: &Node) {
+    for &other in node.meta().nodes().keys().filter(|&&other| other != node.id()) {
+        let node = node.clone();
+        tokio::spawn(async move {
+            let question = StatusRequest { me: Some(node.describe()), fresh: false };
+            if node.inner.transport.call(other, Body::Status(question), PING_FOR).await.is_ok() {
+                let now = node.clock().now_ms();
+                node.inner.heard.lock().expect("no panic while held").insert(other, now);
+            }
+        });
+    }
+}
+
+fn led(node: &Node) -> Vec<(u32, Replica)> {
+    let meta = node.meta_replica().cloned().map(|replica| (META_SHARD, replica));
+    let data = node.shards().into_iter().map(|shard| (shard.id, shard.replica.clone()));
+    meta.into_iter().chain(data).filter(|(_, replica)| replica.status().is_leader).collect()
+}
+
+/// The voters a shard should have.
+fn wanted(meta: &MetaState) -> BTreeSet<u64> {
+    meta.nodes().values().map(|node| replica_of(node.id, node.incarnation)).collect()
+}
+
+/// One step towards the wanted voters; true if there was something to do.
+async fn reconcile(meta: &MetaState, shard: u32, replica: &Replica) -> bool {
+    let status = replica.status();
+    let wanted = wanted(meta);
+    let [voters] = status.voters.as_slice() else {
+        // A joint change was left half done by an earlier leader: finish it.
+        return finish(shard, replica, wanted).await;
+    };
+    if *voters == wanted && status.learners.is_empty() {
+        return false;
+    }
+    let Some(&new) = wanted.iter().find(|id| !voters.contains(id)) else {
+        return finish(shard, replica, wanted).await;
+    };
+    if !status.learners.contains(&new) {
+        tracing::info!(shard, replica = new, "adding a learner");
+        if let Err(error) = replica.add_learner(new, node_of(new)).await {
+            tracing::info!(shard, %error, "adding a learner is tried again");
+        }
+        return true;
+    }
+    if caught_up(&status, new) {
+        let mut next: BTreeSet<u64> = voters.iter().copied().filter(|&id| node_of(id) != node_of(new)).collect();
+        next.insert(new);
+        return finish(shard, replica, next).await;
+    }
+    true
+}
+
+async fn finish(shard: u32, replica: &Replica, voters: BTreeSet<u64>) -> bool {
+    tracing::info!(shard, ?voters, "changing the voters");
+    if let Err(error) = replica.change_voters(voters).await {
+        tracing::info!(shard, %error, "changing the voters is tried again");
+    }
+    true
+}
+
+fn caught_up(status: &ReplicaStatus, replica: u64) -> bool {
+    let Some(&Some(matched)) = status.replication.get(&replica) else { return false };
+    matched + CAUGHT_UP_WITHIN >= status.last_log.unwrap_or(0)
+}
+
+/// Where a shard's leader should be when every node is well: evenly spread, the same on every node's list.
+fn preferred(meta: &MetaState, shard: u32) -> Option<u32> {
+    let nodes: Vec<u32> = meta.nodes().keys().copied().collect();
+    nodes.get(shard as usize % nodes.len().max(1)).copied()
+}
+
+async fn move_one_leader(node: &Node, meta: &MetaState) -> bool {
+    for (shard, replica) in led(node) {
+        let Some(better) = preferred(meta, shard).filter(|&better| better != node.id()) else { continue };
+        let status = replica.status();
+        let target = status.replication.keys().copied().find(|&id| node_of(id) == better);
+        if let Some(target) = target.filter(|&target| caught_up(&status, target)) {
+            tracing::info!(shard, to = better, "moving the leader to its preferred node");
+            if let Err(error) = replica.transfer_leader(target).await {
+                tracing::info!(shard, %error, "the leader did not move");
+            }
+            return true;
+        }
+    }
+    false
+}
+
+/// Gives every led shard to its most advanced follower.
+pub(super) async fn hand_over(node: &Node) {
+    for (shard, replica) in led(node) {
+        let status = replica.status();
+        let best = status
+            .replication
+            .iter()
+            .filter(|(id, _)| node_of(**id) != node.id())
+            .filter(|(id, _)| status.voters.iter().any(|voters| voters.contains(id)))
+            .max_by_key(|(_, matched)| **matched);
+        let Some((&to, Some(_))) = best else { continue };
+        if let Err(error) = replica.transfer_leader(to).await {
+            tracing::info!(shard, %error, "the leadership was not handed over");
+            continue;
+        }
+        let mut status = replica.subscribe();
+        let moved = async { while status.current().is_leader && status.changed().await {} };
+        let _ = tokio::time::timeout(HAND_OVER, moved).await;
+    }
+}

@@ -1,0 +1,195 @@
+//! Turns the commands that wait for one shard into entries of its log.
+//!
+//! Everything that waits goes into one entry, several entries are on their way at
+//! once, and there is no timed linger. Before an entry is cut the proposer lets
+//! other ready tasks run while they keep adding commands: an idle shard answers at
+//! once, a busy one makes large entries.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use prost::Message;
+use queue_core::{Reply, frame::EntryBuilder};
+use raft_store::{ProposeError, Replica};
+use tokio::sync::{mpsc, oneshot};
+
+use flotilla_proto::record::Command;
+
+use crate::{
+    clock::Clock,
+    limits::{
+        MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS,
+    },
+};
+
+/// Why a command has no reply.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum SubmitError {
+    /// The shard is led elsewhere. If `unsure`, the command may still take effect.
+    #[error("this node does not lead the shard")]
+    NotLeader {
+        /// Node id of the leader, as far as known.
+        leader: Option<u32>,
+        /// The command reached the log before leadership was lost.
+        unsure: bool,
+    },
+    /// The bound of what may wait is reached: nothing was done.
+    #[error("too many commands wait for this shard")]
+    Overloaded,
+    /// The disk has no room for more messages: nothing was done.
+    #[error("the disk is full; free space or shorten the retention")]
+    NoRoom,
+    /// The node stops, or its disk failed; the command may still take effect.
+    #[error("the node is stopping: {0}")]
+    Stopped(String),
+}
+
+struct Proposal {
+    command: Command,
+    bytes: usize,
+    reply: oneshot::Sender<Result<Reply, SubmitError>>,
+}
+
+/// Handle to a shard's proposer; cheap to clone.
+#[derive(Clone)]
+pub struct Proposer {
+    queue: mpsc::Sender<Proposal>,
+    queued_bytes: Arc<AtomicUsize>,
+}
+
+impl Proposer {
+    /// Starts the proposer of a replica. It ends when every handle is dropped.
+    pub fn start(replica: Replica, clock: Arc<dyn Clock>) -> Self {
+        let (queue, receiver) = mpsc::channel(MAX_QUEUED_COMMANDS);
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let work = Batches { replica, clock, receiver, queued_bytes: Arc::clone(&queued_bytes), held: None };
+        tokio::spawn(work.run());
+        Self { queue, queued_bytes }
+    }
+
+    /// Submits one command and waits until it is applied here.
+    pub async fn submit(&self, command: Command) -> Result<Reply, SubmitError> {
+        self.enqueue(command)?.await.unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))
+    }
+
+    /// Queues one command; the order of calls is the order in the log.
+    pub fn enqueue(
+        &self,
+        command: Command,
+    ) -> Result<oneshot::Receiver<Result<Reply, SubmitError>>, SubmitError> {
+        let bytes = command.encoded_len();
+        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > MAX_QUEUED_BYTES {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(SubmitError::Overloaded);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(Proposal { command, bytes, reply }).map_err(|refused| {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            match refused {
+                mpsc::error::TrySendError::Full(_) => SubmitError::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped("the shard is closed".into()),
+            }
+        })?;
+        Ok(answer)
+    }
+
+    /// Bytes that wait to be proposed.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes.load(Ordering::Relaxed)
+    }
+}
+
+struct Batches {
+    replica: Replica,
+    clock: Arc<dyn Clock>,
+    receiver: mpsc::Receiver<Proposal>,
+    queued_bytes: Arc<AtomicUsize>,
+    /// Taken from the queue, but too large for the entry before it.
+    held: Option<Proposal>,
+}
+
+impl Batches {
+    async fn run(mut self) {
+        let mut on_their_way = FuturesUnordered::new();
+        loop {
+            let room = on_their_way.len() < MAX_ENTRIES_IN_FLIGHT;
+            tokio::select! {
+                biased;
+                Some(()) = on_their_way.next() => {}
+                first = next(&mut self.held, &mut self.receiver), if room => {
+                    let Some(first) = first else { break };
+                    let batch = self.gather(first).await;
+                    on_their_way.push(propose(self.replica.clone(), self.clock.now_ms(), batch));
+                }
+            }
+        }
+        while on_their_way.next().await.is_some() {}
+    }
+
+    async fn gather(&mut self, first: Proposal) -> Vec<Proposal> {
+        let mut bytes = first.bytes;
+        let mut batch = vec![first];
+        let mut before = 0;
+        while batch.len() > before && self.held.is_none() && batch.len() < MAX_ENTRY_COMMANDS {
+            before = batch.len();
+            tokio::task::yield_now().await;
+            while batch.len() < MAX_ENTRY_COMMANDS {
+                let Ok(more) = self.receiver.try_recv() else { break };
+                if bytes + more.bytes > MAX_ENTRY_BYTES {
+                    self.held = Some(more);
+                    break;
+                }
+                bytes += more.bytes;
+                batch.push(more);
+            }
+        }
+        let taken: usize = batch.iter().map(|proposal| proposal.bytes).sum();
+        self.queued_bytes.fetch_sub(taken, Ordering::Relaxed);
+        batch
+    }
+}
+
+async fn next(held: &mut Option<Proposal>, receiver: &mut mpsc::Receiver<Proposal>) -> Option<Proposal> {
+    match held.take() {
+        Some(proposal) => Some(proposal),
+        None => receiver.recv().await,
+    }
+}
+
+async fn propose(replica: Replica, time_ms: u64, batch: Vec<Proposal>) {
+    let mut entry = EntryBuilder::new(time_ms);
+    for proposal in &batch {
+        entry.push(&proposal.command);
+    }
+    let waiting: Vec<_> = batch.into_iter().map(|proposal| proposal.reply).collect();
+    match replica.propose(entry.finish()).await {
+        Ok(applied) => {
+            let replies: Vec<Reply> = applied.take().expect("a queue machine answers with replies");
+            assert_eq!(replies.len(), waiting.len(), "one reply for each command");
+            for (sender, reply) in waiting.into_iter().zip(replies) {
+                // The caller may have given up; the command stands all the same.
+                let _ = sender.send(Ok(reply));
+            }
+        }
+        Err(error) => {
+            let error = SubmitError::from(error);
+            for sender in waiting {
+                let _ = sender.send(Err(error.clone()));
+            }
+        }
+    }
+}
+
+impl From<ProposeError> for SubmitError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader { leader } => {
+                SubmitError::NotLeader { leader: leader.map(super::node_of), unsure: true }
+            }
+            ProposeError::Stopped(reason) => SubmitError::Stopped(reason),
+        }
+    }
+}

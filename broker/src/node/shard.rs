@@ -1,0 +1,280 @@
+//! One data shard at run time: what this node, when it leads, does with its queues.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use flotilla_proto::record::{self, Command, command, configure};
+use prost::Message;
+use queue_core::{Fault, GroupId, Position, QueueId, Reply, Selection, frame};
+use raft_store::{PayloadError, Replica, ReplicaStatus};
+
+use super::{
+    kv::Reading,
+    machine::QueueMachine,
+    proposer::{Proposer, SubmitError},
+};
+use crate::{
+    clock::Clock,
+    limits::{MAX_IN_FLIGHT_PER_QUEUE, MAX_RECEIVE_BYTES},
+};
+
+/// A replica of one data shard with everything around it.
+pub struct DataShard {
+    /// Number of the shard, from 1.
+    pub id: u32,
+    /// Its Raft replica here.
+    pub replica: Replica,
+    /// Its state here.
+    pub machine: Arc<QueueMachine>,
+    /// The way commands get into its log.
+    pub proposer: Proposer,
+    /// Who leads, kept by the shard's keeper so that every request need not ask the replica.
+    leadership: Leadership,
+    clock: Arc<dyn Clock>,
+    /// (consumer group, queue) pairs with a delivery under way: one at a time, so that nothing is chosen twice.
+    delivering: Mutex<BTreeSet<(GroupId, QueueId)>>,
+}
+
+/// Who leads a shard, as last seen.
+#[derive(Debug, Default)]
+pub struct Leadership {
+    here: AtomicBool,
+    /// Replica id; 0 is nobody.
+    leader: AtomicU64,
+}
+
+impl Leadership {
+    /// Takes over what a replica reports now; true if this node began or ceased to lead.
+    pub fn see(&self, status: &ReplicaStatus) -> bool {
+        self.leader.store(status.leader.unwrap_or(0), Ordering::Relaxed);
+        self.here.swap(status.is_leader, Ordering::Relaxed) != status.is_leader
+    }
+
+    /// True if this node leads.
+    pub fn here(&self) -> bool {
+        self.here.load(Ordering::Relaxed)
+    }
+
+    /// The node that leads.
+    pub fn node(&self) -> Option<u32> {
+        let leader = self.leader.load(Ordering::Relaxed);
+        (leader != 0).then(|| super::node_of(leader))
+    }
+}
+
+/// What a consumer asks of one queue.
+#[derive(Debug, Clone)]
+pub struct Want {
+    /// The consumer group, as the catalogue has it now.
+    pub group: Arc<record::ConsumerGroup>,
+    /// Dead letters of this group go here; a queue of the same shard.
+    pub dead_letter_queue: QueueId,
+    /// At most so many messages.
+    pub count: usize,
+    /// How long the leases last, milliseconds.
+    pub lease_ms: u64,
+    /// Renewed by the server while the client lives.
+    pub auto_renew: bool,
+    /// Hash of the client id.
+    pub client: u64,
+}
+
+/// A leased message, as read back from the log.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Where it came from.
+    pub queue: QueueId,
+    /// Its offset there.
+    pub offset: u64,
+    /// 1 on first delivery.
+    pub attempt: u32,
+    /// With the offset, the name of the lease.
+    pub nonce: u64,
+    /// The stored message.
+    pub message: record::StoredMessage,
+}
+
+/// Why nothing could be delivered.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliverError {
+    /// The command did not get through.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// The message is leased, but its bytes cannot be read here.
+    #[error("a message cannot be read: {0}")]
+    Unreadable(#[from] PayloadError),
+    /// The state cannot be read here.
+    #[error("the state cannot be read: {0}")]
+    State(#[from] Fault),
+}
+
+impl DataShard {
+    /// Puts a replica to work.
+    pub fn new(id: u32, replica: Replica, machine: Arc<QueueMachine>, clock: Arc<dyn Clock>) -> Self {
+        let proposer = Proposer::start(replica.clone(), Arc::clone(&clock));
+        Self { id, replica, machine, proposer, leadership: Leadership::default(), clock, delivering: Mutex::default() }
+    }
+
+    /// Who leads it.
+    pub fn leadership(&self) -> &Leadership {
+        &self.leadership
+    }
+
+    /// True if this node leads it, as last seen.
+    pub fn leads(&self) -> bool {
+        self.leadership.here()
+    }
+
+    /// Leases what one queue has for a consumer now; empty when there is nothing.
+    pub async fn deliver(&self, queue: QueueId, want: &Want) -> Result<Vec<Delivery>, DeliverError> {
+        let group = GroupId(want.group.id);
+        let Some(_turn) = self.take_turn(group, queue) else { return Ok(Vec::new()) };
+        self.subscribe_if_needed(queue, want).await?;
+        let now = self.clock.now_ms();
+        let choice = self.choose(group, queue, now, want.count)?;
+        if choice.redeliver.is_empty() && choice.new_count == 0 {
+            return Ok(Vec::new());
+        }
+        let nonce = self.clock.random_u64();
+        let command = command::Command::Deliver(record::Deliver {
+            group: group.0,
+            queue: queue.0,
+            redeliver: choice.redeliver,
+            first_new: choice.first_new,
+            new_count: choice.new_count,
+            deadline_ms: now + want.lease_ms,
+            nonce,
+            auto_renew: want.auto_renew,
+            client: want.client,
+        });
+        let reply = self.proposer.submit(Command { command: Some(command) }).await?;
+        let Reply::Delivered { leases } = reply else { return Ok(Vec::new()) };
+        let mut reader = BodyReader::new(&self.replica);
+        let mut deliveries = Vec::with_capacity(leases.len());
+        for lease in leases {
+            let message = reader.read(lease.position)?;
+            deliveries.push(Delivery { queue, offset: lease.offset, attempt: lease.attempt, nonce, message });
+        }
+        Ok(deliveries)
+    }
+
+    /// What to deliver now: as many as wanted, but no more bytes than one answer may carry.
+    fn choose(&self, group: GroupId, queue: QueueId, now: u64, count: usize) -> Result<Selection, DeliverError> {
+        self.replica.read_state(|state| {
+            self.machine.read(|core| {
+                let mut choice = core.selectable(group, queue, now, count, MAX_IN_FLIGHT_PER_QUEUE);
+                let mut room = MAX_RECEIVE_BYTES;
+                let mut fits = |offset: u64, first: bool| -> Result<bool, Fault> {
+                    let stored = core.locate(&Reading(state), queue, offset)?;
+                    let bytes = stored.map_or(0, |stored| stored.position.frame_len as usize);
+                    let fits = first || bytes <= room;
+                    room = room.saturating_sub(bytes);
+                    Ok(fits)
+                };
+                let mut kept = 0;
+                while kept < choice.redeliver.len() && fits(choice.redeliver[kept], kept == 0)? {
+                    kept += 1;
+                }
+                if kept < choice.redeliver.len() {
+                    choice.redeliver.truncate(kept);
+                    choice.new_count = 0;
+                    return Ok(choice);
+                }
+                let mut new = 0;
+                while new < choice.new_count && fits(choice.first_new + u64::from(new), kept == 0 && new == 0)? {
+                    new += 1;
+                }
+                choice.new_count = new;
+                Ok(choice)
+            })
+        })
+    }
+
+    /// When a waiting message of this subscription becomes visible next.
+    pub fn next_visible(&self, group: u32, queue: QueueId) -> Option<u64> {
+        self.machine.read(|core| core.next_visible(GroupId(group), queue))
+    }
+
+    /// Reads a stored message by its place in the log.
+    pub fn read_message(&self, at: Position) -> Result<record::StoredMessage, PayloadError> {
+        BodyReader::new(&self.replica).read(at)
+    }
+
+    async fn subscribe_if_needed(&self, queue: QueueId, want: &Want) -> Result<(), SubmitError> {
+        let group = &want.group;
+        let known = self.machine.read(|core| {
+            if core.queue(queue).is_none() {
+                return true; // nothing was ever stored: there is nothing to start on
+            }
+            core.subscription(GroupId(group.id), queue).is_some_and(|known| {
+                known.max_attempts == group.max_attempts
+                    && known.backoff == group.backoff
+                    && known.dead_letter_queue == want.dead_letter_queue
+            })
+        });
+        if known {
+            return Ok(());
+        }
+        let subscribe = record::Subscribe {
+            group: group.id,
+            queue: queue.0,
+            start_at: group.start_at,
+            max_attempts: group.max_attempts,
+            backoff: group.backoff.clone(),
+            dead_letter_queue: want.dead_letter_queue.0,
+        };
+        let configure = record::Configure { what: Some(configure::What::Subscribe(subscribe)) };
+        self.proposer.submit(Command { command: Some(command::Command::Configure(configure)) }).await?;
+        Ok(())
+    }
+
+    fn take_turn(&self, group: GroupId, queue: QueueId) -> Option<Turn<'_>> {
+        let mut delivering = self.delivering.lock().expect("no panic while held");
+        delivering.insert((group, queue)).then_some(Turn { shard: self, key: (group, queue) })
+    }
+}
+
+struct Turn<'a> {
+    shard: &'a DataShard,
+    key: (GroupId, QueueId),
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.shard.delivering.lock().expect("no panic while held").remove(&self.key);
+    }
+}
+
+/// Reads messages one after the other; neighbours usually share an entry, which is then read once.
+struct BodyReader<'a> {
+    replica: &'a Replica,
+    last: Option<(u64, Bytes)>,
+}
+
+impl<'a> BodyReader<'a> {
+    fn new(replica: &'a Replica) -> Self {
+        Self { replica, last: None }
+    }
+
+    fn read(&mut self, at: Position) -> Result<record::StoredMessage, PayloadError> {
+        let payload = match &self.last {
+            Some((index, payload)) if *index == at.index => payload.clone(),
+            _ => self.replica.read_payload(at.index)?,
+        };
+        self.last = Some((at.index, payload.clone()));
+        let command = frame::read_frame(&payload, at.frame_offset, at.frame_len)
+            .expect("the state points at frames of the log");
+        let bytes = match command.command {
+            Some(command::Command::Append(append)) => append.message,
+            Some(command::Command::CopyForward(copy)) => copy.message,
+            other => panic!("the state points at something that is no message: {other:?}"),
+        };
+        Ok(record::StoredMessage::decode(bytes).expect("a stored message decodes"))
+    }
+}

@@ -1,0 +1,179 @@
+//! The RocketMQ service as plain functions over its messages: validate, propose or
+//! query, answer. One file per family of RPCs.
+//!
+//! Nothing here knows how a request arrived: the gRPC rim, another node and the
+//! simulator call the same functions. Nothing assumes one request per call either.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use flotilla_proto::{peer as wire, record, rocketmq as mq};
+
+use crate::{
+    limits::{DEFAULT_REQUEST, REPLY_MARGIN},
+    node::{Node, catalogue::CatalogueError},
+};
+
+pub mod access;
+pub mod ack;
+pub mod admin;
+pub mod answer;
+pub mod counters;
+pub mod forwarded;
+pub mod handle;
+pub mod names;
+pub mod receive;
+pub mod route;
+pub mod send;
+pub mod session;
+pub mod stored;
+
+pub use access::not_implemented;
+use answer::Refused;
+use counters::Counters;
+pub use session::Session;
+
+/// Who calls, from the request's metadata.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// `x-mq-client-id`; may be empty.
+    pub client_id: String,
+    /// `x-mq-language`, as sent.
+    pub language: String,
+    /// `x-mq-client-version`.
+    pub client_version: String,
+    /// `x-mq-namespace`; stands in where a resource names none.
+    pub namespace: String,
+    /// Host the request came from.
+    pub remote_host: String,
+    /// How long the client still waits, if it said so.
+    pub deadline: Option<Duration>,
+    /// Passed on by another node; never passed on again.
+    pub forwarded: bool,
+}
+
+impl Caller {
+    /// How long serving this request may take, so that the answer is back in time.
+    fn patience(&self) -> Duration {
+        self.deadline.unwrap_or(DEFAULT_REQUEST).saturating_sub(REPLY_MARGIN)
+    }
+
+    fn to_wire(&self) -> wire::Caller {
+        wire::Caller {
+            client_id: self.client_id.clone(),
+            language: self.language.clone(),
+            client_version: self.client_version.clone(),
+            namespace: self.namespace.clone(),
+            remote_host: self.remote_host.clone(),
+        }
+    }
+}
+
+/// The service of one node; cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: Node,
+    counters: Counters,
+    /// Spreads receives and forwarded requests.
+    turn: AtomicUsize,
+}
+
+impl Service {
+    /// The service of a node. One per node.
+    pub fn new(node: Node) -> Self {
+        let inner = Inner { node: node.clone(), counters: Counters::default(), turn: AtomicUsize::new(0) };
+        let service = Self { inner: Arc::new(inner) };
+        node.serve_forwarded(Arc::new(service.clone()));
+        service
+    }
+
+    /// The node behind it.
+    pub fn node(&self) -> &Node {
+        &self.inner.node
+    }
+
+    /// What this node counted.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    fn next_turn(&self) -> usize {
+        self.inner.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn saw(&self, caller: &Caller) {
+        let node = self.node();
+        node.clients().saw(&caller.client_id, &caller.language, node.clock().now_ms());
+    }
+
+    /// The topic of this name; it comes into being if that is allowed.
+    async fn topic(&self, name: &str) -> Result<Arc<record::Topic>, Refused> {
+        if let Some(topic) = self.node().meta().topic(name) {
+            return Ok(topic);
+        }
+        let options = self.node().options();
+        if !options.auto_create_topics || name.starts_with(crate::meta::DEAD_LETTER_PREFIX) {
+            return Err(Refused::new(
+                mq::Code::TopicNotFound,
+                format!("topic {name} does not exist; create it with `flotilla topic create {name}`"),
+            ));
+        }
+        self.make_topic(name, options.default_queues, mq::MessageType::Normal as i32).await
+    }
+
+    async fn make_topic(&self, name: &str, queues: u32, message_type: i32) -> Result<Arc<record::Topic>, Refused> {
+        let create = record::CreateTopic { name: name.into(), queues, message_type, if_absent: true };
+        let reply = self.node().propose_meta(record::meta_command::Command::CreateTopic(create)).await?;
+        match reply {
+            crate::meta::MetaReply::Topic(topic) => {
+                self.node().wait_meta(|meta| meta.topic_by_id(topic.id).is_some()).await;
+                Ok(topic)
+            }
+            other => Err(answer::from_meta(other, mq::Code::TopicNotFound)),
+        }
+    }
+
+    /// The consumer group of this name; it comes into being if that is allowed.
+    async fn group(&self, name: &str) -> Result<Arc<record::ConsumerGroup>, Refused> {
+        if let Some(group) = self.node().meta().group(name) {
+            return Ok(group);
+        }
+        if !self.node().options().auto_create_groups {
+            return Err(Refused::new(
+                mq::Code::ConsumerGroupNotFound,
+                format!("consumer group {name} does not exist; create it with `flotilla group create {name}`"),
+            ));
+        }
+        self.make_group(admin::default_group(name)).await
+    }
+
+    async fn make_group(&self, create: record::CreateConsumerGroup) -> Result<Arc<record::ConsumerGroup>, Refused> {
+        let command = record::meta_command::Command::CreateConsumerGroup(create);
+        match self.node().propose_meta(command).await? {
+            crate::meta::MetaReply::Group(group) => {
+                self.node().wait_meta(|meta| meta.group_by_id(group.id).is_some()).await;
+                Ok(group)
+            }
+            other => Err(answer::from_meta(other, mq::Code::ConsumerGroupNotFound)),
+        }
+    }
+}
+
+impl From<CatalogueError> for Refused {
+    fn from(error: CatalogueError) -> Self {
+        let code = match error {
+            CatalogueError::NoLeader => mq::Code::HaNotAvailable,
+            CatalogueError::Unsure => mq::Code::ProxyTimeout,
+        };
+        Refused::new(code, error.to_string())
+    }
+}

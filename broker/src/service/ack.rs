@@ -1,0 +1,390 @@
+//! AckMessage, ChangeInvisibleDuration, ForwardMessageToDeadLetterQueue: what becomes of a lease.
+//!
+//! The receipt handle names shard, queue, offset and lease, so any node can serve the
+//! request, before and after any failover.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use flotilla_proto::{
+    record::{self, Command, command, release},
+    rocketmq::{
+        AckMessageEntry, AckMessageRequest, AckMessageResponse, AckMessageResultEntry,
+        ChangeInvisibleDurationRequest, ChangeInvisibleDurationResponse, Code,
+        ForwardMessageToDeadLetterQueueRequest, ForwardMessageToDeadLetterQueueResponse, Resource, Status,
+    },
+};
+use prost::Message;
+use queue_core::{AckResult, GroupId, ReleaseResult, Reply};
+use tokio::time::Instant;
+
+use super::{
+    Caller, Service,
+    answer::{self, Refused},
+    handle::Handle,
+    names,
+};
+use crate::{
+    limits::{MAX_ACK_ENTRIES, MAX_INVISIBLE},
+    node::{forward::ForwardError, proposer::SubmitError, shard::DataShard},
+};
+
+const RETRY_AFTER: Duration = Duration::from_millis(30);
+
+/// What one try at a shard gave.
+pub(super) enum Try<T> {
+    Done(T),
+    /// Not the leader; `unsure` if the command may still take effect.
+    Elsewhere {
+        unsure: bool,
+    },
+}
+
+impl Service {
+    /// Done with messages.
+    pub async fn ack_message(&self, caller: &Caller, request: AckMessageRequest) -> AckMessageResponse {
+        self.saw(caller);
+        let group = match self.check_ack(caller, &request) {
+            Ok(group) => group,
+            Err(refused) => return refuse_ack(&request.entries, &refused),
+        };
+        // Entries in the order of the request, grouped by the shard that holds them.
+        let mut results: Vec<Option<Status>> = vec![invalid(); request.entries.len()];
+        let mut by_shard: BTreeMap<u32, Vec<(usize, Handle)>> = BTreeMap::new();
+        for (at, entry) in request.entries.iter().enumerate() {
+            if let Some(handle) = Handle::decode(&entry.receipt_handle).filter(|handle| handle.group == group) {
+                by_shard.entry(handle.shard).or_default().push((at, handle));
+            }
+        }
+        for (shard, handles) in by_shard {
+            let entries = handles.iter().map(|&(at, _)| request.entries[at].clone()).collect();
+            let part = AckMessageRequest { entries, ..request.clone() };
+            let leases: Vec<Handle> = handles.iter().map(|&(_, handle)| handle).collect();
+            let statuses = self
+                .at_leader(caller, shard, "AckMessage", &part, |shard, retried| ack_here(shard, &leases, retried))
+                .await;
+            let statuses = match statuses {
+                Ok(At::Here(statuses)) => statuses,
+                Ok(At::There(bytes)) => statuses_of(bytes, handles.len()),
+                Err(refused) => vec![refused.status(); handles.len()],
+            };
+            for ((at, _), status) in handles.into_iter().zip(statuses) {
+                results[at] = status;
+            }
+        }
+        let acked = results.iter().flatten().filter(|status| status.code == Code::Ok as i32).count();
+        self.counters().acks.add(acked as u64);
+        AckMessageResponse { status: answer::summary(&results), entries: result_entries(request.entries, results) }
+    }
+
+    fn check_ack(&self, caller: &Caller, request: &AckMessageRequest) -> Result<u32, Refused> {
+        if request.entries.is_empty() || request.entries.len() > MAX_ACK_ENTRIES {
+            return Err(Refused::new(
+                Code::BadRequest,
+                format!("an acknowledgement has 1 to {MAX_ACK_ENTRIES} entries"),
+            ));
+        }
+        self.known_group(caller, request.topic.as_ref(), request.group.as_ref())
+    }
+
+    /// The id of an existing consumer group. A lost cause is told as an invalid handle, because
+    /// push consumers repeat anything else for ever.
+    fn known_group(
+        &self,
+        caller: &Caller,
+        topic: Option<&Resource>,
+        group: Option<&Resource>,
+    ) -> Result<u32, Refused> {
+        names::check_topic(&names::full_name(caller, topic))?;
+        let name = names::full_name(caller, group);
+        names::check_group(&name)?;
+        let known = self.node().meta().group(&name);
+        known.map(|group| group.id).ok_or_else(|| {
+            Refused::new(Code::InvalidReceiptHandle, format!("consumer group {name} does not exist (any more)"))
+        })
+    }
+
+    /// Another end for a lease: later (still leased) for simple consumers, a retry for push consumers.
+    pub async fn change_invisible_duration(
+        &self,
+        caller: &Caller,
+        request: ChangeInvisibleDurationRequest,
+    ) -> ChangeInvisibleDurationResponse {
+        self.saw(caller);
+        let old_handle = request.receipt_handle.clone();
+        match self.try_change(caller, &request).await {
+            Ok(receipt_handle) => ChangeInvisibleDurationResponse { status: answer::ok(), receipt_handle },
+            // Some SDKs take over the handle whatever the status is.
+            Err(refused) => {
+                ChangeInvisibleDurationResponse { status: refused.status(), receipt_handle: old_handle }
+            }
+        }
+    }
+
+    async fn try_change(&self, caller: &Caller, request: &ChangeInvisibleDurationRequest) -> Result<String, Refused> {
+        let asked = request.invisible_duration.as_ref().map_or(Duration::ZERO, to_duration);
+        if asked > MAX_INVISIBLE {
+            return Err(Refused::new(
+                Code::IllegalInvisibleTime,
+                format!("the invisible duration must be 0 s to {} s", MAX_INVISIBLE.as_secs()),
+            ));
+        }
+        let handle = self.check_handle(
+            caller,
+            request.topic.as_ref(),
+            request.group.as_ref(),
+            &request.receipt_handle,
+        )?;
+        let clock = self.node().clock();
+        let new = Handle { nonce: clock.random_u64(), ..handle };
+        let at_ms = clock.now_ms().saturating_add(asked.as_millis() as u64);
+        let done = self
+            .at_leader(caller, handle.shard, "ChangeInvisibleDuration", request, |shard, retried| async move {
+                let lease = shard
+                    .machine
+                    .read(|core| core.in_flight(GroupId(handle.group), handle.queue, handle.offset));
+                // Push consumers nack; so does everybody who asks for "at once".
+                let nack = asked.is_zero() || lease.is_some_and(|lease| lease.auto_renew);
+                let action = if nack { release::Action::Retry } else { release::Action::Extend };
+                if retried && lease.is_some_and(|lease| lease.nonce == new.nonce) {
+                    return Ok(Try::Done(ReleaseResult::Done));
+                }
+                release(&shard, &handle, action, Some(at_ms), new.nonce).await
+            })
+            .await?;
+        match done {
+            At::Here(ReleaseResult::Done | ReleaseResult::DeadLettered) => Ok(new.encode()),
+            At::Here(ReleaseResult::Stale) => Err(stale()),
+            At::There(bytes) => {
+                let response = ChangeInvisibleDurationResponse::decode(bytes).map_err(|_| undecodable())?;
+                pass_on(response.status)?;
+                Ok(response.receipt_handle)
+            }
+        }
+    }
+
+    /// Gives a message up.
+    pub async fn forward_message_to_dead_letter_queue(
+        &self,
+        caller: &Caller,
+        request: ForwardMessageToDeadLetterQueueRequest,
+    ) -> ForwardMessageToDeadLetterQueueResponse {
+        self.saw(caller);
+        let status = match self.try_dead_letter(caller, &request).await {
+            Ok(()) => answer::ok(),
+            Err(refused) => refused.status(),
+        };
+        ForwardMessageToDeadLetterQueueResponse { status }
+    }
+
+    async fn try_dead_letter(
+        &self,
+        caller: &Caller,
+        request: &ForwardMessageToDeadLetterQueueRequest,
+    ) -> Result<(), Refused> {
+        let handle = self.check_handle(
+            caller,
+            request.topic.as_ref(),
+            request.group.as_ref(),
+            &request.receipt_handle,
+        )?;
+        let rpc = "ForwardMessageToDeadLetterQueue";
+        let done = self
+            .at_leader(caller, handle.shard, rpc, request, |shard, retried| async move {
+                let done = release(&shard, &handle, release::Action::DeadLetter, None, 0).await?;
+                Ok(match done {
+                    // The first try may have done it.
+                    Try::Done(ReleaseResult::Stale) if retried && is_over(&shard, &handle) => {
+                        Try::Done(ReleaseResult::Done)
+                    }
+                    other => other,
+                })
+            })
+            .await?;
+        match done {
+            At::Here(ReleaseResult::Stale) => Err(stale()),
+            At::Here(_) => {
+                self.counters().dead_letters.add(1);
+                Ok(())
+            }
+            At::There(bytes) => {
+                let response =
+                    ForwardMessageToDeadLetterQueueResponse::decode(bytes).map_err(|_| undecodable())?;
+                pass_on(response.status)
+            }
+        }
+    }
+
+    fn check_handle(
+        &self,
+        caller: &Caller,
+        topic: Option<&Resource>,
+        group: Option<&Resource>,
+        handle: &str,
+    ) -> Result<Handle, Refused> {
+        let group = self.known_group(caller, topic, group)?;
+        Handle::decode(handle).filter(|handle| handle.group == group).ok_or_else(stale)
+    }
+
+    /// Does `here` on the shard's leader, wherever that is, again and again until the caller's patience ends.
+    async fn at_leader<T, M: Message, F: Future<Output = Result<Try<T>, Refused>>>(
+        &self,
+        caller: &Caller,
+        shard_id: u32,
+        rpc: &str,
+        request: &M,
+        here: impl Fn(std::sync::Arc<DataShard>, bool) -> F,
+    ) -> Result<At<T>, Refused> {
+        let node = self.node();
+        let deadline = Instant::now() + caller.patience();
+        let mut retried = false;
+        loop {
+            match node.leader(shard_id) {
+                Some(leader) if leader == node.id() => {
+                    if let Some(shard) = node.shard(shard_id) {
+                        match here(shard, retried).await? {
+                            Try::Done(done) => return Ok(At::Here(done)),
+                            Try::Elsewhere { unsure } => retried |= unsure,
+                        }
+                    }
+                }
+                _ if caller.forwarded => return Err(super::send::not_leader()),
+                Some(leader) => {
+                    let ttl = deadline.saturating_duration_since(Instant::now());
+                    let bytes = Bytes::from(request.encode_to_vec());
+                    match node.forward(leader, rpc, shard_id, Some(caller.to_wire()), bytes, ttl).await {
+                        Ok(responses) => return responses.into_iter().next().map(At::There).ok_or_else(undecodable),
+                        Err(ForwardError::NotLeader) => {}
+                        Err(ForwardError::Peer(_)) => retried = true,
+                    }
+                }
+                None => {}
+            }
+            if Instant::now() + RETRY_AFTER >= deadline {
+                return Err(Refused::new(Code::HaNotAvailable, "the queue has no leader at the moment; try again"));
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+}
+
+/// Where a request was served.
+pub(super) enum At<T> {
+    Here(T),
+    There(Bytes),
+}
+
+async fn ack_here(
+    shard: std::sync::Arc<DataShard>,
+    handles: &[Handle],
+    retried: bool,
+) -> Result<Try<Vec<Option<Status>>>, Refused> {
+    let mut waiting = Vec::with_capacity(handles.len());
+    for handle in handles {
+        let ack = record::Ack {
+            group: handle.group,
+            queue: handle.queue.0,
+            leases: vec![record::LeaseRef { offset: handle.offset, nonce: handle.nonce }],
+        };
+        waiting.push(shard.proposer.submit(Command { command: Some(command::Command::Ack(ack)) }));
+    }
+    let mut statuses = Vec::with_capacity(handles.len());
+    for (reply, handle) in futures::future::join_all(waiting).await.into_iter().zip(handles) {
+        match reply {
+            Ok(Reply::Acked { results }) if results.first() == Some(&AckResult::Done) => statuses.push(answer::ok()),
+            Ok(_) if retried && is_over(&shard, handle) => statuses.push(answer::ok()),
+            Ok(_) => statuses.push(invalid()),
+            Err(SubmitError::NotLeader { unsure, .. }) => return Ok(Try::Elsewhere { unsure }),
+            Err(error) => statuses.push(Refused::from(error).status()),
+        }
+    }
+    Ok(Try::Done(statuses))
+}
+
+/// True if the consumer group is done with the message.
+fn is_over(shard: &DataShard, handle: &Handle) -> bool {
+    let group = GroupId(handle.group);
+    shard.machine.read(|core| {
+        core.subscription(group, handle.queue).is_some_and(|known| handle.offset < known.cursor)
+            && core.in_flight(group, handle.queue, handle.offset).is_none()
+    })
+}
+
+async fn release(
+    shard: &DataShard,
+    handle: &Handle,
+    action: release::Action,
+    at_ms: Option<u64>,
+    new_nonce: u64,
+) -> Result<Try<ReleaseResult>, Refused> {
+    let command = command::Command::Release(record::Release {
+        group: handle.group,
+        queue: handle.queue.0,
+        lease: Some(record::LeaseRef { offset: handle.offset, nonce: handle.nonce }),
+        action: action as i32,
+        at_ms,
+        new_nonce,
+    });
+    match shard.proposer.submit(Command { command: Some(command) }).await {
+        Ok(Reply::Released(result)) => Ok(Try::Done(result)),
+        Ok(_) => Ok(Try::Done(ReleaseResult::Stale)),
+        Err(SubmitError::NotLeader { unsure, .. }) => Ok(Try::Elsewhere { unsure }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A protobuf duration; a negative one is zero.
+pub(super) fn to_duration(duration: &prost_types::Duration) -> Duration {
+    let seconds = u64::try_from(duration.seconds).unwrap_or(0);
+    Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(duration.nanos).unwrap_or(0))
+}
+
+fn invalid() -> Option<Status> {
+    stale().status()
+}
+
+fn stale() -> Refused {
+    Refused::new(
+        Code::InvalidReceiptHandle,
+        "the receipt handle is malformed, or its lease is over; the message was or will be delivered again",
+    )
+}
+
+fn undecodable() -> Refused {
+    Refused::new(Code::InternalServerError, "the leader's answer does not decode")
+}
+
+fn pass_on(status: Option<Status>) -> Result<(), Refused> {
+    let status = status.unwrap_or_default();
+    if status.code == Code::Ok as i32 {
+        return Ok(());
+    }
+    let code = Code::try_from(status.code).unwrap_or(Code::InternalServerError);
+    Err(Refused::new(code, status.message))
+}
+
+fn statuses_of(bytes: Bytes, count: usize) -> Vec<Option<Status>> {
+    match AckMessageResponse::decode(bytes) {
+        Ok(response) if response.entries.len() == count => {
+            response.entries.into_iter().map(|entry| entry.status).collect()
+        }
+        _ => vec![undecodable().status(); count],
+    }
+}
+
+fn refuse_ack(entries: &[AckMessageEntry], refused: &Refused) -> AckMessageResponse {
+    let statuses = vec![refused.status(); entries.len()];
+    AckMessageResponse { status: refused.status(), entries: result_entries(entries.to_vec(), statuses) }
+}
+
+fn result_entries(entries: Vec<AckMessageEntry>, statuses: Vec<Option<Status>>) -> Vec<AckMessageResultEntry> {
+    entries
+        .into_iter()
+        .zip(statuses)
+        .map(|(entry, status)| AckMessageResultEntry {
+            message_id: entry.message_id,
+            receipt_handle: entry.receipt_handle,
+            status,
+        })
+        .collect()
+}

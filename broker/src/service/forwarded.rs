@@ -1,0 +1,108 @@
+//! Requests that another node passed on: served here or refused, never passed on again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use flotilla_proto::{
+    peer::{ForwardRequest, ForwardResponse},
+    rocketmq::Code,
+};
+use futures::{FutureExt, future::BoxFuture};
+use prost::Message;
+
+use super::{Caller, Service, answer::Refused};
+use crate::node::forward::ForwardHandler;
+
+impl ForwardHandler for Service {
+    fn forwarded(&self, request: ForwardRequest) -> BoxFuture<'static, ForwardResponse> {
+        let service = self.clone();
+        async move { service.serve_forwarded(request).await }.boxed()
+    }
+}
+
+impl Service {
+    async fn serve_forwarded(&self, request: ForwardRequest) -> ForwardResponse {
+        let caller = caller_of(&request);
+        let shard = (request.shard != 0).then_some(request.shard);
+        if shard.is_some_and(|shard| !self.node().leads(shard)) {
+            return ForwardResponse { responses: Vec::new(), not_leader: true };
+        }
+        match request.rpc.as_str() {
+            "SendMessage" => match decode(request.request) {
+                Some(message) => match self.try_send(&caller, message, shard).await {
+                    Ok(response) => one(&response),
+                    Err(refused) if refused == super::send::not_leader() => not_leader(),
+                    Err(refused) => one(&flotilla_proto::rocketmq::SendMessageResponse {
+                        status: refused.status(),
+                        entries: Vec::new(),
+                    }),
+                },
+                None => malformed(),
+            },
+            "ReceiveMessage" => match decode(request.request) {
+                Some(message) => match self.try_receive(&caller, message).await {
+                    Ok(responses) => many(&responses),
+                    Err(refused) if refused == super::send::not_leader() => not_leader(),
+                    Err(refused) => many(&refused_receive(&refused)),
+                },
+                None => malformed(),
+            },
+            "AckMessage" => match decode(request.request) {
+                Some(message) => one(&self.ack_message(&caller, message).await),
+                None => malformed(),
+            },
+            "ChangeInvisibleDuration" => match decode(request.request) {
+                Some(message) => one(&self.change_invisible_duration(&caller, message).await),
+                None => malformed(),
+            },
+            "ForwardMessageToDeadLetterQueue" => match decode(request.request) {
+                Some(message) => one(&self.forward_message_to_dead_letter_queue(&caller, message).await),
+                None => malformed(),
+            },
+            // A newer node asks for something this release does not know.
+            _ => malformed(),
+        }
+    }
+}
+
+fn caller_of(request: &ForwardRequest) -> Caller {
+    let caller = request.caller.clone().unwrap_or_default();
+    Caller {
+        client_id: caller.client_id,
+        language: caller.language,
+        client_version: caller.client_version,
+        namespace: caller.namespace,
+        remote_host: caller.remote_host,
+        deadline: Some(Duration::from_millis(request.deadline_ms)),
+        forwarded: true,
+    }
+}
+
+fn decode<M: Message + Default>(bytes: Bytes) -> Option<M> {
+    M::decode(bytes).ok()
+}
+
+fn one(response: &impl Message) -> ForwardResponse {
+    ForwardResponse { responses: vec![response.encode_to_vec().into()], not_leader: false }
+}
+
+fn many<M: Message>(responses: &[M]) -> ForwardResponse {
+    let responses = responses.iter().map(|response| response.encode_to_vec().into()).collect();
+    ForwardResponse { responses, not_leader: false }
+}
+
+fn not_leader() -> ForwardResponse {
+    ForwardResponse { responses: Vec::new(), not_leader: true }
+}
+
+/// No response at all: the asking node reports it as an internal error.
+fn malformed() -> ForwardResponse {
+    ForwardResponse::default()
+}
+
+fn refused_receive(refused: &Refused) -> Vec<flotilla_proto::rocketmq::ReceiveMessageResponse> {
+    use flotilla_proto::rocketmq::{ReceiveMessageResponse, receive_message_response::Content};
+    debug_assert_ne!(refused.code, Code::Ok);
+    let status = refused.status().expect("a refusal has a status");
+    vec![ReceiveMessageResponse { content: Some(Content::Status(status)) }]
+}

@@ -1,0 +1,266 @@
+//! Which names, texts and sizes a client may use. Source: behaviour of the reference
+//! server, section "SendMessage" of the protocol notes.
+
+use flotilla_proto::rocketmq::{Code, Message, MessageType, Resource, SystemProperties};
+
+use super::{Caller, answer::Refused};
+use crate::limits::{
+    MAX_BODY_BYTES, MAX_GROUP_NAME, MAX_MESSAGE_GROUP_BYTES, MAX_MESSAGE_ID_BYTES, MAX_PROPERTIES,
+    MAX_PROPERTIES_BYTES, MAX_SYSTEM_TOPIC_NAME, MAX_TOPIC_NAME,
+};
+
+const SYSTEM_TOPICS: &[&str] = &[
+    "TBW102",
+    "SCHEDULE_TOPIC_XXXX",
+    "BenchmarkTest",
+    "RMQ_SYS_TRANS_HALF_TOPIC",
+    "RMQ_SYS_TRACE_TOPIC",
+    "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+    "TRANS_CHECK_MAX_TIME_TOPIC",
+    "SELF_TEST_TOPIC",
+    "OFFSET_MOVED_EVENT",
+    "CHECKPOINT_TOPIC",
+];
+const SYSTEM_TOPIC_PREFIX: &str = "rmq_sys_";
+const SYSTEM_GROUP_PREFIX: &str = "CID_RMQ_SYS_";
+const LONG_NAME_PREFIXES: &[&str] = &["%DLQ%", "%RETRY%"];
+
+/// Property keys that the protocol keeps for itself.
+const RESERVED_KEYS: &[&str] = &[
+    "KEYS", "TAGS", "WAIT", "DELAY", "RETRY_TOPIC", "REAL_TOPIC", "REAL_QID", "TRAN_MSG", "PGROUP",
+    "MIN_OFFSET", "MAX_OFFSET", "BUYER_ID", "ORIGIN_MESSAGE_ID", "TRANSFER_FLAG", "CORRECTION_FLAG",
+    "MQ2_FLAG", "RECONSUME_TIME", "MSG_REGION", "TRACE_ON", "UNIQ_KEY", "EXTEND_UNIQ_INFO",
+    "MAX_RECONSUME_TIMES", "CONSUME_START_TIME", "INNER_NUM", "INNER_BASE",
+    "CHECK_IMMUNITY_TIME_IN_SECONDS", "TRAN_PREPARED_QUEUE_OFFSET", "__transactionId__",
+    "TRANSACTION_CHECK_TIMES", "INSTANCE_ID", "CORRELATION_ID", "REPLY_TO_CLIENT", "TTL", "ARRIVE_TIME",
+    "PUSH_REPLY_TIME", "CLUSTER", "MSG_TYPE", "POP_CK", "POP_CK_OFFSET", "1ST_POP_TIME", "__SHARDINGKEY",
+    "PROPERTY_FORWARD_QUEUE_ID", "REDIRECT", "INNER_MULTI_DISPATCH", "INNER_MULTI_QUEUE_OFFSET",
+    "TRACE_CONTEXT", "TIMER_DELAY_SEC", "TIMER_DELIVER_MS", "__BORNHOST", "BORN_TIMESTAMP",
+];
+
+/// The name under which the catalogue knows a topic or consumer group of a namespace.
+/// Some SDKs leave the resource's namespace empty and send it in the metadata only.
+pub fn full_name(caller: &Caller, resource: Option<&Resource>) -> String {
+    let Some(resource) = resource else { return String::new() };
+    let namespace =
+        if resource.resource_namespace.is_empty() { &caller.namespace } else { &resource.resource_namespace };
+    if namespace.is_empty() { resource.name.clone() } else { format!("{namespace}%{}", resource.name) }
+}
+
+fn well_formed(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'%' | b'|' | b'_' | b'-'))
+}
+
+/// Checks a topic's full name.
+pub fn check_topic(name: &str) -> Result<(), Refused> {
+    let refuse = |why: &str| Err(Refused::new(Code::IllegalTopic, format!("topic name {name:?} {why}")));
+    let long = LONG_NAME_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    let limit = if long { MAX_SYSTEM_TOPIC_NAME } else { MAX_TOPIC_NAME };
+    if name.len() > limit {
+        return Err(Refused::new(Code::IllegalTopic, format!("a topic name has at most {limit} characters")));
+    }
+    if !well_formed(name) {
+        return refuse("must consist of letters, digits, '%', '|', '_' and '-'");
+    }
+    if SYSTEM_TOPICS.contains(&name) || name.starts_with(SYSTEM_TOPIC_PREFIX) {
+        return refuse("is kept for the system");
+    }
+    Ok(())
+}
+
+/// Checks a consumer group's full name.
+pub fn check_group(name: &str) -> Result<(), Refused> {
+    let refuse = |why: String| Err(Refused::new(Code::IllegalConsumerGroup, why));
+    if name.len() > MAX_GROUP_NAME {
+        return refuse(format!("a consumer group's name has at most {MAX_GROUP_NAME} characters"));
+    }
+    if !well_formed(name) {
+        return refuse(format!("consumer group name {name:?} must consist of letters, digits, '%', '|', '_' and '-'"));
+    }
+    if name.starts_with(SYSTEM_GROUP_PREFIX) {
+        return refuse(format!("consumer group name {name:?} is kept for the system"));
+    }
+    Ok(())
+}
+
+/// Which kind of message this is, by what it carries.
+pub fn kind(properties: &SystemProperties) -> MessageType {
+    if properties.message_type == MessageType::Transaction as i32 {
+        MessageType::Transaction
+    } else if properties.delivery_timestamp.is_some() {
+        MessageType::Delay
+    } else if properties.message_group.is_some() {
+        MessageType::Fifo
+    } else if properties.lite_topic.is_some() {
+        MessageType::Lite
+    } else if properties.priority.is_some() {
+        MessageType::Priority
+    } else {
+        MessageType::Normal
+    }
+}
+
+/// True if a topic of this type takes messages of this kind. Type 0 is MIXED.
+pub fn accepts(topic_type: i32, kind: MessageType) -> bool {
+    match MessageType::try_from(topic_type) {
+        Ok(MessageType::Unspecified) => matches!(
+            kind,
+            MessageType::Normal | MessageType::Fifo | MessageType::Delay | MessageType::Transaction
+        ),
+        Ok(own) => own == kind,
+        Err(_) => false,
+    }
+}
+
+/// Checks everything about one message that does not depend on the topic.
+pub fn check_message(message: &Message) -> Result<(), Refused> {
+    let Some(properties) = &message.system_properties else {
+        return Err(Refused::new(Code::MessageCorrupted, "the message has no system properties"));
+    };
+    if message.body.is_empty() {
+        return Err(Refused::new(Code::MessageBodyEmpty, "the body is empty"));
+    }
+    if message.body.len() > MAX_BODY_BYTES {
+        return Err(Refused::new(
+            Code::MessageBodyTooLarge,
+            format!("the body has {} bytes; at most {MAX_BODY_BYTES} are allowed", message.body.len()),
+        ));
+    }
+    if properties.message_id.trim().is_empty() || properties.message_id.len() > MAX_MESSAGE_ID_BYTES {
+        return Err(Refused::new(
+            Code::IllegalMessageId,
+            format!("a message id has 1 to {MAX_MESSAGE_ID_BYTES} bytes and is not blank"),
+        ));
+    }
+    check_texts(properties)?;
+    check_user_properties(message, properties)
+}
+
+fn has_control(text: &str) -> bool {
+    text.chars().any(char::is_control)
+}
+
+fn check_texts(properties: &SystemProperties) -> Result<(), Refused> {
+    if let Some(tag) = &properties.tag {
+        if tag.trim().is_empty() || tag.contains('|') || has_control(tag) {
+            return Err(Refused::new(
+                Code::IllegalMessageTag,
+                "a tag is not blank and contains neither '|' nor control characters",
+            ));
+        }
+    }
+    if properties.keys.iter().any(|key| key.trim().is_empty() || has_control(key)) {
+        return Err(Refused::new(
+            Code::IllegalMessageKey,
+            "a key is not blank and contains no control characters",
+        ));
+    }
+    if let Some(group) = &properties.message_group {
+        if group.trim().is_empty() || group.len() >= MAX_MESSAGE_GROUP_BYTES || has_control(group) {
+            return Err(Refused::new(
+                Code::IllegalMessageGroup,
+                format!("a message group is not blank, shorter than {MAX_MESSAGE_GROUP_BYTES} bytes, without control characters"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_user_properties(message: &Message, properties: &SystemProperties) -> Result<(), Refused> {
+    let too_large = |what: String| Err(Refused::new(Code::MessagePropertiesTooLarge, what));
+    if message.user_properties.len() > MAX_PROPERTIES {
+        return too_large(format!("at most {MAX_PROPERTIES} user properties are allowed"));
+    }
+    for (key, value) in &message.user_properties {
+        let reserved = RESERVED_KEYS.contains(&key.as_str())
+            || key.starts_with("TIMER_")
+            || key.starts_with("DLQ_ORIGIN_");
+        if reserved || key.is_empty() || has_control(key) || has_control(value) {
+            return Err(Refused::new(
+                Code::IllegalMessagePropertyKey,
+                format!("user property {key:?} is reserved, empty, or has control characters"),
+            ));
+        }
+    }
+    let own: usize = message.user_properties.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let system =
+        properties.tag.as_ref().map_or(0, String::len) + properties.keys.iter().map(String::len).sum::<usize>();
+    if own + system > MAX_PROPERTIES_BYTES {
+        return too_large(format!("properties, tag and keys have at most {MAX_PROPERTIES_BYTES} bytes together"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> Message {
+        Message {
+            body: "x".into(),
+            system_properties: Some(SystemProperties { message_id: "01".into(), ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    fn code(message: &Message) -> Code {
+        check_message(message).map_or_else(|refused| refused.code, |()| Code::Ok)
+    }
+
+    #[test]
+    fn topic_names_are_held_to_the_rules() {
+        assert!(check_topic("orders_1-%|").is_ok());
+        assert!(check_topic(&"a".repeat(127)).is_ok());
+        for bad in ["", "a b", "TBW102", "rmq_sys_x", "tür", &"a".repeat(128)] {
+            assert_eq!(check_topic(bad).unwrap_err().code, Code::IllegalTopic, "{bad}");
+        }
+        assert!(check_topic(&format!("%DLQ%{}", "g".repeat(120))).is_ok());
+    }
+
+    #[test]
+    fn bodies_are_bounded_on_both_sides() {
+        let mut large = message();
+        large.body = vec![0; MAX_BODY_BYTES].into();
+        assert_eq!(code(&large), Code::Ok);
+        large.body = vec![0; MAX_BODY_BYTES + 1].into();
+        assert_eq!(code(&large), Code::MessageBodyTooLarge);
+        large.body = Default::default();
+        assert_eq!(code(&large), Code::MessageBodyEmpty);
+    }
+
+    #[test]
+    fn reserved_properties_are_refused() {
+        let mut bad = message();
+        bad.user_properties.insert("UNIQ_KEY".into(), "x".into());
+        assert_eq!(code(&bad), Code::IllegalMessagePropertyKey);
+    }
+
+    #[test]
+    fn too_many_properties_are_refused() {
+        let mut bad = message();
+        for i in 0..=MAX_PROPERTIES {
+            bad.user_properties.insert(format!("k{i}"), "x".into());
+        }
+        assert_eq!(code(&bad), Code::MessagePropertiesTooLarge);
+    }
+
+    #[test]
+    fn a_message_is_what_it_carries() {
+        let mut properties = SystemProperties::default();
+        assert_eq!(kind(&properties), MessageType::Normal);
+        properties.message_group = Some("g".into());
+        assert_eq!(kind(&properties), MessageType::Fifo);
+        properties.delivery_timestamp = Some(Default::default());
+        assert_eq!(kind(&properties), MessageType::Delay);
+        assert!(accepts(0, MessageType::Fifo) && !accepts(1, MessageType::Fifo));
+    }
+
+    #[test]
+    fn the_header_namespace_fills_in() {
+        let caller = Caller { namespace: "ns".into(), ..Default::default() };
+        let resource = Resource { name: "t".into(), ..Default::default() };
+        assert_eq!(full_name(&caller, Some(&resource)), "ns%t");
+        assert_eq!(full_name(&Caller::default(), Some(&resource)), "t");
+    }
+}

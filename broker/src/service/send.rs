@@ -1,0 +1,279 @@
+//! SendMessage: validate, choose a queue, put the messages into its shard's log.
+//!
+//! The queue is chosen by message id among the queues led here, so that a retry meets
+//! the first try's dedup entry. Once a command may have reached a log, only that shard
+//! is asked again: its dedup window tells what happened.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use flotilla_proto::{
+    record::{self, Command, command},
+    rocketmq::{Code, Message, MessageType, SendMessageRequest, SendMessageResponse, SendResultEntry},
+};
+use futures::future::join_all;
+use prost::Message as _;
+use queue_core::{QueueId, Reply};
+use tokio::time::Instant;
+
+use super::{
+    Caller, Service,
+    answer::{self, Refused},
+    names,
+    stored::to_stored,
+};
+use crate::{
+    limits::MAX_SEND_MESSAGES,
+    node::{clients::client_hash, forward::ForwardError, proposer::SubmitError, shard::DataShard},
+};
+
+const RETRY_AFTER: Duration = Duration::from_millis(30);
+
+/// A message that is checked and encoded, on its way to a queue.
+struct Outgoing {
+    message_id: String,
+    encoded: Bytes,
+    result: Option<SendResultEntry>,
+}
+
+impl Service {
+    /// Stores messages of one topic.
+    pub async fn send_message(&self, caller: &Caller, request: SendMessageRequest) -> SendMessageResponse {
+        match self.try_send(caller, request, None).await {
+            Ok(response) => response,
+            Err(refused) => {
+                self.counters().send_refused.add(1);
+                SendMessageResponse { status: refused.status(), entries: Vec::new() }
+            }
+        }
+    }
+
+    /// `pinned` is the shard that a forwarded request must go to.
+    pub(super) async fn try_send(
+        &self,
+        caller: &Caller,
+        request: SendMessageRequest,
+        pinned: Option<u32>,
+    ) -> Result<SendMessageResponse, Refused> {
+        self.saw(caller);
+        let name = check_request(caller, &request)?;
+        let topic = self.topic(&name).await?;
+        check_kinds(&topic, &request.messages)?;
+        let now = self.node().clock().now_ms();
+        let host = &self.node().options().client_addr;
+        let (mut count, mut size) = (0, 0);
+        let mut outgoing = Vec::with_capacity(request.messages.len());
+        let original = (!caller.forwarded).then(|| request.messages.clone());
+        for message in request.messages {
+            size += message.body.len() as u64;
+            count += 1;
+            let (message_id, encoded) = to_stored(caller, &name, message, now, host);
+            outgoing.push(Outgoing { message_id, encoded, result: None });
+        }
+        let response = self.place(caller, &topic, outgoing, original, pinned).await?;
+        if response.status.as_ref().is_some_and(|status| status.code == Code::Ok as i32) {
+            self.counters().messages_in.add(count);
+            self.counters().bytes_in.add(size);
+        }
+        Ok(response)
+    }
+
+    async fn place(
+        &self,
+        caller: &Caller,
+        topic: &Arc<record::Topic>,
+        mut outgoing: Vec<Outgoing>,
+        original: Option<Vec<Message>>,
+        mut pinned: Option<u32>,
+    ) -> Result<SendMessageResponse, Refused> {
+        let deadline = Instant::now() + caller.patience();
+        let seed = client_hash(&outgoing[0].message_id);
+        loop {
+            let last_refusal = match self.led_here(topic, pinned, seed) {
+                Some((queue, shard)) => {
+                    if !self.node().store().log().has_room() {
+                        return Err(SubmitError::NoRoom.into());
+                    }
+                    let unsure = append_all(&shard, queue, &mut outgoing).await?;
+                    if outgoing.iter().all(|message| message.result.is_some()) {
+                        return Ok(respond(outgoing));
+                    }
+                    if unsure {
+                        pinned = Some(shard.id);
+                    }
+                    Refused::new(Code::HaNotAvailable, "the shard lost its leader; send again")
+                }
+                None if caller.forwarded => return Err(not_leader()),
+                None => match self.leader_elsewhere(topic, pinned) {
+                    Some((to, shard)) => {
+                        let messages = original.clone().expect("kept for a request that may be forwarded");
+                        match self.send_there(caller, to, shard, messages, deadline).await? {
+                            Some(response) => return Ok(response),
+                            None => Refused::new(Code::HaNotAvailable, "the queue's leader is changing; send again"),
+                        }
+                    }
+                    None => Refused::new(
+                        Code::HaNotAvailable,
+                        "no queue of the topic has a leader; a majority of the nodes must run",
+                    ),
+                },
+            };
+            if Instant::now() + RETRY_AFTER >= deadline {
+                return Err(last_refusal);
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+
+    /// A queue of the topic led here, in the pinned shard if there is one.
+    fn led_here(
+        &self,
+        topic: &record::Topic,
+        pinned: Option<u32>,
+        seed: u64,
+    ) -> Option<(QueueId, Arc<DataShard>)> {
+        let node = self.node();
+        let led: Vec<(u32, u32)> = (0..)
+            .zip(topic.queue_shards.iter().copied())
+            .filter(|&(_, shard)| pinned.is_none_or(|pinned| pinned == shard) && node.leads(shard))
+            .collect();
+        let &(number, shard) = led.get((seed % led.len().max(1) as u64) as usize)?;
+        Some((QueueId::new(topic.id, number), node.shard(shard)?))
+    }
+
+    fn leader_elsewhere(&self, topic: &record::Topic, pinned: Option<u32>) -> Option<(u32, u32)> {
+        let node = self.node();
+        let candidates: Vec<(u32, u32)> = topic
+            .queue_shards
+            .iter()
+            .filter(|&&shard| pinned.is_none_or(|pinned| pinned == shard))
+            .filter_map(|&shard| node.leader(shard).map(|leader| (leader, shard)))
+            .filter(|&(leader, _)| leader != node.id())
+            .collect();
+        candidates.get(self.next_turn() % candidates.len().max(1)).copied()
+    }
+
+    /// Nothing if the other node did nothing; an error if what it did is unknown.
+    async fn send_there(
+        &self,
+        caller: &Caller,
+        to: u32,
+        shard: u32,
+        messages: Vec<Message>,
+        deadline: Instant,
+    ) -> Result<Option<SendMessageResponse>, Refused> {
+        let request = Bytes::from(SendMessageRequest { messages }.encode_to_vec());
+        let ttl = deadline.saturating_duration_since(Instant::now());
+        match self.node().forward(to, "SendMessage", shard, Some(caller.to_wire()), request, ttl).await {
+            Ok(responses) => match responses.into_iter().next().map(SendMessageResponse::decode) {
+                Some(Ok(response)) => Ok(Some(response)),
+                _ => Err(Refused::new(Code::InternalServerError, "the leader's answer does not decode")),
+            },
+            Err(ForwardError::NotLeader) => Ok(None),
+            Err(ForwardError::Peer(error)) => Err(Refused::new(
+                Code::ProxyTimeout,
+                format!("the queue's leader did not answer ({error}); send again with the same message id"),
+            )),
+        }
+    }
+}
+
+/// A forwarded request that found no leader here.
+pub(super) fn not_leader() -> Refused {
+    Refused::new(Code::HaNotAvailable, "this node does not lead the shard")
+}
+
+fn check_request(caller: &Caller, request: &SendMessageRequest) -> Result<String, Refused> {
+    let Some(first) = request.messages.first() else {
+        return Err(Refused::new(Code::MessageCorrupted, "the request has no message"));
+    };
+    if request.messages.len() > MAX_SEND_MESSAGES {
+        return Err(Refused::new(
+            Code::BadRequest,
+            format!("one request has at most {MAX_SEND_MESSAGES} messages"),
+        ));
+    }
+    let name = names::full_name(caller, first.topic.as_ref());
+    names::check_topic(&name)?;
+    for message in &request.messages {
+        if names::full_name(caller, message.topic.as_ref()) != name {
+            return Err(Refused::new(Code::MessageCorrupted, "the messages of one request have one topic"));
+        }
+        names::check_message(message)?;
+    }
+    Ok(name)
+}
+
+fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refused> {
+    for properties in messages.iter().filter_map(|message| message.system_properties.as_ref()) {
+        let kind = names::kind(properties);
+        if !names::accepts(topic.message_type, kind) {
+            return Err(Refused::new(
+                Code::MessagePropertyConflictWithType,
+                format!("topic {} does not take {} messages", topic.name, kind.as_str_name()),
+            ));
+        }
+        if kind != MessageType::Normal {
+            return Err(Refused::new(
+                Code::NotImplemented,
+                format!("this release does not store {} messages yet", kind.as_str_name()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Appends what has no result yet. True if some of it may have reached the log without an answer.
+async fn append_all(shard: &DataShard, queue: QueueId, outgoing: &mut [Outgoing]) -> Result<bool, Refused> {
+    let mut waiting = Vec::with_capacity(outgoing.len());
+    for message in outgoing.iter_mut().filter(|message| message.result.is_none()) {
+        let append = record::Append {
+            queue: queue.0,
+            message_id: message.message_id.clone(),
+            message: message.encoded.clone(),
+        };
+        let answer = shard.proposer.enqueue(Command { command: Some(command::Command::Append(append)) });
+        waiting.push(async move { (message, answer_of(answer).await) });
+    }
+    let mut unsure = false;
+    for (message, reply) in join_all(waiting).await {
+        match reply {
+            Ok(Reply::Appended { offset, .. }) => {
+                message.result = Some(SendResultEntry {
+                    status: answer::ok(),
+                    message_id: message.message_id.clone(),
+                    offset: offset as i64,
+                    ..Default::default()
+                });
+            }
+            Ok(other) => {
+                message.result = Some(SendResultEntry {
+                    status: answer::status(Code::InternalServerError, &format!("not stored: {other:?}")),
+                    message_id: message.message_id.clone(),
+                    ..Default::default()
+                });
+            }
+            Err(SubmitError::NotLeader { unsure: maybe, .. }) => unsure |= maybe,
+            Err(error) => {
+                message.result = Some(SendResultEntry {
+                    status: Refused::from(error).status(),
+                    message_id: message.message_id.clone(),
+                    ..Default::default()
+                });
+            }
+        }
+    }
+    Ok(unsure)
+}
+
+async fn answer_of(
+    queued: Result<tokio::sync::oneshot::Receiver<Result<Reply, SubmitError>>, SubmitError>,
+) -> Result<Reply, SubmitError> {
+    queued?.await.unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))
+}
+
+fn respond(outgoing: Vec<Outgoing>) -> SendMessageResponse {
+    let entries: Vec<SendResultEntry> =
+        outgoing.into_iter().map(|message| message.result.expect("every message has a result")).collect();
+    SendMessageResponse { status: answer::summary(entries.iter().map(|entry| &entry.status)), entries }
+}

@@ -1,0 +1,196 @@
+//! Telemetry: one session per stream, settings in and out.
+//!
+//! The settings a client gets are its own with the server's values written over.
+//! Nothing depends on a session: a client whose stream is lost, or ended on another
+//! node, is served all the same.
+
+use flotilla_proto::{
+    record,
+    rocketmq::{
+        Code, CustomizedBackoff, ExponentialBackoff, Language, Metric, RetryPolicy, Settings, Status,
+        TelemetryCommand, retry_policy::Strategy, settings::PubSub, telemetry_command::Command,
+    },
+};
+use prost_types::Duration;
+
+use super::{Caller, Service, answer, names};
+use crate::limits::{DEFAULT_BACKOFF_MS, DEFAULT_MAX_ATTEMPTS, MAX_BODY_BYTES, MAX_RECEIVE_BATCH};
+
+/// What producers are told about retries.
+const PRODUCER_ATTEMPTS: i32 = 3;
+/// What push consumers are told about polls, seconds. Whole seconds: some SDKs read nothing else.
+const PUSH_POLL_SECONDS: i64 = 20;
+/// Lite topics come with a later release; zero quotas would break SDKs that read them.
+const LITE_QUOTA: i32 = 2000;
+const LITE_TOPIC_SIZE: i32 = 64;
+
+/// One Telemetry stream. Dropping it closes the session.
+pub struct Session {
+    service: Service,
+    caller: Caller,
+}
+
+impl Service {
+    /// Opens the session of a Telemetry stream.
+    pub fn open_session(&self, caller: &Caller) -> Session {
+        self.saw(caller);
+        Session { service: self.clone(), caller: caller.clone() }
+    }
+}
+
+impl Session {
+    /// Answers one command of the client; commands that answer ours, or are unknown, get none.
+    pub fn handle(&mut self, command: TelemetryCommand) -> Vec<TelemetryCommand> {
+        self.service.saw(&self.caller);
+        match command.command {
+            Some(Command::Settings(settings)) => vec![self.settings(settings)],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The next command of the server's own. This release has none to send.
+    pub async fn next_push(&mut self) -> TelemetryCommand {
+        std::future::pending().await
+    }
+
+    fn settings(&self, mut settings: Settings) -> TelemetryCommand {
+        let refused = match settings.pub_sub.as_mut() {
+            Some(PubSub::Publishing(publishing)) => {
+                publishing.max_body_size = MAX_BODY_BYTES as i32;
+                publishing.validate_message_type = true;
+                settings.backoff_policy = Some(producer_policy());
+                None
+            }
+            Some(PubSub::Subscription(subscription)) => {
+                let name = names::full_name(&self.caller, subscription.group.as_ref());
+                let known = self.service.node().meta().group(&name);
+                subscription.fifo = Some(known.as_ref().is_some_and(|group| group.fifo));
+                subscription.receive_batch_size = Some(MAX_RECEIVE_BATCH as i32);
+                subscription.long_polling_timeout = Some(Duration { seconds: PUSH_POLL_SECONDS, nanos: 0 });
+                subscription.lite_subscription_quota = Some(LITE_QUOTA);
+                subscription.max_lite_topic_size = Some(LITE_TOPIC_SIZE);
+                let language = language(&settings, &self.caller);
+                settings.backoff_policy = Some(consumer_policy(known.as_deref(), language));
+                names::check_group(&name).err()
+            }
+            None => Some(answer::Refused::new(Code::BadRequest, "settings name neither topics nor a consumer group")),
+        };
+        settings.metric = Some(Metric { on: false, endpoints: None });
+        let status = refused.map_or_else(answer::ok, |refused| refused.status());
+        TelemetryCommand { status, command: Some(Command::Settings(settings)) }
+    }
+}
+
+fn language(settings: &Settings, caller: &Caller) -> Language {
+    let stated = settings.user_agent.as_ref().map_or(Language::Unspecified, |agent| agent.language());
+    match (stated, caller.language.as_str()) {
+        (Language::Unspecified, "PYTHON") => Language::Python,
+        (Language::Unspecified, "NODE_JS" | "HTTP") => Language::NodeJs,
+        (stated, _) => stated,
+    }
+}
+
+fn producer_policy() -> RetryPolicy {
+    RetryPolicy {
+        max_attempts: PRODUCER_ATTEMPTS,
+        strategy: Some(Strategy::ExponentialBackoff(ExponentialBackoff {
+            initial: Some(Duration { seconds: 0, nanos: 10_000_000 }),
+            max: Some(Duration { seconds: 1, nanos: 0 }),
+            multiplier: 2.0,
+        })),
+    }
+}
+
+/// The group's policy in the form that the client's language understands.
+///
+/// Python knows only lists of whole seconds. Node knows only exponential delays, and takes
+/// the seconds for milliseconds.
+fn consumer_policy(group: Option<&record::ConsumerGroup>, language: Language) -> RetryPolicy {
+    let max_attempts = group.map_or(DEFAULT_MAX_ATTEMPTS, |group| group.max_attempts) as i32;
+    let backoff = group.and_then(|group| group.backoff.as_ref()).and_then(|backoff| backoff.strategy.clone());
+    let backoff = backoff.unwrap_or_else(|| {
+        record::backoff::Strategy::Customized(record::CustomizedBackoff { next_ms: DEFAULT_BACKOFF_MS.to_vec() })
+    });
+    let strategy = match language {
+        Language::Python => customized(&delays(&backoff, max_attempts), true),
+        Language::NodeJs => {
+            let delays = delays(&backoff, max_attempts);
+            let first = delays.first().copied().unwrap_or(1000);
+            let last = delays.last().copied().unwrap_or(first);
+            exponential(first.saturating_mul(1000), last.saturating_mul(1000), 2.0)
+        }
+        _ => match &backoff {
+            record::backoff::Strategy::Exponential(e) => {
+                exponential(e.initial_ms, e.max_ms, e.multiplier_percent as f32 / 100.0)
+            }
+            record::backoff::Strategy::Customized(c) => customized(&c.next_ms, false),
+        },
+    };
+    RetryPolicy { max_attempts, strategy: Some(strategy) }
+}
+
+/// The delay after each attempt, as a list.
+fn delays(backoff: &record::backoff::Strategy, attempts: i32) -> Vec<u64> {
+    const LONGEST_LIST: i32 = 32;
+    match backoff {
+        record::backoff::Strategy::Customized(list) => list.next_ms.clone(),
+        record::backoff::Strategy::Exponential(e) => {
+            let grow = |delay: u64| delay.saturating_mul(u64::from(e.multiplier_percent)) / 100;
+            let count = attempts.clamp(1, LONGEST_LIST) as usize;
+            std::iter::successors(Some(e.initial_ms), |&delay| Some(grow(delay).min(e.max_ms))).take(count).collect()
+        }
+    }
+}
+
+fn customized(next_ms: &[u64], whole_seconds: bool) -> Strategy {
+    let next = next_ms.iter().map(|&ms| if whole_seconds { ms.div_ceil(1000) * 1000 } else { ms });
+    Strategy::CustomizedBackoff(CustomizedBackoff { next: next.map(duration).collect() })
+}
+
+fn exponential(initial_ms: u64, max_ms: u64, multiplier: f32) -> Strategy {
+    Strategy::ExponentialBackoff(ExponentialBackoff {
+        initial: Some(duration(initial_ms)),
+        max: Some(duration(max_ms)),
+        multiplier,
+    })
+}
+
+fn duration(ms: u64) -> Duration {
+    Duration { seconds: (ms / 1000) as i64, nanos: (ms % 1000) as i32 * 1_000_000 }
+}
+
+/// A command that carries only a status.
+pub fn status_command(status: Status) -> TelemetryCommand {
+    TelemetryCommand { status: Some(status), command: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn python_gets_a_list_of_whole_seconds() {
+        let policy = consumer_policy(None, Language::Python);
+        let Some(Strategy::CustomizedBackoff(list)) = policy.strategy else { panic!() };
+        assert_eq!(list.next[0], Duration { seconds: 1, nanos: 0 });
+        assert!(list.next.iter().all(|delay| delay.nanos == 0 && delay.seconds > 0));
+        assert_eq!(policy.max_attempts, 17);
+    }
+
+    #[test]
+    fn node_gets_exponential_seconds_that_it_reads_as_milliseconds() {
+        let policy = consumer_policy(None, Language::NodeJs);
+        let Some(Strategy::ExponentialBackoff(backoff)) = policy.strategy else { panic!() };
+        assert_eq!(backoff.initial, Some(Duration { seconds: 1000, nanos: 0 }));
+    }
+
+    #[test]
+    fn an_exponential_backoff_becomes_a_list() {
+        let backoff = record::backoff::Strategy::Exponential(record::ExponentialBackoff {
+            initial_ms: 1000,
+            max_ms: 5000,
+            multiplier_percent: 200,
+        });
+        assert_eq!(delays(&backoff, 5), [1000, 2000, 4000, 5000, 5000]);
+    }
+}
