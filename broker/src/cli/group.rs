@@ -1,0 +1,171 @@
+//! `flotilla group ...`: consumer groups.
+
+use super::{
+    Target,
+    client::{CliError, segment},
+    output,
+};
+use crate::{
+    config::Period,
+    views::{BackoffView, GroupDetail, GroupSpec, GroupView, Lag, StartAt},
+};
+
+#[derive(clap::Subcommand)]
+pub(super) enum GroupCommand {
+    /// Create a consumer group
+    Create(Box<CreateArgs>),
+    /// List all consumer groups
+    List {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show a consumer group and its lag per queue
+    Describe {
+        /// Name of the consumer group
+        name: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Delete a consumer group and what it has read; its messages stay
+    Delete {
+        /// Name of the consumer group
+        name: String,
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+#[derive(clap::Args)]
+pub(super) struct CreateArgs {
+    /// Letters, digits, `%`, `|`, `_` and `-`
+    name: String,
+    /// Deliveries of one message, the first included, before it is a dead letter
+    #[arg(long, value_name = "N")]
+    max_attempts: Option<u32>,
+    /// Waiting times between deliveries, as in 1s,5s,30s; the last one repeats
+    #[arg(long, value_name = "DURATIONS", value_delimiter = ',')]
+    backoff: Vec<Period>,
+    /// Or: exponential, waiting time after the first delivery
+    #[arg(long, value_name = "DURATION", conflicts_with = "backoff", requires = "backoff_max")]
+    backoff_initial: Option<Period>,
+    /// Exponential: never longer than this
+    #[arg(long, value_name = "DURATION", requires = "backoff_initial")]
+    backoff_max: Option<Period>,
+    /// Exponential: growth per delivery in percent, 200 doubles
+    #[arg(long, value_name = "PERCENT", requires = "backoff_initial", default_value = "200")]
+    backoff_multiplier_percent: u32,
+    /// Deliver the messages of a message group in order, one at a time
+    #[arg(long)]
+    fifo: bool,
+    /// Where it starts in queues it has not read yet
+    #[arg(long, value_name = "first|last", value_parser = ["first", "last"], default_value = "first")]
+    start_at: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl CreateArgs {
+    fn spec(&self) -> GroupSpec {
+        let exponential = |initial: Period, max: Period| BackoffView::Exponential {
+            initial_ms: initial.millis(),
+            max_ms: max.millis(),
+            multiplier_percent: self.backoff_multiplier_percent,
+        };
+        let backoff = match (self.backoff_initial.zip(self.backoff_max), self.backoff.is_empty()) {
+            (Some((initial, max)), _) => Some(exponential(initial, max)),
+            (None, true) => None,
+            (None, false) => {
+                let next_ms = self.backoff.iter().map(|period| period.millis()).collect();
+                Some(BackoffView::Customized { next_ms })
+            }
+        };
+        let start_at = if self.start_at == "last" { StartAt::Last } else { StartAt::First };
+        GroupSpec { name: self.name.clone(), max_attempts: self.max_attempts, backoff, fifo: self.fifo, start_at }
+    }
+}
+
+pub(super) async fn run(command: GroupCommand) -> Result<(), CliError> {
+    match command {
+        GroupCommand::Create(args) => {
+            let group: GroupView = args.target.client().post("/v1/consumer-groups", &args.spec()).await?;
+            if args.target.json {
+                output::json(&group);
+            } else {
+                println!("created consumer group {} (at most {} attempts)", group.name, group.max_attempts);
+            }
+        }
+        GroupCommand::List { target } => {
+            let groups: Vec<GroupView> = target.client().get("/v1/consumer-groups").await?;
+            if target.json {
+                output::json(&groups);
+            } else {
+                let headings = ["consumer group", "attempts", "backoff", "fifo", "created"];
+                output::table(&headings, groups.iter().map(row).collect());
+            }
+        }
+        GroupCommand::Describe { name, target } => {
+            let group: GroupDetail = target.client().get(&path(&name)).await?;
+            if target.json {
+                output::json(&group);
+            } else {
+                describe(&group);
+            }
+        }
+        GroupCommand::Delete { name, target } => {
+            target.client().delete(&path(&name)).await?;
+            if !target.json {
+                println!("deleted consumer group {name}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn path(name: &str) -> String {
+    format!("/v1/consumer-groups/{}", segment(name))
+}
+
+fn millis(ms: u64) -> String {
+    Period(std::time::Duration::from_millis(ms)).to_string()
+}
+
+fn backoff(backoff: &BackoffView) -> String {
+    match backoff {
+        BackoffView::Exponential { initial_ms, max_ms, multiplier_percent } => {
+            format!("{} to {}, x{}%", millis(*initial_ms), millis(*max_ms), multiplier_percent)
+        }
+        BackoffView::Customized { next_ms } => match next_ms.as_slice() {
+            [] => "-".to_owned(),
+            [one] => millis(*one),
+            [first, .., last] => format!("{} to {}, {} steps", millis(*first), millis(*last), next_ms.len()),
+        },
+    }
+}
+
+fn row(group: &GroupView) -> Vec<String> {
+    vec![
+        group.name.clone(),
+        group.max_attempts.to_string(),
+        backoff(&group.backoff),
+        if group.fifo { "yes" } else { "no" }.to_owned(),
+        output::time(group.created_ms),
+    ]
+}
+
+fn describe(detail: &GroupDetail) {
+    let group = &detail.group;
+    let (attempts, waits) = (group.max_attempts, backoff(&group.backoff));
+    println!("consumer group {}: at most {attempts} attempts, backoff {waits}", group.name);
+    let Lag { ready, leased, waiting } = detail.total;
+    println!("{ready} ready, {leased} leased, {waiting} waiting for retry\n");
+    let rows = detail.queues.iter().map(|queue| {
+        let mut row = vec![queue.topic.clone()];
+        let numbers = [u64::from(queue.queue), queue.cursor, queue.lag.ready, queue.lag.leased, queue.lag.waiting];
+        row.extend(numbers.map(|number| number.to_string()));
+        row
+    });
+    output::table(&["topic", "queue", "next new", "ready", "leased", "waiting"], rows.collect());
+    if !detail.unreachable_shards.is_empty() {
+        println!("\nno leader answered for shards {:?}: their queues are missing here", detail.unreachable_shards);
+    }
+}

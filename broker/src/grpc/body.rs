@@ -1,0 +1,160 @@
+//! Request and response bodies with what the rim keeps account of: bytes being received, silent
+//! senders, and whether a connection still has requests.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+use tonic::Status;
+
+use super::{limits::BODY_PATIENCE, stats::RimStats};
+
+/// Requests of one connection: how many are open, and when the last one ended.
+#[derive(Debug)]
+pub(super) struct Activity {
+    since: Instant,
+    open: AtomicU64,
+    /// Milliseconds after `since`.
+    last_end_ms: AtomicU64,
+}
+
+impl Activity {
+    pub(super) fn new() -> Activity {
+        Activity { since: Instant::now(), open: AtomicU64::new(0), last_end_ms: AtomicU64::new(0) }
+    }
+
+    /// Since when there has been no request; `None` while there is one.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        (self.open.load(Relaxed) == 0)
+            .then(|| self.since + Duration::from_millis(self.last_end_ms.load(Relaxed)))
+    }
+}
+
+/// One open request; it ends when this is dropped.
+pub(super) struct OpenRequest {
+    activity: Arc<Activity>,
+    stats: Arc<RimStats>,
+}
+
+impl OpenRequest {
+    pub(super) fn new(activity: Arc<Activity>, stats: Arc<RimStats>) -> OpenRequest {
+        activity.open.fetch_add(1, Relaxed);
+        stats.requests.fetch_add(1, Relaxed);
+        OpenRequest { activity, stats }
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        let age = u64::try_from(self.activity.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.activity.last_end_ms.store(age, Relaxed);
+        self.activity.open.fetch_sub(1, Relaxed);
+        self.stats.requests.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A request's body on its way in. Its bytes count against the bound of all connections until it
+/// has been read and dropped.
+pub(super) struct Inbound {
+    body: Incoming,
+    stats: Arc<RimStats>,
+    most: u64,
+    held: u64,
+    /// Telemetry: the sender may be silent for ever.
+    patient: bool,
+    /// Armed only when nothing has arrived yet, so that ordinary requests need no timer.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Inbound {
+    pub(super) fn new(body: Incoming, stats: Arc<RimStats>, most: u64, patient: bool) -> Inbound {
+        Inbound { body, stats, most, held: 0, patient, patience: None }
+    }
+
+    fn account(&mut self, bytes: u64) -> Result<(), Status> {
+        // A Telemetry stream never ends: its commands are handed on one by one and not held.
+        if self.patient {
+            return Ok(());
+        }
+        self.held += bytes;
+        if self.stats.inbound_bytes.fetch_add(bytes, Relaxed) + bytes <= self.most {
+            return Ok(());
+        }
+        self.stats.overloaded.fetch_add(1, Relaxed);
+        Err(Status::resource_exhausted("the node is receiving too much at this moment: try again later"))
+    }
+
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        if self.patient {
+            return Poll::Pending;
+        }
+        let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_PATIENCE)));
+        ready!(patience.as_mut().poll(cx));
+        Poll::Ready(Status::deadline_exceeded("the rest of the request did not arrive in time"))
+    }
+}
+
+impl Body for Inbound {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            return self.poll_patience(cx).map(|late| Some(Err(late)));
+        };
+        self.patience = None;
+        let Some(frame) = frame else { return Poll::Ready(None) };
+        let frame = frame.map_err(|error| Status::cancelled(error.to_string()))?;
+        if let Some(data) = frame.data_ref() {
+            self.account(data.len() as u64)?;
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        self.stats.inbound_bytes.fetch_sub(self.held, Relaxed);
+    }
+}
+
+/// A response's body on its way out; the request is open until it has been sent.
+pub(super) struct Outbound {
+    pub(super) body: tonic::body::Body,
+    pub(super) _open: OpenRequest,
+}
+
+impl Body for Outbound {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

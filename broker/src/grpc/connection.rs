@@ -1,0 +1,147 @@
+//! The life of one client connection: handshake, requests, and its end by the client, by
+//! idleness or because the node stops.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+};
+
+use flotilla_proto::rocketmq::{admin_server, messaging_service_server};
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use hyper::{body::Incoming, service::Service};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, codegen::Service as _, server::NamedService};
+use tracing::debug;
+
+use super::{
+    Rim,
+    body::{Activity, Inbound, OpenRequest, Outbound},
+    caller::RemoteHost,
+    handshake::{self, Opened},
+    limits::{HANDSHAKE_TIMEOUT, IDLE_TIMEOUT},
+    messaging::Messaging,
+};
+use crate::net::DRAIN_TIMEOUT;
+
+/// Serves one connection to its end.
+pub(super) async fn serve(socket: TcpStream, from: SocketAddr, rim: Arc<Rim>, stop: CancellationToken) {
+    rim.stats.connections.fetch_add(1, Relaxed);
+    let opened = time::timeout(HANDSHAKE_TIMEOUT, handshake::open(socket, rim.mode, &rim.tls)).await;
+    match opened {
+        Ok(Ok(Opened::Plain(stream))) => requests(stream, from, rim.clone(), stop).await,
+        Ok(Ok(Opened::Tls(stream))) => requests(*stream, from, rim.clone(), stop).await,
+        Ok(Err(reason)) => failed(&rim, from, &reason.to_string()),
+        Err(_) => failed(&rim, from, "it did not begin in time"),
+    }
+    rim.stats.connections.fetch_sub(1, Relaxed);
+}
+
+fn failed(rim: &Rim, from: SocketAddr, reason: &str) {
+    rim.stats.handshakes_failed.fetch_add(1, Relaxed);
+    debug!(%from, reason, "closed a client connection");
+}
+
+async fn requests<S>(stream: S, from: SocketAddr, rim: Arc<Rim>, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let activity = Arc::new(Activity::new());
+    let host: Arc<str> = from.ip().to_canonical().to_string().into();
+    let dispatch = Dispatch { rim: rim.clone(), activity: activity.clone(), host };
+    let mut connection = pin!(rim.http2.serve_connection(TokioIo::new(stream), dispatch));
+    let mut alarm = pin!(time::sleep(IDLE_TIMEOUT));
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled(), if !ending => {}
+            () = &mut alarm => {
+                if ending {
+                    // The client takes no notice of our farewell.
+                    return;
+                }
+                let quiet_until = activity.idle_since().unwrap_or_else(Instant::now) + IDLE_TIMEOUT;
+                if quiet_until > Instant::now() {
+                    alarm.as_mut().reset(quiet_until);
+                    continue;
+                }
+                rim.stats.idle_closed.fetch_add(1, Relaxed);
+            }
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    debug!(%from, %error, "a client connection broke");
+                }
+                return;
+            }
+        }
+        ending = true;
+        connection.as_mut().graceful_shutdown();
+        alarm.as_mut().reset(Instant::now() + DRAIN_TIMEOUT);
+    }
+}
+
+/// Sends each request to the gRPC service its path names.
+struct Dispatch {
+    rim: Arc<Rim>,
+    activity: Arc<Activity>,
+    host: Arc<str>,
+}
+
+type Messages = messaging_service_server::MessagingServiceServer<Messaging>;
+type Administration = admin_server::AdminServer<super::admin::NotImplemented>;
+
+impl Service<Request<Incoming>> for Dispatch {
+    type Response = Response<Outbound>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn call(&self, request: Request<Incoming>) -> Answer {
+        let open = OpenRequest::new(self.activity.clone(), self.rim.stats.clone());
+        let (service, method) = split_path(request.uri().path());
+        let to_messages = service == Messages::NAME;
+        let to_administration = service == Administration::NAME;
+        let patient = to_messages && method == "Telemetry";
+        let mut request = request
+            .map(|body| Inbound::new(body, self.rim.stats.clone(), self.rim.max_inbound_bytes, patient));
+        request.extensions_mut().insert(RemoteHost(self.host.clone()));
+        let answer = if to_messages {
+            self.rim.messaging.clone().call(request)
+        } else if to_administration {
+            self.rim.admin.clone().call(request)
+        } else {
+            let status = Status::unimplemented(format!("{} is not known here", request.uri().path()));
+            Box::pin(async move { Ok(status.into_http()) })
+        };
+        Answer { answer, open: Some(open) }
+    }
+}
+
+fn split_path(path: &str) -> (&str, &str) {
+    path.strip_prefix('/').and_then(|path| path.split_once('/')).unwrap_or(("", ""))
+}
+
+/// The answer to one request; the request stays open until its body has been sent.
+struct Answer {
+    answer: BoxFuture<'static, Result<Response<tonic::body::Body>, Infallible>>,
+    open: Option<OpenRequest>,
+}
+
+impl Future for Answer {
+    type Output = Result<Response<Outbound>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Ok(response) = ready!(self.answer.as_mut().poll(cx));
+        let open = self.open.take().expect("a future is not polled after its end");
+        Poll::Ready(Ok(response.map(|body| Outbound { body, _open: open })))
+    }
+}

@@ -1,0 +1,48 @@
+//! Every bound of the client port. Two more are configuration: connections, and bytes being
+//! received over all connections.
+
+use std::time::Duration;
+
+/// Largest request. A body of 4 MiB with its envelope passes; so do somewhat larger ones, which
+/// the service answers with MESSAGE_BODY_TOO_LARGE. Beyond, nothing is read.
+pub(super) const MAX_INBOUND_MESSAGE_BYTES: usize = 8 << 20;
+
+/// Requests under way on one connection. SDKs share one connection for all their long polls, and a
+/// push consumer of many topics has one per queue.
+pub(super) const MAX_STREAMS_PER_CONNECTION: u32 = 4096;
+
+/// Names and values of one request's headers; the SDKs send well under 2 KiB.
+pub(super) const MAX_HEADER_LIST_BYTES: u32 = 16 << 10;
+
+/// Largest HTTP/2 frame we accept; it is buffered whole before anything else looks at it.
+pub(super) const MAX_FRAME_BYTES: u32 = 64 << 10;
+
+/// What a client may send of one request before we have read it.
+pub(super) const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
+/// What a client may send of all its requests before we have read it.
+pub(super) const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Answers of one request that wait for the client to read them.
+pub(super) const SEND_BUFFER_BYTES: usize = 1 << 20;
+
+/// A new connection has this long for TLS and the HTTP/2 preface.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A request's body may pause this long. Telemetry, which is silent for minutes, is excepted.
+pub(super) const BODY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection without requests is closed after this. An open Telemetry stream is a request.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// We ask this often whether a silent client is still there.
+pub(super) const PING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A client that does not answer for this long is gone.
+pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+const _: () = {
+    assert!(MAX_INBOUND_MESSAGE_BYTES > (4 << 20) + (64 << 10), "a body of 4 MiB with its envelope passes");
+    assert!(CONNECTION_WINDOW_BYTES >= STREAM_WINDOW_BYTES);
+    assert!(STREAM_WINDOW_BYTES >= MAX_FRAME_BYTES);
+};

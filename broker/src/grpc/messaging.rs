@@ -1,0 +1,215 @@
+//! `apache.rocketmq.v2.MessagingService` over `service/`. One adapter per RPC, nothing decided.
+
+use std::{collections::VecDeque, pin::Pin};
+
+use flotilla_proto::rocketmq::{self as mq, messaging_service_server::MessagingService};
+use futures::{Stream, stream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+use super::caller::caller;
+use crate::service::{Service, Session, access::not_implemented};
+
+/// The adapter; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Messaging {
+    service: Service,
+    stop: CancellationToken,
+}
+
+impl Messaging {
+    pub(super) fn new(service: Service, stop: CancellationToken) -> Messaging {
+        Messaging { service, stop }
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+macro_rules! answer {
+    ($self:ident.$method:ident($request:ident)) => {{
+        let caller = caller(&$request);
+        Ok(Response::new($self.service.$method(&caller, $request.into_inner()).await))
+    }};
+}
+
+/// For the RPCs of later work: the right status, and nothing else.
+macro_rules! later {
+    ($response:ident) => {
+        Ok(Response::new(mq::$response { status: Some(not_implemented()), ..Default::default() }))
+    };
+}
+
+#[async_trait]
+impl MessagingService for Messaging {
+    async fn query_route(
+        &self,
+        request: Request<mq::QueryRouteRequest>,
+    ) -> Result<Response<mq::QueryRouteResponse>, Status> {
+        answer!(self.query_route(request))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<mq::HeartbeatRequest>,
+    ) -> Result<Response<mq::HeartbeatResponse>, Status> {
+        answer!(self.heartbeat(request))
+    }
+
+    async fn send_message(
+        &self,
+        request: Request<mq::SendMessageRequest>,
+    ) -> Result<Response<mq::SendMessageResponse>, Status> {
+        answer!(self.send_message(request))
+    }
+
+    async fn query_assignment(
+        &self,
+        request: Request<mq::QueryAssignmentRequest>,
+    ) -> Result<Response<mq::QueryAssignmentResponse>, Status> {
+        answer!(self.query_assignment(request))
+    }
+
+    type ReceiveMessageStream = stream::Iter<std::vec::IntoIter<Result<mq::ReceiveMessageResponse, Status>>>;
+
+    async fn receive_message(
+        &self,
+        request: Request<mq::ReceiveMessageRequest>,
+    ) -> Result<Response<Self::ReceiveMessageStream>, Status> {
+        let caller = caller(&request);
+        let answers = self.service.receive_message(&caller, request.into_inner()).await;
+        let answers: Vec<_> = answers.into_iter().map(Ok).collect();
+        Ok(Response::new(stream::iter(answers)))
+    }
+
+    async fn ack_message(
+        &self,
+        request: Request<mq::AckMessageRequest>,
+    ) -> Result<Response<mq::AckMessageResponse>, Status> {
+        answer!(self.ack_message(request))
+    }
+
+    async fn forward_message_to_dead_letter_queue(
+        &self,
+        request: Request<mq::ForwardMessageToDeadLetterQueueRequest>,
+    ) -> Result<Response<mq::ForwardMessageToDeadLetterQueueResponse>, Status> {
+        answer!(self.forward_message_to_dead_letter_queue(request))
+    }
+
+    type PullMessageStream = stream::Iter<std::array::IntoIter<Result<mq::PullMessageResponse, Status>, 1>>;
+
+    async fn pull_message(
+        &self,
+        _: Request<mq::PullMessageRequest>,
+    ) -> Result<Response<Self::PullMessageStream>, Status> {
+        let content = Some(mq::pull_message_response::Content::Status(not_implemented()));
+        Ok(Response::new(stream::iter([Ok(mq::PullMessageResponse { content })])))
+    }
+
+    async fn update_offset(
+        &self,
+        _: Request<mq::UpdateOffsetRequest>,
+    ) -> Result<Response<mq::UpdateOffsetResponse>, Status> {
+        Ok(Response::new(mq::UpdateOffsetResponse { status: Some(not_implemented()) }))
+    }
+
+    async fn get_offset(
+        &self,
+        _: Request<mq::GetOffsetRequest>,
+    ) -> Result<Response<mq::GetOffsetResponse>, Status> {
+        later!(GetOffsetResponse)
+    }
+
+    async fn query_offset(
+        &self,
+        _: Request<mq::QueryOffsetRequest>,
+    ) -> Result<Response<mq::QueryOffsetResponse>, Status> {
+        later!(QueryOffsetResponse)
+    }
+
+    async fn end_transaction(
+        &self,
+        _: Request<mq::EndTransactionRequest>,
+    ) -> Result<Response<mq::EndTransactionResponse>, Status> {
+        Ok(Response::new(mq::EndTransactionResponse { status: Some(not_implemented()) }))
+    }
+
+    type TelemetryStream = Answers<mq::TelemetryCommand>;
+
+    async fn telemetry(
+        &self,
+        request: Request<Streaming<mq::TelemetryCommand>>,
+    ) -> Result<Response<Self::TelemetryStream>, Status> {
+        // Nothing is awaited here: some SDKs wait for the response's headers before they send anything.
+        let session = self.service.open_session(&caller(&request));
+        let conversation = Conversation {
+            session,
+            inbound: request.into_inner(),
+            answers: VecDeque::new(),
+            stop: self.stop.clone(),
+        };
+        Ok(Response::new(Box::pin(conversation.into_stream())))
+    }
+
+    async fn notify_client_termination(
+        &self,
+        request: Request<mq::NotifyClientTerminationRequest>,
+    ) -> Result<Response<mq::NotifyClientTerminationResponse>, Status> {
+        answer!(self.notify_client_termination(request))
+    }
+
+    async fn change_invisible_duration(
+        &self,
+        request: Request<mq::ChangeInvisibleDurationRequest>,
+    ) -> Result<Response<mq::ChangeInvisibleDurationResponse>, Status> {
+        answer!(self.change_invisible_duration(request))
+    }
+
+    async fn recall_message(
+        &self,
+        _: Request<mq::RecallMessageRequest>,
+    ) -> Result<Response<mq::RecallMessageResponse>, Status> {
+        later!(RecallMessageResponse)
+    }
+
+    async fn sync_lite_subscription(
+        &self,
+        _: Request<mq::SyncLiteSubscriptionRequest>,
+    ) -> Result<Response<mq::SyncLiteSubscriptionResponse>, Status> {
+        Ok(Response::new(mq::SyncLiteSubscriptionResponse { status: Some(not_implemented()) }))
+    }
+}
+
+/// One Telemetry stream: answers to what the client says, and what the server says by itself.
+struct Conversation {
+    session: Session,
+    inbound: Streaming<mq::TelemetryCommand>,
+    answers: VecDeque<mq::TelemetryCommand>,
+    stop: CancellationToken,
+}
+
+impl Conversation {
+    fn into_stream(self) -> impl Stream<Item = Result<mq::TelemetryCommand, Status>> + Send {
+        stream::unfold(self, |mut conversation| async move {
+            let command = conversation.next().await?;
+            Some((Ok(command), conversation))
+        })
+    }
+
+    /// The next command for the client; `None` when the client hangs up or the node stops.
+    async fn next(&mut self) -> Option<mq::TelemetryCommand> {
+        loop {
+            if let Some(answer) = self.answers.pop_front() {
+                return Some(answer);
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return None,
+                said = self.inbound.message() => match said {
+                    Ok(Some(command)) => self.answers.extend(self.session.handle(command)),
+                    Ok(None) | Err(_) => return None,
+                },
+                push = self.session.next_push() => return Some(push),
+            }
+        }
+    }
+}

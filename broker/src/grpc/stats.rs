@@ -1,0 +1,41 @@
+//! What the client port counts about itself.
+
+use std::{
+    fmt::Write,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+/// Counters of the client port, in Prometheus' sense: totals only grow.
+#[derive(Debug, Default)]
+pub struct RimStats {
+    /// Connections open now.
+    pub(super) connections: AtomicU64,
+    /// Connections closed because they spoke neither TLS nor HTTP/2, or took too long.
+    pub(super) handshakes_failed: AtomicU64,
+    /// Connections closed because nothing happened on them.
+    pub(super) idle_closed: AtomicU64,
+    /// Requests under way now, Telemetry streams included.
+    pub(super) requests: AtomicU64,
+    /// Request bytes being received now.
+    pub(super) inbound_bytes: AtomicU64,
+    /// Requests refused because too many bytes were being received.
+    pub(super) overloaded: AtomicU64,
+}
+
+impl RimStats {
+    /// Adds the figures in Prometheus' text format.
+    pub fn write(&self, text: &mut String) {
+        let rows = [
+            ("flotilla_grpc_connections", "gauge", "Client connections open.", &self.connections),
+            ("flotilla_grpc_handshakes_failed_total", "counter", "Connections closed before HTTP/2 began.", &self.handshakes_failed),
+            ("flotilla_grpc_idle_closed_total", "counter", "Connections closed for idleness.", &self.idle_closed),
+            ("flotilla_grpc_requests_in_flight", "gauge", "Requests under way, streams included.", &self.requests),
+            ("flotilla_grpc_inbound_bytes", "gauge", "Request bytes being received.", &self.inbound_bytes),
+            ("flotilla_grpc_overloaded_total", "counter", "Requests refused for want of receive memory.", &self.overloaded),
+        ];
+        for (name, kind, help, value) in rows {
+            let value = value.load(Relaxed);
+            writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}").expect("a String takes all");
+        }
+    }
+}

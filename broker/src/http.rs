@@ -1,0 +1,119 @@
+//! Administration over HTTP: a JSON API with its OpenAPI description, health and metrics. It asks
+//! `service/` and shows what it says; `flotilla topic ...` and `flotilla group ...` are clients of it.
+
+mod cluster;
+mod consumer_groups;
+mod error;
+mod health;
+mod limits;
+mod process;
+mod topics;
+
+use std::{net::SocketAddr, pin::pin, sync::Arc};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    routing::get,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+use utoipa::OpenApi;
+
+use crate::{grpc::RimStats, net, service::Service};
+
+pub(crate) use error::ErrorBody;
+
+/// What the handlers need.
+#[derive(Clone)]
+struct Api {
+    service: Service,
+    rim: Arc<RimStats>,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Flotilla",
+        description = "Administration of a Flotilla cluster. Every node answers for the whole cluster.",
+        license(name = "Apache-2.0")
+    ),
+    paths(
+        cluster::show,
+        topics::create,
+        topics::list,
+        topics::describe,
+        topics::delete,
+        consumer_groups::create,
+        consumer_groups::list,
+        consumer_groups::describe,
+        consumer_groups::delete,
+        health::live,
+        health::ready,
+        health::metrics
+    )
+)]
+struct Description;
+
+/// The routes; [`Description`] names the same ones, which a test compares.
+fn router(api: Api) -> Router {
+    Router::new()
+        .route("/v1/cluster", get(cluster::show))
+        .route("/v1/topics", get(topics::list).post(topics::create))
+        .route("/v1/topics/{topic}", get(topics::describe).delete(topics::delete))
+        .route("/v1/consumer-groups", get(consumer_groups::list).post(consumer_groups::create))
+        .route(
+            "/v1/consumer-groups/{group}",
+            get(consumer_groups::describe).delete(consumer_groups::delete),
+        )
+        .route("/healthz/live", get(health::live))
+        .route("/healthz/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(|| async { axum::Json(Description::openapi()) }))
+        .route("/", get(index))
+        .fallback(error::no_such_route)
+        .method_not_allowed_fallback(error::wrong_method)
+        .layer(DefaultBodyLimit::max(limits::MAX_BODY_BYTES))
+        .with_state(api)
+}
+
+async fn index() -> &'static str {
+    "Flotilla: see /openapi.json for the API, /metrics, /healthz/ready.\n"
+}
+
+/// Serves administration until `stop`, then lets the open requests end.
+pub async fn serve(listener: TcpListener, service: Service, rim: Arc<RimStats>, stop: CancellationToken) {
+    let router = router(Api { service, rim });
+    let serve = |socket, from| connection(socket, from, router.clone(), stop.clone());
+    net::accept(listener, limits::MAX_CONNECTIONS, stop.clone(), serve).await;
+}
+
+async fn connection(socket: TcpStream, from: SocketAddr, router: Router, stop: CancellationToken) {
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits::HEADER_TIMEOUT)
+            .max_buf_size(limits::MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
+    );
+    let ended = tokio::select! {
+        biased;
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        ended = connection.as_mut() => ended,
+    };
+    if let Err(error) = ended {
+        debug!(%from, %error, "an administrative connection broke");
+    }
+}
+
+#[cfg(test)]
+mod tests;

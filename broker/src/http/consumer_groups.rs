@@ -1,0 +1,69 @@
+//! `/v1/consumer-groups`.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+
+use super::{
+    Api,
+    error::{ApiError, Body, ErrorBody},
+};
+use crate::views::{GroupDetail, GroupSpec, GroupView};
+
+/// Create a consumer group, and the topic of its dead letters.
+#[utoipa::path(
+    post,
+    path = "/v1/consumer-groups",
+    request_body = GroupSpec,
+    responses(
+        (status = 201, body = GroupView),
+        (status = 400, description = "The specification is wrong", body = ErrorBody),
+        (status = 409, description = "The name is taken", body = ErrorBody),
+        (status = 503, description = "No majority: try again", body = ErrorBody),
+    )
+)]
+pub(super) async fn create(
+    State(api): State<Api>,
+    Body(spec): Body<GroupSpec>,
+) -> Result<(StatusCode, Json<GroupView>), ApiError> {
+    let group = api.service.create_group(spec).await?;
+    Ok((StatusCode::CREATED, Json(group)))
+}
+
+/// All consumer groups, by name.
+#[utoipa::path(get, path = "/v1/consumer-groups", responses((status = 200, body = Vec<GroupView>)))]
+pub(super) async fn list(State(api): State<Api>) -> Json<Vec<GroupView>> {
+    Json(api.service.list_groups())
+}
+
+/// One consumer group with its lag per queue.
+#[utoipa::path(
+    get,
+    path = "/v1/consumer-groups/{group}",
+    params(("group" = String, Path, description = "Name of the consumer group")),
+    responses((status = 200, body = GroupDetail), (status = 404, body = ErrorBody))
+)]
+pub(super) async fn describe(
+    State(api): State<Api>,
+    Path(group): Path<String>,
+) -> Result<Json<GroupDetail>, ApiError> {
+    Ok(Json(api.service.describe_group(&group).await?))
+}
+
+/// Delete a consumer group and what it has read.
+#[utoipa::path(
+    delete,
+    path = "/v1/consumer-groups/{group}",
+    params(("group" = String, Path, description = "Name of the consumer group")),
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = 404, body = ErrorBody),
+        (status = 503, description = "No majority: try again", body = ErrorBody),
+    )
+)]
+pub(super) async fn delete(State(api): State<Api>, Path(group): Path<String>) -> Result<StatusCode, ApiError> {
+    api.service.delete_group(&group).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

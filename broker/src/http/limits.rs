@@ -1,0 +1,15 @@
+//! Every bound of the HTTP port.
+
+use std::time::Duration;
+
+/// Connections at one time; more are closed at once.
+pub(super) const MAX_CONNECTIONS: u32 = 1024;
+
+/// Body of a request: the longest is the description of a consumer group.
+pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
+
+/// Request line and headers.
+pub(super) const MAX_HEAD_BYTES: usize = 32 << 10;
+
+/// A connection may wait this long for (the rest of) its next request's head.
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,0 +1,5 @@
+//! The program `flotilla`.
+
+fn main() -> std::process::ExitCode {
+    broker::cli::main()
+}
