@@ -30,6 +30,7 @@ use crate::{
     service::Service,
 };
 
+pub use limits::Patience;
 pub use stats::RimStats;
 
 /// What the client port is served with.
@@ -40,6 +41,8 @@ pub struct GrpcOptions {
     pub tls: TlsAcceptor,
     /// Bounds of the configuration; the others are in `limits.rs`.
     pub limits: Limits,
+    /// How long clients may take; the default is right outside of tests.
+    pub patience: Patience,
     /// Counted here, shown by `/metrics`.
     pub stats: Arc<RimStats>,
 }
@@ -52,6 +55,7 @@ struct Rim {
     messaging: MessagingServiceServer<messaging::Messaging>,
     admin: AdminServer<admin::NotImplemented>,
     stats: Arc<RimStats>,
+    patience: Patience,
     max_inbound_bytes: u64,
 }
 
@@ -67,6 +71,7 @@ pub async fn serve(listener: TcpListener, options: GrpcOptions, service: Service
         admin: AdminServer::new(admin::NotImplemented)
             .max_decoding_message_size(limits::MAX_INBOUND_MESSAGE_BYTES),
         stats: options.stats,
+        patience: options.patience,
         max_inbound_bytes: options.limits.max_inbound_size.0,
     });
     let serve = |socket, from: SocketAddr| connection::serve(socket, from, rim.clone(), stop.clone());

@@ -9,7 +9,7 @@ use super::split_address;
 pub struct InitialCluster(BTreeMap<u32, String>);
 
 /// A replica id is the node id and 16 bits of incarnation; ids stay small enough to be typed.
-pub const MAX_NODE_ID: u32 = 65_535;
+pub(super) const MAX_NODE_ID: u32 = 65_535;
 
 impl InitialCluster {
     /// Peer address by node id.

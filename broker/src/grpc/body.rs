@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
-use super::{limits::BODY_PATIENCE, stats::RimStats};
+use super::stats::RimStats;
 
 /// Requests of one connection: how many are open, and when the last one ended.
 #[derive(Debug)]
@@ -70,20 +70,20 @@ pub(super) struct Inbound {
     stats: Arc<RimStats>,
     most: u64,
     held: u64,
-    /// Telemetry: the sender may be silent for ever.
-    patient: bool,
+    /// How long the sender may be silent; `None`: for ever, which is Telemetry.
+    patience: Option<Duration>,
     /// Armed only when nothing has arrived yet, so that ordinary requests need no timer.
-    patience: Option<Pin<Box<Sleep>>>,
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl Inbound {
-    pub(super) fn new(body: Incoming, stats: Arc<RimStats>, most: u64, patient: bool) -> Inbound {
-        Inbound { body, stats, most, held: 0, patient, patience: None }
+    pub(super) fn new(body: Incoming, stats: Arc<RimStats>, most: u64, patience: Option<Duration>) -> Inbound {
+        Inbound { body, stats, most, held: 0, patience, alarm: None }
     }
 
     fn account(&mut self, bytes: u64) -> Result<(), Status> {
         // A Telemetry stream never ends: its commands are handed on one by one and not held.
-        if self.patient {
+        if self.patience.is_none() {
             return Ok(());
         }
         self.held += bytes;
@@ -95,11 +95,9 @@ impl Inbound {
     }
 
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
-        if self.patient {
-            return Poll::Pending;
-        }
-        let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_PATIENCE)));
-        ready!(patience.as_mut().poll(cx));
+        let Some(patience) = self.patience else { return Poll::Pending };
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(alarm.as_mut().poll(cx));
         Poll::Ready(Status::deadline_exceeded("the rest of the request did not arrive in time"))
     }
 }
@@ -112,7 +110,7 @@ impl Body for Inbound {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
             return self.poll_patience(cx).map(|late| Some(Err(late)));
         };
-        self.patience = None;
+        self.alarm = None;
         let Some(frame) = frame else { return Poll::Ready(None) };
         let frame = frame.map_err(|error| Status::cancelled(error.to_string()))?;
         if let Some(data) = frame.data_ref() {

@@ -28,7 +28,6 @@ use super::{
     body::{Activity, Inbound, OpenRequest, Outbound},
     caller::RemoteHost,
     handshake::{self, Opened},
-    limits::{HANDSHAKE_TIMEOUT, IDLE_TIMEOUT},
     messaging::Messaging,
 };
 use crate::net::DRAIN_TIMEOUT;
@@ -36,7 +35,7 @@ use crate::net::DRAIN_TIMEOUT;
 /// Serves one connection to its end.
 pub(super) async fn serve(socket: TcpStream, from: SocketAddr, rim: Arc<Rim>, stop: CancellationToken) {
     rim.stats.connections.fetch_add(1, Relaxed);
-    let opened = time::timeout(HANDSHAKE_TIMEOUT, handshake::open(socket, rim.mode, &rim.tls)).await;
+    let opened = time::timeout(rim.patience.handshake, handshake::open(socket, rim.mode, &rim.tls)).await;
     match opened {
         Ok(Ok(Opened::Plain(stream))) => requests(stream, from, rim.clone(), stop).await,
         Ok(Ok(Opened::Tls(stream))) => requests(*stream, from, rim.clone(), stop).await,
@@ -59,7 +58,7 @@ where
     let host: Arc<str> = from.ip().to_canonical().to_string().into();
     let dispatch = Dispatch { rim: rim.clone(), activity: activity.clone(), host };
     let mut connection = pin!(rim.http2.serve_connection(TokioIo::new(stream), dispatch));
-    let mut alarm = pin!(time::sleep(IDLE_TIMEOUT));
+    let mut alarm = pin!(time::sleep(rim.patience.idle));
     let mut ending = false;
     loop {
         tokio::select! {
@@ -70,7 +69,7 @@ where
                     // The client takes no notice of our farewell.
                     return;
                 }
-                let quiet_until = activity.idle_since().unwrap_or_else(Instant::now) + IDLE_TIMEOUT;
+                let quiet_until = activity.idle_since().unwrap_or_else(Instant::now) + rim.patience.idle;
                 if quiet_until > Instant::now() {
                     alarm.as_mut().reset(quiet_until);
                     continue;
@@ -110,9 +109,9 @@ impl Service<Request<Incoming>> for Dispatch {
         let (service, method) = split_path(request.uri().path());
         let to_messages = service == Messages::NAME;
         let to_administration = service == Administration::NAME;
-        let patient = to_messages && method == "Telemetry";
+        let patience = if to_messages && method == "Telemetry" { None } else { Some(self.rim.patience.body) };
         let mut request = request
-            .map(|body| Inbound::new(body, self.rim.stats.clone(), self.rim.max_inbound_bytes, patient));
+            .map(|body| Inbound::new(body, self.rim.stats.clone(), self.rim.max_inbound_bytes, patience));
         request.extensions_mut().insert(RemoteHost(self.host.clone()));
         let answer = if to_messages {
             self.rim.messaging.clone().call(request)

@@ -26,15 +26,6 @@ pub(super) const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Answers of one request that wait for the client to read them.
 pub(super) const SEND_BUFFER_BYTES: usize = 1 << 20;
 
-/// A new connection has this long for TLS and the HTTP/2 preface.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A request's body may pause this long. Telemetry, which is silent for minutes, is excepted.
-pub(super) const BODY_PATIENCE: Duration = Duration::from_secs(30);
-
-/// A connection without requests is closed after this. An open Telemetry stream is a request.
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-
 /// We ask this often whether a silent client is still there.
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -46,3 +37,24 @@ const _: () = {
     assert!(CONNECTION_WINDOW_BYTES >= STREAM_WINDOW_BYTES);
     assert!(STREAM_WINDOW_BYTES >= MAX_FRAME_BYTES);
 };
+
+/// How long the rim waits for clients. Tests wait less.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A new connection has this long for TLS and the HTTP/2 preface.
+    pub handshake: Duration,
+    /// A request's body may pause this long. Telemetry, which is silent for minutes, is excepted.
+    pub body: Duration,
+    /// A connection without requests is closed after this. An open Telemetry stream is a request.
+    pub idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience {
+            handshake: Duration::from_secs(10),
+            body: Duration::from_secs(30),
+            idle: Duration::from_secs(120),
+        }
+    }
+}
