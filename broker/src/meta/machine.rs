@@ -18,12 +18,12 @@ pub struct MetaMachine {
 impl MetaMachine {
     /// Knows nothing until it is restored.
     #[must_use]
-    pub fn new() -> Arc<Self> {
+    pub fn new() -> Self {
         let published = watch::Sender::new(Arc::new(MetaState::default()));
-        Arc::new(MetaMachine {
+        MetaMachine {
             state: Mutex::new(MetaState::default()),
             published,
-        })
+        }
     }
 
     /// Follows the catalogue; marked changed after every command that changed it.
@@ -46,6 +46,12 @@ impl MetaMachine {
             }
             changed
         });
+    }
+}
+
+impl Default for MetaMachine {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{
     net::{SocketAddr, TcpListener},
     sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
 };
 
 use flotilla_proto::peer::{
@@ -16,7 +15,7 @@ use tokio::{
     net::TcpStream,
     sync::{Semaphore, oneshot},
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::*;
