@@ -2,13 +2,20 @@
 # Load against one local node, then against three, through the public gRPC interface only. Each run calibrates itself
 # against a no-op server and a raw sync loop in the same minute: compare ratios, not absolute numbers.
 #
-#   scripts/bench.sh [flags of `flotilla bench both`]     for example --payload 4096 --duration 30s
+#   scripts/bench.sh [both|produce] [flags of `flotilla bench`]     for example: scripts/bench.sh produce --duration 30s
 #
+# Without flags: 60 s, as fast as the answers come, 256 sends in flight, 1 KiB.
 # Results are printed and kept as target/bench/one-node.json and three-nodes.json. The data directories are temporary:
 # set TMPDIR to a directory on the disk that is to be measured.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
+mode=both
+case "${1:-}" in both | produce)
+    mode=$1
+    shift
+    ;;
+esac
 flotilla=${FLOTILLA:-target/release/flotilla}
 if [ ! -x "$flotilla" ]; then
     echo "bench: $flotilla is not there: run \`make build\` first, or \`make bench\`" >&2
@@ -39,10 +46,9 @@ run() {
     done
     for ((id = 1; id <= count; id++)); do wait_for 60 ready "${ports[3 * id - 2]}"; done
     first_client=${ports[0]}
-    http POST "${ports[1]}" /v1/topics '{"name":"bench","queues":64}' >/dev/null
     echo "bench: $name"
-    "$flotilla" bench both --endpoint "127.0.0.1:$first_client" --topic bench --rate max --in-flight 256 \
-        --connections 8 --payload 1024 --duration 60s --json "$out/$name.json" "$@"
+    "$flotilla" bench "$mode" --endpoint "127.0.0.1:$first_client" --http "127.0.0.1:${ports[1]}" --topic bench --queues 64 \
+        --pids "$(IFS=,; echo "${nodes[*]}")" --calibrate-dir "$data" --json "$out/$name.json" "$@"
     stop
 }
 

@@ -76,7 +76,7 @@ verdict() {
 scenario() {
     local language=$1 mode=$2 status=0
     local topic="sdk-$language-$mode" group="sdk-$language-$mode-group" log="$out/logs/$language-$mode.log"
-    "$flotilla" topic create "$topic" --queues 8 --type NORMAL --endpoint "127.0.0.1:$http_port" >"$log" 2>&1 || status=$?
+    "$flotilla" topic create "$topic" --queues 8 --type NORMAL --http-addr "127.0.0.1:$http_port" >"$log" 2>&1 || status=$?
     http POST "$http_port" /v1/consumer-groups "{\"name\":\"$group\"}" >>"$log" 2>&1 || status=$?
     http POST "$http_port" /v1/consumer-groups "{\"name\":\"$group-push\"}" >>"$log" 2>&1 || status=$?
     if [ "$status" -eq 0 ]; then
