@@ -1,1 +1,29 @@
-//! The pure core of a data shard.
+//! The pure core of a data shard: queues, leases and the commands that change them.
+//!
+//! `Core::apply` is a function of the state and the log, and of nothing else: no clock,
+//! no I/O, no randomness, no order of a hash map. Whatever is not deterministic was
+//! decided by the leader and stands in the command; `apply` checks it against the state
+//! and drops what no longer holds.
+
+mod backoff;
+mod commands;
+mod core;
+mod dedup;
+pub mod frame;
+mod ids;
+mod keys;
+mod kv;
+pub mod limits;
+mod outcome;
+mod queue;
+mod subscription;
+mod view;
+
+pub use crate::{
+    core::{Context, Core},
+    frame::FrameError,
+    ids::{GroupId, Position, QueueId},
+    kv::{Fault, KeyValue},
+    outcome::{AckResult, Effect, Lease, Outcome, Refusal, ReleaseResult, Reply},
+    view::{InFlightView, QueueView, Selection, Stored, SubscriptionView},
+};

@@ -1,0 +1,10 @@
+//! One file per command.
+
+pub(crate) mod ack;
+pub(crate) mod append;
+pub(crate) mod configure;
+pub(crate) mod copy_forward;
+pub(crate) mod deliver;
+pub(crate) mod release;
+pub(crate) mod tick;
+pub(crate) mod trim;

@@ -1,0 +1,33 @@
+//! Ack: a consumer group is done with messages.
+
+use flotilla_proto::record::Ack;
+
+use crate::{
+    core::Core,
+    ids::{GroupId, QueueId},
+    kv::{Fault, KeyValue},
+    outcome::{AckResult, Outcome, Reply},
+};
+
+pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, ack: &Ack) -> Result<Outcome, Fault> {
+    let (queue, group) = (QueueId(ack.queue), GroupId(ack.group));
+    let mut results = Vec::with_capacity(ack.leases.len());
+    let mut done = 0;
+    for lease in &ack.leases {
+        let known = core.subscriptions.get(&(queue, group));
+        let row = known.and_then(|known| known.in_flight().get(&lease.offset));
+        if row.is_none_or(|row| row.nonce != lease.nonce) {
+            results.push(AckResult::Stale);
+            continue;
+        }
+        core.remove_in_flight(kv, queue, group, lease.offset)?;
+        done += 1;
+        results.push(AckResult::Done);
+    }
+    if done > 0 {
+        let known = core.subscription_mut(queue, group).expect("just read");
+        known.acked += done;
+        known.store(kv, queue, group)?;
+    }
+    Ok(Reply::Acked { results }.into())
+}

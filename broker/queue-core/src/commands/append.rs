@@ -1,0 +1,28 @@
+//! Append: one message at the end of a queue, once per message id.
+
+use flotilla_proto::record::Append;
+
+use crate::{
+    core::Core,
+    ids::{Position, QueueId},
+    kv::{Fault, KeyValue},
+    outcome::{Effect, Outcome, Reply},
+};
+
+pub(crate) fn apply(
+    core: &mut Core,
+    kv: &mut dyn KeyValue,
+    at: Position,
+    append: &Append,
+) -> Result<Outcome, Fault> {
+    let queue = QueueId(append.queue);
+    if let Some((queue, offset)) = core.dedup.find(queue.topic(), &append.message_id, core.now_ms) {
+        return Ok(Reply::Appended { queue, offset, duplicate: true }.into());
+    }
+    let offset = core.push(kv, queue, at, false)?;
+    core.dedup.remember(kv, &append.message_id, queue, offset, core.now_ms)?;
+    Ok(Outcome {
+        reply: Reply::Appended { queue, offset, duplicate: false },
+        effects: vec![Effect::Appended { queue }],
+    })
+}

@@ -1,0 +1,109 @@
+//! Configure: consumer groups start on queues; queues and consumer groups end.
+
+use flotilla_proto::record::{Configure, DropGroup, DropQueue, StartAt, Subscribe, configure::What};
+
+use crate::{
+    core::Core,
+    ids::{GroupId, QueueId},
+    keys::{self, Reader},
+    kv::{Fault, KeyValue},
+    outcome::{Outcome, Refusal, Reply},
+    queue::{self, Message},
+    subscription::{Rules, Subscription},
+};
+
+pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, configure: &Configure) -> Result<Outcome, Fault> {
+    match &configure.what {
+        Some(What::Subscribe(subscribe)) => start(core, kv, subscribe),
+        Some(What::DropQueue(drop)) => drop_queue(core, kv, drop),
+        Some(What::DropGroup(drop)) => drop_group(core, kv, drop),
+        None => Ok(Reply::Refused(Refusal::Malformed).into()),
+    }
+}
+
+fn start(core: &mut Core, kv: &mut dyn KeyValue, subscribe: &Subscribe) -> Result<Outcome, Fault> {
+    let (queue, group) = (QueueId(subscribe.queue), GroupId(subscribe.group));
+    let ends = core.queues.get(&queue).copied().unwrap_or_default();
+    let rules = Rules {
+        max_attempts: subscribe.max_attempts,
+        backoff: subscribe.backoff.clone(),
+        dead_letter_queue: QueueId(subscribe.dead_letter_queue),
+    };
+    rules.store(kv, queue, group)?;
+    if let Some(known) = core.subscription_mut(queue, group) {
+        known.rules = rules;
+        return Ok(Reply::Configured { more: false }.into());
+    }
+    let start = if subscribe.start_at == StartAt::Last as i32 { ends.next } else { ends.first };
+    let known = Subscription { rules, start, cursor: start, ..Subscription::default() };
+    known.store(kv, queue, group)?;
+    core.subscriptions.insert((queue, group), known);
+    Ok(Reply::Configured { more: false }.into())
+}
+
+fn drop_queue(core: &mut Core, kv: &mut dyn KeyValue, drop: &DropQueue) -> Result<Outcome, Fault> {
+    let queue = QueueId(drop.queue);
+    let mut budget = drop.limit as usize;
+    for group in core.groups_on(queue) {
+        if !drop_subscription(core, kv, queue, group, &mut budget)? {
+            return Ok(Reply::Configured { more: true }.into());
+        }
+    }
+    let rows = queue::rows(queue);
+    let found = kv.scan(&rows, &rows.end(), budget)?;
+    let all = found.len() < budget;
+    for (key, _) in found {
+        let mut key = Reader::key("message", key)?;
+        let (_, offset) = (key.key_long()?, key.key_long()?);
+        Message::delete(kv, queue, offset)?;
+        if let Some(ends) = core.queues.get_mut(&queue) {
+            ends.first = ends.first.max(offset + 1);
+            ends.store(kv, queue)?;
+        }
+    }
+    if all {
+        core.queues.remove(&queue);
+        kv.delete(&keys::queue(queue))?;
+    }
+    Ok(Reply::Configured { more: !all }.into())
+}
+
+fn drop_group(core: &mut Core, kv: &mut dyn KeyValue, drop: &DropGroup) -> Result<Outcome, Fault> {
+    let group = GroupId(drop.group);
+    let mut budget = drop.limit as usize;
+    let queues: Vec<QueueId> =
+        core.subscriptions.keys().filter(|(_, known)| *known == group).map(|&(queue, _)| queue).collect();
+    for queue in queues {
+        if !drop_subscription(core, kv, queue, group, &mut budget)? {
+            return Ok(Reply::Configured { more: true }.into());
+        }
+    }
+    Ok(Reply::Configured { more: false }.into())
+}
+
+/// Removes a subscription within the budget; false if the budget ran out first.
+fn drop_subscription(
+    core: &mut Core,
+    kv: &mut dyn KeyValue,
+    queue: QueueId,
+    group: GroupId,
+    budget: &mut usize,
+) -> Result<bool, Fault> {
+    let known = &core.subscriptions[&(queue, group)];
+    let some: Vec<u64> = known.in_flight().keys().copied().take(*budget).collect();
+    for &offset in &some {
+        core.remove_in_flight(kv, queue, group, offset)?;
+        // Nobody will ever ask, but the count must hold until the subscription is gone.
+        core.subscription_mut(queue, group).expect("just read").acked += 1;
+    }
+    *budget -= some.len();
+    if *budget == 0 {
+        core.subscriptions[&(queue, group)].store(kv, queue, group)?;
+        return Ok(false);
+    }
+    *budget -= 1;
+    core.subscriptions.remove(&(queue, group));
+    kv.delete(&keys::subscription(queue, group))?;
+    kv.delete(&keys::rules(queue, group))?;
+    Ok(true)
+}

@@ -1,0 +1,65 @@
+//! Release: a lease gets another end than acknowledgement or its deadline.
+
+use flotilla_proto::record::{Release, release::Action};
+
+use crate::{
+    backoff::delay_ms,
+    core::Core,
+    ids::{GroupId, QueueId},
+    kv::{Fault, KeyValue},
+    outcome::{Effect, Outcome, Refusal, ReleaseResult, Reply},
+    subscription::InFlight,
+};
+
+pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, release: &Release) -> Result<Outcome, Fault> {
+    let (queue, group) = (QueueId(release.queue), GroupId(release.group));
+    let (Some(lease), Ok(action)) = (&release.lease, Action::try_from(release.action)) else {
+        return Ok(Reply::Refused(Refusal::Malformed).into());
+    };
+    let now = core.now_ms;
+    let known = core.subscriptions.get(&(queue, group));
+    let row = known.and_then(|known| known.in_flight().get(&lease.offset)).copied();
+    let (Some(known), Some(row)) = (known, row.filter(|row| row.nonce == lease.nonce)) else {
+        return Ok(Reply::Released(ReleaseResult::Stale).into());
+    };
+    let exhausted = row.attempt >= known.rules.max_attempts;
+    let by_backoff = now.saturating_add(delay_ms(known.rules.backoff.as_ref(), row.attempt));
+    let at_ms = release.at_ms.unwrap_or(by_backoff).max(now);
+    let row = match action {
+        Action::Unspecified => return Ok(Reply::Refused(Refusal::Malformed).into()),
+        Action::DeadLetter => return give_up(core, kv, queue, group, lease.offset, row, at_ms),
+        Action::Retry if exhausted => return give_up(core, kv, queue, group, lease.offset, row, at_ms),
+        Action::Retry => InFlight { leased: false, at_ms, nonce: release.new_nonce, ..row },
+        Action::Extend if row.leased => InFlight { at_ms, nonce: release.new_nonce, ..row },
+        Action::Renew if row.leased && row.auto_renew => InFlight { at_ms: at_ms.max(row.at_ms), ..row },
+        // What waits already is not leased again without a delivery.
+        Action::Extend | Action::Renew => return Ok(Reply::Released(ReleaseResult::Stale).into()),
+    };
+    core.set_in_flight(kv, queue, group, lease.offset, row)?;
+    let effect = if row.leased {
+        Effect::LeaseDeadline { at_ms: row.at_ms }
+    } else {
+        Effect::Visible { group, queue, at_ms: row.at_ms }
+    };
+    Ok(Outcome { reply: Reply::Released(ReleaseResult::Done), effects: vec![effect] })
+}
+
+/// A dead letter; what cannot become one waits on under its old lease's name.
+fn give_up(
+    core: &mut Core,
+    kv: &mut dyn KeyValue,
+    queue: QueueId,
+    group: GroupId,
+    offset: u64,
+    row: InFlight,
+    at_ms: u64,
+) -> Result<Outcome, Fault> {
+    if let Some(effect) = core.dead_letter(kv, queue, group, offset)? {
+        return Ok(Outcome { reply: Reply::Released(ReleaseResult::DeadLettered), effects: vec![effect] });
+    }
+    core.set_in_flight(kv, queue, group, offset, InFlight { leased: false, at_ms, ..row })?;
+    Ok(Outcome {
+        reply: Reply::Released(ReleaseResult::Done),
+        effects: vec![Effect::Visible { group, queue, at_ms }],
+    })
+}

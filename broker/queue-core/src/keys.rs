@@ -1,0 +1,224 @@
+//! Keys and values, byte by byte. Numbers in keys are big endian, so scans are ordered;
+//! numbers in values are little endian. Every value begins with a format byte, 1.
+//!
+//! ```text
+//! n                                   -> fmt | u64 now_ms
+//! q | u64 queue                       -> fmt | u64 first | u64 next
+//! m | u64 queue | u64 offset          -> fmt | u8 displaced | u64 index | u32 frame_offset | u32 frame_len | u64 stored_ms
+//! x | u64 index | u64 queue | u64 off -> fmt                     (displaced messages by the entry they are in)
+//! r | u64 queue | u32 group           -> fmt | u32 max_attempts | u64 dead_letter_queue | encoded Backoff or nothing
+//! s | u64 queue | u32 group           -> fmt | u64 start | u64 cursor | u64 acked | u64 dead_lettered | u64 trimmed
+//! f | u64 queue | u32 group | u64 off -> fmt | u8 leased | u8 auto_renew | u32 attempt | u64 at_ms | u64 nonce
+//!                                            | u64 client | u64 first_leased_ms
+//! d | u64 sequence                    -> fmt | u64 time_ms | u64 queue | u64 offset | message id
+//! ```
+//! A message is displaced when its entry is not where its neighbours' order would have
+//! it: a dead letter, or one that was copied forward.
+
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::{
+    ids::{GroupId, QueueId},
+    kv::{Fault, KeyValue},
+    limits::LOAD_PAGE,
+};
+
+/// Format byte of every value.
+pub(crate) const FORMAT: u8 = 1;
+
+pub(crate) const NOW: &[u8] = b"n";
+pub(crate) const QUEUE: u8 = b'q';
+pub(crate) const MESSAGE: u8 = b'm';
+pub(crate) const DISPLACED: u8 = b'x';
+pub(crate) const RULES: u8 = b'r';
+pub(crate) const SUBSCRIPTION: u8 = b's';
+pub(crate) const IN_FLIGHT: u8 = b'f';
+pub(crate) const DEDUP: u8 = b'd';
+
+/// A key: its kind and its parts, in order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key {
+    bytes: [u8; 32],
+    len: usize,
+}
+
+impl Key {
+    pub(crate) fn of(kind: u8) -> Self {
+        let mut bytes = [0; 32];
+        bytes[0] = kind;
+        Self { bytes, len: 1 }
+    }
+
+    fn part(mut self, part: &[u8]) -> Self {
+        self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
+        self.len += part.len();
+        self
+    }
+
+    pub(crate) fn long(self, number: u64) -> Self {
+        self.part(&number.to_be_bytes())
+    }
+
+    pub(crate) fn group(self, group: GroupId) -> Self {
+        self.part(&group.0.to_be_bytes())
+    }
+
+    /// The first key after all that begin with this one.
+    pub(crate) fn end(mut self) -> Self {
+        for at in (0..self.len).rev() {
+            if self.bytes[at] < u8::MAX {
+                self.bytes[at] += 1;
+                self.len = at + 1;
+                return self;
+            }
+        }
+        unreachable!("kinds are letters, so a key never consists of 0xff alone")
+    }
+}
+
+impl std::ops::Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+pub(crate) fn queue(queue: QueueId) -> Key {
+    Key::of(QUEUE).long(queue.0)
+}
+
+pub(crate) fn message(queue: QueueId, offset: u64) -> Key {
+    Key::of(MESSAGE).long(queue.0).long(offset)
+}
+
+pub(crate) fn displaced(index: u64, queue: QueueId, offset: u64) -> Key {
+    Key::of(DISPLACED).long(index).long(queue.0).long(offset)
+}
+
+pub(crate) fn rules(queue: QueueId, group: GroupId) -> Key {
+    Key::of(RULES).long(queue.0).group(group)
+}
+
+pub(crate) fn subscription(queue: QueueId, group: GroupId) -> Key {
+    Key::of(SUBSCRIPTION).long(queue.0).group(group)
+}
+
+pub(crate) fn in_flight(queue: QueueId, group: GroupId, offset: u64) -> Key {
+    Key::of(IN_FLIGHT).long(queue.0).group(group).long(offset)
+}
+
+pub(crate) fn dedup(sequence: u64) -> Key {
+    Key::of(DEDUP).long(sequence)
+}
+
+/// Reads numbers from a key or value, and says which one is damaged when they are not there.
+pub(crate) struct Reader {
+    bytes: Bytes,
+    what: &'static str,
+}
+
+impl Reader {
+    /// A value; checks its format byte.
+    pub(crate) fn value(what: &'static str, bytes: Bytes) -> Result<Self, Fault> {
+        let mut reader = Self { bytes, what };
+        match reader.byte()? {
+            FORMAT => Ok(reader),
+            other => Err(Fault(format!("{what}: format {other} is unknown; run the release that wrote it"))),
+        }
+    }
+
+    /// A key; skips its kind.
+    pub(crate) fn key(what: &'static str, bytes: Bytes) -> Result<Self, Fault> {
+        let mut reader = Self { bytes, what };
+        reader.byte()?;
+        Ok(reader)
+    }
+
+    fn need(&self, count: usize) -> Result<(), Fault> {
+        if self.bytes.len() < count {
+            return Err(Fault(format!("{}: the stored bytes are cut short", self.what)));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, Fault> {
+        self.need(1)?;
+        Ok(self.bytes.get_u8())
+    }
+
+    pub(crate) fn flag(&mut self) -> Result<bool, Fault> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(Fault(format!("{}: {other} is no flag", self.what))),
+        }
+    }
+
+    /// A number of a value, little endian.
+    pub(crate) fn short(&mut self) -> Result<u32, Fault> {
+        self.need(4)?;
+        Ok(self.bytes.get_u32_le())
+    }
+
+    /// A number of a value, little endian.
+    pub(crate) fn long(&mut self) -> Result<u64, Fault> {
+        self.need(8)?;
+        Ok(self.bytes.get_u64_le())
+    }
+
+    /// A number of a key, big endian.
+    pub(crate) fn key_short(&mut self) -> Result<u32, Fault> {
+        self.need(4)?;
+        Ok(self.bytes.get_u32())
+    }
+
+    /// A number of a key, big endian.
+    pub(crate) fn key_long(&mut self) -> Result<u64, Fault> {
+        self.need(8)?;
+        Ok(self.bytes.get_u64())
+    }
+
+    pub(crate) fn rest(self) -> Bytes {
+        self.bytes
+    }
+
+    pub(crate) fn end(self) -> Result<(), Fault> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        Err(Fault(format!("{}: the stored bytes are too long", self.what)))
+    }
+}
+
+/// A value under construction.
+pub(crate) fn value(capacity: usize) -> Vec<u8> {
+    let mut value = Vec::with_capacity(capacity + 1);
+    value.put_u8(FORMAT);
+    value
+}
+
+/// Visits every pair whose key begins with `prefix`, in order, page by page.
+pub(crate) fn each(
+    kv: &dyn KeyValue,
+    prefix: Key,
+    mut visit: impl FnMut(Bytes, Bytes) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let end = prefix.end();
+    let mut from = prefix.to_vec();
+    loop {
+        let page = kv.scan(&from, &end, LOAD_PAGE)?;
+        let full = page.len() == LOAD_PAGE;
+        if let Some((last, _)) = page.last() {
+            from.clear();
+            from.extend_from_slice(last);
+            from.push(0);
+        }
+        for (key, value) in page {
+            visit(key, value)?;
+        }
+        if !full {
+            return Ok(());
+        }
+    }
+}

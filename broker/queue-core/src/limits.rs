@@ -1,0 +1,22 @@
+//! The core's bounds. They are part of the state machine: changing one changes what a
+//! log means, so a change needs a new entry version.
+
+/// A send with an id stored within this time is a retry.
+pub const DEDUP_WINDOW_MS: u64 = 120_000;
+/// Message ids remembered by one shard.
+pub const DEDUP_WINDOW_MESSAGES: usize = 262_144;
+/// Ids forgotten by one append at most; more than one, so that the window shrinks.
+pub const DEDUP_FORGET_PER_APPEND: usize = 4;
+/// Messages leased or waiting in one subscription.
+pub const MAX_IN_FLIGHT: usize = 65_536;
+/// Messages in one deliver command.
+pub const MAX_DELIVER: usize = 1024;
+/// The wait between attempts of a subscription without a backoff.
+pub const DEFAULT_BACKOFF_MS: u64 = 10_000;
+/// Bytes of one entry's payload.
+pub const MAX_ENTRY_PAYLOAD: usize = 16 * 1024 * 1024;
+/// Rows read at once while the state is loaded.
+pub const LOAD_PAGE: usize = 4096;
+
+const _: () = assert!(DEDUP_FORGET_PER_APPEND > 1);
+const _: () = assert!(MAX_DELIVER <= MAX_IN_FLIGHT);

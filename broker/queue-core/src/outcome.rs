@@ -1,0 +1,135 @@
+//! What comes out of a command: a reply for the caller, hints for the leader.
+
+use crate::ids::{GroupId, Position, QueueId};
+
+/// Reply and effects of one command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// For the caller, refusals included.
+    pub reply: Reply,
+    /// Hints for the leader alone. They may get lost or be repeated.
+    pub effects: Vec<Effect>,
+}
+
+impl From<Reply> for Outcome {
+    fn from(reply: Reply) -> Self {
+        Self { reply, effects: Vec::new() }
+    }
+}
+
+/// What a command answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// The message stands in the queue.
+    Appended {
+        /// The queue it stands in; a duplicate may stand in another queue of the topic.
+        queue: QueueId,
+        /// Its offset.
+        offset: u64,
+        /// It was there before.
+        duplicate: bool,
+    },
+    /// These messages are leased now.
+    Delivered {
+        /// In the order of the command, dropped ones left out.
+        leases: Vec<Lease>,
+    },
+    /// One result for each lease of the command.
+    Acked {
+        /// In the order of the command.
+        results: Vec<AckResult>,
+    },
+    /// What became of the lease.
+    Released(ReleaseResult),
+    /// Time passed.
+    Ticked {
+        /// Leases that ended.
+        expired: u32,
+        /// Of those, messages given up.
+        dead_lettered: u32,
+        /// More leases are over already.
+        more: bool,
+    },
+    /// Messages are forgotten.
+    Trimmed {
+        /// The first offset kept now.
+        first: u64,
+        /// The limit was reached before the wanted offset.
+        more: bool,
+    },
+    /// True if the message still exists and is read from the new place now.
+    Copied(bool),
+    /// The rules stand.
+    Configured {
+        /// The limit was reached; repeat the command.
+        more: bool,
+    },
+    /// Nothing was changed.
+    Refused(Refusal),
+}
+
+/// A message that was leased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Offset in the queue.
+    pub offset: u64,
+    /// 1 on first delivery.
+    pub attempt: u32,
+    /// Where its bytes are.
+    pub position: Position,
+    /// When it was stored, by the core's time.
+    pub stored_ms: u64,
+}
+
+/// What became of an acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AckResult {
+    /// The consumer group is done with the message.
+    Done,
+    /// There is no such lease (any more).
+    Stale,
+}
+
+/// What became of a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseResult {
+    /// As asked.
+    Done,
+    /// There is no such lease (any more).
+    Stale,
+    /// The attempts are used up, or it was asked for: the message is a dead letter.
+    DeadLettered,
+}
+
+/// Why a command changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The consumer group has not started on the queue.
+    NoSubscription,
+    /// A newer release wrote the command, or it lacks a part.
+    Malformed,
+}
+
+/// A hint for the leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// A message came to the queue.
+    Appended {
+        /// The queue.
+        queue: QueueId,
+    },
+    /// A message waits for its retry.
+    Visible {
+        /// The consumer group.
+        group: GroupId,
+        /// The queue.
+        queue: QueueId,
+        /// Not to be delivered before.
+        at_ms: u64,
+    },
+    /// A lease ends.
+    LeaseDeadline {
+        /// When.
+        at_ms: u64,
+    },
+}

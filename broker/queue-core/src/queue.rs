@@ -1,0 +1,87 @@
+//! Queues and the places of their messages.
+
+use bytes::BufMut;
+
+use crate::{
+    ids::{Position, QueueId},
+    keys::{self, Key, Reader},
+    kv::{Fault, KeyValue},
+    view::Stored,
+};
+
+/// A queue's ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Queue {
+    /// First offset kept.
+    pub(crate) first: u64,
+    /// Offset of the next message.
+    pub(crate) next: u64,
+}
+
+impl Queue {
+    pub(crate) fn store(&self, kv: &mut dyn KeyValue, id: QueueId) -> Result<(), Fault> {
+        let mut value = keys::value(16);
+        value.put_u64_le(self.first);
+        value.put_u64_le(self.next);
+        kv.put(&keys::queue(id), &value)
+    }
+
+    pub(crate) fn load(mut value: Reader) -> Result<Self, Fault> {
+        let queue = Self { first: value.long()?, next: value.long()? };
+        value.end()?;
+        Ok(queue)
+    }
+}
+
+/// A message's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) displaced: bool,
+    pub(crate) stored: Stored,
+}
+
+impl Message {
+    pub(crate) fn put(&self, kv: &mut dyn KeyValue, queue: QueueId, offset: u64) -> Result<(), Fault> {
+        let Position { index, frame_offset, frame_len } = self.stored.position;
+        let mut value = keys::value(25);
+        value.put_u8(u8::from(self.displaced));
+        value.put_u64_le(index);
+        value.put_u32_le(frame_offset);
+        value.put_u32_le(frame_len);
+        value.put_u64_le(self.stored.stored_ms);
+        kv.put(&keys::message(queue, offset), &value)?;
+        if self.displaced {
+            kv.put(&keys::displaced(index, queue, offset), &[keys::FORMAT])?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn get(kv: &dyn KeyValue, queue: QueueId, offset: u64) -> Result<Option<Self>, Fault> {
+        kv.get(&keys::message(queue, offset))?.map(Self::read).transpose()
+    }
+
+    pub(crate) fn read(value: bytes::Bytes) -> Result<Self, Fault> {
+        let mut value = Reader::value("message", value)?;
+        let displaced = value.flag()?;
+        let position = Position { index: value.long()?, frame_offset: value.short()?, frame_len: value.short()? };
+        let stored_ms = value.long()?;
+        value.end()?;
+        Ok(Self { displaced, stored: Stored { position, stored_ms } })
+    }
+
+    /// Forgets a message's row; nothing happens if there is none.
+    pub(crate) fn delete(kv: &mut dyn KeyValue, queue: QueueId, offset: u64) -> Result<(), Fault> {
+        if let Some(message) = Self::get(kv, queue, offset)? {
+            if message.displaced {
+                kv.delete(&keys::displaced(message.stored.position.index, queue, offset))?;
+            }
+            kv.delete(&keys::message(queue, offset))?;
+        }
+        Ok(())
+    }
+}
+
+/// All rows of a queue.
+pub(crate) fn rows(queue: QueueId) -> Key {
+    Key::of(keys::MESSAGE).long(queue.0)
+}

@@ -1,0 +1,80 @@
+//! What the leader and administrators read of the state.
+
+use flotilla_proto::record::Backoff;
+
+use crate::ids::{Position, QueueId};
+
+/// A queue's ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueView {
+    /// First offset kept.
+    pub first: u64,
+    /// Offset of the next message.
+    pub next: u64,
+}
+
+/// A consumer group's place in a queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SubscriptionView {
+    /// The next offset to be delivered for the first time.
+    pub cursor: u64,
+    /// Deliverable now: new, or their retry time is over.
+    pub ready: u64,
+    /// Leased to a consumer.
+    pub leased: u64,
+    /// Waiting for their retry time.
+    pub waiting: u64,
+    /// Acknowledged since the subscription began.
+    pub acked: u64,
+    /// Given up since then.
+    pub dead_lettered: u64,
+    /// Forgotten before they were delivered.
+    pub trimmed: u64,
+    /// Deliveries of one message, first one included.
+    pub max_attempts: u32,
+    /// Waits between them.
+    pub backoff: Option<Backoff>,
+    /// Where dead letters go.
+    pub dead_letter_queue: QueueId,
+}
+
+/// A message in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFlightView {
+    /// Offset in the queue.
+    pub offset: u64,
+    /// Names the lease together with the offset.
+    pub nonce: u64,
+    /// Deliveries so far.
+    pub attempt: u32,
+    /// Leased; otherwise it waits.
+    pub leased: bool,
+    /// When the lease or the wait ends.
+    pub at_ms: u64,
+    /// The server prolongs the lease while the client lives.
+    pub auto_renew: bool,
+    /// Hash of the client id.
+    pub client: u64,
+    /// When this delivery began.
+    pub first_leased_ms: u64,
+}
+
+/// Where a message's bytes are, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Its frame in the log.
+    pub position: Position,
+    /// When it was stored, by the core's time.
+    pub stored_ms: u64,
+}
+
+/// What a deliver command could take now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Selection {
+    /// Offsets whose retry time is over, ascending.
+    pub redeliver: Vec<u64>,
+    /// The cursor.
+    pub first_new: u64,
+    /// How many new ones.
+    pub new_count: u32,
+}
