@@ -6,21 +6,28 @@
 
 pub mod disk;
 pub mod engine;
+mod health;
 pub mod limits;
 pub mod log;
 mod log_id;
 mod machine;
 pub mod record;
 mod replica;
+mod runtime;
+mod snapshot;
+mod state;
+mod storage;
 mod store;
 mod transport;
+mod types;
 
-pub use engine::{Engine, EngineError};
+pub use engine::{Engine, EngineError, memory::MemoryEngine};
+pub use health::StoreStopped;
 pub use log_id::LogId;
 pub use machine::{Applied, Machine, StateRead, StateWrite};
 pub use replica::{
-    BarrierError, ChangeError, PayloadError, ProposeError, RaftOptions, Replica, ReplicaOptions,
+    BarrierError, ChangeError, PayloadError, ProposeError, PurgeError, RaftOptions, Replica, ReplicaOptions,
     ReplicaStatus, Role, StatusWatch,
 };
-pub use store::{Store, StoreError, StoreOptions, StoreStats};
+pub use store::{RetentionError, Store, StoreError, StoreOptions, StoreStats};
 pub use transport::{Transport, TransportError};

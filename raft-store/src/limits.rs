@@ -54,3 +54,44 @@ const _: () = assert!(
     "positions fit 32 bits"
 );
 const _: () = assert!(READ_GAP_BYTES < READ_SPAN_BYTES);
+
+// ---- consensus -----------------------------------------------------------------------------------------------------
+
+/// Entries of one append message; a single longer entry still makes a message of its own.
+pub const MAX_APPEND_BYTES: usize = 1 << 20;
+/// Entries of one append message.
+pub const MAX_APPEND_ENTRIES: u64 = 4096;
+/// Append messages to one replica that may wait for their answers.
+pub const APPEND_WINDOW: usize = 16;
+/// Append messages from other replicas that may wait for this one, per shard.
+pub const MAX_INBOUND_APPENDS: usize = 256;
+/// Committed entries are read from the log in pieces of this size.
+pub const APPLY_READ_BYTES: usize = 4 << 20;
+/// Entries applied between two commits of the state engine.
+pub const MAX_APPLY_ENTRIES: usize = 1024;
+/// Bytes of entries applied between two commits of the state engine; the last one may go beyond.
+pub const MAX_APPLY_BYTES: usize = 8 << 20;
+
+const _: () = assert!(MAX_INBOUND_APPENDS > 2 * APPEND_WINDOW, "an old leader's window and a new one's fit");
+
+// ---- snapshots -----------------------------------------------------------------------------------------------------
+
+/// A frame of a snapshot file is closed at this size.
+pub const SNAPSHOT_FRAME_BYTES: usize = 1 << 20;
+/// The longest frame: closed late by its last pair or record.
+pub const MAX_SNAPSHOT_FRAME_BYTES: usize = SNAPSHOT_FRAME_BYTES + 2 * MAX_RECORD_BYTES;
+/// Keys and values read from the state engine with one call.
+pub const SNAPSHOT_SCAN_PAIRS: usize = 1024;
+/// A snapshot travels in chunks of this size.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+/// How often a sender asks whether its snapshot is installed by now.
+pub const SNAPSHOT_POLL_MS: u64 = 50;
+
+// ---- state ---------------------------------------------------------------------------------------------------------
+
+/// The state is flushed when the log has grown by this much since.
+pub const DEFAULT_FLUSH_BYTES: u64 = 64 << 20;
+/// The state is flushed this often while anything is written.
+pub const DEFAULT_FLUSH_EVERY_MS: u64 = 30_000;
+/// How often the store looks whether it is time to flush.
+pub const FLUSH_CHECK_MS: u64 = 500;

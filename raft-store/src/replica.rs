@@ -1,25 +1,41 @@
 //! One shard's replica on this node: the only handle the broker holds on consensus.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     future::Future,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use flotilla_proto::peer::{RaftRequest, RaftResponse};
+use openraft::{ReadPolicy, async_runtime::WatchReceiver, errors::ClientWriteError};
+use tokio::sync::mpsc;
 
 use crate::{
+    health::Health,
+    limits::MAX_PAYLOAD_BYTES,
+    log::{NodeLog, ReadError},
     machine::{Applied, Machine, StateRead},
+    record::{Kind, Record, RecordHead},
+    snapshot::Inbox,
+    state::ShardState,
+    storage::StateMachine,
+    store::WeakStore,
     transport::Transport,
+    types::{Data, Fatal, RaftLogId, Responder, TypeConfig},
 };
 
+mod change;
 mod error;
+mod inbound;
+mod open;
+mod purge;
 mod status;
 
-pub use error::{BarrierError, ChangeError, PayloadError, ProposeError};
-pub use status::{ReplicaStatus, Role};
+pub use error::{BarrierError, ChangeError, PayloadError, ProposeError, PurgeError};
+pub(crate) use open::{Shared, open};
+pub use status::{ReplicaStatus, Role, StatusWatch};
 
 /// Times of the consensus protocol. All replicas of a cluster should agree on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,14 +46,22 @@ pub struct RaftOptions {
     pub election_min: Duration,
     /// Longest such silence; also how long followers keep faith in a leader they have heard.
     pub election_max: Duration,
+    /// How long an append may wait for its answer.
+    pub append_ttl: Duration,
+    /// How long a chunk of a snapshot may wait for its answer.
+    pub snapshot_ttl: Duration,
 }
 
 impl Default for RaftOptions {
+    /// A leader that dies is missed after `election_max` at the latest, and replaced within the next election timeout:
+    /// under two seconds, with room for a slow vote.
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(150),
             election_min: Duration::from_millis(600),
             election_max: Duration::from_millis(900),
+            append_ttl: Duration::from_secs(2),
+            snapshot_ttl: Duration::from_secs(10),
         }
     }
 }
@@ -56,6 +80,8 @@ pub struct ReplicaOptions {
     pub raft: RaftOptions,
 }
 
+type Raft = openraft::Raft<TypeConfig, StateMachine>;
+
 /// A replica. Cheap to clone; all clones are the same replica.
 #[derive(Clone)]
 pub struct Replica {
@@ -65,24 +91,18 @@ pub struct Replica {
 struct Inner {
     shard: u32,
     replica: u64,
-}
-
-/// Follows a replica's status.
-pub struct StatusWatch {
-    inner: Arc<Inner>,
-}
-
-impl StatusWatch {
-    /// Waits until the status differs from what was seen last. `false` when the replica has stopped.
-    pub async fn changed(&mut self) -> bool {
-        let _ = &self.inner;
-        todo!()
-    }
-
-    /// The status now.
-    pub fn current(&mut self) -> ReplicaStatus {
-        todo!()
-    }
+    options: RaftOptions,
+    raft: Raft,
+    state: Arc<ShardState>,
+    machine: Arc<dyn Machine>,
+    log: NodeLog,
+    health: Health,
+    store: WeakStore,
+    /// Appends of other replicas, in the order they came.
+    appends: mpsc::Sender<inbound::Append>,
+    inbox: tokio::sync::Mutex<Inbox>,
+    /// What of the state is known to survive a crash.
+    flushed: Mutex<Option<RaftLogId>>,
 }
 
 impl Replica {
@@ -96,94 +116,178 @@ impl Replica {
         self.inner.replica
     }
 
-    /// Founds the shard with these voters (replica id to node id), this replica among them. Every founding replica may
-    /// call it, with the same members; a replica that already has a membership or a log leaves it as it is.
-    pub async fn initialize(&self, members: BTreeMap<u64, u32>) -> Result<(), ChangeError> {
-        let _ = members;
-        todo!()
-    }
-
     /// Replicates `payload` and answers once this replica has applied it. Many calls may be under way; their entries
     /// stand in the log in the order in which the calls were first polled.
     pub async fn propose(&self, payload: Bytes) -> Result<Applied, ProposeError> {
-        let _ = payload;
-        todo!()
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(ProposeError::TooLarge(payload.len()));
+        }
+        let (responder, answer) = Responder::pair();
+        let raft = &self.inner.raft;
+        raft.client_write_ff(Data(payload), Some(responder))
+            .await
+            .map_err(|fatal| self.stopped(&fatal))?;
+        match answer.await {
+            Ok(Ok(response)) => Ok(response.data),
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(ProposeError::NotLeader {
+                leader: forward.leader_id,
+            }),
+            Ok(Err(ClientWriteError::LogEntryDiscarded(forward))) => Err(ProposeError::Unknown {
+                leader: forward.leader_id,
+            }),
+            Ok(Err(error)) => Err(ProposeError::Stopped(error.to_string())),
+            // Nobody will answer: the replica has stopped, or got past the entry by a snapshot.
+            Err(_) => match self.status().stopped {
+                Some(reason) => Err(ProposeError::Stopped(reason)),
+                None => Err(ProposeError::Unknown {
+                    leader: self.status().leader,
+                }),
+            },
+        }
     }
 
     /// A linearizable read point: returns when this replica was confirmed as leader after the call began, and has
     /// applied everything committed before.
     pub async fn barrier(&self) -> Result<(), BarrierError> {
-        todo!()
+        use openraft::errors::{LinearizableReadError as Refused, RaftError};
+        let confirmed = self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+        // A leader without a quorum would be waiting for the partition to heal.
+        match tokio::time::timeout(self.inner.options.election_max, confirmed).await {
+            Err(_) => Err(BarrierError::NoQuorum),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(Refused::ForwardToLeader(forward)))) => Err(BarrierError::NotLeader {
+                leader: forward.leader_id,
+            }),
+            Ok(Err(RaftError::APIError(Refused::QuorumNotEnough(_)))) => Err(BarrierError::NoQuorum),
+            Ok(Err(RaftError::Fatal(fatal))) => Err(BarrierError::Stopped(self.reason(&fatal))),
+        }
     }
 
     /// The status now.
     pub fn status(&self) -> ReplicaStatus {
-        todo!()
+        ReplicaStatus::of(self.inner.shard, &self.inner.raft.metrics().borrow_watched())
     }
 
     /// A watch on the status.
     pub fn subscribe(&self) -> StatusWatch {
-        todo!()
+        StatusWatch {
+            shard: self.inner.shard,
+            metrics: self.inner.raft.metrics(),
+        }
     }
 
-    /// Adds a replica that receives the log without voting. Returns when that is committed, before it has caught up.
-    pub async fn add_learner(&self, replica: u64, node: u32) -> Result<(), ChangeError> {
-        let _ = (replica, node);
-        todo!()
-    }
-
-    /// Replaces the voters. New ones must be learners that have caught up; removed ones leave the shard altogether.
-    /// Returns when the change is committed.
-    pub async fn change_voters(&self, voters: BTreeSet<u64>) -> Result<(), ChangeError> {
-        let _ = voters;
-        todo!()
-    }
-
-    /// Removes learners from the shard.
-    pub async fn remove_learners(&self, learners: BTreeSet<u64>) -> Result<(), ChangeError> {
-        let _ = learners;
-        todo!()
-    }
-
-    /// Asks voter `to` to take over. Returns once the request is made; watch the status for the outcome.
+    /// Asks voter `to` to take over. Returns once the request is made; watch the status for the outcome. Until then
+    /// this replica takes no proposals.
     pub async fn transfer_leader(&self, to: u64) -> Result<(), ProposeError> {
-        let _ = to;
-        todo!()
+        let status = self.status();
+        if !status.is_leader {
+            return Err(ProposeError::NotLeader {
+                leader: status.leader,
+            });
+        }
+        self.inner
+            .raft
+            .trigger()
+            .transfer_leader(to)
+            .await
+            .map_err(|fatal| self.stopped(&fatal))
     }
 
-    /// Stands for election now.
+    /// Stands for election now, without waiting for anybody's silence.
     pub async fn campaign(&self) -> Result<(), ProposeError> {
-        todo!()
+        self.inner
+            .raft
+            .trigger()
+            .elect(false)
+            .await
+            .map_err(|fatal| self.stopped(&fatal))
     }
 
-    /// The payload of the entry at `index`, from memory or disk. Blocks on the disk for old entries.
+    /// The payload of the entry at `index`, from memory or disk; also one that was purged, as long as its segment
+    /// exists. Blocks on the disk for old entries.
     pub fn read_payload(&self, index: u64) -> Result<Bytes, PayloadError> {
-        let _ = index;
-        todo!()
+        let record = self
+            .inner
+            .log
+            .read_record(self.inner.shard, index)
+            .map_err(|error| match error {
+                ReadError::NotFound { .. } => PayloadError::NotFound(index),
+                ReadError::Corrupt { .. } => PayloadError::Corrupt(self.inner.health.read(error).to_string()),
+                ReadError::Io { .. } => PayloadError::Io(self.inner.health.read(error).to_string()),
+            })?;
+        let head = RecordHead::parse(&record).map_err(|e| PayloadError::Corrupt(e.to_string()))?;
+        let view = Record::view(head, &record);
+        match view.kind {
+            Kind::Normal => Ok(view.payload),
+            _ => Err(PayloadError::NoPayload(index)),
+        }
     }
 
-    /// Reads the state of the entries applied so far, consistent for the whole of `read`.
+    /// Reads the state of the entries applied so far: between two batches, never in the middle of one. Entries wait
+    /// while `read` runs. Locks of the machine must be taken inside of it, not around it: applying takes them in
+    /// that order.
     pub fn read_state<R>(&self, read: impl FnOnce(&dyn StateRead) -> R) -> R {
-        let _ = read;
-        todo!()
+        self.inner.state.with_read(|state, _| read(state))
     }
 
     /// Answers a message of another replica. What order matters for is queued during this call, before the future is
     /// polled: call it in the order of arrival, await the futures as you like.
     pub fn handle(&self, request: RaftRequest) -> impl Future<Output = RaftResponse> + Send + 'static {
-        let _ = request;
-        async { todo!() }
+        inbound::handle(self.inner.clone(), request)
     }
 
-    /// Gives up log entries up to `index`: they can be recycled, and replicas that still lack them get a snapshot.
-    /// Never goes past what is applied and flushed here.
-    pub async fn purge_to(&self, index: u64) -> Result<(), ProposeError> {
-        let _ = index;
-        todo!()
+    /// Gives up log entries up to `index`: their segments can be recycled, and replicas that still lack them get a
+    /// snapshot. Never goes past what is applied and flushed here. Returns when openraft has let go of them.
+    pub async fn purge_to(&self, index: u64) -> Result<(), PurgeError> {
+        purge::purge_to(self, index).await
     }
 
     /// Stops the replica; nothing is flushed. Later calls answer `Stopped`.
     pub async fn shutdown(&self) {
-        todo!()
+        let _ = self.inner.raft.shutdown().await;
+        self.inner.store.forget(self);
     }
+
+    pub(crate) fn oldest_live_index(&self) -> Result<Option<u64>, crate::engine::EngineError> {
+        self.inner
+            .state
+            .with_read(|state, _| self.inner.machine.oldest_live_index(state))
+    }
+
+    pub(crate) fn applied(&self) -> Option<RaftLogId> {
+        self.inner.state.applied()
+    }
+
+    pub(crate) fn set_flushed(&self, upto: Option<RaftLogId>) {
+        let mut flushed = self.inner.flushed.lock().unwrap_or_else(PoisonError::into_inner);
+        *flushed = (*flushed).max(upto);
+    }
+
+    pub(crate) fn flushed(&self) -> Option<RaftLogId> {
+        *self.inner.flushed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is(&self, other: &Replica) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    fn stopped(&self, fatal: &Fatal) -> ProposeError {
+        ProposeError::Stopped(self.reason(fatal))
+    }
+
+    /// Why the replica has stopped: the store's reason is the better one, if it has any.
+    fn reason(&self, fatal: &Fatal) -> String {
+        self.inner
+            .health
+            .stopped()
+            .map_or_else(|| fatal.to_string(), |cause| cause.to_string())
+    }
+}
+
+/// Members as openraft wants them.
+fn members(members: BTreeMap<u64, u32>) -> BTreeMap<u64, crate::types::Member> {
+    members
+        .into_iter()
+        .map(|(replica, node)| (replica, crate::types::Member { node }))
+        .collect()
 }

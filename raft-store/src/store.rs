@@ -1,11 +1,28 @@
 //! Everything a node stores: one log, one state engine, and the replicas that share them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
 
 use crate::{
+    disk::Disk,
     engine::{Engine, EngineError, EngineStats},
-    replica::{Replica, ReplicaOptions},
+    health::{Health, StoreStopped},
+    limits,
+    log::{LogOptions, LogStats, LogStopped, NodeLog, OpenError, StopReason},
+    replica::{self, Replica, ReplicaOptions},
+    runtime::blocking,
+    state::{self, ShardState},
 };
+
+mod flush;
+mod identity;
+mod retention;
+
+pub use retention::RetentionError;
 
 /// How a store behaves.
 #[derive(Debug, Clone)]
@@ -16,10 +33,26 @@ pub struct StoreOptions {
     pub segment_bytes: u64,
     /// Recent log records kept in memory, in bytes.
     pub cache_bytes: usize,
+    /// New log segments are made only while the disk keeps this many bytes free.
+    pub keep_free_bytes: u64,
     /// The state is flushed when the log has grown by this many bytes since the last flush.
     pub flush_every_bytes: u64,
     /// The state is flushed at least this often while anything is written.
     pub flush_every: Duration,
+}
+
+impl StoreOptions {
+    /// The defaults.
+    pub fn new(new_identity: u64) -> Self {
+        Self {
+            new_identity,
+            segment_bytes: limits::DEFAULT_SEGMENT_BYTES,
+            cache_bytes: limits::DEFAULT_CACHE_BYTES,
+            keep_free_bytes: limits::DEFAULT_KEEP_FREE_BYTES,
+            flush_every_bytes: limits::DEFAULT_FLUSH_BYTES,
+            flush_every: Duration::from_millis(limits::DEFAULT_FLUSH_EVERY_MS),
+        }
+    }
 }
 
 /// Why a store or a replica cannot open.
@@ -47,12 +80,36 @@ pub enum StoreError {
         /// Who asked.
         asked: u64,
     },
-    /// The shard is already open.
+    /// The shard is open, or being opened.
     #[error("shard {0} is already open")]
     AlreadyOpen(u32),
     /// The disk failed, is full, or is used by another process.
     #[error("the data directory cannot be used: {0}")]
     Failed(String),
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        StoreError::Failed(error.to_string())
+    }
+}
+
+impl From<LogStopped> for StoreError {
+    fn from(stopped: LogStopped) -> Self {
+        StoreError::Failed(stopped.to_string())
+    }
+}
+
+impl From<OpenError> for StoreError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Corrupt { .. } | OpenError::OtherDirectory { .. } => {
+                StoreError::Corrupt(error.to_string())
+            }
+            OpenError::Version { found, known, .. } => StoreError::Version { found, known },
+            OpenError::Io { .. } | OpenError::Options(_) => StoreError::Failed(error.to_string()),
+        }
+    }
 }
 
 /// A node's store. Cheap to clone.
@@ -64,21 +121,102 @@ pub struct Store {
 struct Inner {
     identity: u64,
     fresh: bool,
+    disk: Arc<dyn Disk>,
+    log: NodeLog,
     engine: Arc<dyn Engine>,
+    health: Health,
+    replicas: Mutex<BTreeMap<u32, Slot>>,
+}
+
+/// A shard's place in the store: taken before its replica is open, so that nobody opens it twice.
+enum Slot {
+    Opening,
+    Open(Replica),
 }
 
 /// What a store has done since it was opened.
 #[derive(Debug, Clone, Default)]
 pub struct StoreStats {
-    /// Syncs of the log.
-    pub log_syncs: u64,
-    /// Bytes written to the log.
-    pub log_bytes_written: u64,
+    /// The log.
+    pub log: LogStats,
     /// The state engine.
     pub engine: EngineStats,
 }
 
+/// A store as its replicas know it: they do not keep it alive.
+#[derive(Clone)]
+pub(crate) struct WeakStore(Weak<Inner>);
+
+impl WeakStore {
+    /// Makes the state durable.
+    pub(crate) async fn flush(&self) -> Result<(), String> {
+        let inner = self.0.upgrade().ok_or("the store is closed")?;
+        Store { inner }.flush().await.map_err(|e| e.to_string())
+    }
+
+    /// Takes a replica that was shut down off the list.
+    pub(crate) fn forget(&self, replica: &Replica) {
+        let Some(inner) = self.0.upgrade() else { return };
+        let mut replicas = inner.replicas();
+        if matches!(replicas.get(&replica.shard()), Some(Slot::Open(open)) if open.is(replica)) {
+            replicas.remove(&replica.shard());
+        }
+    }
+}
+
+impl Inner {
+    fn replicas(&self) -> MutexGuard<'_, BTreeMap<u32, Slot>> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Store {
+    /// Opens the store in `disk`, founding one where there is none, with the node's state in `engine`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Corrupt`] when something that was durable is missing or damaged.
+    pub async fn open(
+        disk: Arc<dyn Disk>,
+        engine: Arc<dyn Engine>,
+        options: StoreOptions,
+    ) -> Result<Store, StoreError> {
+        assert_ne!(options.new_identity, 0, "0 stands for no identity");
+        let stored = identity::read(&*disk)?;
+        if stored.is_none() {
+            if !disk.list("log")?.is_empty() || !state::shards(&*engine)?.is_empty() {
+                return Err(StoreError::Corrupt(
+                    "the directory has data but has lost its identity".into(),
+                ));
+            }
+            identity::write(&*disk, options.new_identity)?;
+        }
+        let identity = stored.unwrap_or(options.new_identity);
+        let log_options = LogOptions {
+            directory: identity,
+            segment_bytes: options.segment_bytes,
+            cache_bytes: options.cache_bytes,
+            keep_free_bytes: options.keep_free_bytes,
+        };
+        let log = NodeLog::open(disk.clone(), log_options).await?;
+        let inner = Arc::new(Inner {
+            identity,
+            fresh: stored.is_none(),
+            disk,
+            log,
+            engine,
+            health: Health::new(),
+            replicas: Mutex::default(),
+        });
+        tokio::spawn(watch_log(inner.log.clone(), inner.health.clone()));
+        tokio::spawn(flush::run(
+            Arc::downgrade(&inner),
+            options.flush_every_bytes,
+            options.flush_every,
+        ));
+        Ok(Store { inner })
+    }
+
     /// The random number that names this data directory for as long as it exists.
     pub fn identity(&self) -> u64 {
         self.inner.identity
@@ -89,35 +227,147 @@ impl Store {
         self.inner.fresh
     }
 
-    /// Makes the state durable, as far as it is applied now.
+    /// The node's log: for retention and statistics. Replicas write it.
+    pub fn log(&self) -> &NodeLog {
+        &self.inner.log
+    }
+
+    /// Makes the state durable, as far as it is applied now. A failure ends the store.
     pub async fn flush(&self) -> Result<(), EngineError> {
-        self.inner.engine.flush()
+        let applied: Vec<_> = self
+            .open_replicas()
+            .into_iter()
+            .map(|replica| (replica.applied(), replica))
+            .collect();
+        let engine = self.inner.engine.clone();
+        let flushed = blocking(move || engine.flush()).await;
+        flushed
+            .unwrap_or_else(|e| Err(EngineError::Failed(e.to_string())))
+            .inspect_err(|error| {
+                self.inner.health.engine(error.clone());
+            })?;
+        for (applied, replica) in applied {
+            replica.set_flushed(applied);
+        }
+        Ok(())
     }
 
     /// Counters.
     pub fn stats(&self) -> StoreStats {
-        todo!()
+        StoreStats {
+            log: self.inner.log.stats(),
+            engine: self.inner.engine.stats(),
+        }
     }
 
     /// Waits until the log or the state has failed for good, and says why. The process must exit then.
-    pub async fn wait_stopped(&self) -> String {
-        todo!()
+    pub async fn wait_stopped(&self) -> StoreStopped {
+        self.inner.health.wait_stopped().await
     }
 
     /// Opens a shard's replica, founding its storage if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Corrupt`] when log and state of the shard do not fit each other;
+    /// [`StoreError::WrongReplica`] when they are another replica's.
     pub async fn open_replica(&self, options: ReplicaOptions) -> Result<Replica, StoreError> {
-        let _ = options;
-        todo!()
+        let shard = options.shard;
+        let opening = Opening::take(self, shard)?;
+        let shared = replica::Shared {
+            disk: self.inner.disk.clone(),
+            log: self.inner.log.clone(),
+            engine: self.inner.engine.clone(),
+            health: self.inner.health.clone(),
+            store: WeakStore(Arc::downgrade(&self.inner)),
+        };
+        let replica = replica::open(shared, options).await?;
+        opening.done(replica.clone());
+        Ok(replica)
+    }
+
+    /// The open replica of a shard.
+    pub fn replica(&self, shard: u32) -> Option<Replica> {
+        match self.inner.replicas().get(&shard) {
+            Some(Slot::Open(replica)) => Some(replica.clone()),
+            _ => None,
+        }
+    }
+
+    fn open_replicas(&self) -> Vec<Replica> {
+        let replicas = self.inner.replicas();
+        let open = |slot: &Slot| match slot {
+            Slot::Open(replica) => Some(replica.clone()),
+            Slot::Opening => None,
+        };
+        replicas.values().filter_map(open).collect()
     }
 
     /// The shards that have data here, with the replica id each was opened for.
     pub fn shards(&self) -> Result<Vec<(u32, u64)>, StoreError> {
-        todo!()
+        Ok(state::shards(&*self.inner.engine)?)
     }
 
-    /// Forgets everything of a shard whose replica is not open.
+    /// Forgets everything of a shard whose replica is not open. Its replica id must never be used again.
     pub async fn drop_replica(&self, shard: u32) -> Result<(), StoreError> {
-        let _ = shard;
-        todo!()
+        let _opening = Opening::take(self, shard)?;
+        // The log first: a state without a log is refused when it is opened, a log without a state is not.
+        self.inner.log.drop_shard(shard).await?;
+        let engine = self.inner.engine.clone();
+        let cleared = blocking(move || ShardState::open(shard, engine)?.clear()).await;
+        Ok(cleared??)
     }
+
+    /// Stops all replicas, flushes the state and closes the log: the next start has nothing to replay.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        for replica in self.open_replicas() {
+            replica.shutdown().await;
+        }
+        let flushed = self.flush().await;
+        self.inner.health.stop(StoreStopped::Closed);
+        self.inner.log.clone().close().await;
+        Ok(flushed?)
+    }
+}
+
+/// Holds a shard's place while its replica opens, or is dropped.
+struct Opening<'a> {
+    store: &'a Store,
+    shard: u32,
+}
+
+impl<'a> Opening<'a> {
+    fn take(store: &'a Store, shard: u32) -> Result<Self, StoreError> {
+        let mut replicas = store.inner.replicas();
+        if replicas.contains_key(&shard) {
+            return Err(StoreError::AlreadyOpen(shard));
+        }
+        replicas.insert(shard, Slot::Opening);
+        Ok(Self { store, shard })
+    }
+
+    fn done(self, replica: Replica) {
+        self.store
+            .inner
+            .replicas()
+            .insert(self.shard, Slot::Open(replica));
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let mut replicas = self.store.inner.replicas();
+        if matches!(replicas.get(&self.shard), Some(Slot::Opening)) {
+            replicas.remove(&self.shard);
+        }
+    }
+}
+
+/// The end of the log is the end of the store.
+async fn watch_log(log: NodeLog, health: Health) {
+    let cause = match log.wait_stopped().await {
+        StopReason::Closed => StoreStopped::Closed,
+        failed @ StopReason::Failed { .. } => StoreStopped::Failed(failed.to_string()),
+    };
+    health.stop(cause);
 }

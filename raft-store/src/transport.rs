@@ -8,6 +8,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flotilla_proto::peer::{RaftRequest, RaftResponse};
 
+mod network;
+
+pub(crate) use network::Network;
+
 /// Carries Raft messages to other nodes.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {

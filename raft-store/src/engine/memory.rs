@@ -1,8 +1,8 @@
 //! A state engine in memory, for the simulator and for tests.
 //!
 //! It behaves like the real one in what matters: writes are atomic, durable only after a flush, and
-//! [`MemoryEngine::crash`] takes away what was not. The handle plays the disk: keep a clone,
-//! drop everything else, and "restart" with the clone.
+//! [`MemoryEngine::crash`] takes away what was not. A [`MemoryEngine`] plays the disk that outlives its processes: each
+//! process gets at it by [`MemoryEngine::mount`], which cuts off whatever is left of the process before.
 
 use std::{
     collections::BTreeMap,
@@ -32,6 +32,8 @@ struct Shared {
     unflushed: Vec<WriteBatch>,
     flushes: u64,
     failing: bool,
+    /// Counts mounts; only the last one may write.
+    life: u64,
 }
 
 impl MemoryEngine {
@@ -40,7 +42,18 @@ impl MemoryEngine {
         Self::default()
     }
 
-    /// Power loss: of the writes since the last flush the first `survivors` remain, the rest never happened.
+    /// The engine for one life of a process. Writes through every earlier mount fail from now on.
+    pub fn mount(&self) -> Arc<dyn Engine> {
+        let mut shared = self.lock();
+        shared.life += 1;
+        Arc::new(Mount {
+            shared: self.shared.clone(),
+            life: shared.life,
+        })
+    }
+
+    /// Power loss: of the writes since the last flush the first `survivors` remain, the rest never happened. What was
+    /// mounted is dead.
     pub fn crash(&self, survivors: usize) {
         let mut shared = self.lock();
         let mut lost = std::mem::take(&mut shared.unflushed);
@@ -49,6 +62,7 @@ impl MemoryEngine {
             change(&mut shared.durable, batch);
         }
         shared.live = Arc::new(shared.durable.clone());
+        shared.life += 1;
     }
 
     /// Writes since the last flush.
@@ -63,6 +77,32 @@ impl MemoryEngine {
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The engine as one life of a process sees it.
+struct Mount {
+    shared: Arc<Mutex<Shared>>,
+    life: u64,
+}
+
+impl Mount {
+    fn lock(&self) -> Result<MutexGuard<'_, Shared>, EngineError> {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared.life != self.life {
+            return Err(EngineError::Failed(
+                "this process is dead: the machine stopped".into(),
+            ));
+        }
+        Ok(shared)
+    }
+
+    fn writable(&self) -> Result<MutexGuard<'_, Shared>, EngineError> {
+        let shared = self.lock()?;
+        if shared.failing {
+            return Err(EngineError::Failed("told to fail".into()));
+        }
+        Ok(shared)
     }
 }
 
@@ -103,32 +143,26 @@ fn scan(keys: &Keys, from: &[u8], to: &[u8], limit: usize) -> Vec<(Bytes, Bytes)
         .collect()
 }
 
-impl EngineView for MemoryEngine {
+impl EngineView for Mount {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        Ok(self.lock().live.get(key).cloned())
+        Ok(self.lock()?.live.get(key).cloned())
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
-        Ok(scan(&self.lock().live, from, to, limit))
+        Ok(scan(&self.lock()?.live, from, to, limit))
     }
 }
 
-impl Engine for MemoryEngine {
+impl Engine for Mount {
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
-        let mut shared = self.lock();
-        if shared.failing {
-            return Err(EngineError::Failed("told to fail".into()));
-        }
+        let mut shared = self.writable()?;
         change(Arc::make_mut(&mut shared.live), batch.clone());
         shared.unflushed.push(batch);
         Ok(())
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        let mut shared = self.lock();
-        if shared.failing {
-            return Err(EngineError::Failed("told to fail".into()));
-        }
+        let mut shared = self.writable()?;
         for batch in std::mem::take(&mut shared.unflushed) {
             change(&mut shared.durable, batch);
         }
@@ -137,14 +171,15 @@ impl Engine for MemoryEngine {
     }
 
     fn view(&self) -> Result<Box<dyn EngineView>, EngineError> {
-        Ok(Box::new(MemoryView(self.lock().live.clone())))
+        Ok(Box::new(MemoryView(self.lock()?.live.clone())))
     }
 
     fn stats(&self) -> EngineStats {
+        let flushes = self.lock().map_or(0, |shared| shared.flushes);
         EngineStats {
             memory_bytes: 0,
             disk_bytes: 0,
-            flushes: self.lock().flushes,
+            flushes,
         }
     }
 }

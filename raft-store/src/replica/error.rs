@@ -3,13 +3,22 @@
 /// A proposal, or another request that only the leader can do, was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// Another replica leads. From [`crate::Replica::propose`] this is not a promise that the entry is lost:
-    /// a leader that was deposed with the entry in its log cannot know.
+    /// Another replica leads. Nothing was done: ask there.
     #[error("not the leader of the shard")]
     NotLeader {
         /// Replica id of the leader, if known.
         leader: Option<u64>,
     },
+    /// Leadership was lost with the entry in the log. The next leader may or may not have it; asking again may
+    /// do it twice.
+    #[error("leadership was lost before the outcome was known")]
+    Unknown {
+        /// Replica id of the leader, if known.
+        leader: Option<u64>,
+    },
+    /// The payload is longer than [`crate::limits::MAX_PAYLOAD_BYTES`].
+    #[error("a payload of {0} bytes is too long")]
+    TooLarge(usize),
     /// This replica has stopped; restart the node, or see why in the message.
     #[error("the replica has stopped: {0}")]
     Stopped(String),
@@ -67,4 +76,22 @@ pub enum PayloadError {
     /// The disk failed.
     #[error("reading the log failed: {0}")]
     Io(String),
+}
+
+/// The log could not be given up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PurgeError {
+    /// Not yet: the entries are not applied, or still being sent to a replica. Try again later.
+    #[error("the log of shard {shard} cannot be purged up to {asked} yet, only to {reached:?}")]
+    NotYet {
+        /// The shard.
+        shard: u32,
+        /// What was asked for.
+        asked: u64,
+        /// What was reached.
+        reached: Option<u64>,
+    },
+    /// This replica has stopped.
+    #[error("the replica has stopped: {0}")]
+    Stopped(String),
 }

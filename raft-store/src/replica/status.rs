@@ -1,8 +1,16 @@
 //! What a replica knows about itself and its shard, as plain numbers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use crate::log_id::LogId;
+use openraft::{Instant, ServerState, async_runtime::WatchReceiver};
+
+use crate::{
+    log_id::LogId,
+    types::{Metrics, MetricsReceiver, convert},
+};
 
 /// What a replica currently is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,4 +64,65 @@ pub struct ReplicaStatus {
     pub membership_committed: bool,
     /// Why the replica has stopped for good, if it has.
     pub stopped: Option<String>,
+}
+
+impl ReplicaStatus {
+    pub(super) fn of(shard: u32, metrics: &Metrics) -> Self {
+        let membership = metrics.membership_config.membership();
+        let role = match metrics.state {
+            ServerState::Leader => Role::Leader,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Follower => Role::Follower,
+            ServerState::Learner | ServerState::Shutdown => Role::Learner,
+        };
+        let replication = metrics.replication.iter().flatten();
+        Self {
+            shard,
+            replica: metrics.id,
+            role,
+            leader: metrics.current_leader,
+            is_leader: role == Role::Leader,
+            term: metrics.current_term,
+            last_log: metrics.last_log_index,
+            committed: metrics.local_committed.as_ref().map(convert::from_raft),
+            applied: metrics.last_applied.as_ref().map(convert::from_raft),
+            purged: metrics.purged.as_ref().map(convert::from_raft),
+            voters: membership.get_joint_config().clone(),
+            learners: membership.learner_ids().collect(),
+            nodes: membership
+                .nodes()
+                .map(|(replica, member)| (*replica, member.node))
+                .collect(),
+            replication: replication
+                .map(|(id, matched)| (*id, matched.as_ref().map(|id| id.index)))
+                .collect(),
+            quorum_acked_ms_ago: metrics
+                .last_quorum_acked
+                .map(|at| millis(at.into_inner().elapsed())),
+            membership_committed: metrics.membership_config == metrics.committed_membership_config,
+            stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+}
+
+/// Follows a replica's status.
+pub struct StatusWatch {
+    pub(super) shard: u32,
+    pub(super) metrics: MetricsReceiver,
+}
+
+impl StatusWatch {
+    /// Waits until the status has changed since it was last seen. `false` when the replica has stopped.
+    pub async fn changed(&mut self) -> bool {
+        self.metrics.changed().await.is_ok()
+    }
+
+    /// The status now, which counts as seen.
+    pub fn current(&mut self) -> ReplicaStatus {
+        ReplicaStatus::of(self.shard, &self.metrics.borrow_and_update())
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
 }

@@ -1,0 +1,212 @@
+//! What other replicas say to this one.
+
+use std::{future::Future, sync::Arc};
+
+use flotilla_proto::peer::{
+    self, RaftRequest, RaftResponse, Refusal, SnapshotChunk, SnapshotResponse, TransferLeaderResponse,
+    raft_request::Body as Request, raft_response::Body as Response, refusal::Reason,
+};
+use futures::{StreamExt, stream::FuturesUnordered};
+use openraft::{async_runtime::WatchReceiver, storage::Snapshot};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Inner, Raft};
+use crate::{
+    snapshot::{Complete, Finish, SnapshotData, Wanted},
+    types::{AppendRequest, Fatal, Vote, convert},
+};
+
+/// An append, and where its answer goes.
+pub(super) struct Append {
+    request: AppendRequest,
+    answer: oneshot::Sender<Response>,
+}
+
+/// Hands appends to openraft in the order they came, without waiting for one to be answered before the next.
+pub(super) async fn pump(raft: Raft, mut appends: mpsc::Receiver<Append>) {
+    // New futures are first polled in the order they are pushed, and the first poll is what queues them.
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            append = appends.recv() => match append {
+                Some(append) => under_way.push(answer(&raft, append)),
+                None => return,
+            },
+            Some(()) = under_way.next() => {}
+        }
+    }
+}
+
+async fn answer(raft: &Raft, append: Append) {
+    let response = match raft.append_entries(append.request).await {
+        Ok(response) => Response::Append(convert::append_response_to_proto(response)),
+        Err(error) => refuse(Reason::Stopped, error.to_string()),
+    };
+    // A sender that no longer waits will ask again.
+    let _ = append.answer.send(response);
+}
+
+fn refuse(reason: Reason, message: impl Into<String>) -> Response {
+    Response::Refusal(Refusal {
+        reason: reason.into(),
+        message: message.into(),
+    })
+}
+
+fn stopped(fatal: &Fatal) -> Response {
+    refuse(Reason::Stopped, fatal.to_string())
+}
+
+/// See [`super::Replica::handle`].
+pub(super) fn handle(
+    inner: Arc<Inner>,
+    request: RaftRequest,
+) -> impl Future<Output = RaftResponse> + Send + 'static {
+    let begun = begin(&inner, request);
+    async move {
+        let response = match begun {
+            Begun::Answered(response) => response,
+            Begun::Queued(answer) => answer
+                .await
+                .unwrap_or_else(|_| refuse(Reason::Stopped, "the replica is stopping")),
+            Begun::Other(body) => inner.answer(body).await,
+        };
+        RaftResponse { body: Some(response) }
+    }
+}
+
+enum Begun {
+    Answered(Response),
+    Queued(oneshot::Receiver<Response>),
+    Other(Request),
+}
+
+fn begin(inner: &Inner, request: RaftRequest) -> Begun {
+    if request.shard != inner.shard || request.to != inner.replica {
+        return Begun::Answered(refuse(
+            Reason::NoSuchReplica,
+            format!("this is replica {}", inner.replica),
+        ));
+    }
+    match request.body {
+        None => Begun::Answered(refuse(Reason::Malformed, "an empty request")),
+        Some(Request::Append(append)) => match convert::append_from_proto(inner.shard, append) {
+            Err(what) => Begun::Answered(refuse(Reason::Malformed, what)),
+            Ok(request) => {
+                let (answer, receiver) = oneshot::channel();
+                match inner.appends.try_send(Append { request, answer }) {
+                    Ok(()) => Begun::Queued(receiver),
+                    Err(_) => Begun::Answered(refuse(Reason::Stopped, "too many appends are waiting")),
+                }
+            }
+        },
+        Some(body) => Begun::Other(body),
+    }
+}
+
+impl Inner {
+    async fn answer(self: &Arc<Self>, body: Request) -> Response {
+        match body {
+            Request::Append(_) => unreachable!("appends are queued"),
+            Request::Vote(request) => self.vote(request).await,
+            Request::PreVote(request) => self.pre_vote(request).await,
+            Request::TransferLeader(request) => self.transfer(request).await,
+            Request::Snapshot(chunk) => self.snapshot(chunk).await,
+        }
+    }
+
+    async fn vote(&self, request: peer::VoteRequest) -> Response {
+        let Some(request) = convert::vote_request_from_proto(request) else {
+            return malformed();
+        };
+        match self.raft.vote(request).await {
+            Ok(response) => Response::Vote(convert::vote_response_to_proto(&response)),
+            Err(error) => refuse(Reason::Stopped, error.to_string()),
+        }
+    }
+
+    async fn pre_vote(&self, request: peer::VoteRequest) -> Response {
+        let Some(request) = convert::vote_request_from_proto(request) else {
+            return malformed();
+        };
+        match self.raft.pre_vote(request).await {
+            Ok(response) => Response::PreVote(convert::vote_response_to_proto(&response)),
+            Err(error) => refuse(Reason::Stopped, error.to_string()),
+        }
+    }
+
+    async fn transfer(&self, request: peer::TransferLeaderRequest) -> Response {
+        let Some(request) = convert::transfer_from_proto(request) else {
+            return malformed();
+        };
+        match self.raft.handle_transfer_leader(request).await {
+            Ok(Ok(())) => Response::TransferLeader(TransferLeaderResponse {}),
+            Ok(Err(error)) => refuse(Reason::Unspecified, error.to_string()),
+            Err(fatal) => stopped(&fatal),
+        }
+    }
+
+    async fn snapshot(self: &Arc<Self>, chunk: SnapshotChunk) -> Response {
+        let Some(vote) = chunk.vote.map(convert::vote_from_proto) else {
+            return malformed();
+        };
+        let ours = self.raft.metrics().borrow_watched().vote;
+        if ours > vote {
+            return snapshot_response(
+                ours,
+                Wanted {
+                    next_offset: chunk.offset,
+                    installed: false,
+                },
+            );
+        }
+        let taken = self.inbox.lock().await.take(chunk).await;
+        match taken {
+            Ok(Finish::NotYet(wanted)) => snapshot_response(vote, wanted),
+            Ok(Finish::Now(wanted, complete)) => {
+                // Takes longer than a sender should wait for one answer.
+                let inner = self.clone();
+                tokio::spawn(async move { inner.install(vote, complete).await });
+                snapshot_response(vote, wanted)
+            }
+            Err(error) => {
+                tracing::error!(shard = self.shard, %error, "a snapshot cannot be stored");
+                refuse(Reason::Stopped, error.to_string())
+            }
+        }
+    }
+
+    async fn install(&self, vote: Vote, complete: Complete) {
+        let id = complete.id().to_owned();
+        let result = match complete.check().await {
+            Ok(file) => {
+                let snapshot = Snapshot {
+                    meta: file.meta(),
+                    snapshot: SnapshotData::File(Arc::new(file)),
+                };
+                let installed = self.raft.install_full_snapshot(vote, snapshot).await;
+                installed
+                    .map(|response| response.vote <= vote)
+                    .map_err(|fatal| fatal.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = &result {
+            tracing::warn!(shard = self.shard, %error, "a snapshot was not installed");
+        }
+        self.inbox.lock().await.finished(&id, result == Ok(true));
+    }
+}
+
+fn malformed() -> Response {
+    refuse(Reason::Malformed, "a field is missing")
+}
+
+fn snapshot_response(vote: Vote, wanted: Wanted) -> Response {
+    Response::Snapshot(SnapshotResponse {
+        vote: Some(convert::vote_to_proto(&vote)),
+        next_offset: wanted.next_offset,
+        installed: wanted.installed,
+    })
+}

@@ -1,0 +1,193 @@
+//! One shard's state, as openraft sees it: applies entries in batches, hands out and takes in snapshots.
+
+use std::{io, sync::Arc};
+
+use futures::{FutureExt, Stream, StreamExt};
+use openraft::{
+    OptionalSend,
+    storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot},
+};
+
+use super::Synced;
+use crate::{
+    engine::EngineError,
+    health::Health,
+    limits::{MAX_APPLY_BYTES, MAX_APPLY_ENTRIES},
+    log::NodeLog,
+    machine::{Applied, Machine, StateWrite},
+    snapshot::{SnapshotData, Snapshots, StateImage},
+    state::{ShardState, ShardView, Standing},
+    types::{Entry, Member, Payload, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig, convert},
+};
+
+/// Feeds one shard's machine.
+pub(crate) struct StateMachine {
+    pub(crate) state: Arc<ShardState>,
+    pub(crate) machine: Arc<dyn Machine>,
+    pub(crate) log: NodeLog,
+    pub(crate) synced: Arc<Synced>,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) health: Health,
+}
+
+type Batch = Vec<EntryResponder<TypeConfig>>;
+type OurSnapshot = Snapshot<crate::types::LeaderId, u64, Member, SnapshotData>;
+
+impl StateMachine {
+    /// Applies a batch and answers its proposers, in order, once it is committed to the engine.
+    fn apply_batch(&self, batch: Batch) -> Result<(), EngineError> {
+        let (entries, responders): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let answers = self.state.with_write(|state, standing| {
+            entries
+                .iter()
+                .map(|entry| apply_entry(&*self.machine, entry, state, standing))
+                .collect::<Result<Vec<_>, _>>()
+        })?;
+        for (responder, answer) in responders.into_iter().zip(answers) {
+            if let Some(responder) = responder {
+                responder.send(answer);
+            }
+        }
+        Ok(())
+    }
+
+    /// The state as it is now, to be sent or purged up to.
+    fn image(&self) -> Result<Option<StateImage>, EngineError> {
+        let (view, standing) = self.state.view()?;
+        if standing.applied.is_none() {
+            return Ok(None);
+        }
+        let shard = self.state.shard();
+        let oldest = self.machine.oldest_live_index(&ShardView::new(shard, &*view))?;
+        Ok(Some(StateImage {
+            shard,
+            view,
+            standing,
+            oldest,
+            log: self.log.clone(),
+        }))
+    }
+}
+
+fn apply_entry(
+    machine: &dyn Machine,
+    entry: &Entry,
+    state: &mut dyn StateWrite,
+    standing: &mut Standing,
+) -> Result<Applied, EngineError> {
+    let id = entry.id();
+    assert!(
+        standing.applied < Some(id),
+        "an entry is applied once, after those before it"
+    );
+    standing.applied = Some(id);
+    match entry.payload() {
+        Payload::Blank => Ok(Applied::none()),
+        Payload::Membership(membership) => {
+            standing.membership = StoredMembership::new(Some(id), membership.clone());
+            Ok(Applied::none())
+        }
+        Payload::Normal(data) => machine.apply(convert::from_raft(&id), &data.0, state),
+    }
+}
+
+/// The next entries that are ready, at least one unless the stream is over.
+async fn gather<S>(entries: &mut S) -> io::Result<Batch>
+where
+    S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin,
+{
+    let Some(first) = entries.next().await else {
+        return Ok(Batch::new());
+    };
+    let first = first?;
+    let mut bytes = first.0.bytes();
+    let mut batch = vec![first];
+    while batch.len() < MAX_APPLY_ENTRIES && bytes < MAX_APPLY_BYTES {
+        let Some(Some(next)) = entries.next().now_or_never() else {
+            break;
+        };
+        let next = next?;
+        bytes += next.0.bytes();
+        batch.push(next);
+    }
+    Ok(batch)
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, StoredMembership)> {
+        let standing = self.state.standing();
+        Ok((standing.applied, standing.membership))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        loop {
+            let batch = gather(&mut entries).await?;
+            let Some((last, _)) = batch.last() else {
+                return Ok(());
+            };
+            self.synced.wait(last.id().index).await?;
+            self.apply_batch(batch).map_err(|e| self.health.engine(e))?;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder(Some(self.image().map_err(|e| self.health.engine(e))))
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> io::Result<()> {
+        let standing = Standing {
+            applied: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+        };
+        self.snapshots
+            .install(standing, data, &self.state, &self.machine)
+            .await
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<OurSnapshot>> {
+        // A file that was built for a replica that lagged is good as long as the log goes on from it.
+        if let Some(file) = self.snapshots.reusable(self.log.shard(self.state.shard()).purged) {
+            return Ok(Some(Snapshot {
+                meta: file.meta(),
+                snapshot: SnapshotData::File(file),
+            }));
+        }
+        Ok(self.image().map_err(|e| self.health.engine(e))?.map(snapshot_of))
+    }
+}
+
+fn snapshot_of(image: StateImage) -> OurSnapshot {
+    let meta = SnapshotMeta {
+        last_log_id: image.standing.applied,
+        last_membership: image.standing.membership.clone(),
+    };
+    Snapshot {
+        meta,
+        snapshot: SnapshotData::State(image),
+    }
+}
+
+/// "Builds" a snapshot: the state is on disk anyway, so the snapshot is the state as of now. A file is made only
+/// when some replica needs one.
+pub(crate) struct Builder(Option<io::Result<Option<StateImage>>>);
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<OurSnapshot> {
+        let image = self
+            .0
+            .take()
+            .ok_or_else(|| io::Error::other("this snapshot was taken already"))??;
+        image
+            .map(snapshot_of)
+            .ok_or_else(|| io::Error::other("nothing was applied yet"))
+    }
+}

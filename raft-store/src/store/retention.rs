@@ -1,0 +1,73 @@
+//! Giving up the oldest segments of the log.
+
+use super::{Store, StoreError};
+use crate::{
+    engine::EngineError,
+    log::{PurgePoints, ReadError, RecycleError},
+    replica::PurgeError,
+};
+
+/// Why segments stay.
+#[derive(Debug, thiserror::Error)]
+pub enum RetentionError {
+    /// A shard's state still refers to a record in them: it must be copied forward, or trimmed, first.
+    #[error("shard {shard} still needs entry {oldest}; the segments hold its entries up to {last}")]
+    Needed {
+        /// The shard.
+        shard: u32,
+        /// The oldest entry it needs.
+        oldest: u64,
+        /// The last entry in the segments.
+        last: u64,
+    },
+    /// A shard with entries in them is not open here, so nobody knows what it needs.
+    #[error("shard {0} is not open")]
+    NotOpen(u32),
+    /// A replica does not let go of its log yet.
+    #[error(transparent)]
+    Purge(#[from] PurgeError),
+    /// The state could not be asked.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The log could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The log could not be recycled.
+    #[error(transparent)]
+    Recycle(#[from] RecycleError),
+}
+
+impl Store {
+    /// Gives up all closed segments up to `sequence`, if nothing in them is needed any more: every shard's entries in
+    /// them are applied, flushed, and older than the oldest entry its state refers to. Returns the purge points.
+    pub async fn recycle_through(&self, sequence: u64) -> Result<PurgePoints, RetentionError> {
+        let points = self.log().purge_points_through(sequence)?;
+        let mut purges = Vec::new();
+        for (shard, last) in &points {
+            let replica = self.replica(*shard).ok_or(RetentionError::NotOpen(*shard))?;
+            if let Some(oldest) = replica.oldest_live_index()?
+                && oldest <= last.index
+            {
+                return Err(RetentionError::Needed {
+                    shard: *shard,
+                    oldest,
+                    last: last.index,
+                });
+            }
+            purges.push((replica, last.index));
+        }
+        for (replica, last) in purges {
+            replica.purge_to(last).await?;
+        }
+        Ok(self.log().recycle_through(sequence).await?)
+    }
+}
+
+impl From<EngineError> for StoreError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Corrupt(what) => StoreError::Corrupt(what),
+            EngineError::Failed(what) => StoreError::Failed(what),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! openraft's network, over a [`Transport`].
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use flotilla_proto::peer::{
+    self, RaftRequest, RaftResponse, SnapshotChunk, raft_request::Body as Request,
+    raft_response::Body as Response,
+};
+use futures::{Stream, StreamExt, future::BoxFuture, stream, stream::BoxStream};
+use openraft::{
+    OptionalSend, RaftNetworkFactory, RaftNetworkV2,
+    errors::{NetworkError, ReplicationClosed, StreamingError, Timeout, Unreachable},
+    network::RPCOption,
+    raft::{SnapshotResponse, StreamAppendResult},
+    storage::Snapshot,
+};
+
+use super::{Transport, TransportError};
+use crate::{
+    limits::{APPEND_WINDOW, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_POLL_MS},
+    snapshot::{SnapshotData, SnapshotFile, Snapshots, head_of},
+    types::{
+        AppendRequest, AppendResponse, LeaderId, Member, RaftLogId, RpcError, TransferRequest,
+        TransferResponse, TypeConfig, Vote, VoteRequest, VoteResponse, convert,
+    },
+};
+
+/// Makes connections from one replica to the others of its shard.
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub(crate) shard: u32,
+    pub(crate) replica: u64,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) snapshots: Arc<Snapshots>,
+    /// How long an append may take: longer than openraft would wait, whose measure is the heartbeat, because
+    /// what is sent may have to wait for a disk.
+    pub(crate) append_ttl: Duration,
+}
+
+/// The way to one replica.
+pub(crate) struct Link {
+    network: Network,
+    target: u64,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, _member: &Member) -> Link {
+        Link {
+            network: self.clone(),
+            target,
+        }
+    }
+}
+
+/// Where an append starts and ends in the log, to make sense of its answer.
+struct Span {
+    previous: Option<RaftLogId>,
+    last: Option<RaftLogId>,
+}
+
+impl Span {
+    fn of(request: &AppendRequest) -> Self {
+        let last = request
+            .entries
+            .last()
+            .map(|entry| entry.id())
+            .or(request.prev_log_id);
+        Self {
+            previous: request.prev_log_id,
+            last,
+        }
+    }
+}
+
+impl Link {
+    async fn call(
+        &self,
+        action: openraft::RPCTypes,
+        body: Request,
+        ttl: Duration,
+    ) -> Result<Response, RpcError> {
+        let request = RaftRequest {
+            shard: self.network.shard,
+            to: self.target,
+            body: Some(body),
+        };
+        match self.network.transport.raft(self.target, request, ttl).await {
+            Ok(RaftResponse {
+                body: Some(Response::Refusal(refusal)),
+            }) => Err(self.refused(&refusal)),
+            Ok(RaftResponse { body: Some(body) }) => Ok(body),
+            Ok(RaftResponse { body: None }) => Err(malformed()),
+            Err(error @ TransportError::Unreachable(_)) => {
+                Err(RpcError::Unreachable(Unreachable::new(&error)))
+            }
+            Err(error @ TransportError::Broken(_)) => Err(RpcError::Network(NetworkError::new(&error))),
+            Err(TransportError::TimedOut) => Err(RpcError::Timeout(Timeout {
+                action,
+                id: self.network.replica,
+                target: self.target,
+                timeout: ttl,
+            })),
+        }
+    }
+
+    /// A replica that refuses is one that is not there: nothing is gained by asking again at once.
+    fn refused(&self, refusal: &peer::Refusal) -> RpcError {
+        let what = format!(
+            "replica {} refused: {:?} {}",
+            self.target,
+            refusal.reason(),
+            refusal.message
+        );
+        RpcError::Unreachable(Unreachable::from_string(what))
+    }
+
+    async fn append(&self, request: AppendRequest, ttl: Duration) -> Result<AppendResponse, RpcError> {
+        let body = Request::Append(convert::append_to_proto(self.network.shard, request));
+        match self.call(openraft::RPCTypes::AppendEntries, body, ttl).await? {
+            Response::Append(answer) => convert::append_response_from_proto(answer).ok_or_else(malformed),
+            _ => Err(malformed()),
+        }
+    }
+
+    /// Sends one chunk. Answers what is wanted next, or a vote that ends the transfer.
+    async fn send_chunk(
+        &self,
+        vote: &Vote,
+        file: &SnapshotFile,
+        offset: u64,
+        ttl: Duration,
+    ) -> Result<peer::SnapshotResponse, StreamingError<TypeConfig>> {
+        let data = self
+            .network
+            .snapshots
+            .chunk(file, offset, SNAPSHOT_CHUNK_BYTES)
+            .map_err(failed)?;
+        let chunk = SnapshotChunk {
+            vote: Some(convert::vote_to_proto(vote)),
+            id: format!("{}/{}", self.network.replica, file.id),
+            offset,
+            data_crc32c: crc32c::crc32c(&data),
+            data,
+            total_size: file.size,
+            head: (offset == 0).then(|| head_of(self.network.shard, &file.standing)),
+        };
+        match self
+            .call(openraft::RPCTypes::InstallSnapshot, Request::Snapshot(chunk), ttl)
+            .await?
+        {
+            Response::Snapshot(answer) => Ok(answer),
+            _ => Err(malformed().into()),
+        }
+    }
+
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        data: SnapshotData,
+        ttl: Duration,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let file = self.network.snapshots.file(data).await.map_err(failed)?;
+        tracing::info!(
+            shard = self.network.shard,
+            to = self.target,
+            bytes = file.size,
+            "sending a snapshot"
+        );
+        let mut offset = 0;
+        loop {
+            let answer = self.send_chunk(&vote, &file, offset, ttl).await?;
+            let theirs = answer.vote.map(convert::vote_from_proto);
+            if answer.installed {
+                self.network.snapshots.forget();
+                return Ok(SnapshotResponse::new(theirs.unwrap_or(vote)));
+            }
+            if let Some(higher) = theirs.filter(|theirs| *theirs > vote) {
+                return Ok(SnapshotResponse::new(higher));
+            }
+            if answer.next_offset >= file.size || answer.next_offset == offset {
+                // All there and being installed, or a chunk that did not count.
+                tokio::time::sleep(Duration::from_millis(SNAPSHOT_POLL_MS)).await;
+            }
+            offset = answer.next_offset.min(file.size);
+        }
+    }
+}
+
+fn malformed() -> RpcError {
+    RpcError::Unreachable(Unreachable::from_string("the answer makes no sense"))
+}
+
+fn failed(error: std::io::Error) -> StreamingError<TypeConfig> {
+    StreamingError::Unreachable(Unreachable::from_string(format!(
+        "the snapshot cannot be made or read: {error}"
+    )))
+}
+
+type AppendResults<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>;
+
+impl RaftNetworkV2<TypeConfig> for Link {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendRequest,
+        _option: RPCOption,
+    ) -> Result<AppendResponse, RpcError> {
+        self.append(request, self.network.append_ttl).await
+    }
+
+    /// Keeps up to [`APPEND_WINDOW`] appends under way. The answers come in the order of the requests; the first that
+    /// is not a full success is the last.
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<AppendResults<'s>, RpcError>>
+    where
+        S: Stream<Item = AppendRequest> + OptionalSend + Unpin + 'static,
+    {
+        let link = &*self;
+        let answers = input
+            .map(move |request| async move {
+                let span = Span::of(&request);
+                let answer = link.append(request, link.network.append_ttl).await?;
+                let partial = matches!(&answer, AppendResponse::PartialSuccess(upto) if *upto != span.last);
+                if matches!(answer, AppendResponse::Conflict) && span.previous.is_none() {
+                    return Err(malformed());
+                }
+                Ok((answer.into_stream_result(span.previous, span.last), partial))
+            })
+            .buffered(APPEND_WINDOW);
+        let results = stream::unfold(Some(Box::pin(answers)), |answers| async move {
+            let mut answers = answers?;
+            match answers.next().await? {
+                Ok((result, partial)) => {
+                    let rest = (result.is_ok() && !partial).then_some(answers);
+                    Some((Ok(result), rest))
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        let results: AppendResults<'s> = Box::pin(results);
+        Box::pin(async move { Ok(results) })
+    }
+
+    async fn vote(&mut self, request: VoteRequest, option: RPCOption) -> Result<VoteResponse, RpcError> {
+        let body = Request::Vote(convert::vote_request_to_proto(&request));
+        match self
+            .call(openraft::RPCTypes::Vote, body, option.hard_ttl())
+            .await?
+        {
+            Response::Vote(answer) => convert::vote_response_from_proto(answer).ok_or_else(malformed),
+            _ => Err(malformed()),
+        }
+    }
+
+    async fn pre_vote(&mut self, request: VoteRequest, option: RPCOption) -> Result<VoteResponse, RpcError> {
+        let body = Request::PreVote(convert::vote_request_to_proto(&request));
+        match self
+            .call(openraft::RPCTypes::Vote, body, option.hard_ttl())
+            .await?
+        {
+            Response::PreVote(answer) => convert::vote_response_from_proto(answer).ok_or_else(malformed),
+            _ => Err(malformed()),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot<LeaderId, u64, Member, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        tokio::select! {
+            biased;
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = self.send_snapshot(vote, snapshot.snapshot, option.hard_ttl()) => sent,
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferRequest,
+        option: RPCOption,
+    ) -> Result<TransferResponse, RpcError> {
+        let body = Request::TransferLeader(convert::transfer_to_proto(&request));
+        match self
+            .call(openraft::RPCTypes::TransferLeader, body, option.hard_ttl())
+            .await?
+        {
+            Response::TransferLeader(_) => Ok(Ok(())),
+            _ => Err(malformed()),
+        }
+    }
+}
