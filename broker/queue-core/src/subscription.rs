@@ -106,6 +106,11 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
+    /// A consumer group that begins at `start`.
+    pub(crate) fn starting(rules: Rules, start: u64) -> Self {
+        Self { rules, start, cursor: start, ..Self::default() }
+    }
+
     pub(crate) fn store(&self, kv: &mut dyn KeyValue, queue: QueueId, group: GroupId) -> Result<(), Fault> {
         let mut value = keys::value(40);
         for number in [self.start, self.cursor, self.acked, self.dead_lettered, self.trimmed] {

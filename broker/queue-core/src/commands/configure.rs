@@ -35,7 +35,7 @@ fn start(core: &mut Core, kv: &mut dyn KeyValue, subscribe: &Subscribe) -> Resul
         return Ok(Reply::Configured { more: false }.into());
     }
     let start = if subscribe.start_at == StartAt::Last as i32 { ends.next } else { ends.first };
-    let known = Subscription { rules, start, cursor: start, ..Subscription::default() };
+    let known = Subscription::starting(rules, start);
     known.store(kv, queue, group)?;
     core.subscriptions.insert((queue, group), known);
     Ok(Reply::Configured { more: false }.into())
