@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
 
 use bytes::Bytes;
 
@@ -15,6 +17,26 @@ use crate::limits;
 use crate::log_id::LogId;
 
 mod error;
+mod extent;
+mod files;
+mod handles;
+mod open;
+mod read;
+mod recent;
+mod retention;
+mod scan;
+mod segment;
+mod shared;
+mod sidecar;
+mod space;
+mod writer;
+mod written;
+
+#[cfg(test)]
+mod tests;
+
+use shared::Done;
+use shared::Shared;
 
 pub use error::LogStopped;
 pub use error::OpenError;
@@ -92,36 +114,65 @@ pub struct LogStats {
     pub disk_bytes: u64,
 }
 
-/// A handle on the node's log. Clones are the same log.
+/// A handle on the node's log. Clones are the same log; when the last one goes without [`NodeLog::close`], the log stops
+/// and what is queued is not written.
 #[derive(Clone)]
-pub struct NodeLog {}
+pub struct NodeLog {
+    shared: Arc<Shared>,
+    _last: Arc<Last>,
+}
+
+/// Stops the log when the last handle goes.
+struct Last(Arc<Shared>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.0.stop(StopReason::Closed, Vec::new());
+    }
+}
 
 impl NodeLog {
-    /// Opens the log in the disk's directory `log`, making it where there is none.
+    /// Opens the log in the disk's directory `log`, making it where there is none. To be called in a tokio runtime,
+    /// where the log's writer then runs.
     ///
     /// # Errors
     ///
     /// [`OpenError::Corrupt`] when something that was durable cannot be read. A torn tail is not corruption: it is
     /// dropped.
     pub async fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<NodeLog, OpenError> {
-        let _ = (disk, options);
-        unimplemented!()
+        let (of_open, opts) = (disk.clone(), options.clone());
+        let opened = writer::blocking(move || open::open(of_open, opts)).await?;
+        let shared = Arc::new(Shared::new(disk, options, opened.inner));
+        tokio::spawn(writer::Writer::new(shared.clone(), opened.files).run());
+        Ok(NodeLog {
+            _last: Arc::new(Last(shared.clone())),
+            shared,
+        })
+    }
+
+    /// Identity of the data directory.
+    pub fn directory(&self) -> u64 {
+        self.shared.options.directory
     }
 
     /// Shards the log knows.
     pub fn shards(&self) -> Vec<u32> {
-        unimplemented!()
+        self.shared.lock().seen.keys().copied().collect()
     }
 
     /// What is known about a shard, everything queued included. Default for an unknown one.
     pub fn shard(&self, shard: u32) -> ShardState {
-        let _ = shard;
-        unimplemented!()
+        self.shared
+            .lock()
+            .seen
+            .get(&shard)
+            .map(|seen| seen.state.clone())
+            .unwrap_or_default()
     }
 
     /// Appends entries: encoded records of the shard with consecutive indexes, following its last one. They can be
     /// read at once. `done` is called when they are durable, or with the error when the log stops first; calls are made
-    /// in the order of the appends.
+    /// in the order of the appends, by the writer: `done` must not block.
     ///
     /// # Errors
     ///
@@ -136,47 +187,60 @@ impl NodeLog {
         records: Vec<Bytes>,
         done: impl FnOnce(io::Result<()>) + Send + 'static,
     ) -> Result<(), LogStopped> {
-        let _ = (shard, records, done);
-        unimplemented!()
+        if records.is_empty() {
+            self.shared.change(|_| ())?;
+            done(Ok(()));
+            return Ok(());
+        }
+        self.shared
+            .change(|inner| inner.append(shard, records, Done::Call(Box::new(done))))
     }
 
     /// Saves the shard's vote; returns when it is durable.
     pub async fn save_vote(&self, shard: u32, vote: Bytes) -> Result<(), LogStopped> {
-        let _ = (shard, vote);
-        unimplemented!()
+        self.shared
+            .change_and_wait(|inner, done| inner.save_vote(shard, vote, done))
+            .await
     }
 
     /// Remembers up to where the shard is committed. Rides along with a later sync.
     pub fn save_committed(&self, shard: u32, committed: LogId) {
-        let _ = (shard, committed);
-        unimplemented!()
+        // Not `change`: this alone is no reason to write.
+        self.shared.lock().save_committed(shard, committed);
     }
 
     /// Removes entries after `last` (all, for `None`); returns when that is durable.
     pub async fn truncate_after(&self, shard: u32, last: Option<LogId>) -> Result<(), LogStopped> {
-        let _ = (shard, last);
-        unimplemented!()
+        self.shared
+            .change_and_wait(|inner, done| inner.truncate_after(shard, last, done))
+            .await
     }
 
     /// Moves the shard's purge point up to `upto`; returns when that is durable. Never beyond what the state engine
     /// has flushed: the caller's duty. The records stay readable by [`NodeLog::read_record`] until their segment is
     /// recycled.
     pub async fn purge(&self, shard: u32, upto: LogId) -> Result<(), LogStopped> {
-        let _ = (shard, upto);
-        unimplemented!()
+        self.shared
+            .change_and_wait(|inner, done| inner.purge(shard, upto, Some(done)))
+            .await
     }
 
     /// Stores entries that came with a snapshot; returns when they are durable. They are not part of the Raft log:
-    /// [`NodeLog::read_record`] finds them once the purge point has passed them.
+    /// [`NodeLog::read_record`] finds them, and prefers them below the purge point.
     pub async fn import(&self, shard: u32, records: Vec<Bytes>) -> Result<(), LogStopped> {
-        let _ = (shard, records);
-        unimplemented!()
+        if records.is_empty() {
+            return self.shared.change(|_| ());
+        }
+        self.shared
+            .change_and_wait(|inner, done| inner.import(shard, records, done))
+            .await
     }
 
     /// Forgets everything about the shard; returns when that is durable.
     pub async fn drop_shard(&self, shard: u32) -> Result<(), LogStopped> {
-        let _ = shard;
-        unimplemented!()
+        self.shared
+            .change_and_wait(|inner, done| inner.drop_shard(shard, done))
+            .await
     }
 
     /// Encoded entries of the Raft log, from `from` to before `to`, ending early at the shard's last entry or before
@@ -186,67 +250,78 @@ impl NodeLog {
     ///
     /// [`ReadError::NotFound`] when `from` is purged. Reads the disk where the entries are not recent.
     pub fn read(&self, shard: u32, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Bytes>, ReadError> {
-        let _ = (shard, from, to, max_bytes);
-        unimplemented!()
+        self.shared.read(shard, from, to, max_bytes)
     }
 
     /// One encoded entry, also below the purge point as long as its segment exists.
     pub fn read_record(&self, shard: u32, index: u64) -> Result<Bytes, ReadError> {
-        let _ = (shard, index);
-        unimplemented!()
+        self.shared.read_record(shard, index)
     }
 
     /// The log id at an index of the Raft log; the purge point's too. `None` when there is none.
     pub fn log_id(&self, shard: u32, index: u64) -> Result<Option<LogId>, ReadError> {
-        let _ = (shard, index);
-        unimplemented!()
+        self.shared.log_id(shard, index)
     }
 
     /// All segments, oldest first.
     pub fn segments(&self) -> Vec<SegmentView> {
-        unimplemented!()
+        self.shared.segments()
     }
 
-    /// The purge points that recycling the segments up to `sequence` needs: each shard's last entry in them.
+    /// The purge points that recycling the closed segments up to `sequence` needs: each shard's last entry in them.
     pub fn purge_points_through(&self, sequence: u64) -> Result<PurgePoints, ReadError> {
-        let _ = sequence;
-        unimplemented!()
+        self.shared.purge_points_through(sequence)
     }
 
     /// Gives up all closed segments up to `sequence`: purge points are moved first, then the files are reused or
     /// deleted. Returns the shards' purge points where they moved.
     pub async fn recycle_through(&self, sequence: u64) -> Result<PurgePoints, RecycleError> {
-        let _ = sequence;
-        unimplemented!()
+        self.shared.recycle_through(sequence).await
     }
 
     /// True while there is a segment in reserve. Once false, only what frees space should be appended: what is left
-    /// is one segment.
+    /// is less than one segment.
     pub fn has_room(&self) -> bool {
-        unimplemented!()
+        !self.shared.lock().full
     }
 
     /// Bytes free on the disk.
     pub fn free_bytes(&self) -> io::Result<u64> {
-        unimplemented!()
+        self.shared.disk.free_bytes()
     }
 
     pub fn stats(&self) -> LogStats {
-        unimplemented!()
+        self.shared.stats()
     }
 
     /// Why the log has stopped, if it has.
     pub fn stopped(&self) -> Option<StopReason> {
-        unimplemented!()
+        self.shared.lock().stopped.clone()
     }
 
     /// Waits until the log has stopped.
     pub async fn wait_stopped(&self) -> StopReason {
-        unimplemented!()
+        loop {
+            let stop = self.shared.end.notified();
+            tokio::pin!(stop);
+            // Registered before the check, so that a stop in between is not missed.
+            stop.as_mut().enable();
+            if let Some(reason) = self.stopped() {
+                return reason;
+            }
+            stop.await;
+        }
     }
 
-    /// Writes what is queued, marks the end as complete and stops.
+    /// Writes what is queued, marks the end as complete and stops. Other handles find the log stopped.
     pub async fn close(self) {
-        unimplemented!()
+        self.shared.lock().closing = true;
+        self.shared.wake.notify_one();
+        self.wait_stopped().await;
     }
+}
+
+/// A panic elsewhere is no reason to stop here: whoever holds a lock of the log leaves it consistent.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

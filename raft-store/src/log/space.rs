@@ -1,0 +1,183 @@
+//! Room for the next segments: spares made ahead, and purged segments kept for reuse.
+//!
+//! A sync into space that was written before costs about half of one that grows a file, and a disk that is full shows
+//! it here, between batches, and not in the middle of one. A spare being made is `log/next-N`; once every byte of it
+//! was written it is `log/spare-N`, and nothing needs to be done for it when the log is opened again.
+
+use std::io;
+use std::sync::Arc;
+
+use super::LogOptions;
+use super::segment::segment_name;
+use super::segment::sidecar_name;
+use crate::disk::Disk;
+use crate::disk::DiskFile;
+use crate::limits::MAX_SPARE_SEGMENTS;
+use crate::limits::ZERO_STEP_BYTES;
+
+/// A file that can become a segment.
+pub(super) struct Spare {
+    pub(super) name: String,
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) len: u64,
+    /// Bytes known to have been written.
+    zeroed: u64,
+}
+
+pub(super) struct Space {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) options: LogOptions,
+    spares: Vec<Spare>,
+    next_number: u64,
+    /// Counts syncs of files and directories.
+    pub(super) syncs: u64,
+}
+
+impl Space {
+    /// Takes over the spares that a former life left, and deletes what it left half done.
+    pub(super) fn open(disk: Arc<dyn Disk>, options: LogOptions, names: &[String]) -> io::Result<Space> {
+        let mut space = Space {
+            disk,
+            options,
+            spares: Vec::new(),
+            next_number: 1,
+            syncs: 0,
+        };
+        for name in names {
+            if name.starts_with("next-") {
+                space.disk.remove(&format!("log/{name}"))?;
+            }
+            let Some(number) = name.strip_prefix("spare-").and_then(|n| n.parse::<u64>().ok()) else {
+                continue;
+            };
+            space.next_number = space.next_number.max(number + 1);
+            let name = format!("log/{name}");
+            if space.spares.len() == MAX_SPARE_SEGMENTS {
+                space.disk.remove(&name)?;
+                continue;
+            }
+            let file = space.disk.open(&name, false)?;
+            let len = file.len()?;
+            space.spares.push(Spare {
+                name,
+                file,
+                len,
+                zeroed: len,
+            });
+        }
+        Ok(space)
+    }
+
+    pub(super) fn has_spare(&self) -> bool {
+        !self.spares.is_empty()
+    }
+
+    pub(super) fn spare_bytes(&self) -> u64 {
+        self.spares.iter().map(|spare| spare.len).sum()
+    }
+
+    /// Makes a spare ahead of need. False when the disk has no room for it.
+    pub(super) fn make_ahead(&mut self) -> io::Result<bool> {
+        let wanted = self.options.segment_bytes;
+        if self.disk.free_bytes()? < wanted.saturating_add(self.options.keep_free_bytes) {
+            return Ok(false);
+        }
+        match self.make(wanted) {
+            Ok(spare) => self.spares.push(spare),
+            Err(e) if is_full(&e) => return Ok(false),
+            Err(e) => return Err(e),
+        }
+        Ok(true)
+    }
+
+    /// A spare of at least `len` bytes, made now if there is none.
+    pub(super) fn take(&mut self, len: u64) -> io::Result<Spare> {
+        let len = len.max(self.options.segment_bytes);
+        // The one prepared furthest; never an empty one while another is ready.
+        let best = (0..self.spares.len()).max_by_key(|&i| self.spares[i].zeroed);
+        let mut spare = match best {
+            Some(best) => self.spares.swap_remove(best),
+            None => self.make(len)?,
+        };
+        if spare.len < len {
+            spare.file.reserve(len)?;
+            spare.len = len;
+        }
+        Ok(spare)
+    }
+
+    fn make(&mut self, len: u64) -> io::Result<Spare> {
+        let name = format!("log/next-{}", self.next_number);
+        self.next_number += 1;
+        let file = self.disk.open(&name, true)?;
+        if let Err(e) = file.reserve(len) {
+            self.disk.remove(&name)?;
+            return Err(e);
+        }
+        Ok(Spare {
+            name,
+            file,
+            len,
+            zeroed: 0,
+        })
+    }
+
+    /// True when there is a spare whose space was not written yet.
+    pub(super) fn can_zero(&self) -> bool {
+        self.spares.iter().any(|spare| spare.zeroed < spare.len)
+    }
+
+    /// Writes zeros into a part of a spare.
+    pub(super) fn zero_step(&mut self) -> io::Result<()> {
+        let Some(spare) = self.spares.iter_mut().find(|spare| spare.zeroed < spare.len) else {
+            return Ok(());
+        };
+        let step = (spare.len - spare.zeroed).min(ZERO_STEP_BYTES as u64);
+        spare.file.write_at(&vec![0; step as usize], spare.zeroed)?;
+        spare.file.sync()?;
+        self.syncs += 1;
+        spare.zeroed += step;
+        if spare.zeroed == spare.len {
+            let name = format!("log/spare-{}", self.next_number);
+            self.next_number += 1;
+            self.disk.rename(&spare.name, &name)?;
+            spare.name = name;
+        }
+        Ok(())
+    }
+
+    /// Takes a purged segment out of the log, durably: it becomes a spare, or is deleted when there are enough.
+    pub(super) fn recycle(&mut self, sequence: u64, len: u64) -> io::Result<()> {
+        let (segment, sidecar) = (segment_name(sequence), sidecar_name(sequence));
+        if self.disk.exists(&sidecar)? {
+            self.disk.remove(&sidecar)?;
+        }
+        if self.spares.len() < MAX_SPARE_SEGMENTS {
+            let name = format!("log/spare-{}", self.next_number);
+            self.next_number += 1;
+            self.disk.rename(&segment, &name)?;
+            let file = self.disk.open(&name, false)?;
+            self.spares.push(Spare {
+                name,
+                file,
+                len,
+                zeroed: len,
+            });
+        } else {
+            self.disk.remove(&segment)?;
+        }
+        self.sync_dir()
+    }
+
+    pub(super) fn sync_dir(&mut self) -> io::Result<()> {
+        self.syncs += 1;
+        self.disk.sync_dir("log")
+    }
+}
+
+pub(super) fn is_full(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}

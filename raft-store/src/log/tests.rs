@@ -1,0 +1,9 @@
+//! Tests of the log, on the simulated and the real disk.
+
+mod behaviour;
+mod crash;
+mod faults;
+mod flips;
+mod model;
+mod random;
+mod room;

@@ -1,0 +1,347 @@
+//! What the log does when nothing goes wrong.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+
+use super::model::Op;
+use super::model::World;
+use super::model::entry;
+use super::model::id;
+use super::model::options;
+use super::model::story;
+use crate::disk::RealDisk;
+use crate::disk::SimDisk;
+use crate::log::LogOptions;
+use crate::log::NodeLog;
+use crate::log::OpenError;
+use crate::log::ReadError;
+use crate::log::StopReason;
+use crate::record::Kind;
+use crate::record::Record;
+
+async fn open(sim: &SimDisk) -> NodeLog {
+    NodeLog::open(sim.mount(), options()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_story_is_the_same_after_a_close_and_after_a_kill() {
+    let sim = SimDisk::new(1);
+    let mut world = World::open(sim.mount(), options()).await.unwrap();
+    world.run(&story()).await.unwrap();
+    assert_eq!(world.history.find(&world.log), world.history.acknowledged());
+    assert!(world.log.segments().len() > 3, "{:?}", world.log.segments());
+    world.log.clone().close().await;
+    assert_eq!(world.log.stopped(), Some(StopReason::Closed));
+
+    let mut world = World::reopen(sim.mount(), options(), &world.history)
+        .await
+        .unwrap();
+    world.run(&story()).await.unwrap();
+    let mut world = World::reopen(sim.mount(), options(), &world.history)
+        .await
+        .unwrap();
+    world.run(&[Op::Wait]).await.unwrap();
+    sim.crash(crate::disk::sim::Loss::All);
+    World::reopen(sim.mount(), options(), &world.history)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_story_is_the_same_on_the_real_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
+    let mut world = World::open(disk.clone(), options()).await.unwrap();
+    for _ in 0..3 {
+        world.run(&story()).await.unwrap();
+        world.log.clone().close().await;
+        world = World::reopen(disk.clone(), options(), &world.history)
+            .await
+            .unwrap();
+    }
+    for name in ["next-", ".seg", ".idx"] {
+        let names = crate::disk::Disk::list(&*disk, "log").unwrap();
+        let count = names.iter().filter(|n| n.contains(name)).count();
+        assert!(count < 20, "{name} piles up: {names:?}");
+    }
+}
+
+#[tokio::test]
+async fn many_appends_share_a_sync_and_are_acknowledged_in_order() {
+    let sim = SimDisk::new(1);
+    let log = NodeLog::open(
+        sim.mount(),
+        LogOptions {
+            segment_bytes: 1 << 20,
+            ..options()
+        },
+    )
+    .await
+    .unwrap();
+    let before = log.stats();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    for index in 0..1000 {
+        let order = order.clone();
+        let record = entry(1, id(1, index), 50);
+        log.append(1, vec![record], move |result| {
+            order.lock().unwrap().push((index, result.is_ok()))
+        })
+        .unwrap();
+    }
+    log.save_vote(1, Bytes::from_static(b"v")).await.unwrap();
+    assert_eq!(
+        *order.lock().unwrap(),
+        (0..1000).map(|i| (i, true)).collect::<Vec<_>>()
+    );
+    let after = log.stats();
+    assert_eq!(after.records - before.records, 1001);
+    assert!(after.batches - before.batches <= 3, "{after:?}");
+    assert_eq!(after.queued_bytes, 0);
+}
+
+#[tokio::test]
+async fn the_cache_keeps_its_bound_and_old_reads_leave_it_alone() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim).await;
+    for index in 0..200 {
+        log.append(1, vec![entry(1, id(1, index), 100)], |_| ()).unwrap();
+    }
+    log.save_vote(1, Bytes::from_static(b"v")).await.unwrap();
+    let cached = log.stats().cache_bytes;
+    assert!(cached <= 2 << 10 && cached > 1 << 10, "{cached}");
+    let reads = sim.counts().reads;
+    log.read(1, 190, 200, usize::MAX).unwrap();
+    assert_eq!(sim.counts().reads, reads, "the tail is in memory");
+    let all = log.read(1, 0, 200, usize::MAX).unwrap();
+    assert_eq!(all.len(), 200);
+    assert!(sim.counts().reads > reads);
+    assert_eq!(log.stats().cache_bytes, cached);
+    let reads = sim.counts().reads;
+    log.read(1, 190, 200, usize::MAX).unwrap();
+    assert_eq!(sim.counts().reads, reads);
+}
+
+#[tokio::test]
+async fn a_read_ends_at_its_byte_bound_but_never_empty() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim).await;
+    let records: Vec<Bytes> = (0..50).map(|index| entry(1, id(1, index), 100)).collect();
+    let bytes = records[0].len();
+    log.append(1, records.clone(), |_| ()).unwrap();
+    log.save_vote(1, Bytes::from_static(b"v")).await.unwrap();
+    for from in [0, 45] {
+        assert_eq!(log.read(1, from, 50, 0).unwrap(), records[from as usize..][..1]);
+        let some = log.read(1, from, 50, 3 * bytes + 20).unwrap();
+        assert_eq!(some, records[from as usize..][..3]);
+    }
+    assert_eq!(log.read(1, 0, 7, usize::MAX).unwrap(), records[..7]);
+    assert_eq!(log.read(1, 50, 60, usize::MAX).unwrap(), Vec::<Bytes>::new());
+    assert_eq!(log.read(9, 0, 60, usize::MAX).unwrap(), Vec::<Bytes>::new());
+}
+
+#[tokio::test]
+async fn purged_entries_leave_the_raft_log_but_stay_readable_until_recycled() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim).await;
+    for index in 0..100 {
+        log.append(1, vec![entry(1, id(1, index), 100)], |_| ()).unwrap();
+    }
+    log.purge(1, id(1, 9)).await.unwrap();
+    assert!(matches!(
+        log.read(1, 9, 20, 1000),
+        Err(ReadError::NotFound { shard: 1, index: 9 })
+    ));
+    assert_eq!(log.log_id(1, 8).unwrap(), None);
+    assert_eq!(log.log_id(1, 9).unwrap(), Some(id(1, 9)));
+    assert_eq!(log.read_record(1, 5).unwrap(), entry(1, id(1, 5), 100));
+
+    let first = log.segments()[0].clone();
+    let points = log.recycle_through(first.sequence).await.unwrap();
+    let last = first.shards[&1].1;
+    assert_eq!(points.get(&1), Some(&id(1, last)));
+    assert_eq!(log.shard(1).purged, Some(id(1, last)));
+    assert!(matches!(log.read_record(1, 5), Err(ReadError::NotFound { .. })));
+    assert_eq!(
+        log.read(1, last + 1, last + 2, 0).unwrap(),
+        [entry(1, id(1, last + 1), 100)]
+    );
+    assert_eq!(log.segments()[0].sequence, first.sequence + 1);
+}
+
+#[tokio::test]
+async fn a_purge_beyond_the_last_entry_moves_the_log_there() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim).await;
+    log.append(1, vec![entry(1, id(1, 0), 10)], |_| ()).unwrap();
+    log.purge(1, id(3, 30)).await.unwrap();
+    assert_eq!(log.shard(1).last, Some(id(3, 30)));
+    log.append(1, vec![entry(1, id(3, 31), 10)], |_| ()).unwrap();
+    log.close().await;
+    let log = open(&sim).await;
+    assert_eq!(
+        (log.shard(1).purged, log.shard(1).last),
+        (Some(id(3, 30)), Some(id(3, 31)))
+    );
+    assert_eq!(log.read(1, 31, 40, 1000).unwrap(), [entry(1, id(3, 31), 10)]);
+}
+
+#[tokio::test]
+async fn imported_entries_are_not_the_raft_log_until_the_purge_point_passes_them() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim).await;
+    log.append(
+        1,
+        (0..10).map(|index| entry(1, id(1, index), 10)).collect(),
+        |_| (),
+    )
+    .unwrap();
+    let imported: Vec<Bytes> = (5..15).map(|index| entry(1, id(2, index), 20)).collect();
+    log.import(1, imported.clone()).await.unwrap();
+    assert_eq!(
+        log.read_record(1, 7).unwrap(),
+        entry(1, id(1, 7), 10),
+        "still the Raft log's"
+    );
+    assert_eq!(log.read_record(1, 12).unwrap(), imported[7]);
+    assert_eq!(log.shard(1).last, Some(id(1, 9)));
+    log.purge(1, id(2, 14)).await.unwrap();
+    for log in [log.clone(), open(&sim).await] {
+        assert_eq!(log.read_record(1, 7).unwrap(), imported[2]);
+        assert_eq!(log.read_record(1, 4).unwrap(), entry(1, id(1, 4), 10));
+        assert_eq!(log.shard(1).last, Some(id(2, 14)));
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_shard_leaves_nothing_and_can_begin_again() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim).await;
+    for index in 0..60 {
+        log.append(1, vec![entry(1, id(1, index), 100)], |_| ()).unwrap();
+        log.append(2, vec![entry(2, id(1, index), 10)], |_| ()).unwrap();
+    }
+    log.drop_shard(1).await.unwrap();
+    assert_eq!((log.shard(1), log.shards()), (Default::default(), vec![2]));
+    log.append(1, vec![entry(1, id(9, 0), 1)], |_| ()).unwrap();
+    log.close().await;
+    let log = open(&sim).await;
+    assert_eq!(log.read(1, 0, 100, 10000).unwrap(), [entry(1, id(9, 0), 1)]);
+    assert_eq!(log.read(2, 0, 100, 1 << 20).unwrap().len(), 60);
+}
+
+#[tokio::test]
+async fn committed_is_saved_with_a_later_batch_and_at_the_close() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim).await;
+    log.append(1, vec![entry(1, id(1, 0), 1), entry(1, id(1, 1), 1)], |_| ())
+        .unwrap();
+    log.save_vote(1, Bytes::new()).await.unwrap();
+    log.save_committed(1, id(1, 0));
+    log.save_vote(1, Bytes::new()).await.unwrap();
+    log.save_committed(1, id(1, 1));
+    let log = open(&sim).await;
+    assert_eq!(log.shard(1).committed, Some(id(1, 0)));
+    log.save_committed(1, id(1, 1));
+    log.close().await;
+    assert_eq!(open(&sim).await.shard(1).committed, Some(id(1, 1)));
+}
+
+#[tokio::test]
+async fn a_record_longer_than_a_segment_gets_a_longer_segment() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim).await;
+    let long = Record::encode(Kind::Normal, 1, id(1, 1), &vec![7; 1 << 20]);
+    log.append(
+        1,
+        vec![entry(1, id(1, 0), 1), long.clone(), entry(1, id(1, 2), 1)],
+        |_| (),
+    )
+    .unwrap();
+    log.close().await;
+    let log = open(&sim).await;
+    assert_eq!(log.read_record(1, 1).unwrap(), long);
+    assert_eq!(log.read(1, 0, 3, usize::MAX).unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_log_of_another_directory_is_refused() {
+    let sim = SimDisk::new(1);
+    open(&sim).await.close().await;
+    let other = LogOptions {
+        directory: 0xbad,
+        ..options()
+    };
+    let refused = NodeLog::open(sim.mount(), other).await.err().unwrap();
+    assert!(
+        matches!(
+            refused,
+            OpenError::OtherDirectory {
+                expected: 0xbad,
+                found: 0xfeed,
+                ..
+            }
+        ),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn another_format_version_is_refused() {
+    let sim = SimDisk::new(1);
+    open(&sim).await.close().await;
+    let mut bytes = sim.read_file("log/00000001.seg").unwrap();
+    bytes[8] = 9;
+    let crc = crate::log::segment::crc_around(&bytes[..64], 12);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    sim.write_file("log/00000001.seg", &bytes);
+    let refused = NodeLog::open(sim.mount(), options()).await.err().unwrap();
+    assert!(
+        matches!(
+            refused,
+            OpenError::Version {
+                segment: 1,
+                found: 9,
+                known: 1
+            }
+        ),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn missing_segments_are_noticed() {
+    let sim = SimDisk::new(1);
+    let mut world = World::open(sim.mount(), options()).await.unwrap();
+    world.run(&story()).await.unwrap();
+    let segments = world.log.segments();
+    world.log.close().await;
+    for segment in &segments {
+        let sim = sim.fork();
+        sim.delete_file(&format!("log/{:08}.seg", segment.sequence));
+        let refused = NodeLog::open(sim.mount(), options()).await.err();
+        assert!(
+            matches!(refused, Some(OpenError::Corrupt { .. })),
+            "{}: {refused:?}",
+            segment.sequence
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_log_stops_when_its_last_handle_goes() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim).await;
+    let (told, hears) = std::sync::mpsc::channel();
+    let other = log.clone();
+    drop(log);
+    other.save_vote(1, Bytes::new()).await.unwrap();
+    other
+        .append(1, vec![entry(1, id(1, 0), 1)], move |result| {
+            told.send(result.is_ok()).unwrap()
+        })
+        .unwrap();
+    drop(other);
+    assert_eq!(hears.recv(), Ok(false));
+}

@@ -1,0 +1,136 @@
+//! Every call of the disk fails once.
+
+use bytes::Bytes;
+
+use super::model::Op;
+use super::model::World;
+use super::model::entry;
+use super::model::id;
+use super::model::options;
+use super::model::story;
+use crate::disk::SimDisk;
+use crate::disk::sim::Fault;
+use crate::disk::sim::Loss;
+use crate::disk::sim::Operation;
+use crate::log::NodeLog;
+use crate::log::OpenError;
+use crate::log::ReadError;
+use crate::log::StopReason;
+
+/// Whatever fails, from then on nothing is acknowledged (the model checks that); what was acknowledged is there
+/// afterwards, with and without a power loss.
+async fn fail_each_change(fault: Fault) -> u64 {
+    let mut survived = 0;
+    for nth in 1.. {
+        let sim = SimDisk::new(nth);
+        let disk = sim.mount();
+        sim.inject(Operation::Change, nth, fault);
+        let Ok(mut world) = World::open(disk, options()).await else {
+            continue;
+        };
+        let stopped = world.run(&story()).await.is_err();
+        survived += u64::from(!stopped);
+        for loss in [None, Some(Loss::All), Some(Loss::Random(nth))] {
+            let sim = sim.fork();
+            sim.clear_faults();
+            if let Some(loss) = loss {
+                sim.crash(loss);
+            }
+            let world = World::reopen(sim.mount(), options(), &world.history).await;
+            world
+                .unwrap()
+                .run(&[
+                    Op::Append {
+                        shard: 1,
+                        count: 9,
+                        size_bytes: 300,
+                    },
+                    Op::Wait,
+                ])
+                .await
+                .unwrap();
+        }
+        if sim.counts().changes < nth {
+            return survived;
+        }
+    }
+    unreachable!("some change is the last")
+}
+
+#[tokio::test]
+async fn an_io_error_anywhere_stops_acknowledging_and_loses_nothing() {
+    let survived = fail_each_change(Fault::Error).await;
+    assert_eq!(survived, 1, "only the run that never met its fault goes on");
+}
+
+#[tokio::test]
+async fn a_full_disk_anywhere_loses_nothing() {
+    fail_each_change(Fault::Full).await;
+}
+
+#[tokio::test]
+async fn everyone_who_waits_hears_why_the_log_stopped() {
+    let sim = SimDisk::new(1);
+    let log = NodeLog::open(sim.mount(), options()).await.unwrap();
+    sim.inject(Operation::Write, 1, Fault::Error);
+    sim.inject(Operation::Sync, 1, Fault::Error);
+    let (told, hears) = std::sync::mpsc::channel();
+    while log.stopped().is_none() {
+        let index = log.shard(1).last.map_or(0, |last| last.index + 1);
+        let told = told.clone();
+        let _ = log.append(1, vec![entry(1, id(1, index), 1)], move |result| {
+            told.send(result).unwrap()
+        });
+        let _ = log.save_vote(1, Bytes::new()).await;
+    }
+    drop(told);
+    let error = hears
+        .iter()
+        .filter_map(Result::err)
+        .next()
+        .expect("someone waited");
+    let StopReason::Failed { message, .. } = log.wait_stopped().await else {
+        panic!("it failed")
+    };
+    assert!(error.to_string().contains(&*message), "{error}");
+    assert!(log.append(1, vec![], |_| ()).is_err());
+    assert!(log.save_vote(1, Bytes::new()).await.is_err());
+    assert!(log.recycle_through(1).await.is_err());
+    assert!(hears.try_recv().is_err(), "nobody is told twice");
+}
+
+#[tokio::test]
+async fn a_read_error_while_opening_is_reported_and_harmless() {
+    let sim = SimDisk::new(1);
+    let mut world = World::open(sim.mount(), options()).await.unwrap();
+    world.run(&story()).await.unwrap();
+    for nth in 1.. {
+        let sim = sim.fork();
+        let disk = sim.mount();
+        sim.inject(Operation::Read, nth, Fault::Error);
+        match NodeLog::open(disk, options()).await {
+            Err(OpenError::Io { .. }) => {}
+            Err(e) => panic!("{e}"),
+            Ok(_) => break,
+        }
+        World::reopen(sim.mount(), options(), &world.history)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_read_error_while_reading_is_an_io_error_and_not_corruption() {
+    let sim = SimDisk::new(1);
+    let log = NodeLog::open(sim.mount(), options()).await.unwrap();
+    log.append(
+        1,
+        (0..100).map(|index| entry(1, id(1, index), 100)).collect(),
+        |_| (),
+    )
+    .unwrap();
+    log.save_vote(1, Bytes::new()).await.unwrap();
+    sim.inject(Operation::Read, 1, Fault::Error);
+    assert!(matches!(log.read(1, 0, 10, 1000), Err(ReadError::Io { .. })));
+    assert_eq!(log.read(1, 0, 10, 1 << 20).unwrap().len(), 10);
+}

@@ -1,0 +1,138 @@
+//! One bit is wrong, anywhere in any file.
+
+use super::model::History;
+use super::model::Op;
+use super::model::SHARDS;
+use super::model::World;
+use super::model::options;
+use super::model::story;
+use crate::disk::SimDisk;
+use crate::log::NodeLog;
+use crate::log::OpenError;
+use crate::log::ReadError;
+
+/// A closed log with open and closed segments, sidecars and a spare.
+async fn closed_log() -> (SimDisk, History) {
+    let sim = SimDisk::new(3);
+    let mut world = World::open(sim.mount(), options()).await.unwrap();
+    world.run(&story()).await.unwrap();
+    world
+        .run(&[
+            Op::Append {
+                shard: 1,
+                count: 2,
+                size_bytes: 90,
+            },
+            Op::Wait,
+        ])
+        .await
+        .unwrap();
+    world.log.close().await;
+    (sim, world.history)
+}
+
+/// Opens the log and reads everything. What is served must be right. True when something was reported.
+async fn reported(sim: &SimDisk, history: &History, context: &str) -> bool {
+    let log = match NodeLog::open(sim.mount(), options()).await {
+        Ok(log) => log,
+        Err(OpenError::Corrupt { .. }) => return true,
+        Err(e) => panic!("{context}: {e}"),
+    };
+    let mut reported = false;
+    let expected = history.now();
+    for shard in SHARDS {
+        let expected = expected.shard(shard);
+        let mut found = log.shard(shard);
+        found.committed = None;
+        assert_eq!(found, expected.state, "{context}: shard {shard}");
+        for (index, record) in &expected.entries {
+            match log.read(shard, *index, index + 1, 0) {
+                Ok(found) => assert_eq!(found, [record], "{context}: entry {index} of shard {shard}"),
+                Err(ReadError::Corrupt { .. }) => reported = true,
+                Err(e) => panic!("{context}: {e}"),
+            }
+        }
+    }
+    reported
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_harmless_or_reported_and_never_served() {
+    let (sim, history) = closed_log().await;
+    let names = sim.files();
+    assert!(names.iter().any(|name| name.ends_with(".idx")), "{names:?}");
+    let (mut harmless, mut noticed) = (0, 0);
+    for name in names {
+        let bytes = sim.read_file(&name).unwrap();
+        let written = bytes
+            .iter()
+            .rposition(|&byte| byte != 0)
+            .map_or(0, |last| last + 1);
+        for byte in 0..written.min(8 << 10) {
+            let sim = sim.fork();
+            sim.flip_bit(&name, byte as u64, (byte % 8) as u8);
+            let reported = reported(&sim, &history, &format!("{name}, byte {byte}")).await;
+            assert!(
+                !(reported && name.ends_with(".idx")),
+                "{name}, byte {byte}: a sidecar can be made again"
+            );
+            if reported {
+                noticed += 1;
+            } else {
+                harmless += 1;
+            }
+        }
+    }
+    assert!(
+        noticed > 4000 && harmless > 500,
+        "{noticed} noticed, {harmless} harmless"
+    );
+}
+
+#[tokio::test]
+async fn every_bit_of_the_last_batch_is_proven_by_the_mark_behind_it() {
+    let (sim, history) = closed_log().await;
+    let name = sim
+        .files()
+        .into_iter()
+        .rfind(|name| name.ends_with(".seg"))
+        .unwrap();
+    let bytes = sim.read_file(&name).unwrap();
+    let heads: Vec<usize> = (0..bytes.len() - 4)
+        .step_by(8)
+        .filter(|&at| bytes[at..].starts_with(b"FLBT"))
+        .collect();
+    let own: Vec<usize> = heads
+        .into_iter()
+        .filter(|&at| bytes[at + 8..at + 16] == bytes[16..24])
+        .collect();
+    let [.., last, mark] = own[..] else {
+        panic!("too few batches")
+    };
+    for bit in last * 8..mark * 8 {
+        let sim = sim.fork();
+        sim.flip_bit(&name, bit as u64 / 8, (bit % 8) as u8);
+        assert!(reported(&sim, &history, &format!("bit {bit}")).await, "bit {bit}");
+    }
+}
+
+#[tokio::test]
+async fn sidecars_that_are_gone_are_made_again() {
+    let (sim, history) = closed_log().await;
+    let sidecars: Vec<String> = sim
+        .files()
+        .into_iter()
+        .filter(|name| name.ends_with(".idx"))
+        .collect();
+    for name in &sidecars {
+        sim.delete_file(name);
+    }
+    assert!(!reported(&sim, &history, "no sidecars").await);
+    assert_eq!(
+        sim.files()
+            .into_iter()
+            .filter(|name| name.ends_with(".idx"))
+            .collect::<Vec<_>>(),
+        sidecars
+    );
+}
