@@ -10,7 +10,7 @@ use std::{
 };
 
 use flotilla_proto::{peer as wire, record};
-use raft_store::{Disk, Engine, PayloadError, RaftOptions, Replica, Store, StoreError, StoreOptions};
+use raft_store::{Engine, PayloadError, RaftOptions, Replica, Store, StoreError, StoreOptions, disk::Disk};
 use tokio::sync::watch;
 
 use crate::{
@@ -341,10 +341,10 @@ async fn watch_store(node: Node) {
         biased;
         _ = stop.wait_for(Option::is_some) => {}
         reason = node.inner.store.wait_stopped() => {
-            tracing::error!(%reason, "the store stopped");
             node.stop(match reason {
                 raft_store::StoreStopped::Corrupt(what) => StopReason::Condemned(what),
                 raft_store::StoreStopped::Failed(what) => StopReason::Fatal(what),
+                raft_store::StoreStopped::Closed => StopReason::Shutdown,
             });
         }
     }

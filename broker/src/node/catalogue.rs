@@ -49,7 +49,7 @@ impl Node {
                     let request = Bytes::from(command.encode_to_vec());
                     match self.forward(leader, RPC, META_SHARD, None, request, LEADER_WAIT).await {
                         Ok(responses) => {
-                            let reply = responses.into_iter().next().and_then(|bytes| MetaReply::decode(&bytes));
+                            let reply = responses.into_iter().next().and_then(|bytes| MetaReply::decode(bytes).ok());
                             return reply.ok_or(CatalogueError::Unsure);
                         }
                         Err(ForwardError::NotLeader) => {}
@@ -67,14 +67,15 @@ impl Node {
     pub(super) async fn propose_meta_via(&self, via: u32, command: &MetaCommand) -> Option<MetaReply> {
         let request = Bytes::from(command.encode_to_vec());
         let responses = self.forward(via, RPC, META_SHARD, None, request, LEADER_WAIT).await.ok()?;
-        responses.first().and_then(|bytes| MetaReply::decode(bytes))
+        responses.into_iter().next().and_then(|bytes| MetaReply::decode(bytes).ok())
     }
 
     async fn propose_meta_here(&self, command: &MetaCommand) -> Result<Option<MetaReply>, CatalogueError> {
         let Some(replica) = self.meta_replica() else { return Ok(None) };
         match replica.propose(meta::encode(self.clock().now_ms(), command)).await {
             Ok(applied) => Ok(Some(applied.take().expect("the meta machine answers with a reply"))),
-            Err(ProposeError::NotLeader { .. } | ProposeError::Stopped(_)) => Err(CatalogueError::Unsure),
+            Err(ProposeError::NotLeader { .. }) => Ok(None),
+            Err(_) => Err(CatalogueError::Unsure),
         }
     }
 

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use flotilla_proto::record;
 use prost::Message;
-use raft_store::Disk;
+use raft_store::disk::Disk;
 
 const FILE: &str = "NODE";
 const TEMPORARY: &str = "NODE.tmp";

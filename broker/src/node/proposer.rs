@@ -187,8 +187,12 @@ impl From<ProposeError> for SubmitError {
     fn from(error: ProposeError) -> Self {
         match error {
             ProposeError::NotLeader { leader } => {
+                SubmitError::NotLeader { leader: leader.map(super::node_of), unsure: false }
+            }
+            ProposeError::Unknown { leader } => {
                 SubmitError::NotLeader { leader: leader.map(super::node_of), unsure: true }
             }
+            ProposeError::TooLarge(size) => panic!("an entry of {size} bytes is beyond the proposer's own bound"),
             ProposeError::Stopped(reason) => SubmitError::Stopped(reason),
         }
     }

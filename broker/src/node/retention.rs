@@ -10,7 +10,7 @@ use std::time::Duration;
 use flotilla_proto::record::{self, Command, command};
 use prost::Message;
 use queue_core::{Core, Fault, QueueId, Reply};
-use raft_store::PayloadError;
+use raft_store::{PayloadError, RetentionError};
 
 use super::{Node, StopReason, kv::Reading, shard::DataShard};
 use crate::limits::TRIM_LIMIT;
@@ -61,7 +61,8 @@ async fn round(node: &Node) -> Result<(), Fault> {
             copy_forward(node, &shard, last).await?;
         }
     }
-    recycle(node).await
+    recycle(node).await;
+    Ok(())
 }
 
 /// Trims every queue of a shard to the horizon.
@@ -131,26 +132,16 @@ async fn copy_forward(node: &Node, shard: &DataShard, through: u64) -> Result<()
 }
 
 /// Gives back the oldest segments that nothing points into any more.
-async fn recycle(node: &Node) -> Result<(), Fault> {
-    let log = node.store().log();
-    for segment in log.segments().iter().filter(|segment| !segment.open) {
-        for (&shard_id, &(_, last)) in &segment.shards {
-            let Some(shard) = node.shard(shard_id) else { continue };
-            let live = shard.replica.read_state(|state| {
-                shard.machine.read(|core| core.oldest_live_index(&Reading(state)))
-            })?;
-            if live.is_some_and(|live| live <= last) {
-                return Ok(());
+async fn recycle(node: &Node) {
+    let store = node.store();
+    for segment in store.log().segments().iter().filter(|segment| !segment.open) {
+        match store.recycle_through(segment.sequence).await {
+            Ok(_) => tracing::info!(sequence = segment.sequence, "a segment is past retention and given back"),
+            Err(RetentionError::Needed { .. } | RetentionError::Purge(_) | RetentionError::NotOpen(_)) => return,
+            Err(error) => {
+                tracing::warn!(%error, "a segment could not be given back; tried again later");
+                return;
             }
-            let applied = shard.replica.status().applied.map_or(0, |id| id.index);
-            if applied < last {
-                return Ok(());
-            }
-        }
-        if let Err(error) = node.store().recycle_through(segment.sequence).await {
-            tracing::warn!(%error, "a segment could not be recycled; tried again later");
-            return Ok(());
         }
     }
-    Ok(())
 }

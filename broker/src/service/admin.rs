@@ -212,13 +212,13 @@ impl Service {
             ("rocketmq_send_to_dlq_messages_total", "Messages given up by clients", counters.dead_letters.get()),
             ("flotilla_acknowledged_messages_total", "Messages acknowledged", counters.acks.get()),
             ("flotilla_sends_refused_total", "Send requests refused", counters.send_refused.get()),
-            ("flotilla_log_syncs_total", "Syncs of the node's log", store.log_syncs),
-            ("flotilla_log_written_bytes_total", "Bytes written to the node's log", store.log_bytes_written),
+            ("flotilla_log_syncs_total", "Syncs of the node's log", store.log.syncs),
+            ("flotilla_log_written_bytes_total", "Bytes written to the node's log", store.log.bytes_written),
         ] {
             let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n");
         }
         for (name, help, value) in [
-            ("rocketmq_storage_size", "Bytes of state on disk", store.engine.disk_bytes),
+            ("rocketmq_storage_size", "Bytes of log and state on disk", store.log.disk_bytes + store.engine.disk_bytes),
             ("rocketmq_producer_connections", "Clients heard of lately", self.node().clients().count(now) as u64),
             ("flotilla_waiting_receives", "Receives that wait for messages", self.node().hub().waiting() as u64),
         ] {
