@@ -1,0 +1,265 @@
+//! A client of the service: the messages an SDK sends, over the simulated network.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use broker::peer::{Body, PROTOCOL_VERSION, PeerError, PeerTransport};
+use bytes::Bytes;
+use flotilla_proto::{
+    peer::{self, ForwardRequest, Hello},
+    rocketmq as mq,
+};
+use mq::receive_message_response::Content;
+use prost::Message;
+
+use crate::{host::client_addr, peers::SimTransport, trace::Trace};
+
+/// The topic all clients use.
+pub const TOPIC: &str = "orders";
+/// The consumer group all consumers are in.
+pub const GROUP: &str = "billing";
+
+/// One client, with a connection to every node.
+pub struct Client {
+    id: u32,
+    transport: Arc<SimTransport>,
+}
+
+/// A message as a consumer got it.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// The id the producer gave it.
+    pub message_id: String,
+    /// Number of the queue.
+    pub queue: i32,
+    /// Offset in the queue.
+    pub offset: i64,
+    /// 1 on first delivery.
+    pub attempt: i32,
+    /// For the acknowledgement.
+    pub handle: String,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Why a request has no good answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// The network or the node; whether the request was carried out is unknown.
+    Peer(PeerError),
+    /// The service said no; nothing was done.
+    Status(mq::Code, String),
+}
+
+impl Client {
+    /// Client `id` of a cluster of `nodes`. Runs where it is called.
+    #[must_use]
+    pub fn new(id: u32, nodes: u32, trace: Trace) -> Client {
+        // Clients are numbered above all nodes.
+        let node = 1000 + id;
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            node,
+            ..Hello::default()
+        };
+        let transport = SimTransport::new(Arc::new(move || hello), trace);
+        let addresses: BTreeMap<u32, String> = (1..=nodes)
+            .map(|node| (node, client_addr(node).to_string()))
+            .collect();
+        transport.set_peers(addresses);
+        Client { id, transport }
+    }
+
+    /// The nodes that lead queues of the topic, as `node` sees it.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn route(&self, node: u32) -> Result<Vec<u32>, Failure> {
+        let request = mq::QueryRouteRequest {
+            topic: Some(resource(TOPIC)),
+            ..Default::default()
+        };
+        let answer: mq::QueryRouteResponse = self.call_one(node, "QueryRoute", &request).await?;
+        good(answer.status)?;
+        let leader = |queue: mq::MessageQueue| {
+            let address = queue.broker?.endpoints?.addresses.into_iter().next()?;
+            address.host.rsplit('.').next()?.parse().ok()
+        };
+        Ok(answer.message_queues.into_iter().filter_map(leader).collect())
+    }
+
+    /// Sends one message to `node`; its offset.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn send(&self, node: u32, message_id: &str, body: Bytes) -> Result<i64, Failure> {
+        let properties = mq::SystemProperties {
+            message_id: message_id.into(),
+            message_type: mq::MessageType::Normal.into(),
+            body_encoding: mq::Encoding::Identity.into(),
+            born_host: format!("client-{}", self.id),
+            ..Default::default()
+        };
+        let message = mq::Message {
+            topic: Some(resource(TOPIC)),
+            system_properties: Some(properties),
+            body,
+            ..Default::default()
+        };
+        let request = mq::SendMessageRequest {
+            messages: vec![message],
+        };
+        let answer: mq::SendMessageResponse = self.call_one(node, "SendMessage", &request).await?;
+        good(answer.status)?;
+        let entry = answer
+            .entries
+            .into_iter()
+            .next()
+            .ok_or(Failure::Peer(PeerError::Malformed))?;
+        good(entry.status)?;
+        Ok(entry.offset)
+    }
+
+    /// Leases messages from `node`, waiting for some up to `poll`.
+    ///
+    /// # Errors
+    /// See [`Failure`]; no message in time is no error.
+    pub async fn receive(
+        &self,
+        node: u32,
+        poll: Duration,
+        invisible: Duration,
+    ) -> Result<Vec<Received>, Failure> {
+        let request = mq::ReceiveMessageRequest {
+            group: Some(resource(GROUP)),
+            message_queue: Some(mq::MessageQueue {
+                topic: Some(resource(TOPIC)),
+                id: -1,
+                ..Default::default()
+            }),
+            filter_expression: Some(mq::FilterExpression {
+                r#type: mq::FilterType::Tag.into(),
+                expression: "*".into(),
+            }),
+            batch_size: 8,
+            invisible_duration: Some(span(invisible)),
+            long_polling_timeout: Some(span(poll)),
+            ..Default::default()
+        };
+        let ttl = poll + Duration::from_secs(3);
+        let answers: Vec<mq::ReceiveMessageResponse> =
+            self.call(node, "ReceiveMessage", &request, ttl).await?;
+        let mut received = Vec::new();
+        for answer in answers {
+            match answer.content {
+                Some(Content::Status(status)) if status.code() == mq::Code::MessageNotFound => {}
+                Some(Content::Status(status)) => good(Some(status))?,
+                Some(Content::Message(message)) => received.push(receipt(message)),
+                _ => {}
+            }
+        }
+        Ok(received)
+    }
+
+    /// Acknowledges one message.
+    ///
+    /// # Errors
+    /// See [`Failure`]; a lease that is over is a `Status`.
+    pub async fn ack(&self, node: u32, message: &Received) -> Result<(), Failure> {
+        let entry = mq::AckMessageEntry {
+            message_id: message.message_id.clone(),
+            receipt_handle: message.handle.clone(),
+            ..Default::default()
+        };
+        let request = mq::AckMessageRequest {
+            group: Some(resource(GROUP)),
+            topic: Some(resource(TOPIC)),
+            entries: vec![entry],
+        };
+        let answer: mq::AckMessageResponse = self.call_one(node, "AckMessage", &request).await?;
+        good(answer.status)?;
+        good(answer.entries.into_iter().next().and_then(|entry| entry.status))
+    }
+
+    async fn call_one<M: Message + Default>(
+        &self,
+        node: u32,
+        rpc: &str,
+        request: &impl Message,
+    ) -> Result<M, Failure> {
+        let answers = self.call(node, rpc, request, Duration::from_secs(3)).await?;
+        answers
+            .into_iter()
+            .next()
+            .ok_or(Failure::Peer(PeerError::Malformed))
+    }
+
+    async fn call<M: Message + Default>(
+        &self,
+        node: u32,
+        rpc: &str,
+        request: &impl Message,
+        ttl: Duration,
+    ) -> Result<Vec<M>, Failure> {
+        let caller = peer::Caller {
+            client_id: format!("client-{}", self.id),
+            language: "RUST".into(),
+            client_version: "5.0.0".into(),
+            ..Default::default()
+        };
+        let request = ForwardRequest {
+            rpc: rpc.into(),
+            caller: Some(caller),
+            request: request.encode_to_vec().into(),
+            shard: 0,
+            deadline_ms: ttl.as_millis() as u64,
+        };
+        match self
+            .transport
+            .call(node, Body::Forward(request), ttl)
+            .await
+            .map_err(Failure::Peer)?
+        {
+            Body::ForwardAnswer(answer) => {
+                let decode =
+                    |bytes| M::decode::<Bytes>(bytes).map_err(|_| Failure::Peer(PeerError::Malformed));
+                answer.responses.into_iter().map(decode).collect()
+            }
+            _ => Err(Failure::Peer(PeerError::Malformed)),
+        }
+    }
+}
+
+fn receipt(message: mq::Message) -> Received {
+    let properties = message.system_properties.unwrap_or_default();
+    Received {
+        message_id: properties.message_id,
+        queue: properties.queue_id,
+        offset: properties.queue_offset.unwrap_or(-1),
+        attempt: properties.delivery_attempt.unwrap_or(0),
+        handle: properties.receipt_handle.unwrap_or_default(),
+        body: message.body,
+    }
+}
+
+fn good(status: Option<mq::Status>) -> Result<(), Failure> {
+    let status = status.unwrap_or_default();
+    if status.code() == mq::Code::Ok {
+        Ok(())
+    } else {
+        Err(Failure::Status(status.code(), status.message))
+    }
+}
+
+fn resource(name: &str) -> mq::Resource {
+    mq::Resource {
+        name: name.into(),
+        ..Default::default()
+    }
+}
+
+fn span(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: duration.as_secs() as i64,
+        nanos: duration.subsec_nanos() as i32,
+    }
+}

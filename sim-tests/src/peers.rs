@@ -1,0 +1,402 @@
+//! Requests and answers over the simulated network: the simulator's form of `broker::peer`.
+//!
+//! Frames travel encoded, as they do between real nodes, on connections of madsim's network: ordered,
+//! with latency, cut by partitions and by the death of either side. The rules are those of
+//! `peer/stream.rs`, and the bookkeeping is the same code. Clients use it, too, with a client port.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use broker::peer::{
+    Body, HelloSource, PROTOCOL_VERSION, PeerError, PeerHandler, PeerTransport,
+    calls::{Budgets, Calls, Outgoing},
+    is_request, limits,
+};
+use bytes::Bytes;
+use flotilla_proto::peer::{Frame, Hello};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use madsim::net::{Endpoint, Receiver, Sender};
+use prost::Message;
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use crate::trace::Trace;
+
+/// The links of one caller to all others.
+pub struct SimTransport {
+    me: HelloSource,
+    trace: Trace,
+    links: Mutex<BTreeMap<u32, Link>>,
+}
+
+struct Link {
+    address: String,
+    calls: Arc<Calls>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.calls.close();
+    }
+}
+
+impl SimTransport {
+    /// Knows nobody until [`PeerTransport::set_peers`].
+    #[must_use]
+    pub fn new(me: HelloSource, trace: Trace) -> Arc<Self> {
+        Arc::new(SimTransport {
+            me,
+            trace,
+            links: Mutex::new(BTreeMap::new()),
+        })
+    }
+
+    fn link(&self, node: u32, address: String) -> Link {
+        let calls = Calls::new(Budgets::by_limits());
+        let queue = calls.open();
+        let line = Line {
+            node,
+            me: self.me.clone(),
+            trace: self.trace.clone(),
+            calls: calls.clone(),
+        };
+        let to: SocketAddr = address.parse().expect("simulated nodes have numeric addresses");
+        Link {
+            address,
+            calls,
+            task: tokio::spawn(line.run(to, queue)),
+        }
+    }
+}
+
+#[async_trait]
+impl PeerTransport for SimTransport {
+    async fn call(&self, node: u32, body: Body, ttl: Duration) -> Result<Body, PeerError> {
+        let calls = {
+            let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+            links
+                .get(&node)
+                .map(|link| link.calls.clone())
+                .ok_or(PeerError::Unreachable)?
+        };
+        calls.begin(body)?.answer(ttl).await
+    }
+
+    fn set_peers(&self, mut addresses: BTreeMap<u32, String>) {
+        addresses.remove(&(self.me)().node);
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|node, link| addresses.get(node) == Some(&link.address));
+        for (node, address) in addresses {
+            links.entry(node).or_insert_with(|| self.link(node, address));
+        }
+    }
+}
+
+struct Broken;
+
+struct Line {
+    node: u32,
+    me: HelloSource,
+    trace: Trace,
+    calls: Arc<Calls>,
+}
+
+impl Line {
+    async fn run(self, to: SocketAddr, queue: mpsc::UnboundedReceiver<Outgoing>) {
+        let mut queue = Some(queue);
+        let mut backoff = limits::MIN_BACKOFF;
+        loop {
+            let mut greeted = false;
+            let Err(Broken) = self.connect(to, queue.take(), &mut greeted).await;
+            self.calls.close();
+            if greeted {
+                queue = Some(self.calls.open());
+                backoff = limits::MIN_BACKOFF;
+            }
+            sleep(backoff).await;
+            backoff = (backoff * 2).min(limits::MAX_BACKOFF);
+        }
+    }
+
+    async fn connect(
+        &self,
+        to: SocketAddr,
+        queue: Option<mpsc::UnboundedReceiver<Outgoing>>,
+        greeted: &mut bool,
+    ) -> Result<std::convert::Infallible, Broken> {
+        let greeting = timeout(limits::HANDSHAKE_TIMEOUT, self.greet(to)).await;
+        let (wire, mut answers) = greeting.map_err(|_| Broken)??;
+        *greeted = true;
+        let mut queue = queue.unwrap_or_else(|| self.calls.open());
+        loop {
+            tokio::select! {
+                biased;
+                next = queue.recv() => wire.send(next.ok_or(Broken)?.frame).await?,
+                answer = wire.receive(&mut answers) => {
+                    let Frame { id, body: Some(body) } = answer? else { return Err(Broken) };
+                    if is_request(&body) {
+                        return Err(Broken);
+                    }
+                    self.calls.finish(id, body);
+                }
+            }
+        }
+    }
+
+    async fn greet(&self, to: SocketAddr) -> Result<(Wire, Receiver), Broken> {
+        let endpoint = Endpoint::bind("0.0.0.0:0").await.map_err(|_| Broken)?;
+        let (sender, mut receiver) = endpoint.connect1(to).await.map_err(|_| Broken)?;
+        let wire = Wire {
+            from: (self.me)().node,
+            to: self.node,
+            sender,
+            trace: self.trace.clone(),
+        };
+        wire.send(hello((self.me)())).await?;
+        match wire.receive(&mut receiver).await?.body {
+            Some(Body::Hello(it)) if it.version == PROTOCOL_VERSION && it.node == self.node => {
+                Ok((wire, receiver))
+            }
+            _ => Err(Broken),
+        }
+    }
+}
+
+fn hello(me: Hello) -> Frame {
+    Frame {
+        id: 0,
+        body: Some(Body::Hello(me)),
+    }
+}
+
+/// One end of a connection; everything on it is in the trace, when it leaves and when it arrives.
+struct Wire {
+    from: u32,
+    to: u32,
+    sender: Sender,
+    trace: Trace,
+}
+
+impl Wire {
+    async fn send(&self, frame: Frame) -> Result<(), Broken> {
+        let bytes = Bytes::from(frame.encode_to_vec());
+        self.trace
+            .event("send", &[self.from.into(), self.to.into()], &bytes);
+        self.sender.send(Box::new(bytes)).await.map_err(|_| Broken)
+    }
+
+    async fn receive(&self, receiver: &mut Receiver) -> Result<Frame, Broken> {
+        let bytes = receiver.recv().await.map_err(|_| Broken)?;
+        let bytes = bytes.downcast::<Bytes>().map_err(|_| Broken)?;
+        self.trace
+            .event("receive", &[self.to.into(), self.from.into()], &bytes);
+        Frame::decode(*bytes).map_err(|_| Broken)
+    }
+}
+
+/// Serves callers on a port of this machine, for as long as it lives.
+pub fn serve(
+    address: SocketAddr,
+    me: HelloSource,
+    handler: Arc<dyn PeerHandler>,
+    trace: Trace,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let endpoint = Endpoint::bind(address).await.expect("the port is free");
+        while let Ok((sender, receiver, _)) = endpoint.accept1().await {
+            let wire = Wire {
+                from: me().node,
+                to: 0,
+                sender,
+                trace: trace.clone(),
+            };
+            let (me, handler) = (me.clone(), handler.clone());
+            tokio::spawn(async move {
+                let Err(Broken) = answer_all(wire, receiver, me, handler).await;
+            });
+        }
+    }
+}
+
+async fn answer_all(
+    mut wire: Wire,
+    mut receiver: Receiver,
+    me: HelloSource,
+    handler: Arc<dyn PeerHandler>,
+) -> Result<std::convert::Infallible, Broken> {
+    let first = timeout(limits::HANDSHAKE_TIMEOUT, wire.receive(&mut receiver))
+        .await
+        .map_err(|_| Broken)??;
+    let Some(Body::Hello(from)) = first.body else {
+        return Err(Broken);
+    };
+    if from.version != PROTOCOL_VERSION || from.node == 0 {
+        return Err(Broken);
+    }
+    wire.to = from.node;
+    wire.send(hello(me())).await?;
+    let mut running: FuturesUnordered<BoxFuture<'static, Option<Frame>>> = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(answer) = running.next(), if !running.is_empty() => {
+                if let Some(answer) = answer {
+                    wire.send(answer).await?;
+                }
+            }
+            request = wire.receive(&mut receiver) => {
+                let Frame { id, body: Some(body) } = request? else { return Err(Broken) };
+                if !is_request(&body) {
+                    return Err(Broken);
+                }
+                let forward = matches!(body, Body::Forward(_));
+                let answer = handler.handle(&from, body);
+                running.push(if forward {
+                    Box::pin(async move { Some(Frame { id, body: Some(answer.await) }) })
+                } else {
+                    let task = tokio::spawn(answer);
+                    Box::pin(async move { Some(Frame { id, body: Some(task.await.ok()?) }) })
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use broker::peer::Body;
+    use flotilla_proto::peer::{ForwardRequest, StatusRequest, StatusResponse};
+    use futures::{FutureExt, future::join_all};
+    use madsim::runtime::{Handle, NodeHandle};
+
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(30);
+
+    /// Counts lives; answers status requests at once, with the number of those before, and others never.
+    struct Counter(AtomicU32);
+
+    impl PeerHandler for Counter {
+        fn handle(&self, _: &Hello, body: Body) -> BoxFuture<'static, Body> {
+            let count = self.0.fetch_add(1, Ordering::SeqCst);
+            if matches!(body, Body::Forward(_)) {
+                return futures::future::pending::<Body>().boxed();
+            }
+            let answer = StatusResponse {
+                meta_leader: count,
+                ..StatusResponse::default()
+            };
+            async move { Body::StatusAnswer(answer) }.boxed()
+        }
+    }
+
+    fn source(node: u32) -> HelloSource {
+        Arc::new(move || Hello {
+            version: PROTOCOL_VERSION,
+            node,
+            ..Hello::default()
+        })
+    }
+
+    fn machine(trace: &Trace) -> NodeHandle {
+        let address: SocketAddr = "10.0.0.2:8083".parse().expect("an address");
+        let trace = trace.clone();
+        let life = move || {
+            serve(
+                address,
+                source(2),
+                Arc::new(Counter(AtomicU32::new(0))),
+                trace.clone(),
+            )
+        };
+        Handle::current()
+            .create_node()
+            .ip(address.ip())
+            .init(life)
+            .build()
+    }
+
+    async fn call(transport: &SimTransport) -> Result<u32, PeerError> {
+        match transport
+            .call(2, Body::Status(StatusRequest::default()), TTL)
+            .await?
+        {
+            Body::StatusAnswer(answer) => Ok(answer.meta_leader),
+            _ => Err(PeerError::Malformed),
+        }
+    }
+
+    /// The caller's side; the supervisor of a simulation has no address, so it needs a machine too.
+    fn caller(trace: &Trace) -> (NodeHandle, Arc<SimTransport>) {
+        let ip = "10.0.0.1".parse().expect("an address");
+        (
+            Handle::current().create_node().ip(ip).build(),
+            SimTransport::new(source(1), trace.clone()),
+        )
+    }
+
+    fn peers() -> BTreeMap<u32, String> {
+        BTreeMap::from([(1, "10.0.0.1:8083".to_owned()), (2, "10.0.0.2:8083".to_owned())])
+    }
+
+    #[madsim::test]
+    async fn calls_arrive_in_order_and_are_in_the_trace() {
+        let trace = Trace::new(None).expect("no file");
+        let _server = machine(&trace);
+        let (machine, transport) = caller(&trace);
+        let answers = machine.spawn(async move {
+            transport.set_peers(peers());
+            join_all((0..500).map(|_| call(&transport))).await
+        });
+        let answers: Vec<u32> = answers
+            .await
+            .expect("no panic")
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(answers, (0..500).collect::<Vec<_>>());
+        assert!(trace.digest().events >= 2 * 2 * 500);
+    }
+
+    #[madsim::test]
+    async fn death_fails_what_is_under_way_and_a_new_life_is_found() {
+        let trace = Trace::new(None).expect("no file");
+        let server = machine(&trace);
+        let (machine, transport) = caller(&trace);
+        let calling = machine.spawn(async move {
+            transport.set_peers(peers());
+            assert_eq!(call(&transport).await, Ok(0));
+            let never = Body::Forward(ForwardRequest::default());
+            let hour = Duration::from_secs(3600);
+            assert_eq!(transport.call(2, never, hour).await, Err(PeerError::Unreachable));
+            while call(&transport).await.is_err() {
+                sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(call(&transport).await, Ok(1));
+            assert_eq!(
+                transport
+                    .call(1, Body::Status(StatusRequest::default()), TTL)
+                    .await,
+                Err(PeerError::Unreachable)
+            );
+        });
+        sleep(Duration::from_secs(1)).await;
+        Handle::current().kill(server.id());
+        sleep(Duration::from_secs(5)).await;
+        Handle::current().restart(server.id());
+        calling.await.expect("no panic");
+    }
+}
