@@ -7,7 +7,7 @@ mod cluster;
 mod group;
 mod logging;
 mod output;
-mod serve;
+pub(crate) mod serve;
 mod serve_args;
 mod topic;
 

@@ -37,8 +37,8 @@ pub use stats::RimStats;
 pub struct GrpcOptions {
     /// Which of TLS and plaintext is spoken.
     pub mode: TlsMode,
-    /// For TLS; not used when it is disabled.
-    pub tls: TlsAcceptor,
+    /// The certificate; none when TLS is disabled.
+    pub tls: Option<TlsAcceptor>,
     /// Bounds of the configuration; the others are in `limits.rs`.
     pub limits: Limits,
     /// How long clients may take; the default is right outside of tests.
@@ -50,7 +50,7 @@ pub struct GrpcOptions {
 /// What all connections share.
 struct Rim {
     mode: TlsMode,
-    tls: TlsAcceptor,
+    tls: Option<TlsAcceptor>,
     http2: http2::Builder<TokioExecutor>,
     messaging: MessagingServiceServer<messaging::Messaging>,
     admin: AdminServer<admin::NotImplemented>,

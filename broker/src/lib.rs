@@ -22,3 +22,5 @@ pub mod grpc;
 pub mod http;
 #[cfg(feature = "server")]
 pub mod net;
+#[cfg(all(test, feature = "server"))]
+mod testing;

@@ -1,3 +1,120 @@
-//! placeholder
-use std::process::ExitCode;
-pub(super) fn main(args: super::serve_args::ServeArgs) -> ExitCode { let _ = (args.load(), super::logging::init()); ExitCode::SUCCESS }
+//! `flotilla serve`: puts a node together from its configuration, runs it, and ends it well.
+//!
+//! A signal asks for a graceful end: leaderships are handed over, then the sockets close. A second
+//! one ends the process at once. A node whose stored data is damaged sets its data directory aside
+//! and starts again, empty, to be rebuilt by the other nodes.
+
+mod assemble;
+mod condemned;
+pub(crate) mod options;
+
+use std::{process::ExitCode, time::Duration};
+
+use raft_store::StoreError;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use super::{logging, serve_args::ServeArgs};
+use crate::{
+    config::Config,
+    node::{NodeError, StopReason},
+};
+use assemble::{Assembly, StartError};
+
+/// Handing leaderships over takes about an election; more means that the others are gone.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(15);
+
+const USAGE: u8 = 2;
+
+/// Runs a node until it is told to stop.
+pub(super) fn main(args: ServeArgs) -> ExitCode {
+    if let Err(reason) = logging::init() {
+        eprintln!("flotilla: {reason}");
+        return ExitCode::from(USAGE);
+    }
+    let (config, warnings) = match args.load() {
+        Ok(loaded) => loaded,
+        Err(reason) => {
+            eprintln!("flotilla: {reason}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    abort_on_panic();
+    raise_file_limit();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = config.worker_threads {
+        builder.worker_threads(threads as usize);
+    }
+    let runtime = builder.enable_all().build().expect("the operating system gives us threads");
+    let ended = runtime.block_on(run(&config));
+    // Nothing that still runs may touch the data directory after this.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    match ended {
+        Ok(StopReason::Shutdown) => ExitCode::SUCCESS,
+        Ok(StopReason::Condemned(reason)) => condemned::start_again(&config, &reason),
+        Err(StartError::Node(NodeError::Store(StoreError::Corrupt(reason)))) => {
+            condemned::start_again(&config, &reason)
+        }
+        Ok(StopReason::Fatal(reason)) => {
+            error!(reason, "the node stopped");
+            ExitCode::FAILURE
+        }
+        Err(reason) => {
+            error!(%reason, "the node does not start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: &Config) -> Result<StopReason, StartError> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
+    let assembly = Assembly::start(config).await?;
+    let reason = tokio::select! {
+        biased;
+        reason = assembly.node.wait_stopped() => reason,
+        _ = interrupt.recv() => StopReason::Shutdown,
+        _ = terminate.recv() => StopReason::Shutdown,
+    };
+    let ending = async {
+        if reason == StopReason::Shutdown {
+            info!("stopping: handing leaderships over; a second signal ends the process at once");
+            if tokio::time::timeout(HAND_OVER_TIMEOUT, assembly.node.shutdown()).await.is_err() {
+                warn!("leaderships could not be handed over in time");
+            }
+        }
+        assembly.close().await;
+    };
+    tokio::select! {
+        biased;
+        () = ending => {}
+        _ = interrupt.recv() => std::process::exit(130),
+        _ = terminate.recv() => std::process::exit(143),
+    }
+    info!("stopped");
+    Ok(reason)
+}
+
+/// A broken invariant ends the process, in every build: a node that lost one of its tasks would go
+/// on half alive.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
+/// Thousands of connections need more file descriptors than most systems give by default.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        warn!(%error, ?current, "the number of open files could not be raised: connections may be refused");
+    }
+}

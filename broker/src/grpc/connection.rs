@@ -35,7 +35,7 @@ use crate::net::DRAIN_TIMEOUT;
 /// Serves one connection to its end.
 pub(super) async fn serve(socket: TcpStream, from: SocketAddr, rim: Arc<Rim>, stop: CancellationToken) {
     rim.stats.connections.fetch_add(1, Relaxed);
-    let opened = time::timeout(rim.patience.handshake, handshake::open(socket, rim.mode, &rim.tls)).await;
+    let opened = time::timeout(rim.patience.handshake, handshake::open(socket, rim.mode, rim.tls.as_ref())).await;
     match opened {
         Ok(Ok(Opened::Plain(stream))) => requests(stream, from, rim.clone(), stop).await,
         Ok(Ok(Opened::Tls(stream))) => requests(*stream, from, rim.clone(), stop).await,

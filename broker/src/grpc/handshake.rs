@@ -41,16 +41,16 @@ pub(super) enum Opened {
 }
 
 /// Reads up to and with the preface. The caller limits the time.
-pub(super) async fn open(socket: TcpStream, mode: TlsMode, tls: &TlsAcceptor) -> Result<Opened, Refused> {
+pub(super) async fn open(socket: TcpStream, mode: TlsMode, tls: Option<&TlsAcceptor>) -> Result<Opened, Refused> {
     let mut first = [0];
     if socket.peek(&mut first).await? == 0 {
         return Err(Refused::Io(io::ErrorKind::UnexpectedEof.into()));
     }
-    match (first[0] == TLS_HANDSHAKE, mode) {
-        (true, TlsMode::Disabled) => Err(Refused::TlsDisabled),
-        (false, TlsMode::Enforcing) => Err(Refused::PlaintextForbidden),
-        (true, _) => Ok(Opened::Tls(Box::new(preface(tls.accept(socket).await?).await?))),
-        (false, _) => Ok(Opened::Plain(preface(socket).await?)),
+    match (first[0] == TLS_HANDSHAKE, tls, mode) {
+        (true, None, _) | (true, _, TlsMode::Disabled) => Err(Refused::TlsDisabled),
+        (true, Some(tls), _) => Ok(Opened::Tls(Box::new(preface(tls.accept(socket).await?).await?))),
+        (false, _, TlsMode::Enforcing) => Err(Refused::PlaintextForbidden),
+        (false, _, _) => Ok(Opened::Plain(preface(socket).await?)),
     }
 }
 

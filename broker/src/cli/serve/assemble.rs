@@ -1,0 +1,175 @@
+//! Puts the parts of a running node together: disk, engine, transport, node, service, sockets.
+
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use flotilla_proto::peer::Hello;
+use raft_store::{
+    disk::RealDisk,
+    engine::{EngineError, RocksEngine},
+};
+use tokio::{net::TcpListener, task::JoinHandle, time};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::options::{Addresses, node_options};
+use crate::{
+    clock::SystemClock,
+    config::{Config, TlsMode},
+    grpc::{self, GrpcOptions, Patience, RimStats, tls},
+    http,
+    net::{self, BindError},
+    node::{Node, NodeError},
+    peer::{self, HelloSource, stream::StreamTransport},
+    service::Service,
+};
+
+/// Folder of the state engine in the data directory.
+const STATE: &str = "state";
+
+/// How often a starting node is asked whether it serves.
+const READY_EVERY: Duration = Duration::from_millis(50);
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    #[error("data directory {path}: {reason}")]
+    DataDir { path: String, reason: String },
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error("a socket failed: {0}")]
+    Socket(#[from] io::Error),
+    #[error("signals cannot be received: {0}")]
+    Signals(io::Error),
+}
+
+/// A running node with its sockets.
+pub(super) struct Assembly {
+    pub(super) node: Node,
+    stop: CancellationToken,
+    servers: Vec<JoinHandle<()>>,
+}
+
+impl Assembly {
+    /// Opens everything and begins to serve; the node may not be ready yet.
+    pub(super) async fn start(config: &Config) -> Result<Assembly, StartError> {
+        let clients = net::bind("client_addr", &config.client_addr, false).await?;
+        let admin = net::bind("http_addr", &config.http_addr, false).await?;
+        let peers = net::bind("peer_addr", &config.peer_addr, !config.allow_public_peers).await?;
+        let addresses = Addresses::new(config, &clients, &admin, &peers)?;
+
+        let disk = RealDisk::open(&config.data_dir).map_err(|error| data_dir(config, &error))?;
+        let certificate = match config.tls.mode {
+            TlsMode::Disabled => None,
+            _ => Some(tls::acceptor(&config.tls, &config.data_dir, &addresses.certificate_hosts())?),
+        };
+        let engine = RocksEngine::open(&config.data_dir.join(STATE)).map_err(|error| match error {
+            EngineError::Corrupt(what) => StartError::Node(raft_store::StoreError::Corrupt(what).into()),
+            error => StartError::DataDir { path: config.data_dir.display().to_string(), reason: error.to_string() },
+        })?;
+
+        let hello = Greeting::new(config.node_id);
+        let transport = StreamTransport::new(hello.source());
+        let options = node_options(config, addresses);
+        let node = Node::start(options, Arc::new(disk), Arc::new(engine), transport, Arc::new(SystemClock)).await?;
+        hello.is(&node);
+        let service = Service::new(node.clone());
+
+        let stop = CancellationToken::new();
+        let stats = Arc::new(RimStats::default());
+        let options = GrpcOptions {
+            mode: config.tls.mode,
+            tls: certificate,
+            limits: config.limits.clone(),
+            patience: Patience::default(),
+            stats: stats.clone(),
+        };
+        let servers = vec![
+            tokio::spawn(serve_peers(peers, hello.source(), node.clone(), stop.clone())?),
+            tokio::spawn(grpc::serve(clients, options, service.clone(), stop.clone())),
+            tokio::spawn(http::serve(admin, service.clone(), stats, stop.clone())),
+            tokio::spawn(announce(service, stop.clone())),
+        ];
+        Ok(Assembly { node, stop, servers })
+    }
+
+    /// Ends the sockets, open requests first.
+    pub(super) async fn close(self) {
+        self.stop.cancel();
+        for server in self.servers {
+            let _ = server.await;
+        }
+    }
+}
+
+fn data_dir(config: &Config, error: &io::Error) -> StartError {
+    let path = config.data_dir.display().to_string();
+    let reason = match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            "another process uses it: stop that one, or choose another with --data-dir".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    StartError::DataDir { path, reason }
+}
+
+fn serve_peers(
+    listener: TcpListener,
+    me: HelloSource,
+    node: Node,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + Send, StartError> {
+    let listener = listener.into_std()?;
+    Ok(async move {
+        let served = peer::stream::serve_peers(listener, me, Arc::new(node), stop.cancelled_owned()).await;
+        if let Err(error) = served {
+            warn!(%error, "other nodes are no longer served");
+        }
+    })
+}
+
+/// Says once when clients are served.
+async fn announce(service: Service, stop: CancellationToken) {
+    let ready = async {
+        while service.ready().is_err() {
+            time::sleep(READY_EVERY).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = ready => {
+            let options = service.node().options();
+            info!(clients = options.client_addr, http = options.http_addr, peers = options.peer_addr, "ready");
+        }
+    }
+}
+
+/// How this node greets others; before the node has opened its directory only its number is known.
+struct Greeting {
+    number: u32,
+    node: Arc<OnceLock<Node>>,
+}
+
+impl Greeting {
+    fn new(number: u32) -> Greeting {
+        Greeting { number, node: Arc::default() }
+    }
+
+    fn is(&self, node: &Node) {
+        assert!(self.node.set(node.clone()).is_ok(), "a node starts once");
+    }
+
+    fn source(&self) -> HelloSource {
+        let (number, node) = (self.number, self.node.clone());
+        let nobody = move || Hello { version: peer::PROTOCOL_VERSION, node: number, ..Default::default() };
+        Arc::new(move || node.get().map_or_else(&nobody, Node::hello))
+    }
+}
