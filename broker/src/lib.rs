@@ -24,3 +24,5 @@ pub mod http;
 pub mod net;
 #[cfg(all(test, feature = "server"))]
 mod testing;
+#[cfg(feature = "bench")]
+pub mod bench;
