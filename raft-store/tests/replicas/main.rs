@@ -1,0 +1,10 @@
+//! Replicas of a shard in one process: real consensus, simulated disks, an in-process transport.
+
+#![cfg(not(madsim))]
+
+mod cluster;
+mod elections;
+mod ledger;
+mod restarts;
+mod retention;
+mod snapshots;

@@ -1,0 +1,40 @@
+//! The log is given up from its start, and never too early.
+
+use raft_store::{PayloadError, RetentionError};
+
+use crate::cluster::{Cluster, SHARD, payloads};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_are_recycled_when_nothing_needs_them() {
+    let cluster = Cluster::start(1).await;
+    let filler = "x".repeat(4000);
+    cluster.put_many(&filler, 1000).await;
+    let store = cluster.nodes[&1].store();
+    let closed = store.log().segments().into_iter().filter(|segment| !segment.open).collect::<Vec<_>>();
+    assert!(closed.len() >= 3, "{}", closed.len());
+    let last = closed[1].shards[&SHARD].1;
+    let error = store.recycle_through(closed[1].sequence).await.unwrap_err();
+    assert!(matches!(error, RetentionError::Needed { .. }), "{error}");
+
+    cluster.trim(last + 1).await;
+    let points = store.recycle_through(closed[1].sequence).await.unwrap();
+    assert_eq!(points[&SHARD].index, last);
+    let replica = cluster.nodes[&1].replica();
+    assert_eq!(replica.status().purged.map(|id| id.index), Some(last));
+    assert_eq!(replica.read_payload(2), Err(PayloadError::NotFound(2)));
+    assert!(payloads(replica).len() < 1000);
+    cluster.put("after").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_purged_is_not_replayed_after_a_crash() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.put_many("a", 1000).await;
+    cluster.trim(900).await;
+    cluster.nodes[&1].replica().purge_to(800).await.unwrap();
+    cluster.node(1).crash(5).await;
+    cluster.node(1).start().await;
+    cluster.leader().await;
+    assert_eq!(payloads(cluster.nodes[&1].replica()).len(), 100);
+    assert_eq!(cluster.nodes[&1].replica().status().purged.map(|id| id.index), Some(800));
+}

@@ -1,0 +1,109 @@
+//! Replicas that lag behind the log.
+
+use std::collections::BTreeSet;
+
+use raft_store::disk::sim::{Fault, Operation};
+
+use crate::cluster::{Cluster, eventually, payloads, replica_id};
+
+/// Three nodes whose log starts late: entries below 700 are purged, payloads from 500 on are still referred to.
+async fn with_purged_log() -> Cluster {
+    let cluster = Cluster::start(3).await;
+    cluster.put_many("a", 1000).await;
+    cluster.trim(500).await;
+    cluster.agree().await;
+    for node in cluster.nodes.values() {
+        node.replica().purge_to(700).await.unwrap();
+    }
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_learner_catches_up_by_snapshot_and_becomes_a_voter() {
+    let mut cluster = with_purged_log().await;
+    cluster.add_node(4).await;
+    let leader = cluster.leader_replica().await;
+    leader.add_learner(replica_id(4), 4).await.unwrap();
+    cluster.put_many("b", 200).await;
+    cluster.agree().await;
+    assert_eq!(payloads(cluster.nodes[&4].replica()), payloads(&leader));
+    assert!(cluster.nodes[&4].replica().status().purged.map(|id| id.index) >= Some(700));
+
+    let voters: BTreeSet<u64> = [1, 2, 3, 4].into_iter().filter(|id| *id != gone(&cluster)).map(replica_id).collect();
+    leader.change_voters(voters.clone()).await.unwrap();
+    let status = leader.status();
+    assert_eq!((status.voters, status.learners.len()), (vec![voters], 0));
+    cluster.put_many("c", 100).await;
+    let removed = gone(&cluster);
+    cluster.node(removed).crash(1).await;
+    cluster.agree().await;
+
+    // What came with the snapshot is there after a power loss, too.
+    cluster.node(4).crash(3).await;
+    cluster.node(4).start().await;
+    cluster.agree().await;
+    assert_eq!(payloads(cluster.nodes[&4].replica()), payloads(&cluster.leader_replica().await));
+}
+
+/// The follower with the lowest id makes room for node 4.
+fn gone(cluster: &Cluster) -> u32 {
+    let leader = cluster.nodes.values().find_map(|node| node.running.as_ref()?.replica.status().leader);
+    (1..=3).find(|id| Some(replica_id(*id)) != leader).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_was_away_too_long_catches_up_by_snapshot() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.put_many("a", 100).await;
+    let away = cluster.leader().await % 3 + 1;
+    cluster.node(away).crash(1).await;
+    cluster.put_many("b", 1000).await;
+    for node in cluster.nodes.values().filter(|node| node.id != away) {
+        let applied = node.replica().status().applied.unwrap().index;
+        node.replica().purge_to(applied - 50).await.unwrap();
+    }
+    cluster.node(away).start().await;
+    cluster.put_many("c", 100).await;
+    cluster.agree().await;
+    for (tag, count) in [("a", 100), ("b", 1000), ("c", 100)] {
+        cluster.check_all_there(tag, count);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_loss_anywhere_in_an_installation_is_made_good() {
+    let mut cluster = with_purged_log().await;
+    let leader = cluster.leader_replica().await;
+    let expected = payloads(&leader);
+    for n in 1.. {
+        let id = 10 + n;
+        cluster.add_node(id).await;
+        let node = cluster.node(id);
+        node.disk.inject(Operation::Change, u64::from(n), Fault::PowerLoss);
+        let before = node.disk.counts().changes;
+        leader.add_learner(replica_id(id), id).await.unwrap();
+        let done = eventually("the learner, or its end", || async {
+            let node = &cluster.nodes[&id];
+            let caught_up = node.replica().status().applied >= leader.status().applied;
+            let dead = node.disk.counts().changes >= before + u64::from(n);
+            (caught_up || dead).then_some(caught_up)
+        })
+        .await;
+        if !done {
+            cluster.node(id).crash(u64::from(n)).await;
+            cluster.node(id).start().await;
+            eventually("the learner", || async {
+                (cluster.nodes[&id].replica().status().applied >= leader.status().applied).then_some(())
+            })
+            .await;
+        }
+        assert_eq!(payloads(cluster.nodes[&id].replica()), expected, "after a crash at operation {n}");
+        leader.remove_learners([replica_id(id)].into()).await.unwrap();
+        cluster.node(id).crash(0).await;
+        cluster.nodes.remove(&id);
+        if done {
+            assert!(n > 10, "an installation takes more than {n} operations");
+            break;
+        }
+    }
+}
