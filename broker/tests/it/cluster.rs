@@ -1,0 +1,236 @@
+//! Nodes in one process, connected by function calls, that can be killed and started again.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use broker::{
+    clock::{Clock, SystemClock},
+    node::{Node, NodeOptions, StopReason},
+    peer::{Body, PeerError, PeerHandler, PeerTransport},
+    service::{Caller, Service},
+};
+use flotilla_proto::rocketmq::{
+    AckMessageEntry, AckMessageRequest, Code, FilterExpression, FilterType, Message, MessageQueue,
+    ReceiveMessageRequest, Resource, SendMessageRequest, SendMessageResponse, SystemProperties,
+    receive_message_response::Content,
+};
+use raft_store::{MemoryEngine, RaftOptions, StoreOptions, disk::SimDisk, disk::sim::Loss};
+
+/// How long a test waits for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Connects the nodes of a test.
+#[derive(Default)]
+pub(crate) struct Wires {
+    nodes: Mutex<BTreeMap<u32, Node>>,
+}
+
+struct Wire {
+    from: u32,
+    wires: Arc<Wires>,
+}
+
+#[async_trait]
+impl PeerTransport for Wire {
+    async fn call(&self, node: u32, body: Body, ttl: Duration) -> Result<Body, PeerError> {
+        let both = {
+            let nodes = self.wires.nodes.lock().unwrap();
+            nodes.get(&self.from).cloned().zip(nodes.get(&node).cloned())
+        };
+        let Some((from, to)) = both else { return Err(PeerError::Unreachable) };
+        let answer = to.handle(&from.hello(), body);
+        tokio::time::timeout(ttl, answer).await.map_err(|_| PeerError::Timeout)
+    }
+
+    fn set_peers(&self, _: BTreeMap<u32, String>) {}
+}
+
+/// One node's disk and state, which outlive its process.
+pub(crate) struct Machine {
+    pub(crate) disk: SimDisk,
+    pub(crate) engine: MemoryEngine,
+    pub(crate) service: Option<Service>,
+}
+
+pub(crate) struct Cluster {
+    wires: Arc<Wires>,
+    pub(crate) machines: BTreeMap<u32, Machine>,
+    size: u32,
+}
+
+impl Cluster {
+    pub(crate) async fn start(size: u32) -> Self {
+        let machines = (1..=size)
+            .map(|id| {
+                let disk = SimDisk::new(u64::from(id));
+                (id, Machine { disk, engine: MemoryEngine::new(), service: None })
+            })
+            .collect();
+        let mut cluster = Self { wires: Arc::default(), machines, size };
+        for id in 1..=size {
+            cluster.boot(id).await;
+        }
+        cluster.wait_ready().await;
+        cluster
+    }
+
+    fn options(&self, id: u32) -> NodeOptions {
+        let initial_cluster = match self.size {
+            1 => BTreeMap::new(),
+            size => (1..=size).map(|id| (id, format!("node-{id}:8083"))).collect(),
+        };
+        let mut store = StoreOptions::new(1);
+        store.segment_bytes = 4 * 1024 * 1024;
+        store.keep_free_bytes = 0;
+        NodeOptions {
+            node_id: id,
+            initial_cluster,
+            data_shards: Some(2),
+            peer_addr: format!("node-{id}:8083"),
+            client_addr: format!("node-{id}:8081"),
+            http_addr: format!("node-{id}:8082"),
+            auto_create_topics: true,
+            auto_create_groups: true,
+            default_queues: 4,
+            retention: Duration::from_secs(3600),
+            retention_bytes: u64::MAX,
+            raft: RaftOptions::default(),
+            store,
+        }
+    }
+
+    pub(crate) async fn boot(&mut self, id: u32) {
+        let options = self.options(id);
+        let transport = Arc::new(Wire { from: id, wires: Arc::clone(&self.wires) });
+        let machine = self.machines.get_mut(&id).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let node = Node::start(options, machine.disk.mount(), machine.engine.mount(), transport, clock)
+            .await
+            .expect("the node starts");
+        self.wires.nodes.lock().unwrap().insert(id, node.clone());
+        machine.service = Some(Service::new(node));
+    }
+
+    /// The process is gone, and what was not synced with it.
+    pub(crate) async fn kill(&mut self, id: u32) {
+        let node = self.wires.nodes.lock().unwrap().remove(&id).expect("the node runs");
+        let machine = self.machines.get_mut(&id).unwrap();
+        machine.service = None;
+        machine.disk.crash(Loss::All);
+        machine.engine.crash(0);
+        node.stop(StopReason::Shutdown);
+        for shard in node.shards() {
+            shard.replica.shutdown().await;
+        }
+        if let Some(meta) = node.meta_replica() {
+            meta.shutdown().await;
+        }
+    }
+
+    pub(crate) fn service(&self, id: u32) -> &Service {
+        self.machines[&id].service.as_ref().expect("the node runs")
+    }
+
+    pub(crate) fn running(&self) -> Vec<u32> {
+        self.machines.iter().filter(|(_, machine)| machine.service.is_some()).map(|(&id, _)| id).collect()
+    }
+
+    pub(crate) async fn wait_ready(&self) {
+        wait_for("every shard to have a leader", || {
+            self.running().iter().all(|&id| self.service(id).ready().is_ok())
+        })
+        .await;
+    }
+}
+
+/// Waits until `seen`, or fails the test.
+pub(crate) async fn wait_for(what: &str, seen: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !seen() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+}
+
+pub(crate) fn caller() -> Caller {
+    Caller {
+        client_id: "test@1".into(),
+        language: "JAVA".into(),
+        deadline: Some(Duration::from_secs(10)),
+        ..Caller::default()
+    }
+}
+
+pub(crate) fn resource(name: &str) -> Resource {
+    Resource { resource_namespace: String::new(), name: name.into() }
+}
+
+pub(crate) fn message(topic: &str, id: &str) -> Message {
+    let system_properties = SystemProperties { message_id: id.into(), ..Default::default() };
+    Message {
+        topic: Some(resource(topic)),
+        system_properties: Some(system_properties),
+        body: format!("body of {id}").into(),
+        ..Default::default()
+    }
+}
+
+pub(crate) async fn send(service: &Service, topic: &str, id: &str) -> SendMessageResponse {
+    let request = SendMessageRequest { messages: vec![message(topic, id)] };
+    service.send_message(&caller(), request).await
+}
+
+pub(crate) fn code(status: &Option<flotilla_proto::rocketmq::Status>) -> Code {
+    Code::try_from(status.as_ref().expect("a status").code).expect("a known code")
+}
+
+pub(crate) fn receive_request(topic: &str, group: &str, wait: Duration) -> ReceiveMessageRequest {
+    ReceiveMessageRequest {
+        group: Some(resource(group)),
+        message_queue: Some(MessageQueue { topic: Some(resource(topic)), ..Default::default() }),
+        filter_expression: Some(FilterExpression { r#type: FilterType::Tag as i32, expression: "*".into() }),
+        batch_size: 32,
+        invisible_duration: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
+        long_polling_timeout: Some(prost_types::Duration {
+            seconds: wait.as_secs() as i64,
+            nanos: wait.subsec_nanos() as i32,
+        }),
+        ..Default::default()
+    }
+}
+
+pub(crate) async fn receive(service: &Service, topic: &str, group: &str, wait: Duration) -> (Code, Vec<Message>) {
+    let responses = service.receive_message(&caller(), receive_request(topic, group, wait)).await;
+    let mut status = None;
+    let mut messages = Vec::new();
+    for response in responses {
+        match response.content.expect("no empty elements") {
+            Content::Status(found) => status = Some(found),
+            Content::Message(found) => messages.push(found),
+            Content::DeliveryTimestamp(_) => {}
+        }
+    }
+    (code(&status), messages)
+}
+
+pub(crate) fn properties(message: &Message) -> &SystemProperties {
+    message.system_properties.as_ref().expect("delivered messages have them")
+}
+
+pub(crate) async fn ack(service: &Service, topic: &str, group: &str, message: &Message) -> Code {
+    let entry = AckMessageEntry {
+        message_id: properties(message).message_id.clone(),
+        receipt_handle: properties(message).receipt_handle.clone().expect("a handle"),
+        lite_topic: None,
+    };
+    let request =
+        AckMessageRequest { group: Some(resource(group)), topic: Some(resource(topic)), entries: vec![entry] };
+    let response = service.ack_message(&caller(), request).await;
+    assert_eq!(response.entries.len(), 1, "one result for each entry");
+    code(&response.status)
+}

@@ -1,0 +1,142 @@
+//! Three nodes: any of them serves, one of them may die.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use flotilla_proto::rocketmq::Code;
+
+use crate::cluster::{Cluster, ack, code, properties, receive, send, wait_for};
+
+const LONG: Duration = Duration::from_secs(5);
+
+async fn send_until_ok(cluster: &Cluster, at: u32, topic: &str, id: &str) {
+    let mut last = Code::Ok;
+    for _ in 0..10 {
+        last = code(&send(cluster.service(at), topic, id).await.status);
+        if last == Code::Ok {
+            return;
+        }
+    }
+    panic!("sending {id} to node {at} failed: {last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_node_serves_any_queue() {
+    let cluster = Cluster::start(3).await;
+    for i in 0..30 {
+        send_until_ok(&cluster, 1 + i % 3, "orders", &format!("id-{i}")).await;
+    }
+    let mut seen = BTreeSet::new();
+    for at in (1..=3).cycle() {
+        if seen.len() == 30 {
+            break;
+        }
+        let (status, messages) = receive(cluster.service(at), "orders", "readers", Duration::from_secs(1)).await;
+        assert!(matches!(status, Code::Ok | Code::MessageNotFound), "{status:?}");
+        for message in messages {
+            // Acknowledged at another node than the one it came from.
+            assert_eq!(ack(cluster.service(1 + at % 3), "orders", "readers", &message).await, Code::Ok);
+            assert!(seen.insert(properties(&message).message_id.clone()), "delivered twice");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_survive_the_death_of_their_leader() {
+    let mut cluster = Cluster::start(3).await;
+    for i in 0..20 {
+        send_until_ok(&cluster, 1, "orders", &format!("id-{i}")).await;
+    }
+    let mut leased = Vec::new();
+    for at in (1..=3).cycle() {
+        if leased.len() == 20 {
+            break;
+        }
+        leased.extend(receive(cluster.service(at), "orders", "readers", Duration::from_secs(1)).await.1);
+    }
+    let leader = cluster.service(1).node().leader(1).expect("a leader");
+    cluster.kill(leader).await;
+    cluster_leads_elsewhere(&cluster, leader).await;
+    let survivor = cluster.running()[0];
+    for message in &leased {
+        assert_eq!(ack(cluster.service(survivor), "orders", "readers", message).await, Code::Ok);
+    }
+    let (status, again) = receive(cluster.service(survivor), "orders", "readers", Duration::from_secs(1)).await;
+    assert_eq!((status, again.len()), (Code::MessageNotFound, 0));
+}
+
+async fn cluster_leads_elsewhere(cluster: &Cluster, dead: u32) {
+    wait_for("other leaders", || {
+        cluster.running().iter().all(|&id| {
+            let node = cluster.service(id).node();
+            (0..=2).all(|shard| node.leader(shard).is_some_and(|leader| leader != dead))
+        })
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_when_nodes_die_in_turn() {
+    let mut cluster = Cluster::start(3).await;
+    let mut sent = BTreeSet::new();
+    for round in 0..3u32 {
+        let victim = 1 + round % 3;
+        for i in 0..20 {
+            let id = format!("{round}-{i}");
+            send_until_ok(&cluster, 1 + (victim + i) % 3, "orders", &id).await;
+            sent.insert(id);
+        }
+        cluster.kill(victim).await;
+        cluster_leads_elsewhere(&cluster, victim).await;
+        for i in 0..10 {
+            let id = format!("{round}-without-{victim}-{i}");
+            send_until_ok(&cluster, cluster.running()[i % 2], "orders", &id).await;
+            sent.insert(id);
+        }
+        cluster.boot(victim).await;
+        cluster.wait_ready().await;
+    }
+    let mut seen = BTreeSet::new();
+    for at in (1..=3).cycle() {
+        if seen.len() == sent.len() {
+            break;
+        }
+        let (_, messages) = receive(cluster.service(at), "orders", "readers", Duration::from_secs(1)).await;
+        for message in messages {
+            assert_eq!(ack(cluster.service(at), "orders", "readers", &message).await, Code::Ok);
+            seen.insert(properties(&message).message_id.clone());
+        }
+    }
+    assert_eq!(seen, sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_an_empty_disk_comes_back_as_another_replica() {
+    let mut cluster = Cluster::start(3).await;
+    for i in 0..20 {
+        send_until_ok(&cluster, 1, "orders", &format!("id-{i}")).await;
+    }
+    cluster.kill(2).await;
+    let machine = cluster.machines.get_mut(&2).unwrap();
+    machine.disk = raft_store::disk::SimDisk::new(99);
+    machine.engine = raft_store::MemoryEngine::new();
+    cluster.boot(2).await;
+    wait_for("the new replica to be a voter everywhere", || {
+        let view = cluster.service(1).cluster();
+        view.shards.iter().all(|shard| {
+            shard.replicas.len() == 3
+                && shard.replicas.iter().all(|replica| replica.voter)
+                && shard.replicas.iter().any(|replica| replica.replica == (2 << 16 | 2))
+        })
+    })
+    .await;
+    // The rebuilt node counts: with it and one other the cluster goes on.
+    cluster.kill(3).await;
+    cluster_leads_elsewhere(&cluster, 3).await;
+    let mut seen = BTreeSet::new();
+    while seen.len() < 20 {
+        for at in [1, 2] {
+            let (_, messages) = receive(cluster.service(at), "orders", "readers", LONG).await;
+            seen.extend(messages.iter().map(|message| properties(message).message_id.clone()));
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The service of one and of three nodes, driven through its functions: everything but
+//! sockets. Disk and state engine are the simulator's, with its crashes.
+
+mod cluster;
+mod failover;
+mod one_node;
