@@ -30,7 +30,7 @@ impl OneNode {
         let node = Node::start(
             node_options(&config, addresses),
             SimDisk::new(1).mount(),
-            Arc::new(MemoryEngine::new()),
+            MemoryEngine::new().mount(),
             Arc::new(Alone),
             Arc::new(SystemClock),
         )
