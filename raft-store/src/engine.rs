@@ -7,6 +7,8 @@
 use bytes::Bytes;
 
 pub mod memory;
+#[cfg(feature = "rocks")]
+pub mod rocks;
 
 /// An engine that cannot do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]

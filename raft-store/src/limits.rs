@@ -95,3 +95,16 @@ pub const DEFAULT_FLUSH_BYTES: u64 = 64 << 20;
 pub const DEFAULT_FLUSH_EVERY_MS: u64 = 30_000;
 /// How often the store looks whether it is time to flush.
 pub const FLUSH_CHECK_MS: u64 = 500;
+
+// ---- RocksDB -------------------------------------------------------------------------------------------------------
+
+/// A memtable; when it is full RocksDB flushes by itself.
+pub const ROCKS_MEMTABLE_BYTES: usize = 32 << 20;
+/// Memtables that may wait for their flush; over it, writes wait.
+pub const ROCKS_MEMTABLES: i32 = 4;
+/// Blocks, indexes and filters in memory.
+pub const ROCKS_CACHE_BYTES: usize = 64 << 20;
+/// Threads that flush and compact.
+pub const ROCKS_BACKGROUND_JOBS: i32 = 2;
+/// Table files kept open.
+pub const ROCKS_OPEN_FILES: i32 = 512;
