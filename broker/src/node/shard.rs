@@ -236,7 +236,8 @@ impl DataShard {
 
     fn take_turn(&self, group: GroupId, queue: QueueId) -> Option<Turn<'_>> {
         let mut delivering = self.delivering.lock().expect("no panic while held");
-        delivering.insert((group, queue)).then_some(Turn { shard: self, key: (group, queue) })
+        // Lazily: a turn that is made and dropped gives back somebody else's, under this very lock.
+        delivering.insert((group, queue)).then(|| Turn { shard: self, key: (group, queue) })
     }
 }
 
