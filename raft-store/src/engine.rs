@@ -9,6 +9,8 @@ use bytes::Bytes;
 pub mod memory;
 #[cfg(feature = "rocks")]
 pub mod rocks;
+#[cfg(feature = "rocks")]
+pub use rocks::RocksEngine;
 
 /// An engine that cannot do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
