@@ -307,13 +307,7 @@ impl Node {
     pub async fn shutdown(&self) {
         membership::hand_over(self).await;
         self.stop(StopReason::Shutdown);
-        for shard in self.shards() {
-            shard.replica.shutdown().await;
-        }
-        if let Some(meta) = self.meta_replica() {
-            meta.shutdown().await;
-        }
-        if let Err(error) = self.inner.store.flush().await {
+        if let Err(error) = self.inner.store.close().await {
             tracing::warn!(%error, "the state was not flushed; the log replays it at the next start");
         }
     }
