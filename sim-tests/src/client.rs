@@ -220,8 +220,7 @@ impl Client {
             .map_err(Failure::Peer)?
         {
             Body::ForwardAnswer(answer) => {
-                let decode =
-                    |bytes| M::decode::<Bytes>(bytes).map_err(|_| Failure::Peer(PeerError::Malformed));
+                let decode = |bytes: Bytes| M::decode(bytes).map_err(|_| Failure::Peer(PeerError::Malformed));
                 answer.responses.into_iter().map(decode).collect()
             }
             _ => Err(Failure::Peer(PeerError::Malformed)),

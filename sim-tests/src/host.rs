@@ -143,7 +143,7 @@ impl Process {
         let node = Node::start(
             self.options(),
             Arc::new(disk),
-            Arc::new(self.engine.clone()),
+            self.engine.mount(),
             transport as Arc<dyn PeerTransport>,
             Arc::new(SimClock::new(self.id.into(), self.trace.clone())),
         )
@@ -193,7 +193,7 @@ impl Process {
                 segment_bytes: 256 * 1024,
                 cache_bytes: 64 * 1024,
                 flush_every_bytes: 128 * 1024,
-                ..StoreOptions::default()
+                ..StoreOptions::new(thread_rng().gen_range(1..=u64::MAX))
             },
         }
     }

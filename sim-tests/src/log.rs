@@ -8,6 +8,7 @@ use std::{
 use tracing::{Event, Level, Subscriber, field::Field};
 use tracing_subscriber::{
     EnvFilter, Layer,
+    filter::LevelFilter,
     layer::{Context, SubscriberExt},
     util::SubscriberInitExt,
 };
@@ -22,7 +23,7 @@ pub fn start() {
         .with_ansi(false)
         .without_time();
     tracing_subscriber::registry()
-        .with(Errors)
+        .with(Errors.with_filter(LevelFilter::ERROR))
         .with(lines.with_filter(filter))
         .init();
 }
