@@ -14,9 +14,10 @@ pub(crate) fn delay_ms(backoff: Option<&Backoff>, attempt: u32) -> u64 {
         Some(Strategy::Exponential(rule)) => {
             let mut delay = rule.initial_ms.min(rule.max_ms);
             for _ in 1..attempt {
-                let grown = delay.saturating_mul(u64::from(rule.multiplier_percent)) / 100;
-                if grown == delay || grown >= rule.max_ms {
-                    return grown.min(rule.max_ms);
+                let grown = u128::from(delay) * u128::from(rule.multiplier_percent) / 100;
+                let grown = grown.min(u128::from(rule.max_ms)) as u64;
+                if grown == delay {
+                    break;
                 }
                 delay = grown;
             }
@@ -45,7 +46,7 @@ mod tests {
         let rule = exponential(1_000, 7_000, 200);
         let delays: Vec<u64> = (1..=5).map(|attempt| delay_ms(Some(&rule), attempt)).collect();
         assert_eq!(delays, [1_000, 2_000, 4_000, 7_000, 7_000]);
-        assert_eq!(delay_ms(Some(&exponential(u64::MAX, u64::MAX, 900)), u32::MAX), u64::MAX / 100);
+        assert_eq!(delay_ms(Some(&exponential(u64::MAX, u64::MAX, 900)), u32::MAX), u64::MAX);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The hot state in memory, always equal to what is written through.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
 
 use bytes::BufMut;
 use flotilla_proto::record::{Command, command};
@@ -11,7 +14,7 @@ use crate::{
     ids::{GroupId, Position, QueueId},
     keys::{self, Key, Reader},
     kv::{Fault, KeyValue},
-    limits::LOAD_PAGE,
+    limits::LOOK_PAGE,
     outcome::{Effect, Outcome, Refusal, Reply},
     queue::{self, Message, Queue},
     subscription::{self, InFlight, Rules, Subscription},
@@ -209,8 +212,8 @@ impl Core {
         if let Some((key, _)) = kv.scan(&all, &all.end(), 1)?.into_iter().next() {
             oldest = Some(Reader::key("displaced", key)?.key_long()?);
         }
-        for &queue in self.queues.keys() {
-            if let Some(index) = first_in_order(kv, queue)? {
+        for (&queue, ends) in &self.queues {
+            if let Some(index) = first_in_order(kv, queue, ends)? {
                 oldest = Some(oldest.map_or(index, |known: u64| known.min(index)));
             }
         }
@@ -226,9 +229,11 @@ impl Core {
         limit: usize,
     ) -> Result<Vec<(QueueId, u64, Position)>, Fault> {
         let mut found = Vec::new();
+        if limit == 0 {
+            return Ok(found);
+        }
         let all = Key::of(keys::DISPLACED);
-        let end = all.long(through).end();
-        for (key, _) in kv.scan(&all, &end, limit)? {
+        for (key, _) in kv.scan(&all, &all.long(through).end(), limit)? {
             let mut key = Reader::key("displaced", key)?;
             let (_, queue, offset) = (key.key_long()?, QueueId(key.key_long()?), key.key_long()?);
             if let Some(message) = Message::get(kv, queue, offset)? {
@@ -236,47 +241,22 @@ impl Core {
             }
         }
         for (&queue, ends) in &self.queues {
-            let below = keys::message(queue, ends.first);
-            for (key, value) in kv.scan(&queue::rows(queue), &below, limit.saturating_sub(found.len()))? {
+            let below = keys::message(queue, ends.first.min(ends.in_order_end));
+            // Displaced ones are passed over, however many: they were found above.
+            keys::each_until(kv, &queue::rows(queue), &below, LOOK_PAGE, |key, value| {
                 let message = Message::read(value)?;
-                if !message.displaced && message.stored.position.index <= through {
+                if found.len() >= limit || (!message.displaced && message.stored.position.index > through) {
+                    return Ok(ControlFlow::Break(()));
+                }
+                if !message.displaced {
                     let mut key = Reader::key("message", key)?;
                     let (_, offset) = (key.key_long()?, key.key_long()?);
                     found.push((queue, offset, message.stored.position));
                 }
-            }
+                Ok(ControlFlow::Continue(()))
+            })?;
         }
         Ok(found)
-    }
-
-    /// Checks what must hold between commands. For tests and the simulator: it reads everything.
-    pub fn check(&self, kv: &dyn KeyValue) -> Result<(), String> {
-        let loaded = Self::load(kv).map_err(|fault| fault.to_string())?;
-        if loaded != *self {
-            return Err(format!("the hot state is not the stored one:\n{self:?}\n{loaded:?}"));
-        }
-        for (&(queue, group), known) in &self.subscriptions {
-            let next = self.queues.get(&queue).map_or(0, |queue| queue.next);
-            if !known.conserves() || known.cursor > next {
-                return Err(format!("{group:?} on {queue:?} lost count: {known:?}, next {next}"));
-            }
-            for (&offset, row) in known.in_flight() {
-                if offset >= known.cursor {
-                    return Err(format!("{queue:?}/{offset} is in flight above the cursor"));
-                }
-                if row.leased != self.deadlines.contains(&(row.at_ms, queue, group, offset)) {
-                    return Err(format!("{queue:?}/{offset}: deadline and lease disagree"));
-                }
-            }
-        }
-        for (&queue, ends) in &self.queues {
-            for offset in ends.first..ends.next {
-                if Message::get(kv, queue, offset).map_err(|fault| fault.to_string())?.is_none() {
-                    return Err(format!("{queue:?}/{offset} is kept but has no place"));
-                }
-            }
-        }
-        Ok(())
     }
 
     pub(crate) fn subscription_mut(&mut self, queue: QueueId, group: GroupId) -> Option<&mut Subscription> {
@@ -300,6 +280,9 @@ impl Core {
         let queue = self.queues.entry(id).or_default();
         let offset = queue.next;
         queue.next = offset.checked_add(1).expect("offsets do not run out");
+        if !displaced {
+            queue.in_order_end = queue.next;
+        }
         queue.store(kv, id)?;
         Message { displaced, stored: Stored { position, stored_ms: self.now_ms } }.put(kv, id, offset)?;
         Ok(offset)
@@ -394,28 +377,21 @@ fn in_flight_view(offset: u64, row: &InFlight) -> InFlightView {
 }
 
 /// The entry of a queue's first message that stands in order.
-fn first_in_order(kv: &dyn KeyValue, queue: QueueId) -> Result<Option<u64>, Fault> {
-    const LOOK: usize = 16;
-    let rows = queue::rows(queue);
-    let end = rows.end();
-    let mut from = rows.to_vec();
-    let mut page = LOOK;
-    loop {
-        let found = kv.scan(&from, &end, page)?;
-        let full = found.len() == page;
-        for (key, value) in found {
-            let message = Message::read(value)?;
-            if !message.displaced {
-                return Ok(Some(message.stored.position.index));
-            }
-            from = key.to_vec();
-        }
-        if !full {
-            return Ok(None);
-        }
-        from.push(0);
-        page = LOAD_PAGE;
+fn first_in_order(kv: &dyn KeyValue, queue: QueueId, ends: &Queue) -> Result<Option<u64>, Fault> {
+    let mut first = None;
+    if ends.in_order_end == 0 {
+        return Ok(first);
     }
+    let end = keys::message(queue, ends.in_order_end);
+    keys::each_until(kv, &queue::rows(queue), &end, LOOK_PAGE, |_, value| {
+        let message = Message::read(value)?;
+        if message.displaced {
+            return Ok(ControlFlow::Continue(()));
+        }
+        first = Some(message.stored.position.index);
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(first)
 }
 
 fn subscription_key(key: bytes::Bytes) -> Result<(QueueId, GroupId, Reader), Fault> {

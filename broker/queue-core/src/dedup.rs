@@ -1,11 +1,12 @@
 //! Message ids stored lately, so that a retried send is stored once.
 //!
 //! Bounded by time and by number. Each append forgets a few of the oldest, so the work
-//! stays even.
+//! stays even. Ids are found by a hash that lives in memory only: two ids with one hash
+//! cost a comparison, never a message, and the state does not depend on how it hashes.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    collections::{BTreeSet, VecDeque},
+    hash::{DefaultHasher, Hasher},
 };
 
 use bytes::BufMut;
@@ -20,33 +21,35 @@ use crate::{
 /// The window of one shard.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Dedup {
-    by_id: BTreeMap<(u32, Arc<str>), Known>,
-    /// Oldest first; their sequences have no gaps.
+    /// (hash, sequence) of everything in the ring.
+    by_hash: BTreeSet<(u64, u64)>,
+    /// Oldest first; their sequences have no gaps. Once something was stored it is never empty.
     ring: VecDeque<Remembered>,
-    next_sequence: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Known {
-    sequence: u64,
-    time_ms: u64,
-    queue: QueueId,
-    offset: u64,
+    /// The sequence of the ring's oldest.
+    first: u64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Remembered {
-    sequence: u64,
     time_ms: u64,
-    topic: u32,
-    id: Arc<str>,
+    hash: u64,
+    queue: QueueId,
+    offset: u64,
+    id: Box<str>,
 }
 
 impl Dedup {
     /// Where a message with this id stands, if it was stored within the window.
     pub(crate) fn find(&self, topic: u32, id: &str, now_ms: u64) -> Option<(QueueId, u64)> {
-        let known = self.by_id.get(&(topic, Arc::from(id)))?;
-        (known.time_ms + DEDUP_WINDOW_MS > now_ms).then_some((known.queue, known.offset))
+        let hash = hash(topic, id);
+        // The latest first: the same id may have been stored again after the window.
+        let known = self
+            .by_hash
+            .range((hash, 0)..=(hash, u64::MAX))
+            .rev()
+            .map(|&(_, sequence)| &self.ring[(sequence - self.first) as usize])
+            .find(|known| known.queue.topic() == topic && *known.id == *id)?;
+        (!is_over(known.time_ms, now_ms)).then_some((known.queue, known.offset))
     }
 
     pub(crate) fn remember(
@@ -57,18 +60,16 @@ impl Dedup {
         offset: u64,
         now_ms: u64,
     ) -> Result<(), Fault> {
-        let sequence = self.next_sequence;
         let mut value = keys::value(24 + id.len());
         value.put_u64_le(now_ms);
         value.put_u64_le(queue.0);
         value.put_u64_le(offset);
         value.put_slice(id.as_bytes());
-        kv.put(&keys::dedup(sequence), &value)?;
-        self.insert(sequence, now_ms, queue, offset, Arc::from(id));
+        kv.put(&keys::dedup(self.first + self.ring.len() as u64), &value)?;
+        self.insert(now_ms, queue, offset, id.into());
         for _ in 0..DEDUP_FORGET_PER_APPEND {
-            let Some(oldest) = self.ring.front() else { break };
-            let over = oldest.time_ms + DEDUP_WINDOW_MS <= now_ms;
-            if !over && self.ring.len() <= DEDUP_WINDOW_MESSAGES {
+            let oldest = self.ring.front().expect("one was just remembered");
+            if !is_over(oldest.time_ms, now_ms) && self.ring.len() <= DEDUP_WINDOW_MESSAGES {
                 break;
             }
             self.forget_oldest(kv)?;
@@ -77,29 +78,110 @@ impl Dedup {
     }
 
     fn forget_oldest(&mut self, kv: &mut dyn KeyValue) -> Result<(), Fault> {
-        let Some(oldest) = self.ring.pop_front() else { return Ok(()) };
-        kv.delete(&keys::dedup(oldest.sequence))?;
-        let key = (oldest.topic, oldest.id);
-        // The same id may have been stored again after the window.
-        if self.by_id.get(&key).is_some_and(|known| known.sequence == oldest.sequence) {
-            self.by_id.remove(&key);
-        }
+        let oldest = self.ring.pop_front().expect("the caller looked at it");
+        self.by_hash.remove(&(oldest.hash, self.first));
+        kv.delete(&keys::dedup(self.first))?;
+        self.first += 1;
         Ok(())
     }
 
-    fn insert(&mut self, sequence: u64, time_ms: u64, queue: QueueId, offset: u64, id: Arc<str>) {
-        let topic = queue.topic();
-        self.by_id.insert((topic, Arc::clone(&id)), Known { sequence, time_ms, queue, offset });
-        self.ring.push_back(Remembered { sequence, time_ms, topic, id });
-        self.next_sequence = sequence + 1;
+    fn insert(&mut self, time_ms: u64, queue: QueueId, offset: u64, id: Box<str>) {
+        let hash = hash(queue.topic(), &id);
+        self.by_hash.insert((hash, self.first + self.ring.len() as u64));
+        self.ring.push_back(Remembered { time_ms, hash, queue, offset, id });
     }
 
     /// Takes a row of the state; rows come in order.
     pub(crate) fn load(&mut self, mut key: Reader, mut value: Reader) -> Result<(), Fault> {
         let sequence = key.key_long()?;
+        if self.ring.is_empty() {
+            self.first = sequence;
+        }
+        if sequence != self.first + self.ring.len() as u64 {
+            return Err(Fault(format!("dedup: rows before {sequence} are missing")));
+        }
         let (time_ms, queue, offset) = (value.long()?, QueueId(value.long()?), value.long()?);
         let id = String::from_utf8(value.rest().to_vec()).map_err(|_| Fault("dedup: an id is no text".into()))?;
-        self.insert(sequence, time_ms, queue, offset, Arc::from(id));
+        self.insert(time_ms, queue, offset, id.into());
         Ok(())
+    }
+}
+
+/// True if what was stored at `time_ms` has left the window. Time does not go back.
+fn is_over(time_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(time_ms) >= DEDUP_WINDOW_MS
+}
+
+fn hash(topic: u32, id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u32(topic);
+    hasher.write(id.as_bytes());
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// Counts rows.
+    #[derive(Default)]
+    struct Rows(usize);
+
+    impl KeyValue for Rows {
+        fn get(&self, _: &[u8]) -> Result<Option<Bytes>, Fault> {
+            unreachable!("the window is in memory")
+        }
+
+        fn scan(&self, _: &[u8], _: &[u8], _: usize) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+            unreachable!("the window is in memory")
+        }
+
+        fn put(&mut self, _: &[u8], _: &[u8]) -> Result<(), Fault> {
+            self.0 += 1;
+            Ok(())
+        }
+
+        fn delete(&mut self, _: &[u8]) -> Result<(), Fault> {
+            self.0 -= 1;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_oldest_id_is_forgotten_when_there_are_too_many() {
+        let (mut dedup, mut rows) = (Dedup::default(), Rows::default());
+        let queue = QueueId::new(1, 0);
+        for offset in 0..=DEDUP_WINDOW_MESSAGES as u64 {
+            dedup.remember(&mut rows, &offset.to_string(), queue, offset, 5).unwrap();
+        }
+        assert_eq!((rows.0, dedup.by_hash.len()), (DEDUP_WINDOW_MESSAGES, DEDUP_WINDOW_MESSAGES));
+        assert_eq!(dedup.find(1, "0", 5), None);
+        assert_eq!(dedup.find(1, "1", 5), Some((queue, 1)));
+    }
+
+    #[test]
+    fn two_ids_with_one_hash_are_two_messages() {
+        let (mut dedup, mut rows) = (Dedup::default(), Rows::default());
+        dedup.remember(&mut rows, "a", QueueId::new(1, 0), 0, 5).unwrap();
+        // What stands under the hash of "b" is "a".
+        dedup.by_hash = BTreeSet::from([(hash(1, "b"), 0)]);
+        assert_eq!(dedup.find(1, "b", 5), None);
+    }
+
+    #[test]
+    fn a_missing_row_is_a_fault() {
+        let row = |sequence: u64| {
+            let mut value = keys::value(24);
+            value.put_bytes(0, 24);
+            let key = Reader::key("dedup", Bytes::copy_from_slice(&keys::dedup(sequence))).unwrap();
+            (key, Reader::value("dedup", value.into()).unwrap())
+        };
+        let mut dedup = Dedup::default();
+        let load = |dedup: &mut Dedup, (key, value)| dedup.load(key, value);
+        assert_eq!(load(&mut dedup, row(7)), Ok(()));
+        assert_eq!(load(&mut dedup, row(8)), Ok(()));
+        assert!(load(&mut dedup, row(10)).is_err());
     }
 }

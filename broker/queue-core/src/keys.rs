@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! n                                   -> fmt | u64 now_ms
-//! q | u64 queue                       -> fmt | u64 first | u64 next
+//! q | u64 queue                       -> fmt | u64 first | u64 next | u64 in_order_end
 //! m | u64 queue | u64 offset          -> fmt | u8 displaced | u64 index | u32 frame_offset | u32 frame_len | u64 stored_ms
 //! x | u64 index | u64 queue | u64 off -> fmt                     (displaced messages by the entry they are in)
 //! r | u64 queue | u32 group           -> fmt | u32 max_attempts | u64 dead_letter_queue | encoded Backoff or nothing
@@ -14,6 +14,8 @@
 //! ```
 //! A message is displaced when its entry is not where its neighbours' order would have
 //! it: a dead letter, or one that was copied forward.
+
+use std::ops::ControlFlow;
 
 use bytes::{Buf, BufMut, Bytes};
 
@@ -198,27 +200,44 @@ pub(crate) fn value(capacity: usize) -> Vec<u8> {
     value
 }
 
-/// Visits every pair whose key begins with `prefix`, in order, page by page.
+/// Visits every pair whose key begins with `prefix`, in order.
 pub(crate) fn each(
     kv: &dyn KeyValue,
     prefix: Key,
     mut visit: impl FnMut(Bytes, Bytes) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let end = prefix.end();
-    let mut from = prefix.to_vec();
+    each_until(kv, &prefix, &prefix.end(), LOAD_PAGE, |key, value| {
+        visit(key, value)?;
+        Ok(ControlFlow::Continue(()))
+    })
+}
+
+/// Visits the pairs with `from <= key < to` in order, until `visit` breaks. Reads `page` pairs first,
+/// and more at once if those were not enough.
+pub(crate) fn each_until(
+    kv: &dyn KeyValue,
+    from: &[u8],
+    to: &[u8],
+    mut page: usize,
+    mut visit: impl FnMut(Bytes, Bytes) -> Result<ControlFlow<()>, Fault>,
+) -> Result<(), Fault> {
+    let mut from = from.to_vec();
     loop {
-        let page = kv.scan(&from, &end, LOAD_PAGE)?;
-        let full = page.len() == LOAD_PAGE;
-        if let Some((last, _)) = page.last() {
+        let found = kv.scan(&from, to, page)?;
+        let full = found.len() == page;
+        if let Some((last, _)) = found.last() {
             from.clear();
             from.extend_from_slice(last);
             from.push(0);
         }
-        for (key, value) in page {
-            visit(key, value)?;
+        for (key, value) in found {
+            if visit(key, value)?.is_break() {
+                return Ok(());
+            }
         }
         if !full {
             return Ok(());
         }
+        page = LOAD_PAGE;
     }
 }

@@ -6,6 +6,7 @@
 //! and drops what no longer holds.
 
 mod backoff;
+mod check;
 mod commands;
 mod core;
 mod dedup;

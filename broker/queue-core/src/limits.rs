@@ -17,6 +17,9 @@ pub const DEFAULT_BACKOFF_MS: u64 = 10_000;
 pub const MAX_ENTRY_PAYLOAD: usize = 16 * 1024 * 1024;
 /// Rows read at once while the state is loaded.
 pub const LOAD_PAGE: usize = 4096;
+/// Rows read at first where a few are probably enough.
+pub const LOOK_PAGE: usize = 16;
 
 const _: () = assert!(DEDUP_FORGET_PER_APPEND > 1);
 const _: () = assert!(MAX_DELIVER <= MAX_IN_FLIGHT);
+const _: () = assert!(0 < LOOK_PAGE && LOOK_PAGE <= LOAD_PAGE);

@@ -16,18 +16,21 @@ pub(crate) struct Queue {
     pub(crate) first: u64,
     /// Offset of the next message.
     pub(crate) next: u64,
+    /// Messages from here on are displaced. So a queue of dead letters is not searched for others.
+    pub(crate) in_order_end: u64,
 }
 
 impl Queue {
     pub(crate) fn store(&self, kv: &mut dyn KeyValue, id: QueueId) -> Result<(), Fault> {
-        let mut value = keys::value(16);
+        let mut value = keys::value(24);
         value.put_u64_le(self.first);
         value.put_u64_le(self.next);
+        value.put_u64_le(self.in_order_end);
         kv.put(&keys::queue(id), &value)
     }
 
     pub(crate) fn load(mut value: Reader) -> Result<Self, Fault> {
-        let queue = Self { first: value.long()?, next: value.long()? };
+        let queue = Self { first: value.long()?, next: value.long()?, in_order_end: value.long()? };
         value.end()?;
         Ok(queue)
     }

@@ -26,7 +26,8 @@ fn start(core: &mut Core, kv: &mut dyn KeyValue, subscribe: &Subscribe) -> Resul
     let ends = core.queues.get(&queue).copied().unwrap_or_default();
     let rules = Rules {
         max_attempts: subscribe.max_attempts,
-        backoff: subscribe.backoff.clone(),
+        // One without a strategy is none, and is stored as none.
+        backoff: subscribe.backoff.clone().filter(|backoff| backoff.strategy.is_some()),
         dead_letter_queue: QueueId(subscribe.dead_letter_queue),
     };
     rules.store(kv, queue, group)?;

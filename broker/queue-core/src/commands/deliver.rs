@@ -33,6 +33,7 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, deliver: &Deliver) -
         let count = u64::from(deliver.new_count).min(room as u64).min(next - known.cursor);
         chosen.extend((known.cursor..known.cursor + count).map(|offset| (offset, 1)));
     }
+    let deadline_ms = deliver.deadline_ms.max(now);
     let mut leases = Vec::with_capacity(chosen.len());
     for (offset, attempt) in chosen {
         let Some(message) = Message::get(kv, queue, offset)? else {
@@ -42,7 +43,7 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, deliver: &Deliver) -
             leased: true,
             auto_renew: deliver.auto_renew,
             attempt,
-            at_ms: deliver.deadline_ms.max(now),
+            at_ms: deadline_ms,
             nonce: deliver.nonce,
             client: deliver.client,
             first_leased_ms: now,
@@ -56,7 +57,7 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, deliver: &Deliver) -
     let mut effects = Vec::new();
     if !leases.is_empty() {
         core.subscriptions[&(queue, group)].store(kv, queue, group)?;
-        effects.push(Effect::LeaseDeadline { at_ms: deliver.deadline_ms });
+        effects.push(Effect::LeaseDeadline { at_ms: deadline_ms });
     }
     Ok(Outcome { reply: Reply::Delivered { leases }, effects })
 }

@@ -27,9 +27,17 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, release: &Release) -
     let at_ms = release.at_ms.unwrap_or(by_backoff).max(now);
     let row = match action {
         Action::Unspecified => return Ok(Reply::Refused(Refusal::Malformed).into()),
-        Action::DeadLetter => return give_up(core, kv, queue, group, lease.offset, row, at_ms),
-        Action::Retry if exhausted => return give_up(core, kv, queue, group, lease.offset, row, at_ms),
-        Action::Retry => InFlight { leased: false, at_ms, nonce: release.new_nonce, ..row },
+        Action::DeadLetter => {
+            let waits = InFlight { leased: false, at_ms, ..row };
+            return give_up(core, kv, queue, group, lease.offset, waits);
+        }
+        Action::Retry => {
+            let waits = InFlight { leased: false, at_ms, nonce: release.new_nonce, ..row };
+            if exhausted {
+                return give_up(core, kv, queue, group, lease.offset, waits);
+            }
+            waits
+        }
         Action::Extend if row.leased => InFlight { at_ms, nonce: release.new_nonce, ..row },
         Action::Renew if row.leased && row.auto_renew => InFlight { at_ms: at_ms.max(row.at_ms), ..row },
         // What waits already is not leased again without a delivery.
@@ -44,22 +52,21 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, release: &Release) -
     Ok(Outcome { reply: Reply::Released(ReleaseResult::Done), effects: vec![effect] })
 }
 
-/// A dead letter; what cannot become one waits on under its old lease's name.
+/// Makes a dead letter; what cannot become one waits, as `waits` says.
 fn give_up(
     core: &mut Core,
     kv: &mut dyn KeyValue,
     queue: QueueId,
     group: GroupId,
     offset: u64,
-    row: InFlight,
-    at_ms: u64,
+    waits: InFlight,
 ) -> Result<Outcome, Fault> {
     if let Some(effect) = core.dead_letter(kv, queue, group, offset)? {
         return Ok(Outcome { reply: Reply::Released(ReleaseResult::DeadLettered), effects: vec![effect] });
     }
-    core.set_in_flight(kv, queue, group, offset, InFlight { leased: false, at_ms, ..row })?;
+    core.set_in_flight(kv, queue, group, offset, waits)?;
     Ok(Outcome {
         reply: Reply::Released(ReleaseResult::Done),
-        effects: vec![Effect::Visible { group, queue, at_ms }],
+        effects: vec![Effect::Visible { group, queue, at_ms: waits.at_ms }],
     })
 }

@@ -2,7 +2,8 @@
 //!
 //! An invisible time that a consumer chose is its own wait: the message is visible at
 //! once. A lease that the server was to renew ends because its client is gone, and the
-//! consumer group's backoff applies.
+//! consumer group's backoff applies; so it does to a message whose attempts are used up
+//! but that cannot become a dead letter.
 
 use flotilla_proto::record::Tick;
 
@@ -27,14 +28,15 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, tick: &Tick) -> Resu
         let known = &core.subscriptions[&(queue, group)];
         let row = known.in_flight()[&offset];
         let delay = delay_ms(known.rules.backoff.as_ref(), row.attempt);
-        if row.attempt >= known.rules.max_attempts {
+        let exhausted = row.attempt >= known.rules.max_attempts;
+        if exhausted {
             if let Some(effect) = core.dead_letter(kv, queue, group, offset)? {
                 dead_lettered += 1;
                 effects.push(effect);
                 continue;
             }
         }
-        let at_ms = if row.auto_renew { deadline.saturating_add(delay) } else { deadline };
+        let at_ms = if row.auto_renew || exhausted { deadline.saturating_add(delay) } else { deadline };
         core.set_in_flight(kv, queue, group, offset, InFlight { leased: false, at_ms, ..row })?;
         effects.push(Effect::Visible { group, queue, at_ms });
     }

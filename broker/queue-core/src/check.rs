@@ -1,0 +1,109 @@
+//! What must hold between commands. For tests and the simulator: it reads everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    core::Core,
+    ids::QueueId,
+    keys::{self, Key, Reader},
+    kv::{Fault, KeyValue},
+    queue::Message,
+};
+
+impl Core {
+    /// Checks that the hot state is the stored one, that every message of every subscription is in
+    /// exactly one place, and that every message somebody may read has a place in the log.
+    pub fn check(&self, kv: &dyn KeyValue) -> Result<(), String> {
+        let loaded = Self::load(kv).map_err(|fault| fault.to_string())?;
+        if loaded != *self {
+            return Err(format!("the hot state is not the stored one:\n{self:?}\n{loaded:?}"));
+        }
+        self.check_subscriptions()?;
+        let rows = rows(kv).map_err(|fault| fault.to_string())?;
+        self.check_places(&rows)?;
+        check_displaced(kv, &rows)?;
+        let oldest = self.oldest_live_index(kv).map_err(|fault| fault.to_string())?;
+        let expected = rows.values().map(|message| message.stored.position.index).min();
+        if oldest != expected {
+            return Err(format!("the oldest live entry is {expected:?}, not {oldest:?}"));
+        }
+        Ok(())
+    }
+
+    fn check_subscriptions(&self) -> Result<(), String> {
+        let mut leased = 0;
+        for (&(queue, group), known) in &self.subscriptions {
+            let ends = self.queues.get(&queue).copied().unwrap_or_default();
+            if !known.conserves() || known.cursor > ends.next || known.cursor < ends.first {
+                return Err(format!("{group:?} on {queue:?} lost count: {known:?}, {ends:?}"));
+            }
+            for (&offset, row) in known.in_flight() {
+                if offset < known.start || offset >= known.cursor {
+                    return Err(format!("{queue:?}/{offset} is in flight but was not delivered"));
+                }
+                if row.leased != self.deadlines.contains(&(row.at_ms, queue, group, offset)) {
+                    return Err(format!("{queue:?}/{offset}: deadline and lease disagree"));
+                }
+                leased += usize::from(row.leased);
+            }
+        }
+        if leased != self.deadlines.len() {
+            return Err(format!("{leased} leases have {} deadlines", self.deadlines.len()));
+        }
+        Ok(())
+    }
+
+    /// Rows are what is kept and what is in flight, and nothing else.
+    fn check_places(&self, rows: &BTreeMap<(QueueId, u64), Message>) -> Result<(), String> {
+        let mut expected = BTreeSet::new();
+        for (&queue, ends) in &self.queues {
+            expected.extend((ends.first..ends.next).map(|offset| (queue, offset)));
+        }
+        for (&(queue, _), known) in &self.subscriptions {
+            expected.extend(known.in_flight().keys().map(|&offset| (queue, offset)));
+        }
+        if !expected.iter().eq(rows.keys()) {
+            return Err(format!("kept or in flight: {expected:?}; places: {:?}", rows.keys()));
+        }
+        let mut before: Option<(QueueId, u64)> = None;
+        for (&(queue, offset), message) in rows.iter().filter(|(_, message)| !message.displaced) {
+            let index = message.stored.position.index;
+            if self.queues[&queue].in_order_end <= offset {
+                return Err(format!("{queue:?}/{offset} stands in order beyond the last that does"));
+            }
+            if before.is_some_and(|before| before.0 == queue && before.1 > index) {
+                return Err(format!("{queue:?}/{offset} stands out of order"));
+            }
+            before = Some((queue, index));
+        }
+        Ok(())
+    }
+}
+
+fn rows(kv: &dyn KeyValue) -> Result<BTreeMap<(QueueId, u64), Message>, Fault> {
+    let mut rows = BTreeMap::new();
+    keys::each(kv, Key::of(keys::MESSAGE), |key, value| {
+        let mut key = Reader::key("message", key)?;
+        rows.insert((QueueId(key.key_long()?), key.key_long()?), Message::read(value)?);
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+/// Displaced messages, and no others, are found by their entry.
+fn check_displaced(kv: &dyn KeyValue, rows: &BTreeMap<(QueueId, u64), Message>) -> Result<(), String> {
+    let displaced = rows.iter().filter(|(_, message)| message.displaced);
+    let expected: BTreeSet<(u64, QueueId, u64)> =
+        displaced.map(|(&(queue, offset), message)| (message.stored.position.index, queue, offset)).collect();
+    let mut found = BTreeSet::new();
+    keys::each(kv, Key::of(keys::DISPLACED), |key, _| {
+        let mut key = Reader::key("displaced", key)?;
+        found.insert((key.key_long()?, QueueId(key.key_long()?), key.key_long()?));
+        Ok(())
+    })
+    .map_err(|fault| fault.to_string())?;
+    if found != expected {
+        return Err(format!("displaced are {expected:?}, found are {found:?}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! Configure: subscriptions, dropped queues, dropped consumer groups.
+
+use flotilla_proto::record::{Backoff, Command, Configure, StartAt, Subscribe, command, configure::What};
+use queue_core::{AckResult, GroupId, QueueId, Refusal, Reply};
+
+use crate::support::{DLQ, G, G_OTHER, LEASE_MS, Q, Q_OTHER, Shard, configure, offsets, subscription};
+
+#[test]
+fn a_consumer_group_starts_at_the_first_or_after_the_last_message() {
+    let mut shard = Shard::new();
+    shard.fill(Q, 2);
+    shard.subscribe(G, Q, StartAt::First);
+    shard.subscribe(G_OTHER, Q, StartAt::Last);
+    shard.fill(Q, 1);
+    assert_eq!(offsets(&shard.deliver(G, Q, 9, 5)), [0, 1, 2]);
+    assert_eq!(offsets(&shard.deliver(G_OTHER, Q, 9, 5)), [2]);
+}
+
+#[test]
+fn a_consumer_group_may_come_before_the_first_message() {
+    let mut shard = Shard::new();
+    shard.subscribe(G, Q, StartAt::Last);
+    shard.fill(Q, 1);
+    assert_eq!(offsets(&shard.deliver(G, Q, 9, 5)), [0]);
+}
+
+#[test]
+fn subscribing_again_changes_the_rules_and_nothing_else() {
+    let mut shard = Shard::subscribed();
+    shard.fill(Q, 2);
+    shard.deliver(G, Q, 1, 5);
+    let before = shard.view(G, Q);
+    let changed = Subscribe {
+        backoff: None,
+        ..subscription(G, Q, StartAt::Last, 1, Q_OTHER)
+    };
+    shard.apply(configure(What::Subscribe(changed)));
+    let after = shard.view(G, Q);
+    assert_eq!(
+        (after.max_attempts, after.dead_letter_queue, &after.backoff),
+        (1, QueueId(Q_OTHER), &None)
+    );
+    assert_eq!(
+        (before.cursor, before.leased, before.ready),
+        (after.cursor, after.leased, after.ready)
+    );
+    shard.pass(LEASE_MS);
+    assert_eq!(
+        shard.tick(9),
+        (1, 1, false),
+        "the new rules hold for what is in flight"
+    );
+    assert_eq!(shard.next(Q_OTHER), 1);
+}
+
+/// Found by reading: an empty backoff was stored as none, and the loaded state differed.
+#[test]
+fn a_backoff_without_a_strategy_is_none() {
+    let mut shard = Shard::new();
+    let empty = Some(Backoff { strategy: None });
+    let subscribe = Subscribe {
+        backoff: empty,
+        ..subscription(G, Q, StartAt::First, 3, DLQ)
+    };
+    shard.apply(configure(What::Subscribe(subscribe)));
+    assert_eq!(shard.view(G, Q).backoff, None);
+}
+
+#[test]
+fn a_command_without_content_is_malformed() {
+    let mut shard = Shard::new();
+    let malformed = Reply::Refused(Refusal::Malformed);
+    assert_eq!(shard.apply(Command { command: None }), malformed);
+    let empty = Command {
+        command: Some(command::Command::Configure(Configure { what: None })),
+    };
+    assert_eq!(shard.apply(empty), malformed);
+}
+
+#[test]
+fn a_dropped_queue_leaves_only_the_message_ids() {
+    let mut shard = Shard::subscribed();
+    shard.subscribe(G_OTHER, Q, StartAt::First);
+    shard.fill(Q, 5);
+    shard.deliver(G, Q, 3, 5);
+    shard.trim(Q, 2, 99);
+    shard.copy_forward(Q, 3);
+    assert!(!shard.drop_queue(Q, 99));
+    let kinds: Vec<u8> = shard
+        .kv
+        .0
+        .keys()
+        .map(|key| key[0])
+        .filter(|kind| *kind != b'd')
+        .collect();
+    assert_eq!(kinds, b"n", "and the time");
+    assert_eq!(
+        shard.core.queues().count() + shard.core.subscriptions().count(),
+        0
+    );
+    assert_eq!((shard.oldest(), shard.core.next_deadline()), (None, None));
+}
+
+#[test]
+fn a_queue_is_dropped_in_small_steps() {
+    let mut shard = Shard::subscribed();
+    shard.fill(Q, 3);
+    shard.deliver(G, Q, 2, 5);
+    // Two in flight, the subscription, three messages, the queue itself.
+    let steps = (0..20).take_while(|_| shard.drop_queue(Q, 1)).count();
+    assert_eq!(steps, 6);
+    assert!(!shard.drop_queue(Q, 1), "once more is no harm");
+}
+
+#[test]
+fn nothing_happens_without_a_budget() {
+    let mut shard = Shard::subscribed();
+    shard.fill(Q, 1);
+    shard.deliver(G, Q, 1, 5);
+    let before = shard.kv.clone();
+    assert!(shard.drop_queue(Q, 0));
+    assert!(shard.drop_group(G, 0));
+    assert!(!shard.drop_group(99, 0));
+    assert_eq!(shard.kv, before);
+}
+
+#[test]
+fn a_half_dropped_queue_still_works() {
+    let mut shard = Shard::subscribed();
+    shard.fill(Q, 4);
+    shard.deliver(G, Q, 1, 5);
+    assert!(shard.drop_queue(Q, 4));
+    assert_eq!(shard.core.queue(QueueId(Q)).unwrap().first, 2);
+    assert_eq!(shard.ack(G, Q, &[(0, 5)]), [AckResult::Stale]);
+    shard.subscribe(G, Q, StartAt::First);
+    shard.fill(Q, 1);
+    assert_eq!(offsets(&shard.deliver(G, Q, 9, 6)), [2, 3, 4]);
+    assert!(!shard.drop_queue(Q, 99));
+}
+
+#[test]
+fn a_dropped_consumer_group_is_gone_from_all_queues_and_no_other_is() {
+    let mut shard = Shard::subscribed();
+    shard.subscribe(G, Q_OTHER, StartAt::First);
+    shard.subscribe(G_OTHER, Q, StartAt::First);
+    shard.fill(Q, 2);
+    shard.deliver(G, Q, 2, 5);
+    shard.deliver(G_OTHER, Q, 1, 6);
+    // Two in flight, and two subscriptions.
+    let steps = (0..20).take_while(|_| shard.drop_group(G, 1)).count();
+    assert_eq!(steps, 3);
+    let left: Vec<(GroupId, QueueId)> = shard
+        .core
+        .subscriptions()
+        .map(|(group, queue, _)| (group, queue))
+        .collect();
+    assert_eq!(left, [(GroupId(G_OTHER), QueueId(Q))]);
+    assert_eq!(shard.view(G_OTHER, Q).leased, 1);
+}
+
+#[test]
+fn a_dropped_consumer_group_lets_trimmed_messages_go() {
+    let mut shard = Shard::subscribed();
+    shard.fill(Q, 1);
+    shard.deliver(G, Q, 1, 5);
+    shard.trim(Q, 1, 9);
+    assert_eq!(shard.oldest(), Some(2));
+    shard.drop_group(G, 9);
+    assert_eq!((shard.entry_of(Q, 0), shard.oldest()), (None, None));
+}

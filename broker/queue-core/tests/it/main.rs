@@ -1,0 +1,15 @@
+//! Tests of the pure core: every command by itself, and random logs against a model.
+
+mod ack;
+mod append;
+mod configure;
+mod copy_forward;
+mod deliver;
+mod model;
+mod random;
+mod reading;
+mod release;
+mod steps;
+mod support;
+mod tick;
+mod trim;

@@ -1,0 +1,336 @@
+//! Random logs. A step is drawn before the state is known; when its turn comes it is
+//! turned into a command that fits the state well, or on purpose badly.
+
+use flotilla_proto::record::{
+    Ack, Backoff, Command, Configure, CustomizedBackoff, Deliver, DropGroup, DropQueue, ExponentialBackoff,
+    LeaseRef, StartAt, Subscribe, backoff::Strategy as Rule, command::Command as Kind, configure::What,
+};
+use proptest::prelude::*;
+use queue_core::{Context, Position, limits::DEDUP_WINDOW_MS};
+
+use crate::{
+    model::Model,
+    support::{
+        DLQ, Q, Q_OTHER, Q_TWIN, START_MS, append, command, configure, copy_forward, release, tick, trim,
+    },
+};
+
+/// One command to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    /// The command stands in the same entry as the one before, so at the same time.
+    pub(crate) same_entry: bool,
+    pub(crate) clock_ms: i64,
+    pub(crate) what: Act,
+}
+
+/// What a step does. Numbers called `pick` choose among what there is.
+#[derive(Debug, Clone)]
+pub(crate) enum Act {
+    Append {
+        queue: u64,
+        id: u8,
+    },
+    Subscribe(Subscribe),
+    Deliver {
+        group: u32,
+        queue: u64,
+        choice: Choice,
+        cursor_off: i8,
+        count: u32,
+        lease_ms: i64,
+        nonce: u64,
+        auto_renew: bool,
+    },
+    Ack {
+        group: u32,
+        queue: u64,
+        picks: Vec<(usize, bool)>,
+    },
+    Release {
+        group: u32,
+        queue: u64,
+        pick: usize,
+        stale: bool,
+        action: i32,
+        at_ms: Option<i64>,
+        nonce: u64,
+    },
+    Tick {
+        limit: u32,
+    },
+    Trim {
+        queue: u64,
+        first: u64,
+        limit: u32,
+    },
+    CopyForward {
+        queue: u64,
+        offset: u64,
+    },
+    DropQueue {
+        queue: u64,
+        limit: u32,
+    },
+    DropGroup {
+        group: u32,
+        limit: u32,
+    },
+    Nothing,
+}
+
+/// What a deliver command names for redelivery.
+#[derive(Debug, Clone)]
+pub(crate) enum Choice {
+    /// What is in flight, due or not.
+    InFlight,
+    /// Anything, in any order.
+    Offsets(Vec<u64>),
+}
+
+/// The leader's clock and the end of the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Cursor {
+    clock_ms: u64,
+    position: Position,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self {
+            clock_ms: START_MS,
+            position: Position {
+                index: 0,
+                frame_offset: 13,
+                frame_len: 40,
+            },
+        }
+    }
+}
+
+impl Cursor {
+    /// The command and where it stands.
+    pub(crate) fn next(&mut self, model: &Model, step: &Step) -> (Context, Command) {
+        if step.same_entry && self.position.index > 0 {
+            self.position.frame_offset += 44;
+        } else {
+            self.position.index += 1;
+            self.position.frame_offset = 13;
+            self.clock_ms = self.clock_ms.saturating_add_signed(step.clock_ms);
+        }
+        let context = Context {
+            position: self.position,
+            time_ms: self.clock_ms,
+        };
+        (context, fit(model, self.clock_ms.max(model.now), &step.what))
+    }
+}
+
+fn fit(model: &Model, now: u64, what: &Act) -> Command {
+    let in_flight = |group, queue| model.sub(group, queue).map_or(Vec::new(), |sub| sub.in_flight());
+    let lease = |group, queue, pick: usize, stale: bool| {
+        let all = in_flight(group, queue);
+        let some = all.get(pick % all.len().max(1));
+        let (offset, nonce) = some.map_or((pick as u64, 0), |view| (view.offset, view.nonce));
+        (offset, nonce + u64::from(stale))
+    };
+    match what.clone() {
+        Act::Append { queue, id } => append(queue, &id.to_string()),
+        Act::Subscribe(subscribe) => configure(What::Subscribe(subscribe)),
+        Act::Deliver {
+            group,
+            queue,
+            choice,
+            cursor_off,
+            count,
+            lease_ms,
+            nonce,
+            auto_renew,
+        } => {
+            let cursor = model.sub(group, queue).map_or(0, |sub| sub.cursor() as u64);
+            let redeliver = match choice {
+                Choice::InFlight => in_flight(group, queue).iter().map(|view| view.offset).collect(),
+                Choice::Offsets(offsets) => offsets,
+            };
+            command(Kind::Deliver(Deliver {
+                group,
+                queue,
+                redeliver,
+                first_new: cursor.saturating_add_signed(cursor_off.into()),
+                new_count: count,
+                deadline_ms: now.saturating_add_signed(lease_ms),
+                nonce,
+                auto_renew,
+                client: nonce + 100,
+            }))
+        }
+        Act::Ack { group, queue, picks } => {
+            let named = picks
+                .into_iter()
+                .map(|(pick, stale)| lease(group, queue, pick, stale));
+            let leases = named.map(|(offset, nonce)| LeaseRef { offset, nonce }).collect();
+            command(Kind::Ack(Ack { group, queue, leases }))
+        }
+        Act::Release {
+            group,
+            queue,
+            pick,
+            stale,
+            action,
+            at_ms,
+            nonce,
+        } => {
+            let at_ms = at_ms.map(|ms| now.saturating_add_signed(ms));
+            release(
+                group,
+                queue,
+                lease(group, queue, pick, stale),
+                action,
+                at_ms,
+                nonce,
+            )
+        }
+        Act::Tick { limit } => tick(limit),
+        Act::Trim { queue, first, limit } => trim(queue, first, limit),
+        Act::CopyForward { queue, offset } => copy_forward(queue, offset),
+        Act::DropQueue { queue, limit } => configure(What::DropQueue(DropQueue { queue, limit })),
+        Act::DropGroup { group, limit } => configure(What::DropGroup(DropGroup { group, limit })),
+        Act::Nothing => command(Kind::Configure(Configure { what: None })),
+    }
+}
+
+fn queue() -> impl Strategy<Value = u64> {
+    prop_oneof![6 => Just(Q), 1 => Just(Q_TWIN), 1 => Just(Q_OTHER), 2 => Just(DLQ)]
+}
+
+fn group() -> impl Strategy<Value = u32> {
+    prop_oneof![3 => Just(1), 1 => Just(2)]
+}
+
+fn nonce() -> impl Strategy<Value = u64> {
+    0..6u64
+}
+
+fn subscribe() -> impl Strategy<Value = Act> {
+    let dead_letter_queue = prop_oneof![6 => Just(DLQ), 1 => Just(0), 1 => queue()];
+    let start_at =
+        prop_oneof![3 => Just(StartAt::First as i32), 1 => Just(StartAt::Last as i32), 1 => Just(9)];
+    let rule = prop_oneof![
+        Just(None),
+        Just(Some(Backoff { strategy: None })),
+        prop::collection::vec(0..3_000u64, 0..4).prop_map(|next_ms| Some(Backoff {
+            strategy: Some(Rule::Customized(CustomizedBackoff { next_ms }))
+        })),
+        (0..3_000u64, 0..9_000u64, 0..400u32).prop_map(|(initial_ms, max_ms, multiplier_percent)| {
+            let rule = ExponentialBackoff {
+                initial_ms,
+                max_ms,
+                multiplier_percent,
+            };
+            Some(Backoff {
+                strategy: Some(Rule::Exponential(rule)),
+            })
+        }),
+    ];
+    (group(), queue(), start_at, 0..4u32, rule, dead_letter_queue).prop_map(
+        |(group, queue, start_at, max_attempts, backoff, dead_letter_queue)| {
+            Act::Subscribe(Subscribe {
+                group,
+                queue,
+                start_at,
+                max_attempts,
+                backoff,
+                dead_letter_queue,
+            })
+        },
+    )
+}
+
+fn deliver() -> impl Strategy<Value = Act> {
+    let choice = prop_oneof![
+        3 => Just(Choice::InFlight),
+        1 => prop::collection::vec(0..12u64, 0..5).prop_map(Choice::Offsets),
+    ];
+    let cursor_off = prop_oneof![6 => Just(0i8), 1 => -2..3i8];
+    let lease_ms = prop_oneof![5 => 0..3_000i64, 1 => -2_000..0i64];
+    (
+        group(),
+        queue(),
+        choice,
+        cursor_off,
+        0..5u32,
+        lease_ms,
+        nonce(),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(group, queue, choice, cursor_off, count, lease_ms, nonce, auto_renew)| Act::Deliver {
+                group,
+                queue,
+                choice,
+                cursor_off,
+                count,
+                lease_ms,
+                nonce,
+                auto_renew,
+            },
+        )
+}
+
+fn released() -> impl Strategy<Value = Act> {
+    let at_ms = prop_oneof![2 => Just(None), 3 => (-500..3_000i64).prop_map(Some)];
+    (
+        group(),
+        queue(),
+        0..9usize,
+        prop::bool::weighted(0.15),
+        0..6i32,
+        at_ms,
+        nonce(),
+    )
+        .prop_map(|(group, queue, pick, stale, action, at_ms, nonce)| Act::Release {
+            group,
+            queue,
+            pick,
+            stale,
+            action,
+            at_ms,
+            nonce,
+        })
+}
+
+fn what() -> impl Strategy<Value = Act> {
+    let picks = prop::collection::vec((0..9usize, prop::bool::weighted(0.2)), 0..4);
+    prop_oneof![
+        12 => (queue(), 0..40u8).prop_map(|(queue, id)| Act::Append { queue, id }),
+        3 => subscribe(),
+        10 => deliver(),
+        5 => (group(), queue(), picks).prop_map(|(group, queue, picks)| Act::Ack { group, queue, picks }),
+        6 => released(),
+        6 => (0..6u32).prop_map(|limit| Act::Tick { limit }),
+        2 => (queue(), 0..12u64, 0..6u32).prop_map(|(queue, first, limit)| Act::Trim { queue, first, limit }),
+        2 => (queue(), 0..9u64).prop_map(|(queue, offset)| Act::CopyForward { queue, offset }),
+        1 => (queue(), 0..9u32).prop_map(|(queue, limit)| Act::DropQueue { queue, limit }),
+        1 => (group(), 0..6u32).prop_map(|(group, limit)| Act::DropGroup { group, limit }),
+        1 => Just(Act::Nothing),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let window = DEDUP_WINDOW_MS as i64;
+    let clock_ms = prop_oneof![
+        12 => 0..1_500i64,
+        2 => -4_000..0i64,
+        1 => window - 1..window + 2,
+    ];
+    (prop::bool::weighted(0.3), clock_ms, what()).prop_map(|(same_entry, clock_ms, what)| Step {
+        same_entry,
+        clock_ms,
+        what,
+    })
+}
+
+/// Up to `most` steps.
+pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..=most)
+}

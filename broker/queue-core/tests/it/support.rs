@@ -1,0 +1,383 @@
+//! A shard without a log: a core, its key-value state, and short ways to say a command.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use flotilla_proto::record::{
+    Ack, Append, Backoff, Command, Configure, CopyForward, CustomizedBackoff, Deliver, DropGroup, DropQueue,
+    LeaseRef, Release, StartAt, Subscribe, Tick, Trim, backoff::Strategy, command, configure,
+    release::Action,
+};
+use queue_core::{
+    AckResult, Context, Core, Effect, Fault, GroupId, InFlightView, KeyValue, Lease, Outcome, Position,
+    QueueId, ReleaseResult, Reply, SubscriptionView,
+};
+
+/// Two queues of one topic, one of another, and a dead-letter queue.
+pub(crate) const Q: u64 = 1 << 32;
+pub(crate) const Q_TWIN: u64 = 1 << 32 | 1;
+pub(crate) const Q_OTHER: u64 = 2 << 32;
+pub(crate) const DLQ: u64 = 9 << 32;
+pub(crate) const G: u32 = 1;
+pub(crate) const G_OTHER: u32 = 2;
+/// The length of leases here.
+pub(crate) const LEASE_MS: u64 = 1_000;
+/// The wait after attempt 1, 2 and all others.
+pub(crate) const BACKOFF_MS: [u64; 2] = [100, 300];
+/// When time begins here.
+pub(crate) const START_MS: u64 = 1_000_000;
+
+/// Ordered keys in memory.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Map(pub(crate) BTreeMap<Vec<u8>, Bytes>);
+
+impl KeyValue for Map {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        Ok(self.0.get(key).cloned())
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let range = self.0.range(from.to_vec()..to.to_vec()).take(limit);
+        Ok(range
+            .map(|(key, value)| (Bytes::copy_from_slice(key), value.clone()))
+            .collect())
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+        self.0.insert(key.to_vec(), Bytes::copy_from_slice(value));
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), Fault> {
+        self.0.remove(key);
+        Ok(())
+    }
+}
+
+/// A shard; each command is an entry of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Shard {
+    pub(crate) core: Core,
+    pub(crate) kv: Map,
+    pub(crate) index: u64,
+    pub(crate) now_ms: u64,
+    /// Check everything after each command.
+    pub(crate) careful: bool,
+}
+
+impl Shard {
+    pub(crate) fn new() -> Self {
+        Self {
+            core: Core::default(),
+            kv: Map::default(),
+            index: 0,
+            now_ms: START_MS,
+            careful: true,
+        }
+    }
+
+    /// With consumer group `G` on `Q`: three attempts, dead letters to `DLQ`.
+    pub(crate) fn subscribed() -> Self {
+        let mut shard = Self::new();
+        shard.subscribe(G, Q, StartAt::First);
+        shard
+    }
+
+    pub(crate) fn outcome(&mut self, command: Command) -> Outcome {
+        self.index += 1;
+        let context = Context {
+            position: place(self.index),
+            time_ms: self.now_ms,
+        };
+        let outcome = self.core.apply(&mut self.kv, context, &command).unwrap();
+        if self.careful {
+            self.core.check(&self.kv).unwrap();
+        }
+        outcome
+    }
+
+    pub(crate) fn apply(&mut self, command: Command) -> Reply {
+        self.outcome(command).reply
+    }
+
+    pub(crate) fn pass(&mut self, ms: u64) {
+        self.now_ms += ms;
+    }
+
+    /// (queue, offset, duplicate)
+    pub(crate) fn append(&mut self, queue: u64, id: &str) -> (u64, u64, bool) {
+        match self.apply(append(queue, id)) {
+            Reply::Appended {
+                queue,
+                offset,
+                duplicate,
+            } => (queue.0, offset, duplicate),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Appends `count` messages with ids of their own.
+    pub(crate) fn fill(&mut self, queue: u64, count: u64) {
+        for _ in 0..count {
+            let id = format!("filled-{}", self.index);
+            assert!(!self.append(queue, &id).2);
+        }
+    }
+
+    pub(crate) fn subscribe(&mut self, group: u32, queue: u64, start_at: StartAt) {
+        let subscribe = subscription(group, queue, start_at, 3, DLQ);
+        assert_eq!(
+            self.apply(configure(configure::What::Subscribe(subscribe))),
+            Reply::Configured { more: false }
+        );
+    }
+
+    /// What the leader would deliver, up to `max`.
+    pub(crate) fn deliver(&mut self, group: u32, queue: u64, max: usize, nonce: u64) -> Vec<Lease> {
+        self.deliver_as(group, queue, max, nonce, false)
+    }
+
+    pub(crate) fn deliver_as(
+        &mut self,
+        group: u32,
+        queue: u64,
+        max: usize,
+        nonce: u64,
+        auto_renew: bool,
+    ) -> Vec<Lease> {
+        let chosen = self
+            .core
+            .selectable(GroupId(group), QueueId(queue), self.now_ms, max, usize::MAX);
+        let deliver = Deliver {
+            group,
+            queue,
+            redeliver: chosen.redeliver,
+            first_new: chosen.first_new,
+            new_count: chosen.new_count,
+            deadline_ms: self.now_ms + LEASE_MS,
+            nonce,
+            auto_renew,
+            client: 7,
+        };
+        self.delivered(deliver)
+    }
+
+    pub(crate) fn delivered(&mut self, deliver: Deliver) -> Vec<Lease> {
+        match self.apply(command(command::Command::Deliver(deliver))) {
+            Reply::Delivered { leases } => leases,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn ack(&mut self, group: u32, queue: u64, leases: &[(u64, u64)]) -> Vec<AckResult> {
+        match self.apply(ack(group, queue, leases)) {
+            Reply::Acked { results } => results,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Of `G` on `Q`, under `nonce`.
+    pub(crate) fn release(
+        &mut self,
+        offset: u64,
+        nonce: u64,
+        action: Action,
+        at_ms: Option<u64>,
+        new_nonce: u64,
+    ) -> ReleaseResult {
+        match self.apply(release(G, Q, (offset, nonce), action as i32, at_ms, new_nonce)) {
+            Reply::Released(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// (expired, dead lettered, more)
+    pub(crate) fn tick(&mut self, limit: u32) -> (u32, u32, bool) {
+        match self.apply(tick(limit)) {
+            Reply::Ticked {
+                expired,
+                dead_lettered,
+                more,
+            } => (expired, dead_lettered, more),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// (first, more)
+    pub(crate) fn trim(&mut self, queue: u64, first: u64, limit: u32) -> (u64, bool) {
+        match self.apply(trim(queue, first, limit)) {
+            Reply::Trimmed { first, more } => (first, more),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn copy_forward(&mut self, queue: u64, offset: u64) -> bool {
+        match self.apply(copy_forward(queue, offset)) {
+            Reply::Copied(copied) => copied,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// True if there is more to do.
+    pub(crate) fn drop_queue(&mut self, queue: u64, limit: u32) -> bool {
+        self.configured(configure::What::DropQueue(DropQueue { queue, limit }))
+    }
+
+    /// True if there is more to do.
+    pub(crate) fn drop_group(&mut self, group: u32, limit: u32) -> bool {
+        self.configured(configure::What::DropGroup(DropGroup { group, limit }))
+    }
+
+    fn configured(&mut self, what: configure::What) -> bool {
+        match self.apply(configure(what)) {
+            Reply::Configured { more } => more,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn view(&self, group: u32, queue: u64) -> SubscriptionView {
+        self.core
+            .subscription(GroupId(group), QueueId(queue))
+            .expect("subscribed")
+    }
+
+    /// Of `G` on `Q`.
+    pub(crate) fn in_flight(&self, offset: u64) -> Option<InFlightView> {
+        self.core.in_flight(GroupId(G), QueueId(Q), offset)
+    }
+
+    pub(crate) fn next(&self, queue: u64) -> u64 {
+        self.core.queue(QueueId(queue)).map_or(0, |queue| queue.next)
+    }
+
+    /// The entry a message is read from; nothing if it is forgotten.
+    pub(crate) fn entry_of(&self, queue: u64, offset: u64) -> Option<u64> {
+        self.core
+            .locate(&self.kv, QueueId(queue), offset)
+            .unwrap()
+            .map(|stored| stored.position.index)
+    }
+
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.core.oldest_live_index(&self.kv).unwrap()
+    }
+
+    /// (queue, offset) of what only a copy lets go.
+    pub(crate) fn stragglers(&self, through: u64, limit: usize) -> Vec<(u64, u64)> {
+        let found = self.core.stragglers(&self.kv, through, limit).unwrap();
+        found
+            .into_iter()
+            .map(|(queue, offset, _)| (queue.0, offset))
+            .collect()
+    }
+}
+
+/// Where the only command of an entry stands.
+pub(crate) fn place(index: u64) -> Position {
+    Position {
+        index,
+        frame_offset: 13,
+        frame_len: 40,
+    }
+}
+
+pub(crate) fn offsets(leases: &[Lease]) -> Vec<u64> {
+    leases.iter().map(|lease| lease.offset).collect()
+}
+
+pub(crate) fn visible(group: u32, queue: u64, at_ms: u64) -> Effect {
+    Effect::Visible {
+        group: GroupId(group),
+        queue: QueueId(queue),
+        at_ms,
+    }
+}
+
+pub(crate) fn command(command: command::Command) -> Command {
+    Command {
+        command: Some(command),
+    }
+}
+
+pub(crate) fn append(queue: u64, id: &str) -> Command {
+    let message = Bytes::from_static(b"never looked into");
+    command(command::Command::Append(Append {
+        queue,
+        message_id: id.into(),
+        message,
+    }))
+}
+
+pub(crate) fn ack(group: u32, queue: u64, leases: &[(u64, u64)]) -> Command {
+    let leases = leases
+        .iter()
+        .map(|&(offset, nonce)| LeaseRef { offset, nonce })
+        .collect();
+    command(command::Command::Ack(Ack { group, queue, leases }))
+}
+
+pub(crate) fn release(
+    group: u32,
+    queue: u64,
+    (offset, nonce): (u64, u64),
+    action: i32,
+    at_ms: Option<u64>,
+    new_nonce: u64,
+) -> Command {
+    let lease = Some(LeaseRef { offset, nonce });
+    command(command::Command::Release(Release {
+        group,
+        queue,
+        lease,
+        action,
+        at_ms,
+        new_nonce,
+    }))
+}
+
+pub(crate) fn tick(limit: u32) -> Command {
+    command(command::Command::Tick(Tick { limit }))
+}
+
+pub(crate) fn trim(queue: u64, first: u64, limit: u32) -> Command {
+    command(command::Command::Trim(Trim { queue, first, limit }))
+}
+
+pub(crate) fn copy_forward(queue: u64, offset: u64) -> Command {
+    let message = Bytes::from_static(b"never looked into");
+    command(command::Command::CopyForward(CopyForward {
+        queue,
+        offset,
+        message,
+    }))
+}
+
+pub(crate) fn configure(what: configure::What) -> Command {
+    command(command::Command::Configure(Configure { what: Some(what) }))
+}
+
+/// With the backoff of [`BACKOFF_MS`].
+pub(crate) fn subscription(
+    group: u32,
+    queue: u64,
+    start_at: StartAt,
+    max_attempts: u32,
+    dead_letter_queue: u64,
+) -> Subscribe {
+    let waits = CustomizedBackoff {
+        next_ms: BACKOFF_MS.to_vec(),
+    };
+    Subscribe {
+        group,
+        queue,
+        start_at: start_at as i32,
+        max_attempts,
+        backoff: Some(Backoff {
+            strategy: Some(Strategy::Customized(waits)),
+        }),
+        dead_letter_queue,
+    }
+}
