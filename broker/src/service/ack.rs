@@ -95,6 +95,7 @@ impl Service {
         topic: Option<&Resource>,
         group: Option<&Resource>,
     ) -> Result<u32, Refused> {
+        names::check_caller(caller)?;
         names::check_topic(&names::full_name(caller, topic))?;
         let name = names::full_name(caller, group);
         names::check_group(&name)?;

@@ -44,7 +44,24 @@ pub fn full_name(caller: &Caller, resource: Option<&Resource>) -> String {
     let Some(resource) = resource else { return String::new() };
     let namespace =
         if resource.resource_namespace.is_empty() { &caller.namespace } else { &resource.resource_namespace };
-    if namespace.is_empty() { resource.name.clone() } else { format!("{namespace}%{}", resource.name) }
+    if namespace.is_empty() {
+        return resource.name.clone();
+    }
+    // Dead-letter topics are named after the consumer group's full name.
+    for prefix in LONG_NAME_PREFIXES {
+        if let Some(group) = resource.name.strip_prefix(prefix) {
+            return format!("{prefix}{namespace}%{group}");
+        }
+    }
+    format!("{namespace}%{}", resource.name)
+}
+
+/// Checks that the caller says who it is. Other nodes have checked before they passed a request on.
+pub fn check_caller(caller: &Caller) -> Result<(), Refused> {
+    if caller.client_id.trim().is_empty() && !caller.forwarded {
+        return Err(Refused::new(Code::ClientIdRequired, "the metadata x-mq-client-id is missing or blank"));
+    }
+    Ok(())
 }
 
 fn well_formed(name: &str) -> bool {
@@ -262,5 +279,7 @@ mod tests {
         let resource = Resource { name: "t".into(), ..Default::default() };
         assert_eq!(full_name(&caller, Some(&resource)), "ns%t");
         assert_eq!(full_name(&Caller::default(), Some(&resource)), "t");
+        let dead = Resource { name: "%DLQ%g".into(), ..Default::default() };
+        assert_eq!(full_name(&caller, Some(&dead)), "%DLQ%ns%g");
     }
 }

@@ -117,6 +117,7 @@ impl Service {
     }
 
     async fn check_receive(&self, caller: &Caller, request: &ReceiveMessageRequest) -> Result<Receive, Refused> {
+        names::check_caller(caller)?;
         let resource = request.message_queue.as_ref().and_then(|queue| queue.topic.clone()).unwrap_or_default();
         let full_name = names::full_name(caller, Some(&resource));
         names::check_topic(&full_name)?;

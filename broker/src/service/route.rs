@@ -80,6 +80,7 @@ impl Service {
     }
 
     async fn route(&self, caller: &Caller, topic: Option<&Resource>) -> Result<Vec<MessageQueue>, Refused> {
+        names::check_caller(caller)?;
         let name = names::full_name(caller, topic);
         names::check_topic(&name)?;
         let topic_record = self.topic(&name).await?;

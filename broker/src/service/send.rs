@@ -184,6 +184,7 @@ pub(super) fn not_leader() -> Refused {
 }
 
 fn check_request(caller: &Caller, request: &SendMessageRequest) -> Result<String, Refused> {
+    names::check_caller(caller)?;
     let Some(first) = request.messages.first() else {
         return Err(Refused::new(Code::MessageCorrupted, "the request has no message"));
     };

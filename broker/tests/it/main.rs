@@ -4,3 +4,4 @@
 mod cluster;
 mod failover;
 mod one_node;
+mod start_at;

@@ -132,6 +132,9 @@ async fn bad_requests_get_the_right_codes() {
     fifo.system_properties.as_mut().unwrap().message_group = Some("g".into());
     let refused = service.send_message(&caller(), SendMessageRequest { messages: vec![fifo] }).await;
     assert_eq!(code(&refused.status), Code::MessagePropertyConflictWithType);
+    let nobody = broker::service::Caller::default();
+    let request = SendMessageRequest { messages: vec![message("orders", "x")] };
+    assert_eq!(code(&service.send_message(&nobody, request).await.status), Code::ClientIdRequired);
     assert_eq!(receive(service, "orders", "no group!", SHORT).await.0, Code::IllegalConsumerGroup);
     assert_eq!(receive(service, "%DLQ%nobody", "readers", SHORT).await.0, Code::TopicNotFound);
 }
