@@ -1,7 +1,7 @@
 //! What the leader of a data shard does by itself: lets time pass, renews leases of
 //! living push consumers, and drops what was deleted.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use flotilla_proto::record::{self, Command, command, configure};
 use queue_core::{GroupId, QueueId, Reply};
@@ -93,9 +93,11 @@ async fn renew(node: &Node, shard: &DataShard, now: u64) {
 async fn drop_deleted(node: &Node, shard: &DataShard) {
     let meta = node.meta();
     let (queues, groups) = shard.machine.read(|core| {
-        let queues: Vec<QueueId> = core
+        // A queue that never had a message may have subscriptions all the same.
+        let queues: BTreeSet<QueueId> = core
             .queues()
             .map(|(queue, _)| queue)
+            .chain(core.subscriptions().map(|(_, queue, _)| queue))
             .filter(|queue| meta.topic_by_id(queue.topic()).is_some_and(|topic| topic.deleted))
             .collect();
         let groups: Vec<GroupId> = core

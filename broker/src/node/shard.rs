@@ -209,8 +209,8 @@ impl DataShard {
     async fn subscribe_if_needed(&self, queue: QueueId, want: &Want) -> Result<(), SubmitError> {
         let group = &want.group;
         let known = self.machine.read(|core| {
-            if core.queue(queue).is_none() {
-                return true; // nothing was ever stored: there is nothing to start on
+            if core.queue(queue).is_none() && group.start_at == record::StartAt::First as i32 {
+                return true; // nothing was ever stored: the beginning is not over yet
             }
             core.subscription(GroupId(group.id), queue).is_some_and(|known| {
                 known.max_attempts == group.max_attempts
