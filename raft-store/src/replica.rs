@@ -18,6 +18,7 @@ use crate::{
     log::{NodeLog, ReadError},
     machine::{Applied, Machine, StateRead},
     record::{Kind, Record, RecordHead},
+    runtime::in_order,
     snapshot::Inbox,
     state::ShardState,
     storage::StateMachine,
@@ -123,10 +124,8 @@ impl Replica {
             return Err(ProposeError::TooLarge(payload.len()));
         }
         let (responder, answer) = Responder::pair();
-        let raft = &self.inner.raft;
-        raft.client_write_ff(Data(payload), Some(responder))
-            .await
-            .map_err(|fatal| self.stopped(&fatal))?;
+        let proposed = self.inner.raft.client_write_ff(Data(payload), Some(responder));
+        in_order(proposed).await.map_err(|fatal| self.stopped(&fatal))?;
         match answer.await {
             Ok(Ok(response)) => Ok(response.data),
             Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(ProposeError::NotLeader {

@@ -2,7 +2,7 @@
 //!
 //! openraft and the rest of this crate get everything that is not deterministic from here.
 
-use std::io;
+use std::{future::Future, io};
 
 #[cfg(madsim)]
 mod sim;
@@ -23,6 +23,21 @@ pub(crate) fn now() -> std::time::Instant {
 #[cfg(not(madsim))]
 pub(crate) fn now() -> tokio::time::Instant {
     tokio::time::Instant::now()
+}
+
+/// Polls `future` without tokio's cooperative budget.
+///
+/// A task that has used up its budget finds every channel "not ready", and its futures are woken again in reverse
+/// order. Where the order of first polls is a promise, that must not happen.
+pub(crate) fn in_order<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    #[cfg(madsim)]
+    {
+        future
+    }
+    #[cfg(not(madsim))]
+    {
+        tokio::task::unconstrained(future)
+    }
 }
 
 /// Runs what blocks on a disk. In the simulator nothing blocks, and no other thread may exist.

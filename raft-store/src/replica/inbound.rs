@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Inner, Raft};
 use crate::{
+    runtime::in_order,
     snapshot::{Complete, Finish, SnapshotData, Wanted},
     types::{AppendRequest, Fatal, Vote, convert},
 };
@@ -30,7 +31,7 @@ pub(super) async fn pump(raft: Raft, mut appends: mpsc::Receiver<Append>) {
         tokio::select! {
             biased;
             append = appends.recv() => match append {
-                Some(append) => under_way.push(answer(&raft, append)),
+                Some(append) => under_way.push(in_order(answer(&raft, append))),
                 None => return,
             },
             Some(()) = under_way.next() => {}

@@ -59,7 +59,8 @@ impl Store {
         for (replica, last) in purges {
             replica.purge_to(last).await?;
         }
-        Ok(self.log().recycle_through(sequence).await?)
+        self.log().recycle_through(sequence).await?;
+        Ok(points)
     }
 }
 

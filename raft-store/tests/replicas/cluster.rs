@@ -32,6 +32,8 @@ pub(crate) fn replica_id(node: u32) -> u64 {
 struct Net {
     replicas: BTreeMap<u64, Replica>,
     cut: BTreeSet<u64>,
+    /// Calls that went nowhere, by caller.
+    lost: BTreeMap<u64, u64>,
 }
 
 #[derive(Clone)]
@@ -44,8 +46,9 @@ struct Wire {
 impl Transport for Wire {
     async fn raft(&self, to: u64, request: RaftRequest, ttl: Duration) -> Result<RaftResponse, TransportError> {
         let answer = {
-            let net = self.net.lock().unwrap();
+            let mut net = self.net.lock().unwrap();
             if net.cut.contains(&to) || net.cut.contains(&self.from) {
+                *net.lost.entry(self.from).or_default() += 1;
                 return Err(TransportError::Unreachable("cut off".into()));
             }
             match net.replicas.get(&to) {
@@ -188,6 +191,11 @@ impl Cluster {
 
     pub(crate) fn cut(&self, node: u32) {
         self.net.lock().unwrap().cut.insert(replica_id(node));
+    }
+
+    /// How many calls of a node went nowhere because it, or the other side, was cut off.
+    pub(crate) fn lost_calls(&self, node: u32) -> u64 {
+        self.net.lock().unwrap().lost.get(&replica_id(node)).copied().unwrap_or(0)
     }
 
     pub(crate) fn heal(&self) {

@@ -11,6 +11,7 @@ async fn segments_are_recycled_when_nothing_needs_them() {
     cluster.put_many(&filler, 1000).await;
     let store = cluster.nodes[&1].store();
     let closed = store.log().segments().into_iter().filter(|segment| !segment.open).collect::<Vec<_>>();
+    println!("{closed:?}");
     assert!(closed.len() >= 3, "{}", closed.len());
     let last = closed[1].shards[&SHARD].1;
     let error = store.recycle_through(closed[1].sequence).await.unwrap_err();
