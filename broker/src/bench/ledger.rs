@@ -228,6 +228,11 @@ impl Ledger {
             .sum()
     }
 
+    /// Messages of others that arrived so far.
+    pub(super) fn foreign_so_far(&self) -> u64 {
+        self.foreign.load(Ordering::Relaxed)
+    }
+
     /// A consumer got a message.
     pub(super) fn arrived(&self, arrival: &Arrival<'_>) -> Seen {
         let stamp = match Stamp::decode(arrival.body) {
@@ -318,7 +323,7 @@ impl Ledger {
     pub(super) fn verdict(&self) -> Verdict {
         let mut verdict = Verdict {
             unexpected: self.stray.load(Ordering::Relaxed),
-            foreign: self.foreign.load(Ordering::Relaxed),
+            foreign: self.foreign_so_far(),
             examples: locked(&self.examples).clone(),
             ..Verdict::default()
         };

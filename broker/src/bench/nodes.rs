@@ -16,6 +16,9 @@ use super::limits::MAX_HTTP_BODY;
 use super::options::Plan;
 
 const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
+/// A cluster may take this long to come up.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const READING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Topics are created that many at a time.
 const CREATING: usize = 16;
@@ -125,7 +128,8 @@ impl Nodes {
         })
     }
 
-    /// Creates topics and consumer groups that do not exist.
+    /// Creates topics and consumer groups that do not exist. The groups start at the first message:
+    /// a group that starts at the end would miss what is sent before its first receive.
     ///
     /// # Errors
     /// If a node refuses for another reason than that they exist.
@@ -134,7 +138,6 @@ impl Nodes {
         plan: &Plan,
         topics: &[String],
         groups: &[String],
-        groups_start_at: &str,
     ) -> Result<(), BenchError> {
         let Some(address) = plan.http.first() else {
             return Ok(());
@@ -149,7 +152,7 @@ impl Nodes {
             ("/v1/topics", format!("creating topic {name}"), body)
         };
         let group = |name: &String| {
-            let body = json!({ "name": name, "fifo": fifo, "start_at": groups_start_at });
+            let body = json!({ "name": name, "fifo": fifo, "start_at": "first" });
             (
                 "/v1/consumer-groups",
                 format!("creating consumer group {name}"),
@@ -157,16 +160,7 @@ impl Nodes {
             )
         };
         let wishes = topics.iter().map(topic).chain(groups.iter().map(group));
-        let calls = wishes.map(|(path, what, body)| async move {
-            let (status, answer) = call(address, Method::POST, path, Some(&body)).await?;
-            if status.is_success() || status == StatusCode::CONFLICT {
-                return Ok(());
-            }
-            Err(BenchError::Refused {
-                what,
-                answer: format!("{status} {}", String::from_utf8_lossy(&answer)),
-            })
-        });
+        let calls = wishes.map(|(path, what, body)| create_one(address, path, what, body));
         let mut calls = futures::stream::iter(calls).buffer_unordered(CREATING);
         while let Some(result) = calls.next().await {
             result?;
@@ -255,6 +249,22 @@ impl Nodes {
             nodes,
             processes,
         }
+    }
+}
+
+/// Creates one thing that may exist; a cluster that is just coming up is waited for.
+async fn create_one(address: &str, path: &str, what: String, body: Value) -> Result<(), BenchError> {
+    let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
+    loop {
+        let (status, answer) = call(address, Method::POST, path, Some(&body)).await?;
+        if status.is_success() || status == StatusCode::CONFLICT {
+            return Ok(());
+        }
+        if status != StatusCode::SERVICE_UNAVAILABLE || tokio::time::Instant::now() > deadline {
+            let answer = format!("{status} {}", String::from_utf8_lossy(&answer));
+            return Err(BenchError::Refused { what, answer });
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 

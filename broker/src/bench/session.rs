@@ -107,7 +107,7 @@ pub(super) async fn run(plan: &Plan) -> Result<Report, BenchError> {
 /// Makes sure the topics exist, before minutes of calibration, and counts their queues.
 async fn queues_of(plan: &Plan, nodes: &Nodes) -> Result<u32, BenchError> {
     let topics = plan.topics();
-    nodes.create(plan, &topics, &[], "first").await?;
+    nodes.create(plan, &topics, &[]).await?;
     let cluster = Cluster::new(plan.connecting(), "bench@preparing");
     let mut queues = 0;
     for topic in &topics {
@@ -130,13 +130,7 @@ pub(super) async fn load(
     let cluster = Arc::new(Cluster::new(plan.connecting(), &format!("bench@{run}")));
     let topics: Arc<[String]> = plan.topics().into();
     let groups = plan.groups(run);
-    // A verifying group reads what is sent from now on, a consuming one what is there.
-    let start_at = if plan.mode == Mode::Consume {
-        "first"
-    } else {
-        "last"
-    };
-    nodes.create(plan, &topics, &groups, start_at).await?;
+    nodes.create(plan, &topics, &groups).await?;
     let mut queues = 0;
     for topic in topics.iter() {
         queues += cluster.await_route(topic).await?.readable.len();
@@ -311,14 +305,15 @@ impl Preparation<'_> {
         let watched = ledger.clone();
         let (acknowledged, _) = consumers.recorder.totals();
         let progress = Progress::of_verification(acknowledged, move || watched.outstanding());
-        let (mut outstanding, mut moved) = (u64::MAX, Instant::now());
+        // An old backlog of others may have to be read first: that is progress too.
+        let (mut last, mut moved) = ((0, 0), Instant::now());
         loop {
-            let now = ledger.outstanding();
-            if now == 0 {
+            let now = (ledger.outstanding(), ledger.foreign_so_far());
+            if now.0 == 0 {
                 break;
             }
-            if now != outstanding {
-                (outstanding, moved) = (now, Instant::now());
+            if now != last {
+                (last, moved) = (now, Instant::now());
             }
             if moved.elapsed() > self.plan.consume.patience {
                 break;
