@@ -21,6 +21,8 @@ mod store;
 mod transport;
 mod types;
 
+#[cfg(feature = "rocks")]
+pub use engine::rocks::RocksEngine;
 pub use engine::{Engine, EngineError, memory::MemoryEngine};
 pub use health::StoreStopped;
 pub use log_id::LogId;

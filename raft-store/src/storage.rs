@@ -1,5 +1,7 @@
 //! openraft's storage contracts, over the node log and the state engine.
 
+#[cfg(all(test, not(madsim)))]
+mod conformance;
 mod log_store;
 mod state_machine;
 mod synced;

@@ -1,8 +1,8 @@
-//! The state engine of a real node: RocksDB. The only file that names it.
+//! The state engine of production: one RocksDB for the whole node. The only file that names it.
 //!
-//! No write-ahead log: the node log replays what was not flushed. Everything lives in one
-//! column family, so a flush makes one consistent point durable, and closing does not flush,
-//! so that a stop and a crash leave the same kind of state behind.
+//! It runs without a log of its own (the node log is one) and writes to disk when a memtable is full or when told to,
+//! never when it closes: what a crash leaves and what an orderly end leaves differ in nothing but the last flush.
+//! All shards share one column family, so that every flush is one cut through time.
 
 use std::{
     path::Path,
@@ -14,8 +14,8 @@ use std::{
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, ErrorKind, FlushOptions, IteratorMode,
-    LogLevel, Options, ReadOptions, Snapshot, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind, FlushOptions, LogLevel,
+    Options, ReadOptions, Snapshot, WriteOptions,
 };
 
 use super::{Change, Engine, EngineError, EngineStats, EngineView, WriteBatch};
@@ -23,7 +23,7 @@ use crate::limits::{
     ROCKS_BACKGROUND_JOBS, ROCKS_CACHE_BYTES, ROCKS_MEMTABLE_BYTES, ROCKS_MEMTABLES, ROCKS_OPEN_FILES,
 };
 
-/// An open RocksDB.
+/// RocksDB as a state engine.
 pub struct RocksEngine {
     db: Arc<DB>,
     write: WriteOptions,
@@ -31,9 +31,22 @@ pub struct RocksEngine {
 }
 
 impl RocksEngine {
-    /// Opens, or creates, the database in `directory`. One process at a time.
-    pub fn open(directory: &Path) -> Result<Self, EngineError> {
-        let db = DB::open(&options()?, directory).map_err(error)?;
+    /// Opens the database in directory `path`, making it where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Corrupt`] when files are damaged or missing; [`EngineError::Failed`] when the disk fails or
+    /// another process has the database open.
+    pub fn open(path: &Path) -> Result<Self, EngineError> {
+        let existed = path.join("CURRENT").exists();
+        let db = DB::open(&database()?, path).map_err(|error| {
+            let missing = error.to_string().contains("No such file");
+            if existed && missing {
+                EngineError::Corrupt(error.to_string())
+            } else {
+                failed(error)
+            }
+        })?;
         let mut write = WriteOptions::default();
         write.disable_wal(true);
         Ok(Self {
@@ -48,66 +61,101 @@ impl RocksEngine {
     }
 }
 
-fn options() -> Result<Options, EngineError> {
+fn database() -> Result<Options, EngineError> {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&Cache::new_lru_cache(ROCKS_CACHE_BYTES));
     table.set_bloom_filter(10.0, false);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.set_block_based_table_factory(&table);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_write_buffer_size(ROCKS_MEMTABLE_BYTES);
-    options.set_max_write_buffer_number(ROCKS_MEMTABLES);
-    options.set_max_background_jobs(ROCKS_BACKGROUND_JOBS);
-    options.set_max_open_files(ROCKS_OPEN_FILES);
-    options.set_level_compaction_dynamic_level_bytes(true);
-    options.set_atomic_flush(true);
-    options.set_paranoid_checks(true);
-    options.set_log_level(LogLevel::Warn);
-    options.set_keep_log_file_num(2);
-    // The crate has no setter. The string is applied to a copy of what was set above, so it comes last.
-    let options =
-        Options::get_options_from_string(&mut options, "avoid_flush_during_shutdown=true").map_err(error)?;
-    Ok(options)
+    let mut database = Options::default();
+    database.create_if_missing(true);
+    database.set_block_based_table_factory(&table);
+    database.set_compression_type(DBCompressionType::Lz4);
+    database.set_write_buffer_size(ROCKS_MEMTABLE_BYTES);
+    database.set_max_write_buffer_number(ROCKS_MEMTABLES);
+    database.set_max_background_jobs(ROCKS_BACKGROUND_JOBS);
+    database.set_max_open_files(ROCKS_OPEN_FILES);
+    database.set_level_compaction_dynamic_level_bytes(true);
+    database.set_paranoid_checks(true);
+    database.set_atomic_flush(true);
+    database.set_log_level(LogLevel::Warn);
+    database.set_keep_log_file_num(2);
+    database.set_max_log_file_size(1 << 20);
+    database.set_stats_dump_period_sec(0);
+    // The crate has no setter for this one.
+    Options::get_options_from_string(&mut database, "avoid_flush_during_shutdown=true").map_err(failed)
+}
+
+fn failed(error: rocksdb::Error) -> EngineError {
+    match error.kind() {
+        ErrorKind::Corruption => EngineError::Corrupt(error.to_string()),
+        _ => EngineError::Failed(error.to_string()),
+    }
+}
+
+fn collect(
+    mut iterator: DBRawIterator<'_>,
+    from: &[u8],
+    limit: usize,
+) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+    let mut pairs = Vec::new();
+    iterator.seek(from);
+    while pairs.len() < limit {
+        let Some((key, value)) = iterator.item() else {
+            break;
+        };
+        pairs.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+        iterator.next();
+    }
+    iterator.status().map_err(failed)?;
+    Ok(pairs)
+}
+
+fn up_to(to: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound(to);
+    options
 }
 
 impl EngineView for RocksEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let value = self.db.get_pinned(key).map_err(error)?;
-        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+        self.db
+            .get(key)
+            .map(|value| value.map(Bytes::from))
+            .map_err(failed)
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
-        let mode = IteratorMode::From(from, Direction::Forward);
-        collect(self.db.iterator_opt(mode, until(to)), limit)
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        collect(self.db.raw_iterator_opt(up_to(to)), from, limit)
     }
 }
 
 impl Engine for RocksEngine {
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
-        let mut all = rocksdb::WriteBatch::default();
+        let mut changes = rocksdb::WriteBatch::default();
         for change in &batch.changes {
             match change {
-                Change::Put(key, value) => all.put(key, value),
-                Change::Delete(key) => all.delete(key),
-                Change::DeleteRange(from, to) => all.delete_range(from, to),
+                Change::Put(key, value) => changes.put(key, value),
+                Change::Delete(key) => changes.delete(key),
+                Change::DeleteRange(from, to) => changes.delete_range(from, to),
             }
         }
-        self.db.write_opt(all, &self.write).map_err(error)
+        self.db.write_opt(changes, &self.write).map_err(failed)
     }
 
     fn flush(&self) -> Result<(), EngineError> {
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        self.db.flush_opt(&options).map_err(error)?;
+        self.db.flush_opt(&options).map_err(failed)?;
         self.flushes.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     fn view(&self) -> Result<Box<dyn EngineView>, EngineError> {
-        Ok(Box::new(RocksView::new(Arc::clone(&self.db))))
+        Ok(Box::new(View::new(self.db.clone(), |db| db.snapshot())))
     }
 
     fn stats(&self) -> EngineStats {
@@ -121,58 +169,27 @@ impl Engine for RocksEngine {
     }
 }
 
-/// A snapshot that keeps its database open.
-struct RocksView {
-    // Dropped before the database: fields are dropped in order.
-    snapshot: Snapshot<'static>,
-    _db: Arc<DB>,
-}
-
-impl RocksView {
-    fn new(db: Arc<DB>) -> Self {
-        let borrowed: *const DB = Arc::as_ptr(&db);
-        #[expect(
-            unsafe_code,
-            reason = "the crate's snapshot borrows its database; nothing owned exists"
-        )]
-        // SAFETY: the database lives behind an Arc that this struct holds, never moves, and is dropped after
-        // the snapshot; the snapshot never leaves this struct.
-        let snapshot = unsafe { &*borrowed }.snapshot();
-        Self { snapshot, _db: db }
+self_cell::self_cell!(
+    /// A snapshot that keeps its database open.
+    struct View {
+        owner: Arc<DB>,
+        #[covariant]
+        dependent: Snapshot,
     }
-}
+);
 
-impl EngineView for RocksView {
+impl EngineView for View {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let value = self.snapshot.get_pinned(key).map_err(error)?;
-        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+        self.borrow_dependent()
+            .get(key)
+            .map(|value| value.map(Bytes::from))
+            .map_err(failed)
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
-        let mode = IteratorMode::From(from, Direction::Forward);
-        collect(self.snapshot.iterator_opt(mode, until(to)), limit)
-    }
-}
-
-fn until(to: &[u8]) -> ReadOptions {
-    let mut options = ReadOptions::default();
-    options.set_iterate_upper_bound(to);
-    options
-}
-
-fn collect<'a>(
-    pairs: impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>> + 'a,
-    limit: usize,
-) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
-    pairs
-        .take(limit)
-        .map(|pair| pair.map(|(key, value)| (key.into(), value.into())).map_err(error))
-        .collect()
-}
-
-fn error(error: rocksdb::Error) -> EngineError {
-    match error.kind() {
-        ErrorKind::Corruption => EngineError::Corrupt(error.to_string()),
-        _ => EngineError::Failed(error.to_string()),
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        collect(self.borrow_dependent().raw_iterator_opt(up_to(to)), from, limit)
     }
 }

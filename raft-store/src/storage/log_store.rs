@@ -119,8 +119,18 @@ impl RaftLogReader<TypeConfig> for LogReader {
     {
         let (from, to) = bounds(&range);
         let state = self.log.shard(self.shard);
-        let from = from.max(state.purged.map_or(0, |purged| purged.index + 1));
+        let mut from = from.max(state.purged.map_or(0, |purged| purged.index + 1));
         let to = to.min(state.last.map_or(0, |last| last.index + 1));
+        // A log need not start at index 0.
+        while from < to
+            && self
+                .log
+                .log_id(self.shard, from)
+                .map_err(|e| self.health.read(e))?
+                .is_none()
+        {
+            from += 1;
+        }
         self.read(from, to, usize::MAX)
     }
 

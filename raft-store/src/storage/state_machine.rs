@@ -52,20 +52,21 @@ impl StateMachine {
     }
 
     /// The state as it is now, to be sent or purged up to.
-    fn image(&self) -> Result<Option<StateImage>, EngineError> {
+    fn image(&self) -> io::Result<StateImage> {
+        self.try_image().map_err(|e| self.health.engine(e))
+    }
+
+    fn try_image(&self) -> Result<StateImage, EngineError> {
         let (view, standing) = self.state.view()?;
-        if standing.applied.is_none() {
-            return Ok(None);
-        }
         let shard = self.state.shard();
         let oldest = self.machine.oldest_live_index(&ShardView::new(shard, &*view))?;
-        Ok(Some(StateImage {
+        Ok(StateImage {
             shard,
             view,
             standing,
             oldest,
             log: self.log.clone(),
-        }))
+        })
     }
 }
 
@@ -138,7 +139,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder(Some(self.image().map_err(|e| self.health.engine(e))))
+        Builder(Some(self.image()))
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> io::Result<()> {
@@ -159,7 +160,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 snapshot: SnapshotData::File(file),
             }));
         }
-        Ok(self.image().map_err(|e| self.health.engine(e))?.map(snapshot_of))
+        let image = self.image()?;
+        Ok(image.standing.applied.is_some().then(|| snapshot_of(image)))
     }
 }
 
@@ -176,7 +178,7 @@ fn snapshot_of(image: StateImage) -> OurSnapshot {
 
 /// "Builds" a snapshot: the state is on disk anyway, so the snapshot is the state as of now. A file is made only
 /// when some replica needs one.
-pub(crate) struct Builder(Option<io::Result<Option<StateImage>>>);
+pub(crate) struct Builder(Option<io::Result<StateImage>>);
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotData;
@@ -185,9 +187,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let image = self
             .0
             .take()
-            .ok_or_else(|| io::Error::other("this snapshot was taken already"))??;
-        image
-            .map(snapshot_of)
-            .ok_or_else(|| io::Error::other("nothing was applied yet"))
+            .ok_or_else(|| io::Error::other("this snapshot was taken already"))?;
+        image.map(snapshot_of)
     }
 }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use flotilla_proto::peer::{RaftRequest, RaftResponse};
 use futures::StreamExt;
 use raft_store::{
-    MemoryEngine, ProposeError, RaftOptions, Replica, ReplicaOptions, Store, StoreError, StoreOptions, Transport,
-    TransportError,
+    MemoryEngine, ProposeError, RaftOptions, Replica, ReplicaOptions, Store, StoreError, StoreOptions,
+    Transport, TransportError,
     disk::{SimDisk, sim::Loss},
 };
 
@@ -44,7 +44,12 @@ struct Wire {
 
 #[async_trait]
 impl Transport for Wire {
-    async fn raft(&self, to: u64, request: RaftRequest, ttl: Duration) -> Result<RaftResponse, TransportError> {
+    async fn raft(
+        &self,
+        to: u64,
+        request: RaftRequest,
+        ttl: Duration,
+    ) -> Result<RaftResponse, TransportError> {
         let answer = {
             let mut net = self.net.lock().unwrap();
             if net.cut.contains(&to) || net.cut.contains(&self.from) {
@@ -56,7 +61,9 @@ impl Transport for Wire {
                 Some(replica) => replica.handle(request),
             }
         };
-        let response = tokio::time::timeout(ttl, answer).await.map_err(|_| TransportError::TimedOut)?;
+        let response = tokio::time::timeout(ttl, answer)
+            .await
+            .map_err(|_| TransportError::TimedOut)?;
         let net = self.net.lock().unwrap();
         if net.cut.contains(&to) || net.cut.contains(&self.from) {
             return Err(TransportError::TimedOut);
@@ -99,12 +106,23 @@ impl Node {
                 shard: SHARD,
                 replica: replica_id(self.id),
                 machine: machine.clone(),
-                transport: Arc::new(Wire { from: replica_id(self.id), net: self.net.clone() }),
+                transport: Arc::new(Wire {
+                    from: replica_id(self.id),
+                    net: self.net.clone(),
+                }),
                 raft: RaftOptions::default(),
             })
             .await?;
-        self.net.lock().unwrap().replicas.insert(replica.id(), replica.clone());
-        self.running = Some(Running { store, replica, machine });
+        self.net
+            .lock()
+            .unwrap()
+            .replicas
+            .insert(replica.id(), replica.clone());
+        self.running = Some(Running {
+            store,
+            replica,
+            machine,
+        });
         Ok(())
     }
 
@@ -118,7 +136,11 @@ impl Node {
         self.disk.crash(Loss::Random(seed));
         self.disk.clear_faults();
         let unflushed = self.engine.unflushed();
-        self.engine.crash(if unflushed == 0 { 0 } else { seed as usize % unflushed });
+        self.engine.crash(if unflushed == 0 {
+            0
+        } else {
+            seed as usize % unflushed
+        });
         if let Some(running) = self.running.take() {
             running.replica.shutdown().await;
         }
@@ -155,13 +177,20 @@ impl Cluster {
     }
 
     pub(crate) async fn start_with(count: u32, options: fn(u32) -> StoreOptions) -> Self {
-        let mut cluster = Self { nodes: BTreeMap::new(), net: Arc::default(), options };
+        let mut cluster = Self {
+            nodes: BTreeMap::new(),
+            net: Arc::default(),
+            options,
+        };
         for id in 1..=count {
             cluster.add_node(id).await;
         }
         let members = |id: u32| (replica_id(id), id);
         for node in cluster.nodes.values() {
-            node.replica().initialize((1..=count).map(members).collect()).await.expect("the shard is founded");
+            node.replica()
+                .initialize((1..=count).map(members).collect())
+                .await
+                .expect("the shard is founded");
         }
         cluster.leader().await;
         cluster
@@ -195,7 +224,13 @@ impl Cluster {
 
     /// How many calls of a node went nowhere because it, or the other side, was cut off.
     pub(crate) fn lost_calls(&self, node: u32) -> u64 {
-        self.net.lock().unwrap().lost.get(&replica_id(node)).copied().unwrap_or(0)
+        self.net
+            .lock()
+            .unwrap()
+            .lost
+            .get(&replica_id(node))
+            .copied()
+            .unwrap_or(0)
     }
 
     pub(crate) fn heal(&self) {
@@ -239,12 +274,19 @@ impl Cluster {
     /// acknowledged at least once; their payloads are `put {tag}-{i}`.
     pub(crate) async fn put_many(&self, tag: &str, count: u64) {
         let puts = (0..count).map(|i| async move { self.put(&format!("{tag}-{i}")).await });
-        futures::stream::iter(puts).buffer_unordered(64).for_each(|_| async {}).await;
+        futures::stream::iter(puts)
+            .buffer_unordered(64)
+            .for_each(|_| async {})
+            .await;
     }
 
     pub(crate) async fn trim(&self, below: u64) {
         let payload = Bytes::from(format!("trim {below}"));
-        self.leader_replica().await.propose(payload).await.expect("the leader stays");
+        self.leader_replica()
+            .await
+            .propose(payload)
+            .await
+            .expect("the leader stays");
     }
 
     /// Waits until all running replicas have applied the same, and checks that their states are the same.
@@ -253,13 +295,19 @@ impl Cluster {
             let mut applied: Vec<_> = self.up().map(|node| node.replica().status().applied).collect();
             let last: Vec<_> = self.up().map(|node| node.replica().status().last_log).collect();
             applied.dedup();
-            (applied.len() == 1 && last.iter().all(|last| *last == applied[0].map(|id| id.index))).then_some(())
+            (applied.len() == 1 && last.iter().all(|last| *last == applied[0].map(|id| id.index)))
+                .then_some(())
         });
         reached.await;
         let mut states: Vec<_> = self.up().map(|node| (node.id, dump(node.replica()))).collect();
         let (first, state) = states.remove(0);
         for (other, theirs) in states {
-            assert!(theirs == state, "nodes {first} and {other} differ: {} and {} pairs", state.len(), theirs.len());
+            assert!(
+                theirs == state,
+                "nodes {first} and {other} differ: {} and {} pairs",
+                state.len(),
+                theirs.len()
+            );
         }
     }
 
@@ -268,7 +316,11 @@ impl Cluster {
         for node in self.up() {
             let found = payloads(node.replica());
             for i in 0..count {
-                assert!(found.contains(&format!("put {tag}-{i}")), "node {} lost {tag}-{i}", node.id);
+                assert!(
+                    found.contains(&format!("put {tag}-{i}")),
+                    "node {} lost {tag}-{i}",
+                    node.id
+                );
             }
         }
     }
@@ -276,7 +328,9 @@ impl Cluster {
 
 /// All keys and values of a replica's machine.
 pub(crate) fn dump(replica: &Replica) -> Vec<(Bytes, Bytes)> {
-    replica.read_state(|state| state.scan(&[], &[], usize::MAX)).expect("the state can be read")
+    replica
+        .read_state(|state| state.scan(&[], &[], usize::MAX))
+        .expect("the state can be read")
 }
 
 /// The payloads of all entries a replica's state refers to, read from its log.
@@ -290,7 +344,10 @@ pub(crate) fn payloads(replica: &Replica) -> BTreeSet<String> {
 }
 
 /// Waits for something to come true.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut check: impl FnMut() -> F,
+) -> T {
     let waited = tokio::time::timeout(PATIENCE, async {
         loop {
             if let Some(found) = check().await {
@@ -299,5 +356,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    waited.await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    waited
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }

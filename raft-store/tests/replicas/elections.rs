@@ -13,7 +13,10 @@ async fn a_single_replica_leads_at_once_and_answers() {
     assert_eq!(cluster.put("a").await, 0);
     assert_eq!(cluster.put("b").await, 1);
     let replica = cluster.leader_replica().await;
-    assert_eq!(payloads(&replica).into_iter().collect::<Vec<_>>(), ["put a", "put b"]);
+    assert_eq!(
+        payloads(&replica).into_iter().collect::<Vec<_>>(),
+        ["put a", "put b"]
+    );
 }
 
 #[tokio::test]
@@ -22,7 +25,10 @@ async fn proposals_stand_in_the_log_in_the_order_of_their_calls() {
     let replica = cluster.leader_replica().await;
     let calls = (0..500).map(|i| replica.propose(Bytes::from(format!("put {i}"))));
     let answers = futures::future::join_all(calls).await;
-    let numbers: Vec<u64> = answers.into_iter().map(|answer| answer.unwrap().take().unwrap()).collect();
+    let numbers: Vec<u64> = answers
+        .into_iter()
+        .map(|answer| answer.unwrap().take().unwrap())
+        .collect();
     assert_eq!(numbers, (0..500).collect::<Vec<_>>());
 }
 
@@ -49,9 +55,20 @@ async fn leadership_goes_where_it_is_asked_to_go() {
     let from = cluster.leader().await;
     let to = from % 3 + 1;
     let asked = Instant::now();
-    cluster.nodes[&from].replica().transfer_leader(replica_id(to)).await.unwrap();
-    eventually("the transfer", || async { cluster.nodes[&to].replica().status().is_leader.then_some(()) }).await;
-    assert!(asked.elapsed() < Duration::from_millis(600), "{:?}", asked.elapsed());
+    cluster.nodes[&from]
+        .replica()
+        .transfer_leader(replica_id(to))
+        .await
+        .unwrap();
+    eventually("the transfer", || async {
+        cluster.nodes[&to].replica().status().is_leader.then_some(())
+    })
+    .await;
+    assert!(
+        asked.elapsed() < Duration::from_millis(600),
+        "{:?}",
+        asked.elapsed()
+    );
     cluster.put("b").await;
     assert_eq!(cluster.leader().await, to);
 }
@@ -69,17 +86,27 @@ async fn a_leader_that_is_cut_off_promises_nothing() {
     });
     assert_eq!(alone.barrier().await, Err(BarrierError::NoQuorum));
     let new = eventually("another leader", || async {
-        cluster.nodes.values().find(|node| node.id != old && node.replica().status().is_leader).map(|node| node.id)
+        cluster
+            .nodes
+            .values()
+            .find(|node| node.id != old && node.replica().status().is_leader)
+            .map(|node| node.id)
     });
     let new = new.await;
     let replica = cluster.nodes[&new].replica();
     replica.propose(Bytes::from("put b")).await.unwrap();
     cluster.heal();
-    assert!(matches!(promised.await.unwrap(), Err(ProposeError::Unknown { .. })));
+    assert!(matches!(
+        promised.await.unwrap(),
+        Err(ProposeError::Unknown { .. })
+    ));
     cluster.agree().await;
     let found = payloads(&alone);
     assert!(found.contains("put b") && !found.contains("put lost"));
-    assert!(matches!(alone.propose(Bytes::from("put c")).await, Err(ProposeError::NotLeader { .. })));
+    assert!(matches!(
+        alone.propose(Bytes::from("put c")).await,
+        Err(ProposeError::NotLeader { .. })
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

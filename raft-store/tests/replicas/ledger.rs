@@ -28,8 +28,13 @@ fn number(bytes: &[u8]) -> u64 {
 
 /// Number and log index of every entry kept.
 pub(crate) fn entries(state: &dyn StateRead) -> Vec<(u64, u64)> {
-    let pairs = state.scan(b"s/", b"s0", usize::MAX).expect("the state can be read");
-    pairs.iter().map(|(key, value)| (number(&key[2..]), number(value))).collect()
+    let pairs = state
+        .scan(b"s/", b"s0", usize::MAX)
+        .expect("the state can be read");
+    pairs
+        .iter()
+        .map(|(key, value)| (number(&key[2..]), number(value)))
+        .collect()
 }
 
 impl Machine for Ledger {
@@ -41,7 +46,11 @@ impl Machine for Ledger {
 
     fn apply(&self, at: LogId, payload: &Bytes, state: &mut dyn StateWrite) -> Result<Applied, EngineError> {
         let mut next = self.next.lock().unwrap();
-        assert_eq!(state.get(b"next")?.map_or(0, |value| number(&value)), *next, "memory and state agree");
+        assert_eq!(
+            state.get(b"next")?.map_or(0, |value| number(&value)),
+            *next,
+            "memory and state agree"
+        );
         if let Some(below) = payload.strip_prefix(b"trim ") {
             let below: u64 = std::str::from_utf8(below).unwrap().parse().unwrap();
             for (key, _) in state.scan(b"s/", &key(below), usize::MAX)? {
@@ -56,6 +65,9 @@ impl Machine for Ledger {
     }
 
     fn oldest_live_index(&self, state: &dyn StateRead) -> Result<Option<u64>, EngineError> {
-        Ok(state.scan(b"s/", b"s0", 1)?.first().map(|(_, value)| number(value)))
+        Ok(state
+            .scan(b"s/", b"s0", 1)?
+            .first()
+            .map(|(_, value)| number(value)))
     }
 }

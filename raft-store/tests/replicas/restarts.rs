@@ -30,7 +30,16 @@ async fn an_orderly_stop_leaves_nothing_to_replay() {
     cluster.node(1).stop().await;
     assert_eq!(cluster.nodes[&1].engine.unflushed(), 0);
     cluster.node(1).start().await;
-    assert_eq!(cluster.nodes[&1].running.as_ref().unwrap().machine.restored.load(Ordering::Relaxed), 1);
+    assert_eq!(
+        cluster.nodes[&1]
+            .running
+            .as_ref()
+            .unwrap()
+            .machine
+            .restored
+            .load(Ordering::Relaxed),
+        1
+    );
     assert_eq!(payloads(cluster.nodes[&1].replica()).len(), 100);
 }
 
@@ -78,7 +87,12 @@ async fn a_node_that_lost_its_log_or_its_state_does_not_vote() {
     let node = cluster.node(1);
     node.crash(1).await;
     let whole = node.disk.fork();
-    for name in node.disk.files().into_iter().filter(|name| name.starts_with("log/")) {
+    for name in node
+        .disk
+        .files()
+        .into_iter()
+        .filter(|name| name.starts_with("log/"))
+    {
         node.disk.delete_file(&name);
     }
     assert!(matches!(node.try_start().await, Err(StoreError::Corrupt(_))));
@@ -99,8 +113,13 @@ async fn the_data_of_one_replica_is_not_anothers() {
     let node = cluster.node(1);
     node.crash(1).await;
     node.id = 9;
-    assert!(matches!(node.try_start().await, Err(StoreError::WrongReplica { .. })));
-    let store = Store::open(node.disk.mount(), node.engine.mount(), options(1)).await.unwrap();
+    assert!(matches!(
+        node.try_start().await,
+        Err(StoreError::WrongReplica { .. })
+    ));
+    let store = Store::open(node.disk.mount(), node.engine.mount(), options(1))
+        .await
+        .unwrap();
     store.drop_replica(crate::cluster::SHARD).await.unwrap();
     assert_eq!(store.shards().unwrap(), []);
     drop(store);

@@ -10,7 +10,12 @@ async fn segments_are_recycled_when_nothing_needs_them() {
     let filler = "x".repeat(4000);
     cluster.put_many(&filler, 1000).await;
     let store = cluster.nodes[&1].store();
-    let closed = store.log().segments().into_iter().filter(|segment| !segment.open).collect::<Vec<_>>();
+    let closed = store
+        .log()
+        .segments()
+        .into_iter()
+        .filter(|segment| !segment.open)
+        .collect::<Vec<_>>();
     println!("{closed:?}");
     assert!(closed.len() >= 3, "{}", closed.len());
     let last = closed[1].shards[&SHARD].1;
@@ -37,5 +42,8 @@ async fn what_was_purged_is_not_replayed_after_a_crash() {
     cluster.node(1).start().await;
     cluster.leader().await;
     assert_eq!(payloads(cluster.nodes[&1].replica()).len(), 100);
-    assert_eq!(cluster.nodes[&1].replica().status().purged.map(|id| id.index), Some(800));
+    assert_eq!(
+        cluster.nodes[&1].replica().status().purged.map(|id| id.index),
+        Some(800)
+    );
 }

@@ -29,7 +29,11 @@ async fn a_new_learner_catches_up_by_snapshot_and_becomes_a_voter() {
     assert_eq!(payloads(cluster.nodes[&4].replica()), payloads(&leader));
     assert!(cluster.nodes[&4].replica().status().purged.map(|id| id.index) >= Some(700));
 
-    let voters: BTreeSet<u64> = [1, 2, 3, 4].into_iter().filter(|id| *id != gone(&cluster)).map(replica_id).collect();
+    let voters: BTreeSet<u64> = [1, 2, 3, 4]
+        .into_iter()
+        .filter(|id| *id != gone(&cluster))
+        .map(replica_id)
+        .collect();
     leader.change_voters(voters.clone()).await.unwrap();
     let status = leader.status();
     assert_eq!((status.voters, status.learners.len()), (vec![voters], 0));
@@ -42,12 +46,18 @@ async fn a_new_learner_catches_up_by_snapshot_and_becomes_a_voter() {
     cluster.node(4).crash(3).await;
     cluster.node(4).start().await;
     cluster.agree().await;
-    assert_eq!(payloads(cluster.nodes[&4].replica()), payloads(&cluster.leader_replica().await));
+    assert_eq!(
+        payloads(cluster.nodes[&4].replica()),
+        payloads(&cluster.leader_replica().await)
+    );
 }
 
 /// The follower with the lowest id makes room for node 4.
 fn gone(cluster: &Cluster) -> u32 {
-    let leader = cluster.nodes.values().find_map(|node| node.running.as_ref()?.replica.status().leader);
+    let leader = cluster
+        .nodes
+        .values()
+        .find_map(|node| node.running.as_ref()?.replica.status().leader);
     (1..=3).find(|id| Some(replica_id(*id)) != leader).unwrap()
 }
 
@@ -79,7 +89,8 @@ async fn a_power_loss_anywhere_in_an_installation_is_made_good() {
         let id = 10 + n;
         cluster.add_node(id).await;
         let node = cluster.node(id);
-        node.disk.inject(Operation::Change, u64::from(n), Fault::PowerLoss);
+        node.disk
+            .inject(Operation::Change, u64::from(n), Fault::PowerLoss);
         let before = node.disk.counts().changes;
         leader.add_learner(replica_id(id), id).await.unwrap();
         let done = eventually("the learner, or its end", || async {
@@ -104,7 +115,11 @@ async fn a_power_loss_anywhere_in_an_installation_is_made_good() {
             })
             .await;
         }
-        assert_eq!(payloads(cluster.nodes[&id].replica()), expected, "after a crash at operation {n}");
+        assert_eq!(
+            payloads(cluster.nodes[&id].replica()),
+            expected,
+            "after a crash at operation {n}"
+        );
         leader.remove_learners([replica_id(id)].into()).await.unwrap();
         cluster.node(id).crash(0).await;
         cluster.nodes.remove(&id);
