@@ -16,7 +16,9 @@ impl Core {
     pub fn check(&self, kv: &dyn KeyValue) -> Result<(), String> {
         let loaded = Self::load(kv).map_err(|fault| fault.to_string())?;
         if loaded != *self {
-            return Err(format!("the hot state is not the stored one:\n{self:?}\n{loaded:?}"));
+            return Err(format!(
+                "the hot state is not the stored one:\n{self:?}\n{loaded:?}"
+            ));
         }
         self.check_subscriptions()?;
         let rows = rows(kv).map_err(|fault| fault.to_string())?;
@@ -63,13 +65,18 @@ impl Core {
             expected.extend(known.in_flight().keys().map(|&offset| (queue, offset)));
         }
         if !expected.iter().eq(rows.keys()) {
-            return Err(format!("kept or in flight: {expected:?}; places: {:?}", rows.keys()));
+            return Err(format!(
+                "kept or in flight: {expected:?}; places: {:?}",
+                rows.keys()
+            ));
         }
         let mut before: Option<(QueueId, u64)> = None;
         for (&(queue, offset), message) in rows.iter().filter(|(_, message)| !message.displaced) {
             let index = message.stored.position.index;
             if self.queues[&queue].in_order_end <= offset {
-                return Err(format!("{queue:?}/{offset} stands in order beyond the last that does"));
+                return Err(format!(
+                    "{queue:?}/{offset} stands in order beyond the last that does"
+                ));
             }
             if before.is_some_and(|before| before.0 == queue && before.1 > index) {
                 return Err(format!("{queue:?}/{offset} stands out of order"));
@@ -93,8 +100,9 @@ fn rows(kv: &dyn KeyValue) -> Result<BTreeMap<(QueueId, u64), Message>, Fault> {
 /// Displaced messages, and no others, are found by their entry.
 fn check_displaced(kv: &dyn KeyValue, rows: &BTreeMap<(QueueId, u64), Message>) -> Result<(), String> {
     let displaced = rows.iter().filter(|(_, message)| message.displaced);
-    let expected: BTreeSet<(u64, QueueId, u64)> =
-        displaced.map(|(&(queue, offset), message)| (message.stored.position.index, queue, offset)).collect();
+    let expected: BTreeSet<(u64, QueueId, u64)> = displaced
+        .map(|(&(queue, offset), message)| (message.stored.position.index, queue, offset))
+        .collect();
     let mut found = BTreeSet::new();
     keys::each(kv, Key::of(keys::DISPLACED), |key, _| {
         let mut key = Reader::key("displaced", key)?;

@@ -88,7 +88,13 @@ impl Dedup {
     fn insert(&mut self, time_ms: u64, queue: QueueId, offset: u64, id: Box<str>) {
         let hash = hash(queue.topic(), &id);
         self.by_hash.insert((hash, self.first + self.ring.len() as u64));
-        self.ring.push_back(Remembered { time_ms, hash, queue, offset, id });
+        self.ring.push_back(Remembered {
+            time_ms,
+            hash,
+            queue,
+            offset,
+            id,
+        });
     }
 
     /// Takes a row of the state; rows come in order.
@@ -101,7 +107,8 @@ impl Dedup {
             return Err(Fault(format!("dedup: rows before {sequence} are missing")));
         }
         let (time_ms, queue, offset) = (value.long()?, QueueId(value.long()?), value.long()?);
-        let id = String::from_utf8(value.rest().to_vec()).map_err(|_| Fault("dedup: an id is no text".into()))?;
+        let id =
+            String::from_utf8(value.rest().to_vec()).map_err(|_| Fault("dedup: an id is no text".into()))?;
         self.insert(time_ms, queue, offset, id.into());
         Ok(())
     }
@@ -154,9 +161,14 @@ mod tests {
         let (mut dedup, mut rows) = (Dedup::default(), Rows::default());
         let queue = QueueId::new(1, 0);
         for offset in 0..=DEDUP_WINDOW_MESSAGES as u64 {
-            dedup.remember(&mut rows, &offset.to_string(), queue, offset, 5).unwrap();
+            dedup
+                .remember(&mut rows, &offset.to_string(), queue, offset, 5)
+                .unwrap();
         }
-        assert_eq!((rows.0, dedup.by_hash.len()), (DEDUP_WINDOW_MESSAGES, DEDUP_WINDOW_MESSAGES));
+        assert_eq!(
+            (rows.0, dedup.by_hash.len()),
+            (DEDUP_WINDOW_MESSAGES, DEDUP_WINDOW_MESSAGES)
+        );
         assert_eq!(dedup.find(1, "0", 5), None);
         assert_eq!(dedup.find(1, "1", 5), Some((queue, 1)));
     }

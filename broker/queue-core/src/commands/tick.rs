@@ -29,12 +29,10 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, tick: &Tick) -> Resu
         let row = known.in_flight()[&offset];
         let delay = delay_ms(known.rules.backoff.as_ref(), row.attempt);
         let exhausted = row.attempt >= known.rules.max_attempts;
-        if exhausted {
-            if let Some(effect) = core.dead_letter(kv, queue, group, offset)? {
-                dead_lettered += 1;
-                effects.push(effect);
-                continue;
-            }
+        if exhausted && let Some(effect) = core.dead_letter(kv, queue, group, offset)? {
+            dead_lettered += 1;
+            effects.push(effect);
+            continue;
         }
         let at_ms = if row.auto_renew || exhausted { deadline.saturating_add(delay) } else { deadline };
         core.set_in_flight(kv, queue, group, offset, InFlight { leased: false, at_ms, ..row })?;

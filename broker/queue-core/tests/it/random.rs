@@ -1,8 +1,10 @@
 //! Random logs against the model, and replicas against each other.
 
+use std::collections::BTreeSet;
+
 use flotilla_proto::record::Command;
-use proptest::prelude::*;
-use queue_core::{Context, Core, Outcome, QueueId};
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use queue_core::{AckResult, Context, Core, Outcome, QueueId, Refusal, ReleaseResult, Reply};
 
 use crate::{
     model::Model,
@@ -62,11 +64,70 @@ fn run(core: &mut Core, kv: &mut Map, log: &[(Context, Command)]) -> (Vec<Outcom
     (outcomes, states)
 }
 
+/// So many, or as many times more as `PROPTEST_CASES` is above its default of 256.
 fn cases(cases: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
     ProptestConfig {
+        cases: (default.cases * cases).div_ceil(256),
         failure_persistence: None,
-        ..ProptestConfig::with_cases(cases)
+        ..default
     }
+}
+
+/// What kinds of reply this one is.
+fn kinds(reply: &Reply) -> Vec<&'static str> {
+    let mut kinds = Vec::new();
+    let mut is = |what, yes| kinds.extend(Some(what).filter(|_| yes));
+    match reply {
+        Reply::Appended { duplicate, .. } => is(if *duplicate { "duplicate" } else { "appended" }, true),
+        Reply::Delivered { leases } => {
+            is("nothing delivered", leases.is_empty());
+            is("delivered", leases.iter().any(|lease| lease.attempt == 1));
+            is("redelivered", leases.iter().any(|lease| lease.attempt > 1));
+            is(
+                "delivered a fifth time",
+                leases.iter().any(|lease| lease.attempt > 4),
+            );
+        }
+        Reply::Acked { results } => {
+            is("acked", results.contains(&AckResult::Done));
+            is("stale ack", results.contains(&AckResult::Stale));
+        }
+        Reply::Released(ReleaseResult::Done) => is("released", true),
+        Reply::Released(ReleaseResult::Stale) => is("stale release", true),
+        Reply::Released(ReleaseResult::DeadLettered) => is("given up", true),
+        Reply::Ticked {
+            expired,
+            dead_lettered,
+            more,
+        } => {
+            is("expired", *expired > 0);
+            is("expired for the last time", *dead_lettered > 0);
+            is("more is over", *more);
+        }
+        Reply::Trimmed { first, more } => {
+            is("trimmed", *first > 0);
+            is("trimmed in part", *more);
+        }
+        Reply::Copied(copied) => is(if *copied { "copied" } else { "not copied" }, true),
+        Reply::Configured { more } => is(if *more { "dropped in part" } else { "configured" }, true),
+        Reply::Refused(Refusal::NoSubscription) => is("no subscription", true),
+        Reply::Refused(Refusal::Malformed) => is("malformed", true),
+    }
+    kinds
+}
+
+/// Random logs that never get anywhere would prove nothing.
+#[test]
+fn random_logs_reach_every_kind_of_reply() {
+    let mut runner = TestRunner::deterministic();
+    let mut reached = BTreeSet::new();
+    for _ in 0..60 {
+        let (log, _) = log_of(&steps(150).new_tree(&mut runner).expect("no filters").current());
+        let (outcomes, _) = run(&mut Core::default(), &mut Map::default(), &log);
+        reached.extend(outcomes.iter().flat_map(|outcome| kinds(&outcome.reply)));
+    }
+    assert_eq!(reached.len(), 22, "{reached:?}");
 }
 
 proptest! {

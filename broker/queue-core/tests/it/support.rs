@@ -15,7 +15,7 @@ use queue_core::{
 
 /// Two queues of one topic, one of another, and a dead-letter queue.
 pub(crate) const Q: u64 = 1 << 32;
-pub(crate) const Q_TWIN: u64 = 1 << 32 | 1;
+pub(crate) const Q_TWIN: u64 = (1 << 32) | 1;
 pub(crate) const Q_OTHER: u64 = 2 << 32;
 pub(crate) const DLQ: u64 = 9 << 32;
 pub(crate) const G: u32 = 1;
