@@ -72,7 +72,10 @@ pub const MAX_APPLY_ENTRIES: usize = 1024;
 /// Bytes of entries applied between two commits of the state engine; the last one may go beyond.
 pub const MAX_APPLY_BYTES: usize = 8 << 20;
 
-const _: () = assert!(MAX_INBOUND_APPENDS > 2 * APPEND_WINDOW, "an old leader's window and a new one's fit");
+const _: () = assert!(
+    MAX_INBOUND_APPENDS > 2 * APPEND_WINDOW,
+    "an old leader's window and a new one's fit"
+);
 
 // ---- snapshots -----------------------------------------------------------------------------------------------------
 

@@ -97,7 +97,8 @@ impl Shared {
     }
 
     pub(super) fn read_record(&self, shard: u32, index: u64) -> Result<Bytes, ReadError> {
-        match self.lock().find_one(shard, index) {
+        let found = self.lock().find_one(shard, index);
+        match found {
             None => Err(ReadError::NotFound { shard, index }),
             Some(Found::Memory(mut records)) => Ok(records.swap_remove(0)),
             Some(Found::Disk(spot)) => Ok(self.fetch(shard, index, &spot, 0)?.swap_remove(0)),

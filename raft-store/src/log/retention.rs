@@ -57,37 +57,43 @@ impl Shared {
     }
 
     pub(super) fn purge_points_through(&self, sequence: u64) -> Result<PurgePoints, ReadError> {
-        let lasts: Vec<_> = {
+        Ok(self.closed_through(sequence)?.1)
+    }
+
+    /// The last closed segment up to `sequence`, and the purge points that recycling up to there needs.
+    fn closed_through(&self, sequence: u64) -> Result<(u64, PurgePoints), ReadError> {
+        let (through, lasts) = {
             let inner = self.lock();
+            // What is open now may be closed, with more entries in it, by the time the files go.
             let open = inner
                 .segments
                 .last_key_value()
                 .map_or(0, |(&sequence, _)| sequence);
+            let through = sequence.min(open.saturating_sub(1));
             let shards = inner.written.shards.iter();
             let lasts = shards.filter_map(|(&id, shard)| {
-                let recycled = |segment| segment <= sequence && segment < open;
                 let last = shard
                     .entries
                     .iter()
                     .rev()
-                    .find(|extent| recycled(extent.segment))?;
+                    .find(|extent| extent.segment <= through)?;
                 let index = last.end() - 1;
                 let needed = shard.state.purged.is_none_or(|purged| purged.index < index);
                 needed
                     .then(|| Some((id, index, shard.entries.find(index, 1)?)))
                     .flatten()
             });
-            lasts.collect()
+            (through, lasts.collect::<Vec<_>>())
         };
         let mut points = PurgePoints::new();
         for (shard, index, spot) in lasts {
             points.insert(shard, self.positions(shard, index, &spot)?[0].log_id(index));
         }
-        Ok(points)
+        Ok((through, points))
     }
 
     pub(super) async fn recycle_through(&self, sequence: u64) -> Result<PurgePoints, RecycleError> {
-        let points = self.purge_points_through(sequence)?;
+        let (through, points) = self.closed_through(sequence)?;
         if let Some((&last, _)) = points.last_key_value() {
             // Durable before the first file goes: else a shard would seem to have lost entries.
             let purge = |inner: &mut super::shared::Inner, done: Done| {
@@ -101,7 +107,7 @@ impl Shared {
         let (done, waiter) = oneshot::channel();
         self.change(|inner| {
             inner.recycles.push_back(Recycle {
-                through: sequence,
+                through,
                 done: Done::Wake(done),
             })
         })?;

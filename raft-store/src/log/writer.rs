@@ -402,6 +402,18 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    /// A writer that panics must not leave anyone waiting. (The shipped program aborts.)
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.stop(
+                reason("writing", &io::Error::other("the writer panicked")),
+                Vec::new(),
+            );
+        }
+    }
+}
+
 fn reason(operation: &'static str, e: &io::Error) -> StopReason {
     StopReason::Failed {
         operation,

@@ -30,6 +30,7 @@ async fn stop_at(nth: u64) -> (bool, SimDisk, Option<History>) {
 
 /// After a crash the log must open with a possible state, take more, and survive a second crash.
 async fn survive(sim: &SimDisk, history: Option<&History>, loss: Loss) {
+    sim.clear_faults();
     sim.crash(loss);
     let mut world = match history {
         Some(history) => World::reopen(sim.mount(), options(), history).await.unwrap(),

@@ -68,7 +68,7 @@ async fn a_flipped_bit_is_harmless_or_reported_and_never_served() {
             .iter()
             .rposition(|&byte| byte != 0)
             .map_or(0, |last| last + 1);
-        for byte in 0..written.min(8 << 10) {
+        for byte in (0..written.min(8 << 10)).step_by(3) {
             let sim = sim.fork();
             sim.flip_bit(&name, byte as u64, (byte % 8) as u8);
             let reported = reported(&sim, &history, &format!("{name}, byte {byte}")).await;
@@ -84,7 +84,7 @@ async fn a_flipped_bit_is_harmless_or_reported_and_never_served() {
         }
     }
     assert!(
-        noticed > 4000 && harmless > 500,
+        noticed > 1000 && harmless > 200,
         "{noticed} noticed, {harmless} harmless"
     );
 }

@@ -86,7 +86,7 @@ async fn live(lives: Vec<(Vec<Op>, End)>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_lives_with_any_ends_keep_what_was_acknowledged(lives in prop::collection::vec(life(), 1..6)) {

@@ -55,7 +55,7 @@ async fn a_full_disk_shows_while_a_segment_is_still_left() {
         .unwrap();
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn room_that_others_made_is_found_after_a_while() {
     let sim = SimDisk::new(1);
     sim.set_capacity(40 << 10);
