@@ -1,11 +1,15 @@
 #!/bin/sh
-# A short deterministic simulation of whole clusters: the simulator's own tests, then a few seeds, each in two processes
-# that must agree. Its own target directory: the flag rebuilds every dependency. Neither RocksDB nor any C++ is built for it.
+# A short deterministic simulation of whole clusters: a few seeds, each in two processes that must agree, then the
+# simulator's own tests. Its own target directory: the flag rebuilds every dependency, but neither RocksDB nor any C++.
+#
+#   scripts/sim-smoke.sh [COUNT]     the number of seeds
 set -eu
 cd "$(dirname "$0")/.."
-PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
-export RUSTFLAGS="--cfg madsim"
-# shellcheck disable=SC2086 # a list of flags
-cargo test ${CARGO_FLAGS:-} -p sim-tests --target-dir target/sim
-# shellcheck disable=SC2086
-exec cargo run ${CARGO_FLAGS:-} -p sim-tests --target-dir target/sim --bin sim -- smoke
+export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin" RUSTFLAGS="--cfg madsim"
+flags="${CARGO_FLAGS:-} -p sim-tests --target-dir target/sim"
+# shellcheck disable=SC2086 # lists of flags
+{
+    cargo build $flags --bin sim
+    target/sim/debug/sim smoke "$@"
+    cargo test $flags
+}

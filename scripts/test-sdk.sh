@@ -20,6 +20,8 @@ if [ "${#languages[@]}" -eq 0 ]; then
     if command -v mvn >/dev/null; then languages+=(java); fi
 fi
 mkdir -p "$out/logs" "$out/home"
+exec 9>"$out/lock"
+flock -n 9 || { echo "test-sdk: another run is under way in this clone, waiting for it"; flock 9; }
 scripts/setup.sh "${languages[@]}"
 . scripts/rocksdb-env.sh
 
@@ -41,15 +43,16 @@ prepare() {
     esac
 }
 
-# The programs run with a home below target/, because some SDKs write their logs into the home directory.
+# With a time limit, and with a home below target/, because some SDKs write their logs into the home directory.
+client_env() { timeout -k 5 360 env HOME="$out/home" "$@" </dev/null; }
 client() {
     local language=$1
     shift
     case "$language" in
-        python) HOME=$out/home "$out/python-venv/bin/python" "$sources/python/roundtrip.py" "$@" ;;
-        rust) HOME=$out/home "$out/rust/debug/rust-sdk-test" "$@" ;;
-        go) HOME=$out/home "$out/go/go-sdk-test" "$@" ;;
-        java) java -Duser.home="$out/home" -Drocketmq.log.root="$out/home/logs" -cp "$out/java/java-sdk-test-0.jar:$out/java/lib/*" flotilla.RoundTrip "$@" ;;
+        python) client_env "$out/python-venv/bin/python" "$sources/python/roundtrip.py" "$@" ;;
+        rust) client_env "$out/rust/debug/rust-sdk-test" "$@" ;;
+        go) client_env "$out/go/go-sdk-test" "$@" ;;
+        java) client_env java -Duser.home="$out/home" -Drocketmq.log.root="$out/home/logs" -cp "$out/java/java-sdk-test-0.jar:$out/java/lib/*" flotilla.RoundTrip "$@" ;;
     esac
 }
 
@@ -60,28 +63,27 @@ nothing_left() {
 
 passed=0
 failed=0
-# verdict NAME LOG STATUS: one line for the scenario; on failure what the client said.
+# verdict NAME LOG STATUS SECONDS: one line for the scenario; on failure what the client said.
 verdict() {
     if [ "$3" -eq 0 ]; then
         passed=$((passed + 1))
-        echo "ok      $1: $(grep -h 'sent=' "$2" | sed 's/^[a-z]* //' | tr '\n' ';' | sed 's/;$//; s/;/; /g')"
+        echo "ok      $1, $4 s: $(grep -h 'sent=' "$2" | sed 's/^[a-z]* //' | tr '\n' ';' | sed 's/;$//; s/;/; /g')"
     else
         failed=$((failed + 1))
-        echo "FAILED  $1 (status $3), last lines of $2:"
+        echo "FAILED  $1, $4 s (status $3), last lines of $2:"
         tail -n 20 "$2" | sed 's/^/        /'
     fi
 }
 
 # scenario LANGUAGE MODE: a topic and two consumer groups of its own, the client, then a look at what is left.
 scenario() {
-    local language=$1 mode=$2 status=0
+    local language=$1 mode=$2 status=0 started=$SECONDS
     local topic="sdk-$language-$mode" group="sdk-$language-$mode-group" log="$out/logs/$language-$mode.log"
     "$flotilla" topic create "$topic" --queues 8 --type NORMAL --http-addr "127.0.0.1:$http_port" >"$log" 2>&1 || status=$?
     http POST "$http_port" /v1/consumer-groups "{\"name\":\"$group\"}" >>"$log" 2>&1 || status=$?
     http POST "$http_port" /v1/consumer-groups "{\"name\":\"$group-push\"}" >>"$log" 2>&1 || status=$?
     if [ "$status" -eq 0 ]; then
-        (client "$language" "127.0.0.1:$client_port" "$topic" "$group" "$messages" "$mode") >>"$log" 2>&1 &
-        limit $! 360 || status=$?
+        client "$language" "127.0.0.1:$client_port" "$topic" "$group" "$messages" "$mode" >>"$log" 2>&1 || status=$?
     fi
     local groups=("$group")
     if [ "$language" != rust ]; then groups+=("$group-push"); fi
@@ -93,29 +95,18 @@ scenario() {
             fi
         done
     fi
-    verdict "$language $mode" "$log" "$status"
-}
-
-# limit PID SECONDS: waits for a child of this shell, but not longer.
-limit() {
-    (sleep "$2" && kill -9 "$1") 2>/dev/null &
-    local watchdog=$! status=0
-    wait "$1" || status=$?
-    kill "$watchdog" 2>/dev/null || true
-    wait "$watchdog" 2>/dev/null || true
-    return "$status"
+    verdict "$language $mode" "$log" "$status" $((SECONDS - started))
 }
 
 # The README's example, as it stands there, with the port changed and nothing prepared on the node.
 readme() {
-    local log="$out/logs/readme.log" status=0
+    local log="$out/logs/readme.log" status=0 started=$SECONDS
     sed -n '/^```python$/,/^```$/p' README.md | sed '/^```/d' >"$out/readme.py"
     sed -i "s/localhost:8081/localhost:$client_port/" "$out/readme.py"
-    HOME=$out/home "$out/python-venv/bin/python" "$out/readme.py" >"$log" 2>&1 &
-    limit $! 120 || status=$?
+    client_env "$out/python-venv/bin/python" "$out/readme.py" >"$log" 2>&1 || status=$?
     if ! grep -q '^received' "$log"; then status=1; fi
     if [ "$status" -eq 0 ]; then echo "sent=$(grep -c '^sent' "$log") received=$(grep -c '^received' "$log")" >>"$log"; fi
-    verdict "README example" "$log" "$status"
+    verdict "README example" "$log" "$status" $((SECONDS - started))
 }
 
 flotilla=${FLOTILLA:-}
@@ -130,7 +121,7 @@ for language in "${languages[@]}"; do prepare "$language"; done
 data=$(mktemp -d "${TMPDIR:-/tmp}/flotilla-sdk.XXXXXX")
 read -r client_port http_port peer_port <<<"$(free_ports 3)"
 "$flotilla" serve --data-dir "$data" --client-addr "127.0.0.1:$client_port" --http-addr "127.0.0.1:$http_port" \
-    --peer-addr "127.0.0.1:$peer_port" >"$out/logs/node.log" 2>&1 &
+    --peer-addr "127.0.0.1:$peer_port" >"$out/logs/node.log" 2>&1 9>&- &
 node=$!
 trap 'kill -9 "$node" 2>/dev/null || true; wait "$node" 2>/dev/null || true; rm -rf "$data"' EXIT
 if ! wait_for 60 ready "$http_port"; then

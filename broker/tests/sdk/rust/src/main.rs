@@ -91,7 +91,7 @@ fn is_whole(message: &MessageView) -> bool {
 #[tokio::main]
 async fn main() -> Result<ExitCode, Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [endpoint, topic, group, count] = arguments.as_slice() else {
+    let [endpoint, topic, group, count, ..] = arguments.as_slice() else {
         return Err("usage: rust-sdk-test ENDPOINT TOPIC GROUP COUNT".into());
     };
     let count: usize = count.parse()?;

@@ -58,7 +58,7 @@ public final class RoundTrip {
             ByteBuffer body = message.getBody();
             boolean whole = StandardCharsets.UTF_8.decode(body).toString().equals("message " + number)
                 && message.getTag().filter("java"::equals).isPresent()
-                && message.getKeys().equals(Collections.singleton("key-" + number))
+                && List.copyOf(message.getKeys()).equals(List.of("key-" + number))
                 && message.getDeliveryAttempt() == 1;
             if (!whole && wrong.incrementAndGet() <= 3) {
                 System.out.println("  unexpected: " + message);
