@@ -66,6 +66,8 @@ pub const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 pub const MAX_ENTRY_BYTES: usize = 2 * 1024 * 1024;
 /// Commands in one entry.
 pub const MAX_ENTRY_COMMANDS: usize = 4096;
+/// While an entry is on its way, the next one is cut only when this many bytes wait.
+pub const PIPELINE_BYTES: usize = 512 * 1024;
 /// Entries of one shard that may be on their way to a quorum.
 pub const MAX_ENTRIES_IN_FLIGHT: usize = 4;
 
@@ -95,6 +97,7 @@ pub const DEFAULT_BACKOFF_MS: [u64; 18] = [
 
 const _: () = assert!(MAX_BODY_BYTES <= MAX_RECEIVE_BYTES);
 const _: () = assert!(MAX_BODY_BYTES < MAX_QUEUED_BYTES);
+const _: () = assert!(PIPELINE_BYTES <= MAX_ENTRY_BYTES);
 const _: () = assert!(MAX_ENTRY_COMMANDS <= MAX_QUEUED_COMMANDS);
 const _: () = assert!(RENEW_BEFORE_MS > 2 * RENEW_EVERY_MS);
 const _: () = assert!(AUTO_RENEW_LEASE_MS > 2 * RENEW_BEFORE_MS);

@@ -1,9 +1,10 @@
 //! Turns the commands that wait for one shard into entries of its log.
 //!
-//! Everything that waits goes into one entry, several entries are on their way at
-//! once, and there is no timed linger. Before an entry is cut the proposer lets
-//! other ready tasks run while they keep adding commands: an idle shard answers at
-//! once, a busy one makes large entries.
+//! Nagle's rule, with entries for segments: when nothing is on its way, what waits goes
+//! at once; otherwise it waits for the entry before it, unless enough waits to fill
+//! another one. An entry costs Raft the same for one command as for a thousand, so an
+//! idle shard answers at once and a busy one makes large entries. There is no timed
+//! linger; before an entry is cut other ready tasks run while they keep adding commands.
 
 use std::sync::{
     Arc,
@@ -14,7 +15,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use prost::Message;
 use queue_core::{Reply, frame::EntryBuilder};
 use raft_store::{ProposeError, Replica};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use flotilla_proto::record::Command;
 
@@ -22,6 +23,7 @@ use crate::{
     clock::Clock,
     limits::{
         MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS,
+        PIPELINE_BYTES,
     },
 };
 
@@ -58,6 +60,8 @@ struct Proposal {
 pub struct Proposer {
     queue: mpsc::Sender<Proposal>,
     queued_bytes: Arc<AtomicUsize>,
+    /// Rings when enough waits for an entry of its own.
+    enough: Arc<Notify>,
 }
 
 impl Proposer {
@@ -65,9 +69,17 @@ impl Proposer {
     pub fn start(replica: Replica, clock: Arc<dyn Clock>) -> Self {
         let (queue, receiver) = mpsc::channel(MAX_QUEUED_COMMANDS);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let work = Batches { replica, clock, receiver, queued_bytes: Arc::clone(&queued_bytes), held: None };
+        let enough = Arc::new(Notify::new());
+        let work = Batches {
+            replica,
+            clock,
+            receiver,
+            queued_bytes: Arc::clone(&queued_bytes),
+            enough: Arc::clone(&enough),
+            held: None,
+        };
         tokio::spawn(work.run());
-        Self { queue, queued_bytes }
+        Self { queue, queued_bytes, enough }
     }
 
     /// Submits one command and waits until it is applied here.
@@ -81,7 +93,8 @@ impl Proposer {
         command: Command,
     ) -> Result<oneshot::Receiver<Result<Reply, SubmitError>>, SubmitError> {
         let bytes = command.encoded_len();
-        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > MAX_QUEUED_BYTES {
+        let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > MAX_QUEUED_BYTES {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(SubmitError::Overloaded);
         }
@@ -93,6 +106,9 @@ impl Proposer {
                 mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped("the shard is closed".into()),
             }
         })?;
+        if before < PIPELINE_BYTES && before + bytes >= PIPELINE_BYTES {
+            self.enough.notify_one();
+        }
         Ok(answer)
     }
 
@@ -107,6 +123,7 @@ struct Batches {
     clock: Arc<dyn Clock>,
     receiver: mpsc::Receiver<Proposal>,
     queued_bytes: Arc<AtomicUsize>,
+    enough: Arc<Notify>,
     /// Taken from the queue, but too large for the entry before it.
     held: Option<Proposal>,
 }
@@ -115,15 +132,18 @@ impl Batches {
     async fn run(mut self) {
         let mut on_their_way = FuturesUnordered::new();
         loop {
-            let room = on_their_way.len() < MAX_ENTRIES_IN_FLIGHT;
+            let under_way = on_their_way.len();
+            let enough = self.queued_bytes.load(Ordering::Relaxed) >= PIPELINE_BYTES;
+            let cut = under_way == 0 || (enough && under_way < MAX_ENTRIES_IN_FLIGHT);
             tokio::select! {
                 biased;
                 Some(()) = on_their_way.next() => {}
-                first = next(&mut self.held, &mut self.receiver), if room => {
+                first = next(&mut self.held, &mut self.receiver), if cut => {
                     let Some(first) = first else { break };
                     let batch = self.gather(first).await;
                     on_their_way.push(propose(self.replica.clone(), self.clock.now_ms(), batch));
                 }
+                () = self.enough.notified(), if !cut => {}
             }
         }
         while on_their_way.next().await.is_some() {}
