@@ -28,9 +28,11 @@ pub type HelloSource = Arc<dyn Fn() -> Hello + Send + Sync>;
 /// Why a call to another node has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
-    /// Not connected, or the connection broke before the answer came: the request may or may not
-    /// have been carried out.
-    #[error("the node cannot be reached")]
+    /// Known to be dead, or not known at all: nothing was sent.
+    #[error("there is no connection to the node")]
+    NotConnected,
+    /// The connection broke before the answer came: the request may or may not have been carried out.
+    #[error("the connection to the node broke")]
     Unreachable,
     /// No answer within the call's time: the request may or may not have been carried out.
     #[error("the node did not answer in time")]
@@ -48,7 +50,7 @@ pub enum PeerError {
 pub trait PeerTransport: Send + Sync + 'static {
     /// Sends `body` to `node` and waits for its answer, never longer than `ttl`. Calls arrive in the
     /// order in which they were first polled. A peer known to be dead fails the call at once. A node
-    /// never calls itself: that is `Unreachable`.
+    /// never calls itself: that is `NotConnected`.
     async fn call(&self, node: u32, body: Body, ttl: Duration) -> Result<Body, PeerError>;
 
     /// Says where the nodes are (node id to `host:port`). Idempotent: connections to unchanged

@@ -55,6 +55,8 @@ pub struct Caller {
     pub deadline: Option<Duration>,
     /// Passed on by another node; never passed on again.
     pub forwarded: bool,
+    /// An earlier try of this request may have taken effect: what is over then, is done.
+    pub retried: bool,
 }
 
 impl Caller {
@@ -70,6 +72,7 @@ impl Caller {
             client_version: self.client_version.clone(),
             namespace: self.namespace.clone(),
             remote_host: self.remote_host.clone(),
+            retried: self.retried,
         }
     }
 }

@@ -53,7 +53,7 @@ struct Alone;
 #[async_trait]
 impl PeerTransport for Alone {
     async fn call(&self, _: u32, _: Body, _: Duration) -> Result<Body, PeerError> {
-        Err(PeerError::Unreachable)
+        Err(PeerError::NotConnected)
     }
 
     fn set_peers(&self, _: BTreeMap<u32, String>) {}

@@ -237,6 +237,7 @@ async fn answer(service: &Service, remote_host: String, request: ForwardRequest)
         remote_host,
         deadline: Some(Duration::from_millis(request.deadline_ms)),
         forwarded: false,
+        retried: false,
     };
     let body = request.request;
     let responses = match request.rpc.as_str() {

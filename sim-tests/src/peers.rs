@@ -47,7 +47,7 @@ struct Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.task.abort();
-        self.calls.close();
+        self.calls.close(PeerError::Unreachable);
     }
 }
 
@@ -88,7 +88,7 @@ impl PeerTransport for SimTransport {
             links
                 .get(&node)
                 .map(|link| link.calls.clone())
-                .ok_or(PeerError::Unreachable)?
+                .ok_or(PeerError::NotConnected)?
         };
         calls.begin(body)?.answer(ttl).await
     }
@@ -119,7 +119,7 @@ impl Line {
         loop {
             let mut greeted = false;
             let Err(Broken) = self.connect(to, queue.take(), &mut greeted).await;
-            self.calls.close();
+            self.calls.close(if greeted { PeerError::Unreachable } else { PeerError::NotConnected });
             if greeted {
                 queue = Some(self.calls.open());
                 backoff = limits::MIN_BACKOFF;
@@ -390,7 +390,7 @@ mod tests {
                 transport
                     .call(1, Body::Status(StatusRequest::default()), TTL)
                     .await,
-                Err(PeerError::Unreachable)
+                Err(PeerError::NotConnected)
             );
         });
         sleep(Duration::from_secs(1)).await;

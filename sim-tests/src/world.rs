@@ -24,6 +24,7 @@ use madsim::{
 };
 use raft_store::{Replica, StateRead};
 use tokio::time::sleep;
+use tracing::debug;
 
 use crate::{
     client::{Client, Failure, Received},
@@ -133,8 +134,10 @@ async fn nemesis(hosts: &[Host]) {
             .iter()
             .find(|host| host.node().is_some_and(|node| node.leads(shard)));
         let Some(victim) = leader else { continue };
+        debug!(at = ?now(), node = victim.id, shard, "crash");
         victim.crash();
         sleep(Duration::from_millis(thread_rng().gen_range(500..6_000))).await;
+        debug!(at = ?now(), node = victim.id, "restart");
         victim.restart();
         wait_ready(hosts).await;
     }
@@ -213,7 +216,9 @@ async fn produce(client: &Client, id: u32, ledger: &Ledger) {
                 continue;
             };
             ledger.sending(&message_id);
-            match client.send(node, &message_id, body.clone()).await {
+            let answer = client.send(node, &message_id, body.clone()).await;
+            debug!(at = ?now(), id = message_id, node, ?answer, "sent");
+            match answer {
                 Ok(offset) => {
                     ledger.stored(&message_id, offset);
                     break;
@@ -238,6 +243,7 @@ async fn consume(client: Arc<Client>, node: u32, ledger: Ledger, stopped: Arc<At
         };
         for message in messages {
             let place = (message.queue, message.offset);
+            debug!(at = ?now(), id = message.message_id, ?place, attempt = message.attempt, node, "received");
             ledger.delivered(
                 (&message.message_id, place, message.attempt),
                 asked,
@@ -260,7 +266,9 @@ async fn consume(client: Arc<Client>, node: u32, ledger: Ledger, stopped: Arc<At
 async fn acknowledge(client: &Client, mut node: u32, message: &Received, ledger: &Ledger) {
     let mut unsure = false;
     loop {
-        match client.ack(node, message).await {
+        let answer = client.ack(node, message).await;
+        debug!(at = ?now(), id = message.message_id, node, ?answer, "acknowledged");
+        match answer {
             Ok(()) => return ledger.acked(&message.message_id, now()),
             Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
                 if unsure {

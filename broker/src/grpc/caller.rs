@@ -23,6 +23,7 @@ pub(super) fn caller<T>(request: &Request<T>) -> Caller {
         remote_host: host.unwrap_or_default(),
         deadline: metadata.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?)),
         forwarded: false,
+        retried: false,
     }
 }
 

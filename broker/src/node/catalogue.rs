@@ -52,7 +52,7 @@ impl Node {
                             let reply = responses.into_iter().next().and_then(|bytes| MetaReply::decode(bytes).ok());
                             return reply.ok_or(CatalogueError::Unsure);
                         }
-                        Err(ForwardError::NotLeader) => {}
+                        Err(ForwardError::NotLeader { .. }) => {}
                         Err(ForwardError::Peer(_)) => return Err(CatalogueError::Unsure),
                     }
                 }
@@ -97,20 +97,20 @@ impl Node {
 /// Serves another node's proposal: as the leader, or by passing it on for a node that has no
 /// catalogue yet and so cannot know the leader.
 pub(super) async fn forwarded(node: &Node, request: ForwardRequest) -> ForwardResponse {
-    let refused = ForwardResponse { responses: Vec::new(), not_leader: true };
+    let refused = ForwardResponse { not_leader: true, ..Default::default() };
     let Ok(command) = MetaCommand::decode(request.request) else { return ForwardResponse::default() };
     if !node.leads(META_SHARD) {
         let registers = matches!(command.command, Some(meta_command::Command::RegisterNode(_)));
         return match (registers, command.command) {
             (true, Some(command)) => match node.propose_meta(command).await {
-                Ok(reply) => ForwardResponse { responses: vec![reply.encode()], not_leader: false },
+                Ok(reply) => ForwardResponse { responses: vec![reply.encode()], ..Default::default() },
                 Err(_) => ForwardResponse::default(),
             },
             _ => refused,
         };
     }
     match node.propose_meta_here(&command).await {
-        Ok(Some(reply)) => ForwardResponse { responses: vec![reply.encode()], not_leader: false },
+        Ok(Some(reply)) => ForwardResponse { responses: vec![reply.encode()], ..Default::default() },
         Ok(None) => refused,
         // No answer at all tells the caller that the outcome is unknown.
         Err(_) => ForwardResponse::default(),

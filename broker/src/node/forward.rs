@@ -18,9 +18,12 @@ pub trait ForwardHandler: Send + Sync + 'static {
 /// Why a forwarded request has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardError {
-    /// The other node does not lead the shard (any more): nothing was done.
+    /// The other node does not lead the shard (any more): nothing was done, unless it is `unsure`.
     #[error("the other node does not lead the shard")]
-    NotLeader,
+    NotLeader {
+        /// What it began before it lost the shard may still take effect.
+        unsure: bool,
+    },
     /// The other node did not answer; the request may have been carried out.
     #[error(transparent)]
     Peer(#[from] PeerError),
@@ -50,7 +53,9 @@ impl Node {
             deadline_ms: ttl.as_millis() as u64,
         };
         match self.inner.transport.call(to, Body::Forward(request), ttl).await? {
-            Body::ForwardAnswer(answer) if answer.not_leader => Err(ForwardError::NotLeader),
+            Body::ForwardAnswer(answer) if answer.not_leader => {
+                Err(ForwardError::NotLeader { unsure: answer.unsure })
+            }
             Body::ForwardAnswer(answer) => Ok(answer.responses),
             _ => Err(PeerError::Malformed.into()),
         }

@@ -29,7 +29,9 @@ impl Transport for RaftOverPeers {
             Ok(_) | Err(PeerError::Malformed) => {
                 Err(TransportError::Broken("the answer breaks the peer protocol".into()))
             }
-            Err(PeerError::Unreachable) => Err(TransportError::Unreachable(format!("node {}", node_of(to)))),
+            Err(PeerError::NotConnected | PeerError::Unreachable) => {
+                Err(TransportError::Unreachable(format!("node {}", node_of(to))))
+            }
             Err(PeerError::Timeout) => Err(TransportError::TimedOut),
             Err(PeerError::Overloaded) => Err(TransportError::Broken("too much is under way".into())),
         }

@@ -160,12 +160,13 @@ impl Calls {
         receiver
     }
 
-    /// Closes the link: everything under way fails, later calls fail at once.
-    pub fn close(&self) {
+    /// Closes the link: everything under way fails with `why`, later calls fail at once. `why` is
+    /// `NotConnected` if nothing was sent since the link was opened.
+    pub fn close(&self, why: PeerError) {
         let mut inner = lock(&self.inner);
         inner.out = None;
         for (_, waiting) in std::mem::take(&mut inner.waiting) {
-            let _ = waiting.send(Err(PeerError::Unreachable));
+            let _ = waiting.send(Err(why));
         }
     }
 
@@ -178,11 +179,11 @@ impl Calls {
     /// Puts a request on its way. Does not wait: the order of calls of this is the order of arrival.
     ///
     /// # Errors
-    /// `Unreachable` when closed, `Overloaded` over the budget, `Malformed` when larger than a frame.
+    /// `NotConnected` when closed, `Overloaded` over the budget, `Malformed` when larger than a frame.
     pub fn begin(self: &Arc<Self>, body: Body) -> Result<Call, PeerError> {
         let mut inner = lock(&self.inner);
         let Some(out) = inner.out.clone() else {
-            return Err(PeerError::Unreachable);
+            return Err(PeerError::NotConnected);
         };
         let id = inner.next_id;
         let frame = Frame { id, body: Some(body) };
@@ -196,7 +197,7 @@ impl Calls {
             frame,
             _permit: permit.clone(),
         })
-        .map_err(|_| PeerError::Unreachable)?;
+        .map_err(|_| PeerError::NotConnected)?;
         inner.next_id += 1;
         let (sender, answer) = oneshot::channel();
         inner.waiting.insert(id, sender);
@@ -300,15 +301,15 @@ mod tests {
     #[tokio::test]
     async fn a_closed_link_fails_calls_at_once_and_those_under_way() {
         let calls = Calls::new(Budgets::by_limits());
-        assert_eq!(calls.begin(status()).err(), Some(PeerError::Unreachable));
+        assert_eq!(calls.begin(status()).err(), Some(PeerError::NotConnected));
         let _out = calls.open();
         let call = calls.begin(status()).unwrap();
-        calls.close();
+        calls.close(PeerError::Unreachable);
         assert_eq!(
             call.answer(Duration::from_secs(60)).await,
             Err(PeerError::Unreachable)
         );
-        assert_eq!(calls.begin(status()).err(), Some(PeerError::Unreachable));
+        assert_eq!(calls.begin(status()).err(), Some(PeerError::NotConnected));
     }
 
     #[tokio::test]

@@ -47,7 +47,7 @@ impl StreamTransport {
 #[async_trait]
 impl PeerTransport for StreamTransport {
     async fn call(&self, node: u32, body: Body, ttl: Duration) -> Result<Body, PeerError> {
-        let calls = self.calls(node).ok_or(PeerError::Unreachable)?;
+        let calls = self.calls(node).ok_or(PeerError::NotConnected)?;
         calls.begin(body)?.answer(ttl).await
     }
 

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::{
+    peer as wire,
     record::{self, Command, command, release},
     rocketmq::{
         AckMessageEntry, AckMessageRequest, AckMessageResponse, AckMessageResultEntry,
@@ -27,6 +28,7 @@ use super::{
 use crate::{
     limits::{MAX_ACK_ENTRIES, MAX_INVISIBLE},
     node::{forward::ForwardError, proposer::SubmitError, shard::DataShard},
+    peer::PeerError,
 };
 
 const RETRY_AFTER: Duration = Duration::from_millis(30);
@@ -238,7 +240,7 @@ impl Service {
     ) -> Result<At<T>, Refused> {
         let node = self.node();
         let deadline = Instant::now() + caller.patience();
-        let mut retried = false;
+        let mut retried = caller.retried;
         loop {
             match node.leader(shard_id) {
                 Some(leader) if leader == node.id() => {
@@ -249,13 +251,17 @@ impl Service {
                         }
                     }
                 }
+                // The outcome is not known, and it is not for this node to find out.
+                _ if caller.forwarded && retried => return Err(super::send::unsure()),
                 _ if caller.forwarded => return Err(super::send::not_leader()),
                 Some(leader) => {
                     let ttl = deadline.saturating_duration_since(Instant::now());
                     let bytes = Bytes::from(request.encode_to_vec());
-                    match node.forward(leader, rpc, shard_id, Some(caller.to_wire()), bytes, ttl).await {
+                    let asking = wire::Caller { retried, ..caller.to_wire() };
+                    match node.forward(leader, rpc, shard_id, Some(asking), bytes, ttl).await {
                         Ok(responses) => return responses.into_iter().next().map(At::There).ok_or_else(undecodable),
-                        Err(ForwardError::NotLeader) => {}
+                        Err(ForwardError::NotLeader { unsure }) => retried |= unsure,
+                        Err(ForwardError::Peer(PeerError::Overloaded | PeerError::NotConnected)) => {}
                         Err(ForwardError::Peer(_)) => retried = true,
                     }
                 }

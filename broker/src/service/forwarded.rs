@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_proto::{
     peer::{ForwardRequest, ForwardResponse},
-    rocketmq::Code,
+    rocketmq::{Code, Status},
 };
 use futures::{FutureExt, future::BoxFuture};
 use prost::Message;
@@ -25,13 +25,14 @@ impl Service {
         let caller = caller_of(&request);
         let shard = (request.shard != 0).then_some(request.shard);
         if shard.is_some_and(|shard| !self.node().leads(shard)) {
-            return ForwardResponse { responses: Vec::new(), not_leader: true };
+            return not_leader();
         }
         match request.rpc.as_str() {
             "SendMessage" => match decode(request.request) {
                 Some(message) => match self.try_send(&caller, message, shard).await {
                     Ok(response) => one(&response),
                     Err(refused) if refused == super::send::not_leader() => not_leader(),
+                    Err(refused) if refused == super::send::unsure() => unsure(),
                     Err(refused) => one(&flotilla_proto::rocketmq::SendMessageResponse {
                         status: refused.status(),
                         entries: Vec::new(),
@@ -48,15 +49,25 @@ impl Service {
                 None => malformed(),
             },
             "AckMessage" => match decode(request.request) {
-                Some(message) => one(&self.ack_message(&caller, message).await),
+                Some(message) => {
+                    let response = self.ack_message(&caller, message).await;
+                    let status = response.entries.first().and_then(|entry| entry.status.clone());
+                    moved(&status).unwrap_or_else(|| one(&response))
+                }
                 None => malformed(),
             },
             "ChangeInvisibleDuration" => match decode(request.request) {
-                Some(message) => one(&self.change_invisible_duration(&caller, message).await),
+                Some(message) => {
+                    let response = self.change_invisible_duration(&caller, message).await;
+                    moved(&response.status).unwrap_or_else(|| one(&response))
+                }
                 None => malformed(),
             },
             "ForwardMessageToDeadLetterQueue" => match decode(request.request) {
-                Some(message) => one(&self.forward_message_to_dead_letter_queue(&caller, message).await),
+                Some(message) => {
+                    let response = self.forward_message_to_dead_letter_queue(&caller, message).await;
+                    moved(&response.status).unwrap_or_else(|| one(&response))
+                }
                 None => malformed(),
             },
             // A newer node asks for something this release does not know.
@@ -75,6 +86,7 @@ fn caller_of(request: &ForwardRequest) -> Caller {
         remote_host: caller.remote_host,
         deadline: Some(Duration::from_millis(request.deadline_ms)),
         forwarded: true,
+        retried: caller.retried,
     }
 }
 
@@ -83,16 +95,32 @@ fn decode<M: Message + Default>(bytes: Bytes) -> Option<M> {
 }
 
 fn one(response: &impl Message) -> ForwardResponse {
-    ForwardResponse { responses: vec![response.encode_to_vec().into()], not_leader: false }
+    ForwardResponse { responses: vec![response.encode_to_vec().into()], ..Default::default() }
 }
 
 fn many<M: Message>(responses: &[M]) -> ForwardResponse {
     let responses = responses.iter().map(|response| response.encode_to_vec().into()).collect();
-    ForwardResponse { responses, not_leader: false }
+    ForwardResponse { responses, ..Default::default() }
 }
 
 fn not_leader() -> ForwardResponse {
-    ForwardResponse { responses: Vec::new(), not_leader: true }
+    ForwardResponse { not_leader: true, ..Default::default() }
+}
+
+/// The answer to the other node, not to the client, if the shard has moved.
+fn moved(status: &Option<Status>) -> Option<ForwardResponse> {
+    if *status == super::send::not_leader().status() {
+        Some(not_leader())
+    } else if *status == super::send::unsure().status() {
+        Some(unsure())
+    } else {
+        None
+    }
+}
+
+/// The shard has another leader by now, and what this one began may still take effect.
+fn unsure() -> ForwardResponse {
+    ForwardResponse { not_leader: true, unsure: true, ..Default::default() }
 }
 
 /// No response at all: the asking node reports it as an internal error.

@@ -231,7 +231,7 @@ impl Service {
         let ttl = rest + REPLY_MARGIN;
         match node.forward(to, "ReceiveMessage", shard, Some(caller.to_wire()), bytes, ttl).await {
             Ok(responses) => responses.into_iter().map(|bytes| ReceiveMessageResponse::decode(bytes).ok()).collect(),
-            Err(ForwardError::NotLeader | ForwardError::Peer(_)) => None,
+            Err(ForwardError::NotLeader { .. } | ForwardError::Peer(_)) => None,
         }
     }
 

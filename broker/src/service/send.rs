@@ -25,6 +25,7 @@ use super::{
 use crate::{
     limits::MAX_SEND_MESSAGES,
     node::{clients::client_hash, forward::ForwardError, proposer::SubmitError, shard::DataShard},
+    peer::PeerError,
 };
 
 const RETRY_AFTER: Duration = Duration::from_millis(30);
@@ -88,28 +89,41 @@ impl Service {
     ) -> Result<SendMessageResponse, Refused> {
         let deadline = Instant::now() + caller.patience();
         let seed = client_hash(&outgoing[0].message_id);
+        let mut unsure = false;
         loop {
             let last_refusal = match self.led_here(topic, pinned, seed) {
                 Some((queue, shard)) => {
                     if !self.node().store().log().has_room() {
                         return Err(SubmitError::NoRoom.into());
                     }
-                    let unsure = append_all(&shard, queue, &mut outgoing).await?;
+                    let maybe = append_all(&shard, queue, &mut outgoing).await?;
                     if outgoing.iter().all(|message| message.result.is_some()) {
                         return Ok(respond(outgoing));
                     }
-                    if unsure {
+                    if maybe {
+                        unsure = true;
                         pinned = Some(shard.id);
                     }
                     Refused::new(Code::HaNotAvailable, "the shard lost its leader; send again")
                 }
+                // The outcome is not known, and it is not for this node to find out.
+                None if caller.forwarded && unsure => return Err(self::unsure()),
                 None if caller.forwarded => return Err(not_leader()),
                 None => match self.leader_elsewhere(topic, pinned) {
                     Some((to, shard)) => {
                         let messages = original.clone().expect("kept for a request that may be forwarded");
                         match self.send_there(caller, to, shard, messages, deadline).await? {
-                            Some(response) => return Ok(response),
-                            None => Refused::new(Code::HaNotAvailable, "the queue's leader is changing; send again"),
+                            There::Answered(response) => return Ok(response),
+                            There::NotLeader => {
+                                Refused::new(Code::HaNotAvailable, "the queue's leader is changing; send again")
+                            }
+                            There::Unsure => {
+                                pinned = Some(shard);
+                                Refused::new(
+                                    Code::ProxyTimeout,
+                                    "the queue's leader did not answer; send again with the same message id",
+                                )
+                            }
                         }
                     }
                     None => Refused::new(
@@ -153,7 +167,6 @@ impl Service {
         candidates.get(self.next_turn() % candidates.len().max(1)).copied()
     }
 
-    /// Nothing if the other node did nothing; an error if what it did is unknown.
     async fn send_there(
         &self,
         caller: &Caller,
@@ -161,21 +174,34 @@ impl Service {
         shard: u32,
         messages: Vec<Message>,
         deadline: Instant,
-    ) -> Result<Option<SendMessageResponse>, Refused> {
+    ) -> Result<There, Refused> {
         let request = Bytes::from(SendMessageRequest { messages }.encode_to_vec());
         let ttl = deadline.saturating_duration_since(Instant::now());
         match self.node().forward(to, "SendMessage", shard, Some(caller.to_wire()), request, ttl).await {
             Ok(responses) => match responses.into_iter().next().map(SendMessageResponse::decode) {
-                Some(Ok(response)) => Ok(Some(response)),
+                Some(Ok(response)) => Ok(There::Answered(response)),
                 _ => Err(Refused::new(Code::InternalServerError, "the leader's answer does not decode")),
             },
-            Err(ForwardError::NotLeader) => Ok(None),
-            Err(ForwardError::Peer(error)) => Err(Refused::new(
-                Code::ProxyTimeout,
-                format!("the queue's leader did not answer ({error}); send again with the same message id"),
-            )),
+            Err(ForwardError::NotLeader { unsure: false } | ForwardError::Peer(PeerError::Overloaded | PeerError::NotConnected)) => {
+                Ok(There::NotLeader)
+            }
+            Err(ForwardError::NotLeader { unsure: true } | ForwardError::Peer(_)) => Ok(There::Unsure),
         }
     }
+}
+
+/// What became of a send on another node.
+enum There {
+    Answered(SendMessageResponse),
+    /// Nothing was done.
+    NotLeader,
+    /// Perhaps something was: only the same shard can tell.
+    Unsure,
+}
+
+/// A forwarded request that began here and may still take effect; the shard has another leader now.
+pub(super) fn unsure() -> Refused {
+    Refused::new(Code::HaNotAvailable, "this node lost the shard in the middle of the request")
 }
 
 /// A forwarded request that found no leader here.

@@ -13,7 +13,7 @@ use tonic::{Streaming, transport::Endpoint};
 use tracing::{debug, info};
 
 use crate::peer::{
-    Body, HelloSource, PROTOCOL_VERSION,
+    Body, HelloSource, PROTOCOL_VERSION, PeerError,
     calls::{Budgets, Calls, Outgoing},
     limits,
 };
@@ -55,7 +55,7 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.task.abort();
-        self.calls.close();
+        self.calls.close(PeerError::Unreachable);
     }
 }
 
@@ -93,7 +93,7 @@ impl Line {
             let known_alive = queue.is_some();
             let mut greeted = false;
             let Err(broken) = self.connect(queue.take(), &mut greeted).await;
-            self.calls.close();
+            self.calls.close(if greeted { PeerError::Unreachable } else { PeerError::NotConnected });
             if greeted {
                 info!(node = self.node, address = self.address, %broken, "connection to a node is lost");
                 // It lived a moment ago: calls may wait for the next attempt.

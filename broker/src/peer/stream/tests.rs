@@ -226,7 +226,7 @@ async fn the_peers_death_fails_what_is_under_way_and_its_return_is_found() {
         timeout(TTL, pending).await.unwrap().unwrap(),
         Err(PeerError::Unreachable)
     );
-    until(&transport, 2, |answer| *answer == Err(PeerError::Unreachable)).await;
+    until(&transport, 2, |answer| *answer == Err(PeerError::NotConnected)).await;
     let served = Served::on(address, 2, handler);
     until(&transport, 2, Result::is_ok).await;
     served.stop().await;
@@ -236,12 +236,12 @@ async fn the_peers_death_fails_what_is_under_way_and_its_return_is_found() {
 async fn calls_to_a_node_known_to_be_dead_fail_at_once() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let transport = transport(&[(2, address)]);
-    until(&transport, 2, |answer| *answer == Err(PeerError::Unreachable)).await;
+    until(&transport, 2, |answer| *answer == Err(PeerError::NotConnected)).await;
     let started = Instant::now();
     for _ in 0..100 {
         assert_eq!(
             transport.call(2, status(), TTL).await,
-            Err(PeerError::Unreachable)
+            Err(PeerError::NotConnected)
         );
     }
     assert!(
@@ -257,7 +257,7 @@ async fn a_peer_that_accepts_and_says_nothing_is_unreachable() {
     let transport = transport(&[(2, listener.local_addr().unwrap())]);
     assert_eq!(
         transport.call(2, status(), TTL).await,
-        Err(PeerError::Unreachable)
+        Err(PeerError::NotConnected)
     );
 }
 
@@ -266,7 +266,7 @@ async fn another_nodes_address_is_not_talked_to() {
     let handler = Recorder::new(0);
     let served = Served::start(3, handler.clone());
     let transport = transport(&[(2, served.address)]);
-    assert_eq!(transport.call(2, raft(5), TTL).await, Err(PeerError::Unreachable));
+    assert_eq!(transport.call(2, raft(5), TTL).await, Err(PeerError::NotConnected));
     assert!(handler.arrived().is_empty());
     served.stop().await;
 }
@@ -276,11 +276,11 @@ async fn unknown_nodes_and_oneself_are_unreachable() {
     let transport = transport(&[(1, "127.0.0.1:1".parse().unwrap())]);
     assert_eq!(
         transport.call(1, status(), TTL).await,
-        Err(PeerError::Unreachable)
+        Err(PeerError::NotConnected)
     );
     assert_eq!(
         transport.call(9, status(), TTL).await,
-        Err(PeerError::Unreachable)
+        Err(PeerError::NotConnected)
     );
 }
 
@@ -298,7 +298,7 @@ async fn a_node_that_moved_is_found_at_its_new_address() {
     transport.set_peers(BTreeMap::new());
     assert_eq!(
         transport.call(2, status(), TTL).await,
-        Err(PeerError::Unreachable)
+        Err(PeerError::NotConnected)
     );
     new.stop().await;
 }
