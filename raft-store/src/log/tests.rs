@@ -4,6 +4,7 @@ mod behaviour;
 mod crash;
 mod faults;
 mod flips;
+mod golden;
 mod model;
 mod random;
 mod room;

@@ -287,7 +287,7 @@ fn imported_is_there(log: &NodeLog, model: &Model) -> bool {
             .imported
             .range(..purged)
             .all(|(&index, record)| match log.read_record(id, index) {
-                Ok(found) => &found == record || recycled,
+                Ok(found) => found == *record || recycled,
                 Err(ReadError::NotFound { .. }) => recycled,
                 Err(e) => panic!("imported entry {index} of shard {id}: {e}"),
             })
