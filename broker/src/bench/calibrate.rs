@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -18,6 +18,7 @@ use super::session::{self, Verify};
 
 /// Block sizes of the sync loop: a small batch and a large one.
 const BLOCKS: [usize; 2] = [4 << 10, 256 << 10];
+/// Longest time for one block size.
 const SYNC_LOOP: Duration = Duration::from_secs(2);
 
 /// What the no-op server reached.
@@ -77,17 +78,17 @@ pub(super) async fn noop(plan: &Plan, queues: u32) -> Result<NoopFigures, BenchE
     })
 }
 
-/// Writes and syncs blocks one after the other in a file in `folder`.
+/// Writes and syncs blocks one after the other in a file in `folder`, for `patience` with each size at most.
 ///
 /// # Errors
 /// If the file cannot be written there.
-pub(super) async fn sync_loop(folder: &Path) -> Result<Vec<SyncFigures>, BenchError> {
+pub(super) async fn sync_loop(folder: &Path, patience: Duration) -> Result<Vec<SyncFigures>, BenchError> {
     let path = folder.join(format!("flotilla-bench-{}.tmp", std::process::id()));
-    let result = tokio::task::spawn_blocking(move || measure_syncs(path)).await;
+    let result = tokio::task::spawn_blocking(move || measure_syncs(&path, patience.min(SYNC_LOOP))).await;
     result.expect("the sync loop does not panic")
 }
 
-fn measure_syncs(path: PathBuf) -> Result<Vec<SyncFigures>, BenchError> {
+fn measure_syncs(path: &Path, time: Duration) -> Result<Vec<SyncFigures>, BenchError> {
     let what = format!(
         "the sync loop in {} (choose another folder with --calibrate-dir)",
         path.display()
@@ -97,13 +98,16 @@ fn measure_syncs(path: PathBuf) -> Result<Vec<SyncFigures>, BenchError> {
             .write(true)
             .create(true)
             .truncate(true)
-            .open(&path)?;
+            .open(path)?;
         prewrite(&file)?;
-        BLOCKS.iter().map(|&block| measure_block(&file, block)).collect()
+        BLOCKS
+            .iter()
+            .map(|&block| measure_block(&file, block, time))
+            .collect()
     };
     let result: std::io::Result<Vec<SyncFigures>> = measure();
     // A file that could not be opened cannot be removed either.
-    let _ = std::fs::remove_file(&path);
+    let _ = std::fs::remove_file(path);
     result.map_err(BenchError::io(what))
 }
 
@@ -116,11 +120,11 @@ fn prewrite(file: &File) -> std::io::Result<()> {
     file.sync_all()
 }
 
-fn measure_block(file: &File, block: usize) -> std::io::Result<SyncFigures> {
+fn measure_block(file: &File, block: usize, time: Duration) -> std::io::Result<SyncFigures> {
     let data = vec![0x5a; block];
     let mut times_us = Vec::new();
     let began = Instant::now();
-    while began.elapsed() < SYNC_LOOP {
+    while times_us.is_empty() || began.elapsed() < time {
         let at = times_us.len() * block % SYNC_FILE;
         let one = Instant::now();
         file.write_all_at(&data, at as u64)?;

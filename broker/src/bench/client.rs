@@ -26,6 +26,8 @@ pub(super) type Client = MessagingServiceClient<Channel>;
 
 /// A route is asked for at most this often, however many sends fail.
 const REFRESH_PAUSE: Duration = Duration::from_millis(100);
+/// Routes are asked for again after that time even if nothing fails.
+const ROUTE_LIFETIME: Duration = Duration::from_secs(30);
 /// One node may take this long to tell a route; then the next one is asked.
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A cluster may take this long to come up, or to create a topic.
@@ -120,6 +122,15 @@ pub(super) struct Route {
     pub writable: Vec<Queue>,
     pub readable: Vec<Queue>,
     fetched: Instant,
+}
+
+/// Keeps routes fresh until it is dropped.
+pub(super) struct Refreshing(tokio::task::JoinHandle<()>);
+
+impl Drop for Refreshing {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A cluster as its clients see it.
@@ -228,6 +239,22 @@ impl Cluster {
             }
             tokio::time::sleep(REFRESH_PAUSE).await;
         }
+    }
+
+    /// Asks for all routes again now and then, as SDKs do: queues move without anything failing.
+    /// Ends with what is returned.
+    pub(super) fn keep_fresh(self: &Arc<Self>, topics: Arc<[String]>) -> Refreshing {
+        let cluster = self.clone();
+        Refreshing(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(ROUTE_LIFETIME).await;
+                for topic in topics.iter() {
+                    let used = cluster.known_route(topic);
+                    // A failed refresh leaves the old route, which may still be good.
+                    let _ = cluster.refresh(topic, used.as_ref()).await;
+                }
+            }
+        }))
     }
 
     async fn fetch_route(&self, topic: &str) -> Result<Route, Failure> {

@@ -173,7 +173,8 @@ impl Consumers {
         let route = self.cluster.route(topic).await?;
         let result = self.receive(lane, place, &route, patience).await;
         if let Err(failure) = &result {
-            self.recorder.failed(&format!("receive: {}", failure.what));
+            self.recorder
+                .failed(&format!("receive: {}", failure.what), &failure.message);
             // A failed refresh leaves the old route: the next receive says what is wrong.
             let _ = self.cluster.refresh(topic, Some(&route)).await;
         }
@@ -312,7 +313,8 @@ impl Consumers {
                 Ok(answer) => Failure::of_status(answer.get_ref().status.as_ref()),
                 Err(status) => Failure::from(status),
             };
-            self.recorder.failed(&format!("acknowledge: {}", failure.what));
+            self.recorder
+                .failed(&format!("acknowledge: {}", failure.what), &failure.message);
             if failure.permanent || failure.what == mq::Code::MultipleResults.as_str_name() {
                 return;
             }

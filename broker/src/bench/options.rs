@@ -302,7 +302,11 @@ impl Plan {
         plan.target.tls = false;
         plan.target.topics = 1;
         plan.target.duration = self.target.calibrate_for;
-        plan.target.warmup = self.target.calibrate_for / 5;
+        // What was filled in is soon consumed: every batch counts.
+        plan.target.warmup = match mode {
+            Mode::Consume => Duration::ZERO,
+            Mode::Produce | Mode::Both => self.target.calibrate_for / 5,
+        };
         plan.target.no_calibrate = true;
         plan.produce.rate = Rate::Max;
         plan.consume.groups = 1;

@@ -104,7 +104,8 @@ impl Producers {
             let Err(failure) = result else {
                 return (Outcome::Acknowledged, tries);
             };
-            self.recorder.failed_try(Instant::now(), &failure.what);
+            self.recorder
+                .failed_try(Instant::now(), &failure.what, &failure.message);
             certain &= failure.certain;
             if failure.permanent || began.elapsed() >= self.options.give_up {
                 return (

@@ -47,7 +47,7 @@ impl Progress {
                 (totals.1 - last.1.1) as f64 / seconds,
             );
             last = (now, totals);
-            let failed: u64 = recorder.failures().values().sum();
+            let failed: u64 = recorder.failures().values().map(|failure| failure.count).sum();
             let elapsed = now.saturating_duration_since(recorder.start);
             let text = format!(
                 "{:>4} s  sent {sent:>8.0}/s  received {received:>8.0}/s  send p99 {:.1} ms  failures {failed}",

@@ -67,6 +67,14 @@ pub(super) struct Gap {
     pub length_ms: f64,
 }
 
+/// One kind of failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct FailureCount {
+    pub count: u64,
+    /// What the first one said.
+    pub example: String,
+}
+
 /// One second of the measured window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Second {
@@ -102,7 +110,7 @@ pub(super) struct Recorder {
     last_success_ns: AtomicU64,
     longest_gap_ns: AtomicU64,
     gaps: Mutex<Vec<Gap>>,
-    failures: Mutex<BTreeMap<String, u64>>,
+    failures: Mutex<BTreeMap<String, FailureCount>>,
     first_receive: Mutex<Option<(Instant, Instant)>>,
 }
 
@@ -178,20 +186,26 @@ impl Recorder {
     }
 
     /// One try of a send did not succeed.
-    pub(super) fn failed_try(&self, now: Instant, why: &str) {
+    pub(super) fn failed_try(&self, now: Instant, why: &str, message: &str) {
         if let Some(cell) = self.cell(now) {
             cell.failed.fetch_add(1, Ordering::Relaxed);
         }
-        self.failed(why);
+        self.failed(why, message);
     }
 
     /// Something else did not succeed: a receive, an acknowledgement.
-    pub(super) fn failed(&self, why: &str) {
+    pub(super) fn failed(&self, why: &str, message: &str) {
         let mut failures = locked(&self.failures);
         match failures.get_mut(why) {
-            Some(count) => *count += 1,
+            Some(failure) => failure.count += 1,
             None => {
-                failures.insert(why.to_owned(), 1);
+                failures.insert(
+                    why.to_owned(),
+                    FailureCount {
+                        count: 1,
+                        example: message.to_owned(),
+                    },
+                );
             }
         }
     }
@@ -266,7 +280,7 @@ impl Recorder {
         locked(&self.first_receive).map(|(first, last)| last - first)
     }
 
-    pub(super) fn failures(&self) -> BTreeMap<String, u64> {
+    pub(super) fn failures(&self) -> BTreeMap<String, FailureCount> {
         locked(&self.failures).clone()
     }
 
@@ -352,11 +366,17 @@ mod tests {
         let start = Instant::now();
         let recorder = Recorder::new(start, 2000 * MS, None);
         recorder.sent(0, start, start + 500 * MS, 1);
-        recorder.failed_try(start + 3100 * MS, "UNAVAILABLE");
+        recorder.failed_try(start + 3100 * MS, "UNAVAILABLE", "gone");
         let timeline = recorder.timeline();
         assert_eq!(timeline.len(), 4);
         assert_eq!((timeline[0].sent, timeline[3].failed_tries), (1, 1));
         assert_eq!(timeline[0].max_latency_ms, 500.0);
-        assert_eq!(recorder.failures().get("UNAVAILABLE"), Some(&1));
+        assert_eq!(
+            recorder.failures()["UNAVAILABLE"],
+            FailureCount {
+                count: 1,
+                example: "gone".to_owned()
+            }
+        );
     }
 }

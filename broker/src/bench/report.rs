@@ -10,7 +10,7 @@ use super::ledger::Verdict;
 use super::limits::MAX_EXAMPLES;
 use super::nodes::{Cost, Nodes};
 use super::options::{Mode, Plan, Rate};
-use super::recorder::{Gap, LatencySummary, Second};
+use super::recorder::{FailureCount, Gap, LatencySummary, Second};
 use super::schedule::Arrivals;
 use super::session::Loaded;
 use super::tally::Counts;
@@ -28,7 +28,7 @@ pub(super) struct Report {
     pub receiving: Option<Receiving>,
     pub verification: Option<Verification>,
     pub consumed: Option<Counts>,
-    pub failures: BTreeMap<String, u64>,
+    pub failures: BTreeMap<String, FailureCount>,
     pub cost: Cost,
     pub calibration: Option<Calibration>,
     pub timeline: Vec<Second>,
@@ -203,8 +203,8 @@ impl Report {
         }
         self.write_ceiling(out)?;
         self.write_cost(out)?;
-        for (what, count) in &self.failures {
-            writeln!(out, "  failures     {count:>10} {what}")?;
+        for (what, FailureCount { count, example }) in &self.failures {
+            writeln!(out, "  failures     {count:>10} {what} {example}")?;
         }
         self.write_verdict(out)
     }

@@ -90,7 +90,7 @@ pub(super) async fn run(plan: &Plan) -> Result<Report, BenchError> {
         None => None,
         Some(noop_before) => {
             let noop_after = calibrate::noop(plan, queues).await?;
-            let disk = calibrate::sync_loop(&plan.target.calibrate_dir).await?;
+            let disk = calibrate::sync_loop(&plan.target.calibrate_dir, plan.target.calibrate_for).await?;
             let noop_messages_per_second =
                 (noop_before.messages_per_second + noop_after.messages_per_second) / 2.0;
             Some(Calibration {
@@ -135,6 +135,7 @@ pub(super) async fn load(
     for topic in topics.iter() {
         queues += cluster.await_route(topic).await?.readable.len();
     }
+    let _fresh = cluster.keep_fresh(topics.clone());
     let preparation = Preparation {
         plan,
         nodes,

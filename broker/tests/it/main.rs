@@ -1,6 +1,8 @@
 //! The service of one and of three nodes, driven through its functions: everything but
 //! sockets. Disk and state engine are the simulator's, with its crashes.
 
+#[cfg(feature = "server")]
+mod bench;
 mod cluster;
 mod failover;
 mod one_node;
