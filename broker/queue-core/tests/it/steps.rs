@@ -11,7 +11,7 @@ use queue_core::{Context, Position, limits::DEDUP_WINDOW_MS};
 use crate::{
     model::Model,
     support::{
-        DLQ, Q, Q_OTHER, Q_TWIN, START_MS, append, command, configure, copy_forward, release, tick, trim,
+        DLQ, G, Q, Q_OTHER, Q_TWIN, START_MS, append, command, configure, copy_forward, release, tick, trim,
     },
 };
 
@@ -200,7 +200,7 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
 }
 
 fn queue() -> impl Strategy<Value = u64> {
-    prop_oneof![6 => Just(Q), 1 => Just(Q_TWIN), 1 => Just(Q_OTHER), 2 => Just(DLQ)]
+    prop_oneof![10 => Just(Q), 1 => Just(Q_TWIN), 1 => Just(Q_OTHER), 2 => Just(DLQ)]
 }
 
 fn group() -> impl Strategy<Value = u32> {
@@ -232,7 +232,7 @@ fn subscribe() -> impl Strategy<Value = Act> {
             })
         }),
     ];
-    (group(), queue(), start_at, 0..4u32, rule, dead_letter_queue).prop_map(
+    (group(), queue(), start_at, 0..6u32, rule, dead_letter_queue).prop_map(
         |(group, queue, start_at, max_attempts, backoff, dead_letter_queue)| {
             Act::Subscribe(Subscribe {
                 group,
@@ -302,14 +302,14 @@ fn released() -> impl Strategy<Value = Act> {
 fn what() -> impl Strategy<Value = Act> {
     let picks = prop::collection::vec((0..9usize, prop::bool::weighted(0.2)), 0..4);
     prop_oneof![
-        12 => (queue(), 0..40u8).prop_map(|(queue, id)| Act::Append { queue, id }),
-        3 => subscribe(),
-        10 => deliver(),
-        5 => (group(), queue(), picks).prop_map(|(group, queue, picks)| Act::Ack { group, queue, picks }),
-        6 => released(),
-        6 => (0..6u32).prop_map(|limit| Act::Tick { limit }),
-        2 => (queue(), 0..12u64, 0..6u32).prop_map(|(queue, first, limit)| Act::Trim { queue, first, limit }),
-        2 => (queue(), 0..9u64).prop_map(|(queue, offset)| Act::CopyForward { queue, offset }),
+        24 => (queue(), any::<u8>()).prop_map(|(queue, id)| Act::Append { queue, id }),
+        5 => subscribe(),
+        24 => deliver(),
+        8 => (group(), queue(), picks).prop_map(|(group, queue, picks)| Act::Ack { group, queue, picks }),
+        12 => released(),
+        14 => (0..6u32).prop_map(|limit| Act::Tick { limit }),
+        3 => (queue(), 0..12u64, 0..6u32).prop_map(|(queue, first, limit)| Act::Trim { queue, first, limit }),
+        4 => (queue(), 0..9u64).prop_map(|(queue, offset)| Act::CopyForward { queue, offset }),
         1 => (queue(), 0..9u32).prop_map(|(queue, limit)| Act::DropQueue { queue, limit }),
         1 => (group(), 0..6u32).prop_map(|(group, limit)| Act::DropGroup { group, limit }),
         1 => Just(Act::Nothing),
@@ -330,7 +330,21 @@ fn step() -> impl Strategy<Value = Step> {
     })
 }
 
-/// Up to `most` steps.
+/// Up to `most` steps. The first one often is a subscription where most happens.
 pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(), 1..=most)
+    let started = (subscribe(), prop::bool::weighted(0.8));
+    (started, prop::collection::vec(step(), 1..most)).prop_map(|((mut what, started), mut steps)| {
+        if let (Act::Subscribe(subscribe), true) = (&mut what, started) {
+            (subscribe.group, subscribe.queue) = (G, Q);
+            steps.insert(
+                0,
+                Step {
+                    same_entry: false,
+                    clock_ms: 0,
+                    what,
+                },
+            );
+        }
+        steps
+    })
 }
