@@ -29,6 +29,7 @@ mod segment;
 mod shared;
 mod sidecar;
 mod space;
+mod verify;
 mod writer;
 mod written;
 
@@ -266,6 +267,12 @@ impl NodeLog {
     /// All segments, oldest first.
     pub fn segments(&self) -> Vec<SegmentView> {
         self.shared.segments()
+    }
+
+    /// Reads every entry of a segment, imported ones too; returns the first corrupt one of each shard. Blocks for as
+    /// long as it takes to read a segment.
+    pub fn verify(&self, sequence: u64) -> Result<BTreeMap<u32, u64>, ReadError> {
+        self.shared.verify(sequence)
     }
 
     /// The purge points that recycling the closed segments up to `sequence` needs: each shard's last entry in them.

@@ -109,7 +109,8 @@ pub struct RecordHead {
 }
 
 impl RecordHead {
-    /// Reads the head at the start of `bytes`, which may go on after the record. Checks that every field is possible, before anything is allocated; does not check the checksum.
+    /// Reads the head at the start of `bytes`, which may go on after the record. Checks that every field is possible,
+    /// before anything is allocated; does not check the checksum.
     pub fn parse(bytes: &[u8]) -> Result<RecordHead, Corrupt> {
         let Some(head) = bytes.first_chunk::<RECORD_HEAD_BYTES>() else {
             return Err(Corrupt("shorter than a record's head"));

@@ -67,7 +67,7 @@ impl Extent {
     }
 
     /// The spot of up to `limit` entries from `index` on.
-    fn spot(&self, index: u64, limit: u64) -> Spot {
+    pub(super) fn spot(&self, index: u64, limit: u64) -> Spot {
         let skip = index - self.first;
         let count = limit.min(self.count - skip);
         match &self.table {

@@ -148,7 +148,13 @@ impl Shared {
     }
 
     /// Reads the entries of a spot from the disk: as many as make `max_bytes`, and at least one.
-    fn fetch(&self, shard: u32, first: u64, spot: &Spot, max_bytes: usize) -> Result<Vec<Bytes>, ReadError> {
+    pub(super) fn fetch(
+        &self,
+        shard: u32,
+        first: u64,
+        spot: &Spot,
+        max_bytes: usize,
+    ) -> Result<Vec<Bytes>, ReadError> {
         let positions = self.positions(shard, first, spot)?;
         let trouble = match self.load(shard, first, spot.segment(), &positions, max_bytes) {
             Ok(records) => return Ok(records),

@@ -1,5 +1,7 @@
 //! One bit is wrong, anywhere in any file.
 
+use std::collections::BTreeMap;
+
 use super::model::History;
 use super::model::Op;
 use super::model::SHARDS;
@@ -135,4 +137,36 @@ async fn sidecars_that_are_gone_are_made_again() {
             .collect::<Vec<_>>(),
         sidecars
     );
+}
+
+#[tokio::test]
+async fn corrupt_entries_are_found_by_looking_for_them() {
+    let (sim, _) = closed_log().await;
+    let log = NodeLog::open(sim.mount(), options()).await.unwrap();
+    let segments = log.segments();
+    for segment in &segments {
+        assert_eq!(log.verify(segment.sequence).unwrap(), BTreeMap::new());
+    }
+    drop(log);
+    let victim = segments
+        .iter()
+        .find(|segment| segment.shards.len() > 1)
+        .expect("a segment of several shards");
+    let name = format!("log/{:08}.seg", victim.sequence);
+    let bytes = sim.read_file(&name).unwrap();
+    // The payload of an entry says what it is; break the first one in the segment.
+    let at = bytes
+        .windows(6)
+        .position(|window| window == b"shard ")
+        .expect("an entry");
+    let text = String::from_utf8_lossy(&bytes[at..at + 40]).into_owned();
+    let shard: u32 = text[6..7].parse().unwrap();
+    sim.flip_bit(&name, at as u64, 3);
+    let log = NodeLog::open(sim.mount(), options()).await.unwrap();
+    let corrupt = log.verify(victim.sequence).unwrap();
+    assert_eq!(corrupt.keys().copied().collect::<Vec<_>>(), [shard], "{text}");
+    assert!(matches!(
+        log.read_record(shard, corrupt[&shard]),
+        Err(ReadError::Corrupt { .. })
+    ));
 }

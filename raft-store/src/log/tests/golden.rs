@@ -22,7 +22,12 @@ use crate::record::Record;
 
 fn golden_options() -> LogOptions {
     let directory = 0x0123_4567_89ab_cdef;
-    LogOptions { segment_bytes: 4 << 10, cache_bytes: 0, keep_free_bytes: 0, ..LogOptions::new(directory) }
+    LogOptions {
+        segment_bytes: 4 << 10,
+        cache_bytes: 0,
+        keep_free_bytes: 0,
+        ..LogOptions::new(directory)
+    }
 }
 
 fn golden(version: u32) -> PathBuf {
@@ -35,14 +40,27 @@ fn membership() -> Bytes {
 
 /// Something of every kind of record, in several segments.
 async fn write(log: &NodeLog) {
-    log.save_vote(1, Bytes::from_static(b"vote of shard 1")).await.unwrap();
+    log.save_vote(1, Bytes::from_static(b"vote of shard 1"))
+        .await
+        .unwrap();
     for index in 0..20 {
-        log.append(1, vec![entry(1, id(1 + index / 10, index), 100 * (index as usize % 4))], |_| ()).unwrap();
+        log.append(
+            1,
+            vec![entry(1, id(1 + index / 10, index), 100 * (index as usize % 4))],
+            |_| (),
+        )
+        .unwrap();
     }
     log.truncate_after(1, Some(id(2, 17))).await.unwrap();
-    log.append(1, vec![entry(1, id(4, 18), 10), entry(1, id(4, 19), 1500)], |_| ()).unwrap();
+    log.append(
+        1,
+        vec![entry(1, id(4, 18), 10), entry(1, id(4, 19), 1500)],
+        |_| (),
+    )
+    .unwrap();
     log.purge(1, id(1, 2)).await.unwrap();
-    log.append(2, vec![membership(), entry(2, id(3, 1), 0)], |_| ()).unwrap();
+    log.append(2, vec![membership(), entry(2, id(3, 1), 0)], |_| ())
+        .unwrap();
     log.append(3, vec![entry(3, id(1, 0), 5)], |_| ()).unwrap();
     log.drop_shard(3).await.unwrap();
     log.append(4, vec![entry(4, id(1, 0), 5)], |_| ()).unwrap();
@@ -51,7 +69,9 @@ async fn write(log: &NodeLog) {
     log.import(5, imported).await.unwrap();
     log.purge(5, id(2, 8)).await.unwrap();
     log.append(5, vec![entry(5, id(2, 9), 1200)], |_| ()).unwrap();
-    log.save_vote(5, Bytes::from_static(b"vote of shard 5")).await.unwrap();
+    log.save_vote(5, Bytes::from_static(b"vote of shard 5"))
+        .await
+        .unwrap();
     log.save_committed(1, id(4, 18));
 }
 
@@ -64,7 +84,10 @@ fn check(log: &NodeLog) {
             vote: vote("vote of shard 1"),
             committed: Some(id(4, 18)),
         },
-        ShardState { last: Some(id(3, 1)), ..ShardState::default() },
+        ShardState {
+            last: Some(id(3, 1)),
+            ..ShardState::default()
+        },
         ShardState::default(),
         ShardState::default(),
         ShardState {
@@ -84,13 +107,19 @@ fn check(log: &NodeLog) {
     let last = [entry(1, id(4, 18), 10), entry(1, id(4, 19), 1500)];
     assert_eq!(log.read(1, 18, 20, usize::MAX).unwrap(), last);
     assert_eq!(log.log_id(1, 17).unwrap(), Some(id(2, 17)));
-    assert_eq!(log.read(2, 0, 2, usize::MAX).unwrap(), [membership(), entry(2, id(3, 1), 0)]);
+    assert_eq!(
+        log.read(2, 0, 2, usize::MAX).unwrap(),
+        [membership(), entry(2, id(3, 1), 0)]
+    );
     assert!(matches!(log.read_record(3, 0), Err(ReadError::NotFound { .. })));
     assert!(matches!(log.read_record(4, 0), Err(ReadError::NotFound { .. })));
     for index in 5..9 {
         assert_eq!(log.read_record(5, index).unwrap(), entry(5, id(2, index), 200));
     }
-    assert_eq!(log.read(5, 9, 10, usize::MAX).unwrap(), [entry(5, id(2, 9), 1200)]);
+    assert_eq!(
+        log.read(5, 9, 10, usize::MAX).unwrap(),
+        [entry(5, id(2, 9), 1200)]
+    );
 }
 
 #[tokio::test]
@@ -125,7 +154,11 @@ fn check_all_but_shard_2(log: &NodeLog) {
 #[ignore = "writes a new golden directory; run it by name, once per format version"]
 async fn write_the_golden_directory() {
     let path = golden(FORMAT_VERSION);
-    assert!(!path.exists(), "{} is there already and must stay as it is", path.display());
+    assert!(
+        !path.exists(),
+        "{} is there already and must stay as it is",
+        path.display()
+    );
     let disk = Arc::new(RealDisk::open(&path).unwrap());
     let log = NodeLog::open(disk, golden_options()).await.unwrap();
     write(&log).await;
