@@ -24,18 +24,18 @@ struct Book {
 struct Fate {
     tries: u32,
     stored_at: Option<i64>,
-    last_lease: Option<Lease>,
-    acked_at: Option<Duration>,
     maybe_acked: bool,
-    places: Vec<(i32, i64)>,
+    /// Where it was received from; more than one place if a repeated send stored a copy.
+    places: BTreeMap<(i32, i64), Lease>,
     deliveries: u32,
 }
 
+/// The last delivery from one place.
 struct Lease {
-    place: (i32, i64),
     attempt: i32,
     /// The lease cannot end before this.
     until: Duration,
+    acked_at: Option<Duration>,
 }
 
 /// Counts for the report.
@@ -87,11 +87,12 @@ impl Ledger {
         book.violations.extend(wrong);
     }
 
-    /// The service accepted an acknowledgement at `now`.
-    pub fn acked(&self, id: &str, now: Duration) {
+    /// The service accepted the acknowledgement of what came from a place, at `now`.
+    pub fn acked(&self, id: &str, place: (i32, i64), now: Duration) {
         let mut book = self.book();
         let fate = book.messages.get_mut(id).expect("received before");
-        fate.acked_at.get_or_insert(now);
+        let lease = fate.places.get_mut(&place).expect("received from there");
+        lease.acked_at.get_or_insert(now);
     }
 
     /// An acknowledgement may or may not have been carried out: the message may come again or not.
@@ -129,11 +130,11 @@ impl Ledger {
                 found.push(format!("P11: {id} was never acknowledged by a consumer"));
             }
             if let (Some(offset), false) = (fate.stored_at, fate.places.is_empty())
-                && !fate.places.iter().any(|(_, at)| *at == offset)
+                && !fate.places.keys().any(|(_, at)| *at == offset)
             {
                 found.push(format!(
                     "P8: {id} was acknowledged at offset {offset} and received at {:?}",
-                    fate.places
+                    fate.places.keys()
                 ));
             }
         }
@@ -160,7 +161,7 @@ impl Ledger {
 
 impl Fate {
     fn done(&self) -> bool {
-        self.acked_at.is_some() || self.maybe_acked
+        self.maybe_acked || self.places.values().any(|lease| lease.acked_at.is_some())
     }
 
     fn deliver(
@@ -172,39 +173,42 @@ impl Fate {
         wrong: &mut Vec<String>,
     ) {
         self.deliveries += 1;
-        if !self.places.contains(&place) {
-            self.places.push(place);
-            if self.places.len() > 1 && self.tries == 1 {
+        let last = self.places.remove(&place);
+        match &last {
+            None if !self.places.is_empty() && self.tries == 1 => {
+                let others: Vec<_> = self.places.keys().collect();
                 wrong.push(format!(
-                    "P7: {id} was sent once and is stored at {:?}",
-                    self.places
+                    "P7: {id} was sent once and is stored at {place:?} and {others:?}"
                 ));
+            }
+            None => {}
+            Some(last) => {
+                if now < last.until {
+                    wrong.push(format!(
+                        "P3: {id} came again at {now:?}, leased until {:?}",
+                        last.until
+                    ));
+                }
+                if attempt <= last.attempt {
+                    wrong.push(format!(
+                        "P4: {id} came with attempt {attempt} after {}",
+                        last.attempt
+                    ));
+                }
+                if last.acked_at.is_some_and(|acked| asked > acked) {
+                    wrong.push(format!("P4: {id} was acknowledged and came again"));
+                }
             }
         }
-        // Another copy has leases of its own.
-        let last = self.last_lease.take().filter(|lease| lease.place == place);
-        if let Some(last) = &last {
-            if now < last.until {
-                wrong.push(format!(
-                    "P3: {id} came again at {now:?}, leased until {:?}",
-                    last.until
-                ));
-            }
-            if attempt <= last.attempt {
-                wrong.push(format!(
-                    "P4: {id} came with attempt {attempt} after {}",
-                    last.attempt
-                ));
-            }
-            if self.acked_at.is_some_and(|acked| asked > acked) {
-                wrong.push(format!("P4: {id} was acknowledged and came again"));
-            }
-        }
-        self.last_lease = Some(Lease {
+        let acked_at = last.and_then(|last| last.acked_at);
+        self.places.insert(
             place,
-            attempt,
-            until: asked + invisible,
-        });
+            Lease {
+                attempt,
+                until: asked + invisible,
+                acked_at,
+            },
+        );
     }
 }
 
@@ -233,7 +237,7 @@ mod tests {
         sent(&ledger, "a", 7);
         assert!(!ledger.drained());
         delivered_at(&ledger, "a", (0, 7), 1, 1);
-        ledger.acked("a", S(2));
+        ledger.acked("a", (0, 7), S(2));
         assert!(ledger.drained());
         assert_eq!(ledger.verdict(), Vec::<String>::new());
     }
@@ -258,7 +262,7 @@ mod tests {
         sent(&ledger, "a", 7);
         delivered_at(&ledger, "a", (0, 7), 1, 1);
         delivered_at(&ledger, "a", (0, 7), 2, 10);
-        ledger.acked("a", S(11));
+        ledger.acked("a", (0, 7), S(11));
         assert_eq!(promise(&ledger), ["P3"]);
     }
 
@@ -268,7 +272,7 @@ mod tests {
         sent(&ledger, "a", 7);
         delivered_at(&ledger, "a", (0, 7), 1, 1);
         delivered_at(&ledger, "a", (0, 7), 2, 11);
-        ledger.acked("a", S(12));
+        ledger.acked("a", (0, 7), S(12));
         assert_eq!(promise(&ledger), Vec::<String>::new());
     }
 
@@ -277,7 +281,7 @@ mod tests {
         let ledger = Ledger::default();
         sent(&ledger, "a", 7);
         delivered_at(&ledger, "a", (0, 7), 1, 1);
-        ledger.acked("a", S(2));
+        ledger.acked("a", (0, 7), S(2));
         delivered_at(&ledger, "a", (0, 7), 1, 20);
         assert_eq!(promise(&ledger), ["P4", "P4"]);
     }
@@ -289,8 +293,8 @@ mod tests {
         sent(&ledger, "b", 8);
         delivered_at(&ledger, "a", (0, 7), 1, 1);
         delivered_at(&ledger, "b", (0, 7), 1, 1);
-        ledger.acked("a", S(2));
-        ledger.acked("b", S(2));
+        ledger.acked("a", (0, 7), S(2));
+        ledger.acked("b", (0, 7), S(2));
         assert_eq!(promise(&ledger), ["P8", "P8"]);
     }
 
@@ -303,7 +307,7 @@ mod tests {
         for (id, first, second) in [("a", 7, 17), ("b", 8, 18)] {
             delivered_at(&ledger, id, (0, first), 1, 1);
             delivered_at(&ledger, id, (0, second), 1, 1);
-            ledger.acked(id, S(2));
+            ledger.acked(id, (0, first), S(2));
         }
         assert_eq!(promise(&ledger), ["P7"]);
         assert_eq!(ledger.tally().twice, 2);

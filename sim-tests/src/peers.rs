@@ -119,7 +119,11 @@ impl Line {
         loop {
             let mut greeted = false;
             let Err(Broken) = self.connect(to, queue.take(), &mut greeted).await;
-            self.calls.close(if greeted { PeerError::Unreachable } else { PeerError::NotConnected });
+            self.calls.close(if greeted {
+                PeerError::Unreachable
+            } else {
+                PeerError::NotConnected
+            });
             if greeted {
                 queue = Some(self.calls.open());
                 backoff = limits::MIN_BACKOFF;

@@ -269,7 +269,7 @@ async fn acknowledge(client: &Client, mut node: u32, message: &Received, ledger:
         let answer = client.ack(node, message).await;
         debug!(at = ?now(), id = message.message_id, node, ?answer, "acknowledged");
         match answer {
-            Ok(()) => return ledger.acked(&message.message_id, now()),
+            Ok(()) => return ledger.acked(&message.message_id, (message.queue, message.offset), now()),
             Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
                 if unsure {
                     ledger.maybe_acked(&message.message_id);
