@@ -122,7 +122,7 @@ fn decide(node: &Node, answers: &BTreeMap<u32, StatusResponse>) -> Place {
 /// The decision itself, from what the peers answered.
 fn decide_place(me: &record::Node, start_list: Vec<u32>, answers: &BTreeMap<u32, StatusResponse>) -> Place {
     // A formed cluster knows best.
-    for (&via, answer) in answers.iter().filter(|(_, answer)| answer.cluster != 0) {
+    if let Some((&via, answer)) = answers.iter().find(|(_, answer)| answer.cluster != 0) {
         let nodes: BTreeMap<_, _> = answer.nodes.iter().map(|node| (node.id, node.clone())).collect();
         return match nodes.get(&me.id) {
             None => Place::Wait(format!("the cluster does not know node {}; joining comes later", me.id)),

@@ -159,13 +159,13 @@ fn has_control(text: &str) -> bool {
 }
 
 fn check_texts(properties: &SystemProperties) -> Result<(), Refused> {
-    if let Some(tag) = &properties.tag {
-        if tag.trim().is_empty() || tag.contains('|') || has_control(tag) {
-            return Err(Refused::new(
-                Code::IllegalMessageTag,
-                "a tag is not blank and contains neither '|' nor control characters",
-            ));
-        }
+    if let Some(tag) = &properties.tag
+        && (tag.trim().is_empty() || tag.contains('|') || has_control(tag))
+    {
+        return Err(Refused::new(
+            Code::IllegalMessageTag,
+            "a tag is not blank and contains neither '|' nor control characters",
+        ));
     }
     if properties.keys.iter().any(|key| key.trim().is_empty() || has_control(key)) {
         return Err(Refused::new(
@@ -173,13 +173,13 @@ fn check_texts(properties: &SystemProperties) -> Result<(), Refused> {
             "a key is not blank and contains no control characters",
         ));
     }
-    if let Some(group) = &properties.message_group {
-        if group.trim().is_empty() || group.len() >= MAX_MESSAGE_GROUP_BYTES || has_control(group) {
-            return Err(Refused::new(
-                Code::IllegalMessageGroup,
-                format!("a message group is not blank, shorter than {MAX_MESSAGE_GROUP_BYTES} bytes, without control characters"),
-            ));
-        }
+    if let Some(group) = &properties.message_group
+        && (group.trim().is_empty() || group.len() >= MAX_MESSAGE_GROUP_BYTES || has_control(group))
+    {
+        return Err(Refused::new(
+            Code::IllegalMessageGroup,
+            format!("a message group is not blank, shorter than {MAX_MESSAGE_GROUP_BYTES} bytes, without control characters"),
+        ));
     }
     Ok(())
 }

@@ -42,9 +42,12 @@ impl Machine for Keep {
     }
 }
 
+/// What a store stands on, and the directory that must outlive it, if it has one.
+type Ground = (Arc<dyn Disk>, Arc<dyn Engine>, Option<tempfile::TempDir>);
+
 /// Makes a fresh store for every test of the suite.
 struct Fresh {
-    make: fn() -> (Arc<dyn Disk>, Arc<dyn Engine>, Option<tempfile::TempDir>),
+    make: fn() -> Ground,
     /// Directories outlive the tests that may still write to them.
     directories: Mutex<Vec<tempfile::TempDir>>,
 }
@@ -77,7 +80,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Fresh {
     }
 }
 
-fn run(make: fn() -> (Arc<dyn Disk>, Arc<dyn Engine>, Option<tempfile::TempDir>)) {
+fn run(make: fn() -> Ground) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -132,13 +132,12 @@ pub(crate) fn append_to_proto(shard: u32, request: AppendRequest) -> peer::Appen
 
 pub(crate) fn append_from_proto(shard: u32, request: peer::AppendRequest) -> Result<AppendRequest, String> {
     let mut entries = Vec::with_capacity(request.records.len());
-    let mut next = request.previous.map_or(0, |id| id.index + 1);
-    for record in request.records {
+    let first = request.previous.map_or(0, |id| id.index + 1);
+    for (next, record) in (first..).zip(request.records) {
         let entry = Entry::from_record(shard, record, false).map_err(|e| e.to_string())?;
         if entry.id().index != next {
             return Err(format!("entry {} where {next} was due", entry.id().index));
         }
-        next += 1;
         entries.push(entry);
     }
     Ok(AppendRequest {

@@ -1,9 +1,10 @@
 //! Who leads, and what a leader may promise.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use raft_store::{BarrierError, ProposeError};
+use tokio::time::Instant;
 
 use crate::cluster::{Cluster, eventually, payloads, replica_id};
 
