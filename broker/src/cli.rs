@@ -17,7 +17,11 @@ use clap::{Parser, Subcommand};
 use client::{AdminClient, CliError};
 
 #[derive(Parser)]
-#[command(name = "flotilla", version, about = "A message broker cluster for the RocketMQ 5 SDKs")]
+#[command(
+    name = "flotilla",
+    version,
+    about = "A message broker cluster for the RocketMQ 5 SDKs"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -44,7 +48,12 @@ enum Command {
 #[derive(clap::Args)]
 struct Target {
     /// HTTP address of any node of the cluster
-    #[arg(long = "http-addr", visible_alias = "http", value_name = "HOST:PORT", env = "FLOTILLA_HTTP")]
+    #[arg(
+        long = "http-addr",
+        visible_alias = "http",
+        value_name = "HOST:PORT",
+        env = "FLOTILLA_HTTP"
+    )]
     #[arg(default_value = "127.0.0.1:8082")]
     http: String,
     /// Print JSON, as the HTTP API sends it
@@ -71,7 +80,10 @@ pub fn main() -> ExitCode {
 
 fn ask(task: impl Future<Output = Result<(), CliError>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.expect("the operating system gives us an event queue").block_on(task) {
+    match runtime
+        .expect("the operating system gives us an event queue")
+        .block_on(task)
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("flotilla: {error}");
@@ -82,7 +94,10 @@ fn ask(task: impl Future<Output = Result<(), CliError>>) -> ExitCode {
 
 fn bench(args: crate::bench::BenchArgs) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime.expect("the operating system gives us an event queue").block_on(crate::bench::run(args)) {
+    match runtime
+        .expect("the operating system gives us an event queue")
+        .block_on(crate::bench::run(args))
+    {
         Ok(code) => code,
         Err(error) => {
             eprintln!("flotilla: {error}");

@@ -132,7 +132,10 @@ pub struct Limits {
 impl Config {
     /// The configuration of `flotilla serve` without anything: one node on loopback.
     pub fn zero() -> Config {
-        Layers::defaults().build().expect("the defaults are a configuration").0
+        Layers::defaults()
+            .build()
+            .expect("the defaults are a configuration")
+            .0
     }
 }
 

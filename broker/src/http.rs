@@ -11,11 +11,7 @@ mod topics;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 
-use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    routing::get,
-};
+use axum::{Router, extract::DefaultBodyLimit, routing::get};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -67,7 +63,10 @@ fn router(api: Api) -> Router {
         .route("/v1/cluster", get(cluster::show))
         .route("/v1/topics", get(topics::list).post(topics::create))
         .route("/v1/topics/{topic}", get(topics::describe).delete(topics::delete))
-        .route("/v1/consumer-groups", get(consumer_groups::list).post(consumer_groups::create))
+        .route(
+            "/v1/consumer-groups",
+            get(consumer_groups::list).post(consumer_groups::create),
+        )
         .route(
             "/v1/consumer-groups/{group}",
             get(consumer_groups::describe).delete(consumer_groups::delete),
@@ -75,7 +74,10 @@ fn router(api: Api) -> Router {
         .route("/healthz/live", get(health::live))
         .route("/healthz/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .route("/openapi.json", get(|| async { axum::Json(Description::openapi()) }))
+        .route(
+            "/openapi.json",
+            get(|| async { axum::Json(Description::openapi()) }),
+        )
         .route("/", get(index))
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::wrong_method)

@@ -67,11 +67,21 @@ pub async fn bind(key: &'static str, address: &str, private: bool) -> Result<Tcp
     let (host, port) = split_address(address).expect("checked with the configuration");
     let owned = || address.to_owned();
     let resolved = tokio::net::lookup_host((host, port)).await.and_then(|mut found| {
-        found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it has no address"))
+        found
+            .next()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it has no address"))
     });
-    let at = resolved.map_err(|source| BindError::Resolve { key, address: owned(), source })?;
+    let at = resolved.map_err(|source| BindError::Resolve {
+        key,
+        address: owned(),
+        source,
+    })?;
     if private && !is_private(at.ip()) {
-        return Err(BindError::Public { key, address: owned(), ip: at.ip() });
+        return Err(BindError::Public {
+            key,
+            address: owned(),
+            ip: at.ip(),
+        });
     }
     listen(at).map_err(|source| {
         let hint = match source.kind() {
@@ -80,12 +90,21 @@ pub async fn bind(key: &'static str, address: &str, private: bool) -> Result<Tcp
             io::ErrorKind::PermissionDenied => "; choose a port above 1023",
             _ => "",
         };
-        BindError::Listen { key, address: owned(), source, hint }
+        BindError::Listen {
+            key,
+            address: owned(),
+            source,
+            hint,
+        }
     })
 }
 
 fn listen(at: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if at.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     // A restarted node gets its port back although old connections linger in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(at)?;
@@ -130,7 +149,13 @@ where
         });
     }
     drop(listener);
-    if time::timeout(DRAIN_TIMEOUT, places.acquire_many(most)).await.is_err() {
-        debug!(open = most as usize - places.available_permits(), "connections did not end in time");
+    if time::timeout(DRAIN_TIMEOUT, places.acquire_many(most))
+        .await
+        .is_err()
+    {
+        debug!(
+            open = most as usize - places.available_permits(),
+            "connections did not end in time"
+        );
     }
 }

@@ -26,7 +26,11 @@ impl OneNode {
         let mut config = Config::zero();
         config.log.segment_size = crate::config::Size(16 << 20);
         let address = || "127.0.0.1:1".to_owned();
-        let addresses = Addresses { client: address(), http: address(), peer: address() };
+        let addresses = Addresses {
+            client: address(),
+            http: address(),
+            peer: address(),
+        };
         let node = Node::start(
             node_options(&config, addresses),
             SimDisk::new(1).mount(),
@@ -42,7 +46,9 @@ impl OneNode {
                 time::sleep(Duration::from_millis(5)).await;
             }
         };
-        time::timeout(Duration::from_secs(30), ready).await.expect("the node becomes ready");
+        time::timeout(Duration::from_secs(30), ready)
+            .await
+            .expect("the node becomes ready");
         OneNode { service }
     }
 }

@@ -278,6 +278,9 @@ pub struct AdminError {
 impl AdminError {
     /// An error of a kind with its message.
     pub fn new(kind: AdminErrorKind, message: impl Into<String>) -> AdminError {
-        AdminError { kind, message: message.into() }
+        AdminError {
+            kind,
+            message: message.into(),
+        }
     }
 }

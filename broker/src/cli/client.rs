@@ -25,7 +25,9 @@ pub(crate) enum CliError {
     #[error("{0}")]
     Usage(String),
     /// Nobody answers.
-    #[error("no node answers at {address}: {reason}; start one with `flotilla serve`, or name another with --http-addr HOST:PORT")]
+    #[error(
+        "no node answers at {address}: {reason}; start one with `flotilla serve`, or name another with --http-addr HOST:PORT"
+    )]
     Unreachable {
         /// Where.
         address: String,
@@ -61,7 +63,11 @@ pub(crate) struct AdminClient {
 impl AdminClient {
     /// `address` is `HOST:PORT`; an `http://` in front is tolerated.
     pub(crate) fn new(address: String) -> AdminClient {
-        let address = address.strip_prefix("http://").unwrap_or(&address).trim_end_matches('/').to_owned();
+        let address = address
+            .strip_prefix("http://")
+            .unwrap_or(&address)
+            .trim_end_matches('/')
+            .to_owned();
         AdminClient { address }
     }
 
@@ -71,7 +77,11 @@ impl AdminClient {
     }
 
     /// Creates.
-    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, CliError> {
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
         let body = serde_json::to_vec(body).expect("our own types can be written");
         self.json(Method::POST, path, body.into()).await
     }
@@ -81,7 +91,12 @@ impl AdminClient {
         self.request(Method::DELETE, path, Bytes::new()).await.map(|_| ())
     }
 
-    async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, CliError> {
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, CliError> {
         let answer = self.request(method, path, body).await?;
         serde_json::from_slice(&answer).map_err(|error| CliError::Unavailable {
             address: self.address.clone(),
@@ -90,7 +105,10 @@ impl AdminClient {
     }
 
     async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CliError> {
-        let unreachable = |reason: String| CliError::Unreachable { address: self.address.clone(), reason };
+        let unreachable = |reason: String| CliError::Unreachable {
+            address: self.address.clone(),
+            reason,
+        };
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -110,9 +128,10 @@ impl AdminClient {
             Err(_) => format!("it answers {status}, and not as a Flotilla node"),
         };
         match status {
-            StatusCode::SERVICE_UNAVAILABLE => {
-                Err(CliError::Unavailable { address: self.address.clone(), reason })
-            }
+            StatusCode::SERVICE_UNAVAILABLE => Err(CliError::Unavailable {
+                address: self.address.clone(),
+                reason,
+            }),
             _ => Err(CliError::Refused(reason)),
         }
     }
@@ -126,7 +145,10 @@ impl AdminClient {
         let connection = tokio::spawn(connection);
         let response = sender.send_request(request).await?;
         let status = response.status();
-        let answer = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await?.to_bytes();
+        let answer = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await?
+            .to_bytes();
         connection.abort();
         Ok((status, answer))
     }

@@ -25,8 +25,14 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
 
 fn print(cluster: &ClusterView) {
     match &cluster.cluster {
-        Some(id) => println!("cluster {id}, as node {} sees it ({})\n", cluster.node, cluster.version),
-        None => println!("node {} has no cluster yet: it waits for the other nodes of initial_cluster\n", cluster.node),
+        Some(id) => println!(
+            "cluster {id}, as node {} sees it ({})\n",
+            cluster.node, cluster.version
+        ),
+        None => println!(
+            "node {} has no cluster yet: it waits for the other nodes of initial_cluster\n",
+            cluster.node
+        ),
     }
     let nodes = cluster.nodes.iter().map(|node| {
         vec![
@@ -39,11 +45,26 @@ fn print(cluster: &ClusterView) {
             node.incarnation.to_string(),
         ]
     });
-    output::table(&["node", "state", "clients", "http", "peers", "leads", "incarnation"], nodes.collect());
+    output::table(
+        &[
+            "node",
+            "state",
+            "clients",
+            "http",
+            "peers",
+            "leads",
+            "incarnation",
+        ],
+        nodes.collect(),
+    );
     println!();
     let shards = cluster.shards.iter().map(|shard| {
         vec![
-            if shard.id == 0 { "meta".to_owned() } else { shard.id.to_string() },
+            if shard.id == 0 {
+                "meta".to_owned()
+            } else {
+                shard.id.to_string()
+            },
             output::or_dash(shard.leader),
             shard.term.to_string(),
             shard.committed.to_string(),
@@ -51,7 +72,10 @@ fn print(cluster: &ClusterView) {
             replicas(shard),
         ]
     });
-    output::table(&["shard", "leader", "term", "committed", "applied", "replicas"], shards.collect());
+    output::table(
+        &["shard", "leader", "term", "committed", "applied", "replicas"],
+        shards.collect(),
+    );
 }
 
 /// Nodes; learners and what is behind are marked.

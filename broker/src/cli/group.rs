@@ -46,13 +46,23 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "DURATIONS", value_delimiter = ',')]
     backoff: Vec<Period>,
     /// Or: exponential, waiting time after the first delivery
-    #[arg(long, value_name = "DURATION", conflicts_with = "backoff", requires = "backoff_max")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        conflicts_with = "backoff",
+        requires = "backoff_max"
+    )]
     backoff_initial: Option<Period>,
     /// Exponential: never longer than this
     #[arg(long, value_name = "DURATION", requires = "backoff_initial")]
     backoff_max: Option<Period>,
     /// Exponential: growth per delivery in percent, 200 doubles
-    #[arg(long, value_name = "PERCENT", requires = "backoff_initial", default_value = "200")]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        requires = "backoff_initial",
+        default_value = "200"
+    )]
     backoff_multiplier_percent: u32,
     /// Deliver the messages of a message group in order, one at a time
     #[arg(long)]
@@ -71,7 +81,10 @@ impl CreateArgs {
             max_ms: max.millis(),
             multiplier_percent: self.backoff_multiplier_percent,
         };
-        let backoff = match (self.backoff_initial.zip(self.backoff_max), self.backoff.is_empty()) {
+        let backoff = match (
+            self.backoff_initial.zip(self.backoff_max),
+            self.backoff.is_empty(),
+        ) {
             (Some((initial, max)), _) => Some(exponential(initial, max)),
             (None, true) => None,
             (None, false) => {
@@ -79,19 +92,36 @@ impl CreateArgs {
                 Some(BackoffView::Customized { next_ms })
             }
         };
-        let start_at = if self.start_at == "last" { StartAt::Last } else { StartAt::First };
-        GroupSpec { name: self.name.clone(), max_attempts: self.max_attempts, backoff, fifo: self.fifo, start_at }
+        let start_at = if self.start_at == "last" {
+            StartAt::Last
+        } else {
+            StartAt::First
+        };
+        GroupSpec {
+            name: self.name.clone(),
+            max_attempts: self.max_attempts,
+            backoff,
+            fifo: self.fifo,
+            start_at,
+        }
     }
 }
 
 pub(super) async fn run(command: GroupCommand) -> Result<(), CliError> {
     match command {
         GroupCommand::Create(args) => {
-            let group: GroupView = args.target.client().post("/v1/consumer-groups", &args.spec()).await?;
+            let group: GroupView = args
+                .target
+                .client()
+                .post("/v1/consumer-groups", &args.spec())
+                .await?;
             if args.target.json {
                 output::json(&group);
             } else {
-                println!("created consumer group {} (at most {} attempts)", group.name, group.max_attempts);
+                println!(
+                    "created consumer group {} (at most {} attempts)",
+                    group.name, group.max_attempts
+                );
             }
         }
         GroupCommand::List { target } => {
@@ -131,8 +161,17 @@ fn millis(ms: u64) -> String {
 
 fn backoff(backoff: &BackoffView) -> String {
     match backoff {
-        BackoffView::Exponential { initial_ms, max_ms, multiplier_percent } => {
-            format!("{} to {}, x{}%", millis(*initial_ms), millis(*max_ms), multiplier_percent)
+        BackoffView::Exponential {
+            initial_ms,
+            max_ms,
+            multiplier_percent,
+        } => {
+            format!(
+                "{} to {}, x{}%",
+                millis(*initial_ms),
+                millis(*max_ms),
+                multiplier_percent
+            )
         }
         BackoffView::Customized { next_ms } => match next_ms.as_slice() {
             [] => "-".to_owned(),
@@ -155,17 +194,36 @@ fn row(group: &GroupView) -> Vec<String> {
 fn describe(detail: &GroupDetail) {
     let group = &detail.group;
     let (attempts, waits) = (group.max_attempts, backoff(&group.backoff));
-    println!("consumer group {}: at most {attempts} attempts, backoff {waits}", group.name);
-    let Lag { ready, leased, waiting } = detail.total;
+    println!(
+        "consumer group {}: at most {attempts} attempts, backoff {waits}",
+        group.name
+    );
+    let Lag {
+        ready,
+        leased,
+        waiting,
+    } = detail.total;
     println!("{ready} ready, {leased} leased, {waiting} waiting for retry\n");
     let rows = detail.queues.iter().map(|queue| {
         let mut row = vec![queue.topic.clone()];
-        let numbers = [u64::from(queue.queue), queue.cursor, queue.lag.ready, queue.lag.leased, queue.lag.waiting];
+        let numbers = [
+            u64::from(queue.queue),
+            queue.cursor,
+            queue.lag.ready,
+            queue.lag.leased,
+            queue.lag.waiting,
+        ];
         row.extend(numbers.map(|number| number.to_string()));
         row
     });
-    output::table(&["topic", "queue", "next new", "ready", "leased", "waiting"], rows.collect());
+    output::table(
+        &["topic", "queue", "next new", "ready", "leased", "waiting"],
+        rows.collect(),
+    );
     if !detail.unreachable_shards.is_empty() {
-        println!("\nno leader answered for shards {:?}: their queues are missing here", detail.unreachable_shards);
+        println!(
+            "\nno leader answered for shards {:?}: their queues are missing here",
+            detail.unreachable_shards
+        );
     }
 }

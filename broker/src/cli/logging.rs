@@ -2,25 +2,37 @@
 
 use std::io::IsTerminal;
 
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// Third parties that say at INFO what only their authors want to know.
-const QUIET: &[(&str, tracing::level_filters::LevelFilter)] =
-    &[("openraft", tracing::level_filters::LevelFilter::WARN)];
+/// Third parties: what a person must know of them is said by our own lines. openraft warns of every heartbeat
+/// that is late and, while a replica closes, has errors for what is no error.
+const QUIET: &[(&str, LevelFilter)] = &[
+    ("openraft", LevelFilter::ERROR),
+    ("openraft::raft::raft_inner", LevelFilter::OFF),
+];
 
 /// Chooses lines by FLOTILLA_LOG, else RUST_LOG, else `info`.
 pub(super) fn init() -> Result<(), String> {
-    let chosen = ["FLOTILLA_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, std::env::var(name).ok()?)));
+    let chosen = ["FLOTILLA_LOG", "RUST_LOG"]
+        .into_iter()
+        .find_map(|name| Some((name, std::env::var(name).ok()?)));
     let targets = match chosen {
         Some((name, text)) => text.parse::<Targets>().map_err(|error| {
-            format!("environment variable {name} = `{text}`: {error}; write it like info or info,broker=debug")
+            format!(
+                "environment variable {name} = `{text}`: {error}; write it like info or info,broker=debug"
+            )
         })?,
-        None => Targets::new().with_default(tracing::Level::INFO).with_targets(QUIET.iter().copied()),
+        None => Targets::new()
+            .with_default(tracing::Level::INFO)
+            .with_targets(QUIET.iter().copied()),
     };
     let lines = tracing_subscriber::fmt::layer()
         .compact()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    tracing_subscriber::registry().with(lines.with_filter(targets)).init();
+    tracing_subscriber::registry()
+        .with(lines.with_filter(targets))
+        .init();
     Ok(())
 }

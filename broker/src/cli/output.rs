@@ -5,7 +5,10 @@ use serde::Serialize;
 
 /// Prints as the HTTP API would send it, indented.
 pub(super) fn json(value: &impl Serialize) {
-    println!("{}", serde_json::to_string_pretty(value).expect("our own types can be written"));
+    println!(
+        "{}",
+        serde_json::to_string_pretty(value).expect("our own types can be written")
+    );
 }
 
 /// Prints rows under headings; columns of numbers stand right.
@@ -18,11 +21,16 @@ fn render(headings: &[&str], rows: Vec<Vec<String>>) -> String {
     table.load_preset(NOTHING);
     table.set_header(headings.iter().map(|heading| heading.to_uppercase()));
     let is_number = |text: &String| text == "-" || text.parse::<u64>().is_ok();
-    let numeric: Vec<bool> =
-        (0..headings.len()).map(|column| !rows.is_empty() && rows.iter().all(|row| is_number(&row[column]))).collect();
+    let numeric: Vec<bool> = (0..headings.len())
+        .map(|column| !rows.is_empty() && rows.iter().all(|row| is_number(&row[column])))
+        .collect();
     for row in rows {
         let cell = |(text, number): (String, &bool)| {
-            Cell::new(text).set_alignment(if *number { CellAlignment::Right } else { CellAlignment::Left })
+            Cell::new(text).set_alignment(if *number {
+                CellAlignment::Right
+            } else {
+                CellAlignment::Left
+            })
         };
         table.add_row(row.into_iter().zip(&numeric).map(cell));
     }
@@ -32,7 +40,11 @@ fn render(headings: &[&str], rows: Vec<Vec<String>>) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// A value that may be missing.
@@ -45,7 +57,12 @@ pub(super) fn time(ms: u64) -> String {
     let seconds = ms / 1000;
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
 }
 
 /// Gregorian date of a day counted from 1970-01-01. Years are counted from March, so that the
@@ -57,8 +74,16 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
     let march_month = (5 * day + 2) / 153;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (cycle * 400 + year + u64::from(month <= 2), month, day - (153 * march_month + 2) / 5 + 1)
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
+    (
+        cycle * 400 + year + u64::from(month <= 2),
+        month,
+        day - (153 * march_month + 2) / 5 + 1,
+    )
 }
 
 #[cfg(test)]
@@ -75,7 +100,13 @@ mod tests {
 
     #[test]
     fn numbers_stand_right_and_words_left() {
-        let rows = vec![vec!["orders".to_owned(), "8".to_owned()], vec!["a".to_owned(), "1024".to_owned()]];
-        assert_eq!(render(&["name", "queues"], rows), "NAME    QUEUES\norders       8\na         1024");
+        let rows = vec![
+            vec!["orders".to_owned(), "8".to_owned()],
+            vec!["a".to_owned(), "1024".to_owned()],
+        ];
+        assert_eq!(
+            render(&["name", "queues"], rows),
+            "NAME    QUEUES\norders       8\na         1024"
+        );
     }
 }

@@ -48,7 +48,10 @@ pub(super) fn main(args: ServeArgs) -> ExitCode {
     if let Some(threads) = config.worker_threads {
         builder.worker_threads(threads as usize);
     }
-    let runtime = builder.enable_all().build().expect("the operating system gives us threads");
+    let runtime = builder
+        .enable_all()
+        .build()
+        .expect("the operating system gives us threads");
     let ended = runtime.block_on(run(&config));
     // Nothing that still runs may touch the data directory after this.
     runtime.shutdown_timeout(Duration::from_secs(5));
@@ -82,7 +85,10 @@ async fn run(config: &Config) -> Result<StopReason, StartError> {
     let ending = async {
         if reason == StopReason::Shutdown {
             info!("stopping: handing leaderships over; a second signal ends the process at once");
-            if tokio::time::timeout(HAND_OVER_TIMEOUT, assembly.node.shutdown()).await.is_err() {
+            if tokio::time::timeout(HAND_OVER_TIMEOUT, assembly.node.shutdown())
+                .await
+                .is_err()
+            {
                 warn!("leaderships could not be handed over in time");
             }
         }
@@ -113,7 +119,13 @@ fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+        && let Err(error) = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: maximum,
+                maximum,
+            },
+        )
     {
         warn!(%error, ?current, "the number of open files could not be raised: connections may be refused");
     }

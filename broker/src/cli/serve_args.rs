@@ -39,14 +39,11 @@ impl clap::Args for ServeArgs {
             .value_parser(value_parser!(PathBuf))
             .env("FLOTILLA_CONFIG")
             .help("TOML file with any of the keys below; the environment goes over it, flags over both");
-        command
-            .arg(config)
-            .args(KEYS.iter().map(flag))
-            .after_help(
-                "Every flag is also a key of the TOML file and an environment variable; both stand with it. \
+        command.arg(config).args(KEYS.iter().map(flag)).after_help(
+            "Every flag is also a key of the TOML file and an environment variable; both stand with it. \
                  A dot in a key is a table: `raft.heartbeat` is `heartbeat` under `[raft]`. \
                  Log lines go to stderr; FLOTILLA_LOG (or RUST_LOG) chooses them, as in info,broker=debug.",
-            )
+        )
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -56,8 +53,17 @@ impl clap::Args for ServeArgs {
 
 fn flag(key: &'static Key) -> Arg {
     let default = key.default.map_or_else(|| "not set".to_owned(), str::to_owned);
-    let help = format!("{}\n[file: {}] [env: {}] [default: {default}]", key.help, key.name, key.variable());
-    let arg = Arg::new(key.name).long(key.flag()).value_name(key.placeholder()).action(ArgAction::Set).help(help);
+    let help = format!(
+        "{}\n[file: {}] [env: {}] [default: {default}]",
+        key.help,
+        key.name,
+        key.variable()
+    );
+    let arg = Arg::new(key.name)
+        .long(key.flag())
+        .value_name(key.placeholder())
+        .action(ArgAction::Set)
+        .help(help);
     match key.kind {
         Kind::Switch => arg.num_args(0..=1).default_missing_value("true"),
         _ => arg,

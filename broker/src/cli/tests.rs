@@ -16,12 +16,24 @@ fn the_command_line_is_consistent() {
 #[test]
 fn the_help_of_serve_documents_every_key() {
     let mut command = Cli::command();
-    let help = command.find_subcommand_mut("serve").unwrap().render_long_help().to_string();
+    let help = command
+        .find_subcommand_mut("serve")
+        .unwrap()
+        .render_long_help()
+        .to_string();
     // Lines are wrapped, which is of no interest here.
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for key in KEYS {
-        assert!(help.contains(&format!("--{} <", key.flag())) || help.contains(&format!("--{} [<", key.flag())), "{}", key.flag());
-        for text in [format!("[file: {}]", key.name), format!("[env: {}]", key.variable()), key.help.to_owned()] {
+        assert!(
+            help.contains(&format!("--{} <", key.flag())) || help.contains(&format!("--{} [<", key.flag())),
+            "{}",
+            key.flag()
+        );
+        for text in [
+            format!("[file: {}]", key.name),
+            format!("[env: {}]", key.variable()),
+            key.help.to_owned(),
+        ] {
             assert!(help.contains(&text), "{text}\n{help}");
         }
     }
@@ -29,7 +41,10 @@ fn the_help_of_serve_documents_every_key() {
 
 fn serve(flags: &[&str]) -> Result<(crate::config::Config, Vec<String>), String> {
     let line = ["flotilla", "serve"].iter().chain(flags);
-    let Cli { command: Command::Serve(args) } = Cli::try_parse_from(line).map_err(|error| error.to_string())? else {
+    let Cli {
+        command: Command::Serve(args),
+    } = Cli::try_parse_from(line).map_err(|error| error.to_string())?
+    else {
         panic!("serve was typed");
     };
     args.load().map_err(|error| error.to_string())
@@ -38,18 +53,40 @@ fn serve(flags: &[&str]) -> Result<(crate::config::Config, Vec<String>), String>
 #[test]
 fn the_flags_that_scripts_rely_on_are_there() {
     let (config, _) = serve(&[
-        "--data-dir", "/x", "--node-id", "2", "--client-addr", "127.0.0.1:1", "--http-addr", "127.0.0.1:2",
-        "--peer-addr", "127.0.0.1:3", "--advertise-client-addr", "localhost:4",
-        "--initial-cluster", "1=127.0.0.1:8083,2=127.0.0.1:3,3=127.0.0.1:5", "--data-shards", "6",
-        "--auto-create-topics", "--auto-create-groups=false",
+        "--data-dir",
+        "/x",
+        "--node-id",
+        "2",
+        "--client-addr",
+        "127.0.0.1:1",
+        "--http-addr",
+        "127.0.0.1:2",
+        "--peer-addr",
+        "127.0.0.1:3",
+        "--advertise-client-addr",
+        "localhost:4",
+        "--initial-cluster",
+        "1=127.0.0.1:8083,2=127.0.0.1:3,3=127.0.0.1:5",
+        "--data-shards",
+        "6",
+        "--auto-create-topics",
+        "--auto-create-groups=false",
     ])
     .unwrap();
     assert_eq!((config.node_id, config.data_shards), (2, Some(6)));
     assert_eq!(config.advertise_client_addr.as_deref(), Some("localhost:4"));
     assert!(config.auto_create_topics && !config.auto_create_groups);
-    assert!(serve(&["--raft-heartbeat", "5 weeks"]).unwrap_err().contains("flag --raft-heartbeat"));
+    assert!(
+        serve(&["--raft-heartbeat", "5 weeks"])
+            .unwrap_err()
+            .contains("flag --raft-heartbeat")
+    );
     assert!(serve(&["--no-such-flag"]).is_err());
-    assert!(serve(&["--data-shards", "0"]).unwrap_err().contains("flag --data-shards"));
+    assert!(
+        serve(&["--data-shards", "0"])
+            .unwrap_err()
+            .contains("flag --data-shards")
+    );
 }
 
 #[test]
@@ -61,7 +98,10 @@ fn a_configuration_file_is_named_by_a_flag() {
     let (config, _) = serve(&["--config", path, "--node-id", "3"]).unwrap();
     assert_eq!((config.node_id, config.default_queues), (3, 5));
     let missing = serve(&["--config", "/nowhere/flotilla.toml"]).unwrap_err();
-    assert!(missing.contains("cannot read the configuration file /nowhere/flotilla.toml"), "{missing}");
+    assert!(
+        missing.contains("cannot read the configuration file /nowhere/flotilla.toml"),
+        "{missing}"
+    );
 }
 
 #[test]
@@ -76,9 +116,18 @@ async fn exit_codes_tell_refused_from_unreachable() {
     let listener = net::bind("http_addr", "127.0.0.1:0", true).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let stop = CancellationToken::new();
-    let server = tokio::spawn(crate::http::serve(listener, node.service.clone(), Arc::default(), stop.clone()));
+    let server = tokio::spawn(crate::http::serve(
+        listener,
+        node.service.clone(),
+        Arc::default(),
+        stop.clone(),
+    ));
     let run = async |line: &[&str]| {
-        let line = ["flotilla"].iter().chain(line).copied().chain(["--http-addr", &address]);
+        let line = ["flotilla"]
+            .iter()
+            .chain(line)
+            .copied()
+            .chain(["--http-addr", &address]);
         match Cli::try_parse_from(line).unwrap().command {
             Command::Topic(command) => topic::run(command).await,
             Command::Group(command) => group::run(command).await,
@@ -86,15 +135,45 @@ async fn exit_codes_tell_refused_from_unreachable() {
             _ => panic!("not typed here"),
         }
     };
-    run(&["topic", "create", "orders", "--queues", "2", "--type", "fifo"]).await.unwrap();
+    run(&["topic", "create", "orders", "--queues", "2", "--type", "fifo"])
+        .await
+        .unwrap();
     let error = run(&["topic", "create", "orders"]).await.unwrap_err();
     assert_eq!(error.exit_code(), 1, "{error}");
     run(&["topic", "list"]).await.unwrap();
     run(&["topic", "describe", "orders", "--json"]).await.unwrap();
     run(&["topic", "delete", "orders"]).await.unwrap();
-    assert_eq!(run(&["topic", "describe", "orders"]).await.unwrap_err().exit_code(), 1);
-    run(&["group", "create", "billing", "--max-attempts", "3", "--backoff", "1s,5s"]).await.unwrap();
-    run(&["group", "create", "b2", "--backoff-initial", "1s", "--backoff-max", "1m", "--start-at", "last"]).await.unwrap();
+    assert_eq!(
+        run(&["topic", "describe", "orders"])
+            .await
+            .unwrap_err()
+            .exit_code(),
+        1
+    );
+    run(&[
+        "group",
+        "create",
+        "billing",
+        "--max-attempts",
+        "3",
+        "--backoff",
+        "1s,5s",
+    ])
+    .await
+    .unwrap();
+    run(&[
+        "group",
+        "create",
+        "b2",
+        "--backoff-initial",
+        "1s",
+        "--backoff-max",
+        "1m",
+        "--start-at",
+        "last",
+    ])
+    .await
+    .unwrap();
     run(&["group", "list"]).await.unwrap();
     run(&["group", "describe", "billing"]).await.unwrap();
     run(&["group", "delete", "billing"]).await.unwrap();
@@ -104,7 +183,10 @@ async fn exit_codes_tell_refused_from_unreachable() {
     server.await.unwrap();
     let error = run(&["topic", "list"]).await.unwrap_err();
     assert_eq!(error.exit_code(), 3, "{error}");
-    assert!(error.to_string().contains("start one with `flotilla serve`"), "{error}");
+    assert!(
+        error.to_string().contains("start one with `flotilla serve`"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -116,9 +198,16 @@ async fn an_answer_of_a_stranger_is_not_taken_for_a_node() {
         let (mut socket, _) = listener.accept().await.unwrap();
         let mut head = [0; 1024];
         let _ = socket.read(&mut head).await.unwrap();
-        socket.write_all(b"HTTP/1.1 418 teapot\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
+        socket
+            .write_all(b"HTTP/1.1 418 teapot\r\ncontent-length: 2\r\n\r\nhi")
+            .await
+            .unwrap();
     });
-    let spec = TopicSpec { name: "a".to_owned(), queues: None, message_type: "NORMAL".to_owned() };
+    let spec = TopicSpec {
+        name: "a".to_owned(),
+        queues: None,
+        message_type: "NORMAL".to_owned(),
+    };
     let asked = client::AdminClient::new(format!("http://{address}/"))
         .post::<crate::views::TopicView>("/v1/topics", &spec)
         .await;

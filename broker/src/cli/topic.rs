@@ -17,7 +17,12 @@ pub(super) enum TopicCommand {
         #[arg(long, value_name = "N")]
         queues: Option<u32>,
         /// Kind of messages it takes
-        #[arg(long = "type", value_name = "TYPE", default_value = "NORMAL", ignore_case = true)]
+        #[arg(
+            long = "type",
+            value_name = "TYPE",
+            default_value = "NORMAL",
+            ignore_case = true
+        )]
         #[arg(value_parser = ["NORMAL", "FIFO", "DELAY", "TRANSACTION", "PRIORITY", "MIXED"])]
         message_type: String,
         #[command(flatten)]
@@ -46,13 +51,25 @@ pub(super) enum TopicCommand {
 
 pub(super) async fn run(command: TopicCommand) -> Result<(), CliError> {
     match command {
-        TopicCommand::Create { name, queues, message_type, target } => {
-            let spec = TopicSpec { name, queues, message_type: message_type.to_uppercase() };
+        TopicCommand::Create {
+            name,
+            queues,
+            message_type,
+            target,
+        } => {
+            let spec = TopicSpec {
+                name,
+                queues,
+                message_type: message_type.to_uppercase(),
+            };
             let topic: TopicView = target.client().post("/v1/topics", &spec).await?;
             if target.json {
                 output::json(&topic);
             } else {
-                println!("created topic {} ({} queues, {})", topic.name, topic.queues, topic.message_type);
+                println!(
+                    "created topic {} ({} queues, {})",
+                    topic.name, topic.queues, topic.message_type
+                );
             }
         }
         TopicCommand::List { target } => {
@@ -60,7 +77,10 @@ pub(super) async fn run(command: TopicCommand) -> Result<(), CliError> {
             if target.json {
                 output::json(&topics);
             } else {
-                output::table(&["topic", "queues", "type", "created"], topics.iter().map(row).collect());
+                output::table(
+                    &["topic", "queues", "type", "created"],
+                    topics.iter().map(row).collect(),
+                );
             }
         }
         TopicCommand::Describe { name, target } => {
@@ -97,9 +117,15 @@ fn row(topic: &TopicView) -> Vec<String> {
 fn describe(detail: &TopicDetail) {
     let topic = &detail.topic;
     let created = output::time(topic.created_ms);
-    println!("topic {}: {} queues, {}, created {created}\n", topic.name, topic.queues, topic.message_type);
+    println!(
+        "topic {}: {} queues, {}, created {created}\n",
+        topic.name, topic.queues, topic.message_type
+    );
     let rows = detail.queue_list.iter().map(|queue| {
-        let messages = queue.next_offset.zip(queue.first_offset).map(|(next, first)| next.saturating_sub(first));
+        let messages = queue
+            .next_offset
+            .zip(queue.first_offset)
+            .map(|(next, first)| next.saturating_sub(first));
         vec![
             queue.queue.to_string(),
             queue.shard.to_string(),
@@ -109,5 +135,8 @@ fn describe(detail: &TopicDetail) {
             or_dash(messages),
         ]
     });
-    output::table(&["queue", "shard", "leader", "first offset", "next offset", "kept"], rows.collect());
+    output::table(
+        &["queue", "shard", "leader", "first offset", "next offset", "kept"],
+        rows.collect(),
+    );
 }

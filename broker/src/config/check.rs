@@ -47,7 +47,10 @@ pub fn check(config: &Config) -> Result<Vec<String>, Danger> {
 }
 
 fn refuse<T>(key: &'static str, reason: impl Into<String>) -> Result<T, Danger> {
-    Err(Danger { key, reason: reason.into() })
+    Err(Danger {
+        key,
+        reason: reason.into(),
+    })
 }
 
 fn within(key: &'static str, value: u64, least: u64, most: u64, why: &str) -> Result<(), Danger> {
@@ -58,11 +61,20 @@ fn within(key: &'static str, value: u64, least: u64, most: u64, why: &str) -> Re
 }
 
 fn identity(config: &Config) -> Result<(), Danger> {
-    within("node_id", config.node_id.into(), 1, MAX_NODE_ID.into(), "node ids start at 1")?;
+    within(
+        "node_id",
+        config.node_id.into(),
+        1,
+        MAX_NODE_ID.into(),
+        "node ids start at 1",
+    )?;
     match &config.initial_cluster {
         Some(cluster) if !cluster.nodes().contains_key(&config.node_id) => refuse(
             "node_id",
-            format!("node {} is not in initial_cluster ({cluster}): every node of the list is started with its own id", config.node_id),
+            format!(
+                "node {} is not in initial_cluster ({cluster}): every node of the list is started with its own id",
+                config.node_id
+            ),
         ),
         _ => Ok(()),
     }
@@ -94,19 +106,36 @@ fn addresses(config: &Config) -> Result<(), Danger> {
             ),
         );
     }
-    let advertised = config.advertise_client_addr.as_ref().unwrap_or(&config.client_addr);
+    let advertised = config
+        .advertise_client_addr
+        .as_ref()
+        .unwrap_or(&config.client_addr);
     let told = literal(advertised);
     if told.is_some_and(|ip| ip.is_unspecified()) {
         return refuse(
             "advertise_client_addr",
-            format!("clients would be told to connect to {advertised}, which is no destination: set advertise_client_addr to an address clients can reach"),
+            format!(
+                "clients would be told to connect to {advertised}, which is no destination: set advertise_client_addr to an address clients can reach"
+            ),
         );
     }
-    let Some(cluster) = &config.initial_cluster else { return Ok(()) };
-    if cluster.nodes().values().any(|peer| literal(peer).is_some_and(|ip| ip.is_unspecified())) {
-        return refuse("initial_cluster", "it names an address like 0.0.0.0, which other nodes cannot connect to");
+    let Some(cluster) = &config.initial_cluster else {
+        return Ok(());
+    };
+    if cluster
+        .nodes()
+        .values()
+        .any(|peer| literal(peer).is_some_and(|ip| ip.is_unspecified()))
+    {
+        return refuse(
+            "initial_cluster",
+            "it names an address like 0.0.0.0, which other nodes cannot connect to",
+        );
     }
-    let spans_machines = cluster.nodes().values().any(|peer| literal(peer).is_none_or(|ip| !ip.is_loopback()));
+    let spans_machines = cluster
+        .nodes()
+        .values()
+        .any(|peer| literal(peer).is_none_or(|ip| !ip.is_loopback()));
     if spans_machines && told.is_some_and(|ip| ip.is_loopback()) {
         return refuse(
             "advertise_client_addr",
@@ -121,33 +150,82 @@ fn addresses(config: &Config) -> Result<(), Danger> {
 
 fn numbers(config: &Config) -> Result<(), Danger> {
     if let Some(shards) = config.data_shards {
-        within("data_shards", shards.into(), 1, MAX_DATA_SHARDS.into(), "messages live in data shards, and each costs CPU on every replica")?;
+        within(
+            "data_shards",
+            shards.into(),
+            1,
+            MAX_DATA_SHARDS.into(),
+            "messages live in data shards, and each costs CPU on every replica",
+        )?;
     }
     let why = "a topic has at least one queue";
-    within("default_queues", config.default_queues.into(), 1, MAX_DEFAULT_QUEUES.into(), why)?;
+    within(
+        "default_queues",
+        config.default_queues.into(),
+        1,
+        MAX_DEFAULT_QUEUES.into(),
+        why,
+    )?;
     if let Some(threads) = config.worker_threads {
-        within("worker_threads", threads.into(), 1, MAX_WORKER_THREADS.into(), "leave it unset for one per core")?;
+        within(
+            "worker_threads",
+            threads.into(),
+            1,
+            MAX_WORKER_THREADS.into(),
+            "leave it unset for one per core",
+        )?;
     }
     let why = "a request of the largest allowed message needs room";
-    within("limits.max_inbound_size", config.limits.max_inbound_size.0, MIN_INBOUND_BYTES, u64::MAX, why)?;
-    within("limits.max_connections", config.limits.max_connections.into(), 1, 1_000_000, "each costs memory and a file descriptor")
+    within(
+        "limits.max_inbound_size",
+        config.limits.max_inbound_size.0,
+        MIN_INBOUND_BYTES,
+        u64::MAX,
+        why,
+    )?;
+    within(
+        "limits.max_connections",
+        config.limits.max_connections.into(),
+        1,
+        1_000_000,
+        "each costs memory and a file descriptor",
+    )
 }
 
 fn storage(config: &Config) -> Result<(), Danger> {
     if config.retention.age.0 < MIN_RETENTION {
         return refuse(
             "retention.age",
-            format!("{} is shorter than the {} s in which a retried send is recognised: a retry could be stored twice", config.retention.age, MIN_RETENTION.as_secs()),
+            format!(
+                "{} is shorter than the {} s in which a retried send is recognised: a retry could be stored twice",
+                config.retention.age,
+                MIN_RETENTION.as_secs()
+            ),
         );
     }
     let segment = config.log.segment_size.0;
     let why = "a segment holds at least one batch of entries, and its positions have 32 bits";
-    within("log.segment_size", segment, MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES, why)?;
-    within("log.cache_size", config.log.cache_size.0, MIN_CACHE_BYTES, u64::MAX, "replication reads its newest entries from there")?;
+    within(
+        "log.segment_size",
+        segment,
+        MIN_SEGMENT_BYTES,
+        MAX_SEGMENT_BYTES,
+        why,
+    )?;
+    within(
+        "log.cache_size",
+        config.log.cache_size.0,
+        MIN_CACHE_BYTES,
+        u64::MAX,
+        "replication reads its newest entries from there",
+    )?;
     match config.retention.size {
         Some(size) if size.0 < 4 * segment => refuse(
             "retention.size",
-            format!("{size} is less than four segments of {}: messages would go before they can be read", config.log.segment_size),
+            format!(
+                "{size} is less than four segments of {}: messages would go before they can be read",
+                config.log.segment_size
+            ),
         ),
         _ => Ok(()),
     }
@@ -156,33 +234,58 @@ fn storage(config: &Config) -> Result<(), Danger> {
 fn raft(config: &Config) -> Result<(), Danger> {
     let raft = &config.raft;
     if raft.heartbeat.0 < MIN_HEARTBEAT {
-        return refuse("raft.heartbeat", format!("{} would use the CPU for heartbeats alone: at least 20ms", raft.heartbeat));
+        return refuse(
+            "raft.heartbeat",
+            format!(
+                "{} would use the CPU for heartbeats alone: at least 20ms",
+                raft.heartbeat
+            ),
+        );
     }
     if raft.election_timeout_min.0 < raft.heartbeat.0 * 3 {
         return refuse(
             "raft.election_timeout_min",
-            format!("{} is less than three heartbeats of {}: one late heartbeat would depose a healthy leader", raft.election_timeout_min, raft.heartbeat),
+            format!(
+                "{} is less than three heartbeats of {}: one late heartbeat would depose a healthy leader",
+                raft.election_timeout_min, raft.heartbeat
+            ),
         );
     }
     if raft.election_timeout_max.0 <= raft.election_timeout_min.0 {
         return refuse(
             "raft.election_timeout_max",
-            format!("it must be above election_timeout_min ({}), or replicas stand for election at the same moment", raft.election_timeout_min),
+            format!(
+                "it must be above election_timeout_min ({}), or replicas stand for election at the same moment",
+                raft.election_timeout_min
+            ),
         );
     }
     if raft.election_timeout_max.0 > MAX_ELECTION_TIMEOUT {
-        return refuse("raft.election_timeout_max", format!("{} without a leader after a failure: at most 30s", raft.election_timeout_max));
+        return refuse(
+            "raft.election_timeout_max",
+            format!(
+                "{} without a leader after a failure: at most 30s",
+                raft.election_timeout_max
+            ),
+        );
     }
     Ok(())
 }
 
 fn tls(config: &Config) -> Result<(), Danger> {
     match (&config.tls.certificate, &config.tls.key, config.tls.mode) {
-        (Some(_), None, _) => refuse("tls.key", "tls.certificate is set without tls.key: set both or neither"),
-        (None, Some(_), _) => refuse("tls.certificate", "tls.key is set without tls.certificate: set both or neither"),
-        (Some(_), Some(_), TlsMode::Disabled) => {
-            refuse("tls.mode", "a certificate is configured and TLS is disabled: clients would be served in the clear")
-        }
+        (Some(_), None, _) => refuse(
+            "tls.key",
+            "tls.certificate is set without tls.key: set both or neither",
+        ),
+        (None, Some(_), _) => refuse(
+            "tls.certificate",
+            "tls.key is set without tls.certificate: set both or neither",
+        ),
+        (Some(_), Some(_), TlsMode::Disabled) => refuse(
+            "tls.mode",
+            "a certificate is configured and TLS is disabled: clients would be served in the clear",
+        ),
         _ => Ok(()),
     }
 }

@@ -136,7 +136,10 @@ impl Key {
             (Kind::Integer, _) => Err(format!("{value} is not a whole number")),
             (Kind::Switch, _) => Err(format!("{value} is neither true nor false")),
             (_, toml::Value::String(text)) => self.read(text),
-            (_, _) => Err(format!("{value} has the wrong type: write \"{}\" in quotes", self.placeholder())),
+            (_, _) => Err(format!(
+                "{value} has the wrong type: write \"{}\" in quotes",
+                self.placeholder()
+            )),
         }
     }
 }

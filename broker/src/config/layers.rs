@@ -99,22 +99,28 @@ impl Layers {
             let value = key.read(key.default?).expect("every default can be read");
             Some((key.name, (value, Origin::Default)))
         };
-        Layers { values: KEYS.iter().filter_map(read).collect() }
+        Layers {
+            values: KEYS.iter().filter_map(read).collect(),
+        }
     }
 
     /// Reads a TOML file and puts it on top.
     pub fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
         self.file_text(path, &text)
     }
 
     /// Puts the text of a TOML file on top.
     pub fn file_text(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
-            path: path.to_owned(),
-            reason: error.to_string().trim_end().to_owned(),
-        })?;
+        let table: toml::Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| ConfigError::Syntax {
+                path: path.to_owned(),
+                reason: error.to_string().trim_end().to_owned(),
+            })?;
         let mut flat = BTreeMap::new();
         flatten("", &table, &mut flat);
         let origin = Origin::File(path.to_owned());
@@ -126,7 +132,10 @@ impl Layers {
     }
 
     /// Puts environment variables on top; others than `FLOTILLA_*` are not looked at.
-    pub fn environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) -> Result<(), ConfigError> {
+    pub fn environment(
+        &mut self,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(), ConfigError> {
         for (name, text) in variables {
             if !name.starts_with("FLOTILLA_") || OTHER_VARIABLES.contains(&name.as_str()) {
                 continue;
@@ -155,8 +164,11 @@ impl Layers {
         value: Result<toml::Value, String>,
         origin: Origin,
     ) -> Result<(), ConfigError> {
-        let value =
-            value.map_err(|reason| ConfigError::BadValue { key: key.name, origin: origin.clone(), reason })?;
+        let value = value.map_err(|reason| ConfigError::BadValue {
+            key: key.name,
+            origin: origin.clone(),
+            reason,
+        })?;
         self.values.insert(key.name, (value, origin));
         Ok(())
     }
@@ -164,25 +176,39 @@ impl Layers {
     /// The configuration and its warnings, or why it is refused.
     pub fn build(mut self) -> Result<(Config, Vec<String>), ConfigError> {
         self.derive_peer_addr();
-        let config: Config = toml::Value::Table(self.nested()).try_into().expect("table of keys and struct agree");
-        check(&config).map(|warnings| (config, warnings)).map_err(|Danger { key, reason }| {
-            let origin = self.values.get(key).map_or(Origin::Default, |(_, origin)| origin.clone());
-            ConfigError::Dangerous { key, origin, reason }
-        })
+        let config: Config = toml::Value::Table(self.nested())
+            .try_into()
+            .expect("table of keys and struct agree");
+        check(&config)
+            .map(|warnings| (config, warnings))
+            .map_err(|Danger { key, reason }| {
+                let origin = self
+                    .values
+                    .get(key)
+                    .map_or(Origin::Default, |(_, origin)| origin.clone());
+                ConfigError::Dangerous { key, origin, reason }
+            })
     }
 
     /// A node that is told only the cluster listens where the cluster expects it.
     fn derive_peer_addr(&mut self) {
-        let text = |key: &str| self.values.get(key).map(|(value, origin)| (value.clone(), origin.clone()));
+        let text = |key: &str| {
+            self.values
+                .get(key)
+                .map(|(value, origin)| (value.clone(), origin.clone()))
+        };
         let (Some((toml::Value::String(cluster), origin)), Some((toml::Value::Integer(id), _))) =
             (text("initial_cluster"), text("node_id"))
         else {
             return;
         };
         let listed: super::InitialCluster = cluster.parse().expect("checked when it was set");
-        let own = u32::try_from(id).ok().and_then(|id| listed.nodes().get(&id).cloned());
+        let own = u32::try_from(id)
+            .ok()
+            .and_then(|id| listed.nodes().get(&id).cloned());
         if let (Some(own), Some((_, Origin::Default))) = (own, self.values.get("peer_addr")) {
-            self.values.insert("peer_addr", (toml::Value::String(own), origin));
+            self.values
+                .insert("peer_addr", (toml::Value::String(own), origin));
         }
     }
 
@@ -205,7 +231,11 @@ impl Layers {
 
 fn flatten<'t>(prefix: &str, table: &'t toml::Table, into: &mut BTreeMap<String, &'t toml::Value>) {
     for (name, value) in table {
-        let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        let name = if prefix.is_empty() {
+            name.clone()
+        } else {
+            format!("{prefix}.{name}")
+        };
         match value {
             toml::Value::Table(inner) if Key::find(&name).is_none() => flatten(&name, inner, into),
             _ => {
@@ -225,13 +255,24 @@ fn is_service_link(name: &str) -> bool {
 }
 
 fn unknown(name: &str, origin: &Origin) -> ConfigError {
-    let plain = |text: &str| text.trim_start_matches("FLOTILLA_").to_lowercase().replace(['.', '-'], "_");
-    let nearest = KEYS.iter().map(|key| (distance(&plain(name), &plain(key.name)), key)).min_by_key(|(d, _)| *d);
+    let plain = |text: &str| {
+        text.trim_start_matches("FLOTILLA_")
+            .to_lowercase()
+            .replace(['.', '-'], "_")
+    };
+    let nearest = KEYS
+        .iter()
+        .map(|key| (distance(&plain(name), &plain(key.name)), key))
+        .min_by_key(|(d, _)| *d);
     let hint = match nearest {
         Some((distance, key)) if distance <= 3 => format!(", did you mean `{}`?", key.name),
         _ => String::new(),
     };
-    ConfigError::UnknownKey { name: name.to_owned(), origin: origin.clone(), hint }
+    ConfigError::UnknownKey {
+        name: name.to_owned(),
+        origin: origin.clone(),
+        hint,
+    }
 }
 
 /// Levenshtein's distance, for the hint.

@@ -15,7 +15,10 @@ fn refusal(text: &str) -> String {
 }
 
 fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 #[test]
@@ -63,7 +66,10 @@ fn every_field_is_a_row_of_the_table_and_every_row_a_field() {
 #[test]
 fn a_written_configuration_reads_back_the_same() {
     let config = Config::zero();
-    assert_eq!(from_file(&toml::Table::try_from(&config).unwrap().to_string()).unwrap(), config);
+    assert_eq!(
+        from_file(&toml::Table::try_from(&config).unwrap().to_string()).unwrap(),
+        config
+    );
 }
 
 #[test]
@@ -72,9 +78,14 @@ fn the_environment_goes_over_the_file_and_flags_over_both() {
     let text = "node_id = 7\ndefault_queues = 2\n[raft]\nheartbeat = \"100ms\"\n";
     layers.file_text(Path::new("f"), text).unwrap();
     layers
-        .environment(variables(&[("FLOTILLA_DEFAULT_QUEUES", "3"), ("FLOTILLA_RAFT_HEARTBEAT", "110ms")]))
+        .environment(variables(&[
+            ("FLOTILLA_DEFAULT_QUEUES", "3"),
+            ("FLOTILLA_RAFT_HEARTBEAT", "110ms"),
+        ]))
         .unwrap();
-    layers.flags(&BTreeMap::from([("raft.heartbeat", "120ms".to_owned())])).unwrap();
+    layers
+        .flags(&BTreeMap::from([("raft.heartbeat", "120ms".to_owned())]))
+        .unwrap();
     let (config, _) = layers.build().unwrap();
     assert_eq!(config.node_id, 7);
     assert_eq!(config.default_queues, 3);
@@ -84,19 +95,34 @@ fn the_environment_goes_over_the_file_and_flags_over_both() {
 #[test]
 fn an_unknown_key_is_refused_with_the_one_that_was_meant() {
     let message = refusal("[raft]\nheartbeet = \"1s\"\n");
-    assert!(message.contains("unknown key `raft.heartbeet` (file flotilla.toml)"), "{message}");
+    assert!(
+        message.contains("unknown key `raft.heartbeet` (file flotilla.toml)"),
+        "{message}"
+    );
     assert!(message.contains("did you mean `raft.heartbeat`?"), "{message}");
     assert!(refusal("[cluster]\nname = \"x\"\n").contains("unknown key `cluster.name`"));
-    let error = Layers::defaults().environment(variables(&[("FLOTILLA_NODEID", "1")])).unwrap_err().to_string();
+    let error = Layers::defaults()
+        .environment(variables(&[("FLOTILLA_NODEID", "1")]))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("did you mean `node_id`?"), "{error}");
 }
 
 #[test]
 fn variables_of_others_are_left_alone() {
     let mut layers = Layers::defaults();
-    let service_links = [("FLOTILLA_SERVICE_HOST", "10.0.0.1"), ("FLOTILLA_PORT_8081_TCP_ADDR", "10.0.0.1")];
+    let service_links = [
+        ("FLOTILLA_SERVICE_HOST", "10.0.0.1"),
+        ("FLOTILLA_PORT_8081_TCP_ADDR", "10.0.0.1"),
+    ];
     layers.environment(variables(&service_links)).unwrap();
-    layers.environment(variables(&[("FLOTILLA_LOG", "debug"), ("PATH", "x"), ("FLOTILLA_PORT", "x")])).unwrap();
+    layers
+        .environment(variables(&[
+            ("FLOTILLA_LOG", "debug"),
+            ("PATH", "x"),
+            ("FLOTILLA_PORT", "x"),
+        ]))
+        .unwrap();
     assert_eq!(layers.build().unwrap().0, Config::zero());
 }
 
@@ -116,24 +142,56 @@ fn a_value_of_the_wrong_type_is_refused_with_its_place() {
 #[test]
 fn dangerous_values_are_refused_with_the_reason() {
     for (text, key, reason) in [
-        ("raft.election_timeout_min = \"400ms\"", "raft.election_timeout_min", "three heartbeats"),
-        ("raft.election_timeout_max = \"600ms\"", "raft.election_timeout_max", "same moment"),
+        (
+            "raft.election_timeout_min = \"400ms\"",
+            "raft.election_timeout_min",
+            "three heartbeats",
+        ),
+        (
+            "raft.election_timeout_max = \"600ms\"",
+            "raft.election_timeout_max",
+            "same moment",
+        ),
         ("raft.heartbeat = \"1ms\"", "raft.heartbeat", "at least 20ms"),
         ("peer_addr = \"0.0.0.0:8083\"", "peer_addr", "allow_public_peers"),
-        ("peer_addr = \"203.0.113.9:8083\"", "peer_addr", "no authentication"),
-        ("client_addr = \"0.0.0.0:8081\"", "advertise_client_addr", "no destination"),
+        (
+            "peer_addr = \"203.0.113.9:8083\"",
+            "peer_addr",
+            "no authentication",
+        ),
+        (
+            "client_addr = \"0.0.0.0:8081\"",
+            "advertise_client_addr",
+            "no destination",
+        ),
         ("retention.age = \"30s\"", "retention.age", "stored twice"),
         ("retention.size = \"64MiB\"", "retention.size", "four segments"),
         ("data_shards = 0", "data_shards", "not in 1..="),
         ("default_queues = 0", "default_queues", "at least one queue"),
         ("node_id = 0", "node_id", "start at 1"),
-        ("node_id = 4\ninitial_cluster = \"1=a:1,2=b:1,3=c:1\"", "node_id", "not in initial_cluster"),
-        ("initial_cluster = \"1=10.0.0.1:8083,2=10.0.0.2:8083,3=10.0.0.3:8083\"", "advertise_client_addr", "their own machine"),
+        (
+            "node_id = 4\ninitial_cluster = \"1=a:1,2=b:1,3=c:1\"",
+            "node_id",
+            "not in initial_cluster",
+        ),
+        (
+            "initial_cluster = \"1=10.0.0.1:8083,2=10.0.0.2:8083,3=10.0.0.3:8083\"",
+            "advertise_client_addr",
+            "their own machine",
+        ),
         ("log.segment_size = \"1MiB\"", "log.segment_size", "32 bits"),
         ("tls.certificate = \"x.pem\"", "tls.key", "both or neither"),
         ("tls.key = \"x.pem\"", "tls.certificate", "both or neither"),
-        ("tls.key = \"x.pem\"\ntls.certificate = \"x.pem\"\ntls.mode = \"disabled\"", "tls.mode", "in the clear"),
-        ("limits.max_connections = 0", "limits.max_connections", "file descriptor"),
+        (
+            "tls.key = \"x.pem\"\ntls.certificate = \"x.pem\"\ntls.mode = \"disabled\"",
+            "tls.mode",
+            "in the clear",
+        ),
+        (
+            "limits.max_connections = 0",
+            "limits.max_connections",
+            "file descriptor",
+        ),
         ("worker_threads = 0", "worker_threads", "one per core"),
     ] {
         let message = refusal(text);
@@ -190,7 +248,12 @@ fn durations_and_sizes_are_shown_as_they_are_written() {
         assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
     }
     assert_eq!("4096".parse::<Size>().unwrap().to_string(), "4KiB");
-    assert!("99999999999TiB".parse::<Size>().unwrap_err().contains("too large"));
+    assert!(
+        "99999999999TiB"
+            .parse::<Size>()
+            .unwrap_err()
+            .contains("too large")
+    );
     assert!("5x".parse::<Size>().is_err() && "-5s".parse::<Period>().is_err());
 }
 

@@ -12,24 +12,49 @@ pub struct Period(pub Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
-const PERIODS: &[(&str, u64)] = &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-const SIZES: &[(&str, u64)] =
-    &[("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1), ("", 1)];
+const PERIODS: &[(&str, u64)] = &[
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
+const SIZES: &[(&str, u64)] = &[
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+    ("", 1),
+];
 
 fn parse(text: &str, units: &[(&str, u64)], example: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not understood; write it like {example}");
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| wrong())?;
-    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(wrong)?;
-    number.checked_mul(*factor).ok_or_else(|| format!("`{text}` is too large"))
+    let (_, factor) = units
+        .iter()
+        .find(|(name, _)| *name == unit.trim())
+        .ok_or_else(wrong)?;
+    number
+        .checked_mul(*factor)
+        .ok_or_else(|| format!("`{text}` is too large"))
 }
 
 fn show(value: u64, units: &[(&str, u64)], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let fits = |factor: u64| value >= factor && value.is_multiple_of(factor);
     match units.iter().find(|(_, factor)| fits(*factor)) {
         Some((unit, factor)) => write!(f, "{}{unit}", value / factor),
-        None => write!(f, "0{}", units.iter().rfind(|(unit, _)| !unit.is_empty()).expect("a smallest unit").0),
+        None => write!(
+            f,
+            "0{}",
+            units
+                .iter()
+                .rfind(|(unit, _)| !unit.is_empty())
+                .expect("a smallest unit")
+                .0
+        ),
     }
 }
 

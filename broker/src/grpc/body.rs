@@ -30,7 +30,11 @@ pub(super) struct Activity {
 
 impl Activity {
     pub(super) fn new() -> Activity {
-        Activity { since: Instant::now(), open: AtomicU64::new(0), last_end_ms: AtomicU64::new(0) }
+        Activity {
+            since: Instant::now(),
+            open: AtomicU64::new(0),
+            last_end_ms: AtomicU64::new(0),
+        }
     }
 
     /// Since when there has been no request; `None` while there is one.
@@ -77,8 +81,20 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(body: Incoming, stats: Arc<RimStats>, most: u64, patience: Option<Duration>) -> Inbound {
-        Inbound { body, stats, most, held: 0, patience, alarm: None }
+    pub(super) fn new(
+        body: Incoming,
+        stats: Arc<RimStats>,
+        most: u64,
+        patience: Option<Duration>,
+    ) -> Inbound {
+        Inbound {
+            body,
+            stats,
+            most,
+            held: 0,
+            patience,
+            alarm: None,
+        }
     }
 
     fn account(&mut self, bytes: u64) -> Result<(), Status> {
@@ -91,14 +107,22 @@ impl Inbound {
             return Ok(());
         }
         self.stats.overloaded.fetch_add(1, Relaxed);
-        Err(Status::resource_exhausted("the node is receiving too much at this moment: try again later"))
+        Err(Status::resource_exhausted(
+            "the node is receiving too much at this moment: try again later",
+        ))
     }
 
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
-        let Some(patience) = self.patience else { return Poll::Pending };
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        let Some(patience) = self.patience else {
+            return Poll::Pending;
+        };
+        let alarm = self
+            .alarm
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         ready!(alarm.as_mut().poll(cx));
-        Poll::Ready(Status::deadline_exceeded("the rest of the request did not arrive in time"))
+        Poll::Ready(Status::deadline_exceeded(
+            "the rest of the request did not arrive in time",
+        ))
     }
 }
 
@@ -106,12 +130,17 @@ impl Body for Inbound {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
             return self.poll_patience(cx).map(|late| Some(Err(late)));
         };
         self.alarm = None;
-        let Some(frame) = frame else { return Poll::Ready(None) };
+        let Some(frame) = frame else {
+            return Poll::Ready(None);
+        };
         let frame = frame.map_err(|error| Status::cancelled(error.to_string()))?;
         if let Some(data) = frame.data_ref() {
             self.account(data.len() as u64)?;
@@ -144,7 +173,10 @@ impl Body for Outbound {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

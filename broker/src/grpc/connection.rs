@@ -35,7 +35,11 @@ use crate::net::DRAIN_TIMEOUT;
 /// Serves one connection to its end.
 pub(super) async fn serve(socket: TcpStream, from: SocketAddr, rim: Arc<Rim>, stop: CancellationToken) {
     rim.stats.connections.fetch_add(1, Relaxed);
-    let opened = time::timeout(rim.patience.handshake, handshake::open(socket, rim.mode, rim.tls.as_ref())).await;
+    let opened = time::timeout(
+        rim.patience.handshake,
+        handshake::open(socket, rim.mode, rim.tls.as_ref()),
+    )
+    .await;
     match opened {
         Ok(Ok(Opened::Plain(stream))) => requests(stream, from, rim.clone(), stop).await,
         Ok(Ok(Opened::Tls(stream))) => requests(*stream, from, rim.clone(), stop).await,
@@ -56,7 +60,11 @@ where
 {
     let activity = Arc::new(Activity::new());
     let host: Arc<str> = from.ip().to_canonical().to_string().into();
-    let dispatch = Dispatch { rim: rim.clone(), activity: activity.clone(), host };
+    let dispatch = Dispatch {
+        rim: rim.clone(),
+        activity: activity.clone(),
+        host,
+    };
     let mut connection = pin!(rim.http2.serve_connection(TokioIo::new(stream), dispatch));
     let mut alarm = pin!(time::sleep(rim.patience.idle));
     let mut ending = false;
@@ -109,7 +117,11 @@ impl Service<Request<Incoming>> for Dispatch {
         let (service, method) = split_path(request.uri().path());
         let to_messages = service == Messages::NAME;
         let to_administration = service == Administration::NAME;
-        let patience = if to_messages && method == "Telemetry" { None } else { Some(self.rim.patience.body) };
+        let patience = if to_messages && method == "Telemetry" {
+            None
+        } else {
+            Some(self.rim.patience.body)
+        };
         let mut request = request
             .map(|body| Inbound::new(body, self.rim.stats.clone(), self.rim.max_inbound_bytes, patience));
         request.extensions_mut().insert(RemoteHost(self.host.clone()));
@@ -121,12 +133,17 @@ impl Service<Request<Incoming>> for Dispatch {
             let status = Status::unimplemented(format!("{} is not known here", request.uri().path()));
             Box::pin(async move { Ok(status.into_http()) })
         };
-        Answer { answer, open: Some(open) }
+        Answer {
+            answer,
+            open: Some(open),
+        }
     }
 }
 
 fn split_path(path: &str) -> (&str, &str) {
-    path.strip_prefix('/').and_then(|path| path.split_once('/')).unwrap_or(("", ""))
+    path.strip_prefix('/')
+        .and_then(|path| path.split_once('/'))
+        .unwrap_or(("", ""))
 }
 
 /// The answer to one request; the request stays open until its body has been sent.

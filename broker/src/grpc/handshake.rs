@@ -41,7 +41,11 @@ pub(super) enum Opened {
 }
 
 /// Reads up to and with the preface. The caller limits the time.
-pub(super) async fn open(socket: TcpStream, mode: TlsMode, tls: Option<&TlsAcceptor>) -> Result<Opened, Refused> {
+pub(super) async fn open(
+    socket: TcpStream,
+    mode: TlsMode,
+    tls: Option<&TlsAcceptor>,
+) -> Result<Opened, Refused> {
     let mut first = [0];
     if socket.peek(&mut first).await? == 0 {
         return Err(Refused::Io(io::ErrorKind::UnexpectedEof.into()));
@@ -77,7 +81,11 @@ pub(super) struct Prefaced<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefaced<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.replayed == PREFACE.len() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }

@@ -33,7 +33,10 @@ pub(super) const PING_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 const _: () = {
-    assert!(MAX_INBOUND_MESSAGE_BYTES > (4 << 20) + (64 << 10), "a body of 4 MiB with its envelope passes");
+    assert!(
+        MAX_INBOUND_MESSAGE_BYTES > (4 << 20) + (64 << 10),
+        "a body of 4 MiB with its envelope passes"
+    );
     assert!(CONNECTION_WINDOW_BYTES >= STREAM_WINDOW_BYTES);
     assert!(STREAM_WINDOW_BYTES >= MAX_FRAME_BYTES);
 };

@@ -28,14 +28,19 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 macro_rules! answer {
     ($self:ident.$method:ident($request:ident)) => {{
         let caller = caller(&$request);
-        Ok(Response::new($self.service.$method(&caller, $request.into_inner()).await))
+        Ok(Response::new(
+            $self.service.$method(&caller, $request.into_inner()).await,
+        ))
     }};
 }
 
 /// For the RPCs of later work: the right status, and nothing else.
 macro_rules! later {
     ($response:ident) => {
-        Ok(Response::new(mq::$response { status: Some(not_implemented()), ..Default::default() }))
+        Ok(Response::new(mq::$response {
+            status: Some(not_implemented()),
+            ..Default::default()
+        }))
     };
 }
 
@@ -102,14 +107,18 @@ impl MessagingService for Messaging {
         _: Request<mq::PullMessageRequest>,
     ) -> Result<Response<Self::PullMessageStream>, Status> {
         let content = Some(mq::pull_message_response::Content::Status(not_implemented()));
-        Ok(Response::new(stream::iter([Ok(mq::PullMessageResponse { content })])))
+        Ok(Response::new(stream::iter([Ok(mq::PullMessageResponse {
+            content,
+        })])))
     }
 
     async fn update_offset(
         &self,
         _: Request<mq::UpdateOffsetRequest>,
     ) -> Result<Response<mq::UpdateOffsetResponse>, Status> {
-        Ok(Response::new(mq::UpdateOffsetResponse { status: Some(not_implemented()) }))
+        Ok(Response::new(mq::UpdateOffsetResponse {
+            status: Some(not_implemented()),
+        }))
     }
 
     async fn get_offset(
@@ -130,7 +139,9 @@ impl MessagingService for Messaging {
         &self,
         _: Request<mq::EndTransactionRequest>,
     ) -> Result<Response<mq::EndTransactionResponse>, Status> {
-        Ok(Response::new(mq::EndTransactionResponse { status: Some(not_implemented()) }))
+        Ok(Response::new(mq::EndTransactionResponse {
+            status: Some(not_implemented()),
+        }))
     }
 
     type TelemetryStream = Answers<mq::TelemetryCommand>;
@@ -175,7 +186,9 @@ impl MessagingService for Messaging {
         &self,
         _: Request<mq::SyncLiteSubscriptionRequest>,
     ) -> Result<Response<mq::SyncLiteSubscriptionResponse>, Status> {
-        Ok(Response::new(mq::SyncLiteSubscriptionResponse { status: Some(not_implemented()) }))
+        Ok(Response::new(mq::SyncLiteSubscriptionResponse {
+            status: Some(not_implemented()),
+        }))
     }
 }
 

@@ -26,16 +26,47 @@ impl RimStats {
     /// Adds the figures in Prometheus' text format.
     pub fn write(&self, text: &mut String) {
         let rows = [
-            ("flotilla_grpc_connections", "gauge", "Client connections open.", &self.connections),
-            ("flotilla_grpc_handshakes_failed_total", "counter", "Connections closed before HTTP/2 began.", &self.handshakes_failed),
-            ("flotilla_grpc_idle_closed_total", "counter", "Connections closed for idleness.", &self.idle_closed),
-            ("flotilla_grpc_requests_in_flight", "gauge", "Requests under way, streams included.", &self.requests),
-            ("flotilla_grpc_inbound_bytes", "gauge", "Request bytes being received.", &self.inbound_bytes),
-            ("flotilla_grpc_overloaded_total", "counter", "Requests refused for want of receive memory.", &self.overloaded),
+            (
+                "flotilla_grpc_connections",
+                "gauge",
+                "Client connections open.",
+                &self.connections,
+            ),
+            (
+                "flotilla_grpc_handshakes_failed_total",
+                "counter",
+                "Connections closed before HTTP/2 began.",
+                &self.handshakes_failed,
+            ),
+            (
+                "flotilla_grpc_idle_closed_total",
+                "counter",
+                "Connections closed for idleness.",
+                &self.idle_closed,
+            ),
+            (
+                "flotilla_grpc_requests_in_flight",
+                "gauge",
+                "Requests under way, streams included.",
+                &self.requests,
+            ),
+            (
+                "flotilla_grpc_inbound_bytes",
+                "gauge",
+                "Request bytes being received.",
+                &self.inbound_bytes,
+            ),
+            (
+                "flotilla_grpc_overloaded_total",
+                "counter",
+                "Requests refused for want of receive memory.",
+                &self.overloaded,
+            ),
         ];
         for (name, kind, help, value) in rows {
             let value = value.load(Relaxed);
-            writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}").expect("a String takes all");
+            writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}")
+                .expect("a String takes all");
         }
     }
 }

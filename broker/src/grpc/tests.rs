@@ -68,7 +68,15 @@ impl Server {
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve(listener, options, node.service.clone(), stop.clone()));
         let certificate = folder.path().join("tls/certificate.pem");
-        Server { address, certificate, stats, stop, task, _node: node, _folder: folder }
+        Server {
+            address,
+            certificate,
+            stats,
+            stop,
+            task,
+            _node: node,
+            _folder: folder,
+        }
     }
 
     async fn answers(&self) {
@@ -84,26 +92,42 @@ async fn assert_route(client: &mut Client) {
 }
 
 fn route_of(topic: &str) -> mq::QueryRouteRequest {
-    let topic = mq::Resource { name: topic.to_owned(), ..Default::default() };
-    mq::QueryRouteRequest { topic: Some(topic), ..Default::default() }
+    let topic = mq::Resource {
+        name: topic.to_owned(),
+        ..Default::default()
+    };
+    mq::QueryRouteRequest {
+        topic: Some(topic),
+        ..Default::default()
+    }
 }
 
 fn send_of(bytes: usize) -> mq::SendMessageRequest {
-    let system = mq::SystemProperties { message_id: "0102".to_owned(), ..Default::default() };
-    let topic = mq::Resource { name: "orders".to_owned(), ..Default::default() };
+    let system = mq::SystemProperties {
+        message_id: "0102".to_owned(),
+        ..Default::default()
+    };
+    let topic = mq::Resource {
+        name: "orders".to_owned(),
+        ..Default::default()
+    };
     let message = mq::Message {
         topic: Some(topic),
         system_properties: Some(system),
         body: vec![7; bytes].into(),
         ..Default::default()
     };
-    mq::SendMessageRequest { messages: vec![message] }
+    mq::SendMessageRequest {
+        messages: vec![message],
+    }
 }
 
 /// Reads until the server closes; how it closes does not matter.
 async fn assert_closed(mut socket: TcpStream) {
     let mut rest = Vec::new();
-    let _ = time::timeout(LIMIT, socket.read_to_end(&mut rest)).await.expect("the server closes the connection");
+    let _ = time::timeout(LIMIT, socket.read_to_end(&mut rest))
+        .await
+        .expect("the server closes the connection");
 }
 
 async fn until(condition: impl Fn() -> bool) {
@@ -129,7 +153,10 @@ async fn plaintext_and_tls_are_served_on_one_port() {
 async fn the_mode_forbids_tls_or_plaintext() {
     let server = Server::with(|options| options.mode = TlsMode::Enforcing).await;
     let mut socket = TcpStream::connect(&server.address).await.unwrap();
-    socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    socket
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .unwrap();
     assert_closed(socket).await;
     assert_route(&mut Client::tls(&server.address, &server.certificate).await).await;
 
@@ -169,7 +196,9 @@ async fn a_tls_client_that_speaks_something_else_inside_is_refused() {
     use tokio_rustls::rustls;
     let mut roots = rustls::RootCertStore::empty();
     let certificate =
-        <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>::from_pem_file(&server.certificate);
+        <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>::from_pem_file(
+            &server.certificate,
+        );
     roots.add(certificate.unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
@@ -179,7 +208,8 @@ async fn a_tls_client_that_speaks_something_else_inside_is_refused() {
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let socket = TcpStream::connect(&server.address).await.unwrap();
-    let connected = tokio_rustls::TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), socket);
+    let connected =
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), socket);
     if let Ok(mut stream) = connected.await {
         assert!(stream.read_u8().await.is_err());
     }
@@ -191,9 +221,18 @@ async fn a_body_of_four_mebibytes_passes_and_a_larger_one_gets_its_status() {
     let server = Server::start().await;
     let mut client = Client::plain(&server.address).await;
     let code = |reply: client::Reply| reply.message::<mq::SendMessageResponse>().status.unwrap().code;
-    assert_eq!(code(client.call(SEND, &send_of(4 << 20)).await), mq::Code::Ok as i32);
-    assert_eq!(code(client.call(SEND, &send_of((4 << 20) + 1)).await), mq::Code::MessageBodyTooLarge as i32);
-    assert_eq!(code(client.call(SEND, &send_of(7 << 20)).await), mq::Code::MessageBodyTooLarge as i32);
+    assert_eq!(
+        code(client.call(SEND, &send_of(4 << 20)).await),
+        mq::Code::Ok as i32
+    );
+    assert_eq!(
+        code(client.call(SEND, &send_of((4 << 20) + 1)).await),
+        mq::Code::MessageBodyTooLarge as i32
+    );
+    assert_eq!(
+        code(client.call(SEND, &send_of(7 << 20)).await),
+        mq::Code::MessageBodyTooLarge as i32
+    );
 }
 
 #[tokio::test]
@@ -235,21 +274,48 @@ async fn a_request_whose_rest_never_comes_is_given_up() {
 async fn unknown_paths_are_unimplemented_and_later_rpcs_say_so() {
     let server = Server::start().await;
     let mut client = Client::plain(&server.address).await;
-    for path in ["/apache.rocketmq.v2.MessagingService/Nothing", "/some.Other/Thing", "/", "/apache.rocketmq.v2.Admin/No"] {
-        assert_eq!(client.call(path, &mq::Status::default()).await.grpc, Some(UNIMPLEMENTED), "{path}");
+    for path in [
+        "/apache.rocketmq.v2.MessagingService/Nothing",
+        "/some.Other/Thing",
+        "/",
+        "/apache.rocketmq.v2.Admin/No",
+    ] {
+        assert_eq!(
+            client.call(path, &mq::Status::default()).await.grpc,
+            Some(UNIMPLEMENTED),
+            "{path}"
+        );
     }
     let expected = mq::Code::NotImplemented as i32;
-    for method in ["UpdateOffset", "GetOffset", "QueryOffset", "EndTransaction", "RecallMessage", "SyncLiteSubscription"] {
+    for method in [
+        "UpdateOffset",
+        "GetOffset",
+        "QueryOffset",
+        "EndTransaction",
+        "RecallMessage",
+        "SyncLiteSubscription",
+    ] {
         let path = format!("/apache.rocketmq.v2.MessagingService/{method}");
         // All these answers have their status in field 1.
-        let reply: mq::UpdateOffsetResponse = client.call(&path, &mq::UpdateOffsetRequest::default()).await.message();
+        let reply: mq::UpdateOffsetResponse = client
+            .call(&path, &mq::UpdateOffsetRequest::default())
+            .await
+            .message();
         assert_eq!(reply.status.unwrap().code, expected, "{method}");
     }
     let path = "/apache.rocketmq.v2.MessagingService/PullMessage";
-    let pulled: mq::PullMessageResponse = client.call(path, &mq::PullMessageRequest::default()).await.message();
-    assert!(matches!(pulled.content, Some(mq::pull_message_response::Content::Status(status)) if status.code == expected));
+    let pulled: mq::PullMessageResponse = client
+        .call(path, &mq::PullMessageRequest::default())
+        .await
+        .message();
+    assert!(
+        matches!(pulled.content, Some(mq::pull_message_response::Content::Status(status)) if status.code == expected)
+    );
     let path = "/apache.rocketmq.v2.Admin/GetTopicRoute";
-    let admin: mq::GetTopicRouteResponse = client.call(path, &mq::GetTopicRouteRequest::default()).await.message();
+    let admin: mq::GetTopicRouteResponse = client
+        .call(path, &mq::GetTopicRouteRequest::default())
+        .await
+        .message();
     assert_eq!(admin.status.unwrap().code, expected);
 }
 
@@ -258,9 +324,14 @@ async fn oversized_headers_and_broken_messages_end_the_request_only() {
     let server = Server::start().await;
     let mut client = Client::plain(&server.address).await;
     let long = "x".repeat(32 << 10);
-    let refused = client.raw(ROUTE, &[("x-mq-client-id", &long)], framed(&route_of("orders"))).await;
+    let refused = client
+        .raw(ROUTE, &[("x-mq-client-id", &long)], framed(&route_of("orders")))
+        .await;
     assert!(refused.is_err_and(|error| !error.is_closed()) || server.stats.connections.load(Relaxed) == 1);
-    let reply = client.raw(ROUTE, &[], Bytes::from_static(&[0, 0, 0, 0, 3, 0xff, 0xff, 0xff])).await.unwrap();
+    let reply = client
+        .raw(ROUTE, &[], Bytes::from_static(&[0, 0, 0, 0, 3, 0xff, 0xff, 0xff]))
+        .await
+        .unwrap();
     assert_ne!(reply.grpc, Some(0));
     assert_eq!(reply.http, 200);
     assert_route(&mut client).await;
@@ -271,7 +342,10 @@ async fn a_call_without_any_metadata_is_answered() {
     let server = Server::start().await;
     let mut client = Client::plain(&server.address).await;
     let path = "/apache.rocketmq.v2.MessagingService/Heartbeat";
-    let reply = client.raw(path, &[], framed(&mq::HeartbeatRequest::default())).await.unwrap();
+    let reply = client
+        .raw(path, &[], framed(&mq::HeartbeatRequest::default()))
+        .await
+        .unwrap();
     assert!(reply.message::<mq::HeartbeatResponse>().status.is_some());
 }
 
@@ -282,7 +356,10 @@ fn settings() -> mq::TelemetryCommand {
         pub_sub: Some(mq::settings::PubSub::Publishing(publishing)),
         ..Default::default()
     };
-    mq::TelemetryCommand { command: Some(mq::telemetry_command::Command::Settings(settings)), ..Default::default() }
+    mq::TelemetryCommand {
+        command: Some(mq::telemetry_command::Command::Settings(settings)),
+        ..Default::default()
+    }
 }
 
 #[tokio::test]
@@ -292,10 +369,17 @@ async fn telemetry_sends_its_headers_before_the_first_command_and_then_answers()
     // `open` returns with the headers of the response, before anything was said.
     let (said, mut answers) = time::timeout(LIMIT, client.open(TELEMETRY)).await.unwrap();
     said.unbounded_send(framed(&settings())).unwrap();
-    let frame = time::timeout(LIMIT, answers.frame()).await.unwrap().unwrap().unwrap();
+    let frame = time::timeout(LIMIT, answers.frame())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     let bytes = frame.into_data().unwrap();
     let answer = mq::TelemetryCommand::decode(bytes.slice(5..)).unwrap();
-    assert!(matches!(answer.command, Some(mq::telemetry_command::Command::Settings(_))));
+    assert!(matches!(
+        answer.command,
+        Some(mq::telemetry_command::Command::Settings(_))
+    ));
     drop(said);
     until(|| server.stats.requests.load(Relaxed) == 0).await;
 }
@@ -307,7 +391,9 @@ async fn an_idle_connection_is_closed_and_one_with_telemetry_is_not() {
     let (said, mut answers) = busy.open(TELEMETRY).await;
     let mut idle = Client::plain(&server.address).await;
     assert_route(&mut idle).await;
-    let _ = time::timeout(LIMIT, &mut idle.ended).await.expect("the idle connection is closed");
+    let _ = time::timeout(LIMIT, &mut idle.ended)
+        .await
+        .expect("the idle connection is closed");
     assert_eq!(server.stats.idle_closed.load(Relaxed), 1);
     said.unbounded_send(framed(&settings())).unwrap();
     assert!(time::timeout(LIMIT, answers.frame()).await.unwrap().is_some());
@@ -359,9 +445,17 @@ async fn stopping_ends_telemetry_and_lets_connections_go() {
     let mut client = Client::plain(&server.address).await;
     let (_said, mut answers) = client.open(TELEMETRY).await;
     server.stop.cancel();
-    while let Some(Ok(_)) = time::timeout(LIMIT, answers.frame()).await.expect("the stream ends") {}
-    time::timeout(LIMIT, server.task).await.expect("the server returns").unwrap();
-    let _ = time::timeout(LIMIT, client.ended).await.expect("the connection ends");
+    while let Some(Ok(_)) = time::timeout(LIMIT, answers.frame())
+        .await
+        .expect("the stream ends")
+    {}
+    time::timeout(LIMIT, server.task)
+        .await
+        .expect("the server returns")
+        .unwrap();
+    let _ = time::timeout(LIMIT, client.ended)
+        .await
+        .expect("the connection ends");
     assert!(TcpStream::connect(&server.address).await.is_err());
 }
 
@@ -369,8 +463,14 @@ async fn stopping_ends_telemetry_and_lets_connections_go() {
 async fn a_port_in_use_is_an_error_that_says_so() {
     let first = net::bind("client_addr", "127.0.0.1:0", true).await.unwrap();
     let address = first.local_addr().unwrap().to_string();
-    let error = net::bind("client_addr", &address, true).await.unwrap_err().to_string();
+    let error = net::bind("client_addr", &address, true)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("another process uses this port"), "{error}");
-    let error = net::bind("peer_addr", "0.0.0.0:0", true).await.unwrap_err().to_string();
+    let error = net::bind("peer_addr", "0.0.0.0:0", true)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("allow_public_peers"), "{error}");
 }

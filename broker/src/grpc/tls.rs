@@ -56,7 +56,9 @@ pub enum TlsError {
         reason: String,
     },
     /// Half of the self-signed pair is gone.
-    #[error("{certificate} is there and {key} is not: put the key back, or remove the certificate to have both made again")]
+    #[error(
+        "{certificate} is there and {key} is not: put the key back, or remove the certificate to have both made again"
+    )]
     KeyLost {
         /// Certificate file.
         certificate: PathBuf,
@@ -80,14 +82,20 @@ pub fn acceptor(tls: &Tls, data_dir: &Path, hosts: &[String]) -> Result<TlsAccep
 
 fn load(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     let content = |path: &Path, what, error: pem::Error| match error {
-        pem::Error::Io(source) => TlsError::File { path: path.to_owned(), source },
-        other => TlsError::Content { path: path.to_owned(), what, reason: other.to_string() },
+        pem::Error::Io(source) => TlsError::File {
+            path: path.to_owned(),
+            source,
+        },
+        other => TlsError::Content {
+            path: path.to_owned(),
+            what,
+            reason: other.to_string(),
+        },
     };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
         .map_err(|error| content(certificate, "certificate", error))?;
-    let secret =
-        PrivateKeyDer::from_pem_file(key).map_err(|error| content(key, "private key", error))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| content(key, "private key", error))?;
     let mismatch = |error: rustls::Error| TlsError::Mismatch {
         certificate: certificate.to_owned(),
         key: key.to_owned(),
@@ -127,7 +135,12 @@ fn self_signed(folder: &Path, hosts: &[String]) -> Result<(PathBuf, PathBuf), Tl
 /// All or nothing: a certificate that is there is complete.
 fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&new)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, path)
@@ -137,7 +150,11 @@ fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const NONE: Tls = Tls { mode: crate::config::TlsMode::Permissive, certificate: None, key: None };
+    const NONE: Tls = Tls {
+        mode: crate::config::TlsMode::Permissive,
+        certificate: None,
+        key: None,
+    };
 
     #[test]
     fn the_self_signed_certificate_is_made_once_and_its_key_is_private() {
@@ -148,10 +165,14 @@ mod tests {
         let first = read();
         acceptor(&NONE, folder.path(), &hosts).unwrap();
         assert_eq!(read(), first);
-        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(folder.path().join("tls/key.pem")).unwrap());
+        let mode =
+            std::os::unix::fs::MetadataExt::mode(&fs::metadata(folder.path().join("tls/key.pem")).unwrap());
         assert_eq!(mode & 0o777, 0o600);
         fs::remove_file(folder.path().join("tls/key.pem")).unwrap();
-        assert!(matches!(acceptor(&NONE, folder.path(), &hosts), Err(TlsError::KeyLost { .. })));
+        assert!(matches!(
+            acceptor(&NONE, folder.path(), &hosts),
+            Err(TlsError::KeyLost { .. })
+        ));
     }
 
     #[test]
@@ -161,14 +182,27 @@ mod tests {
         let pair = |at: &str| self_signed(&path(at), &["example.org".to_owned()]).unwrap();
         let ((certificate, key), (_, other_key)) = (pair("a"), pair("b"));
         let with = |certificate: PathBuf, key: PathBuf| {
-            let tls = Tls { certificate: Some(certificate), key: Some(key), ..NONE };
+            let tls = Tls {
+                certificate: Some(certificate),
+                key: Some(key),
+                ..NONE
+            };
             acceptor(&tls, folder.path(), &[]).map(|_| ())
         };
         with(certificate.clone(), key.clone()).unwrap();
         assert!(!path(FOLDER).exists());
-        assert!(matches!(with(certificate.clone(), other_key), Err(TlsError::Mismatch { .. })));
-        assert!(matches!(with(certificate.clone(), path("none")), Err(TlsError::File { .. })));
-        assert!(matches!(with(certificate.clone(), certificate), Err(TlsError::Content { .. })));
+        assert!(matches!(
+            with(certificate.clone(), other_key),
+            Err(TlsError::Mismatch { .. })
+        ));
+        assert!(matches!(
+            with(certificate.clone(), path("none")),
+            Err(TlsError::File { .. })
+        ));
+        assert!(matches!(
+            with(certificate.clone(), certificate),
+            Err(TlsError::Content { .. })
+        ));
         assert!(matches!(with(key.clone(), key), Err(TlsError::Mismatch { .. })));
     }
 }

@@ -63,7 +63,10 @@ pub(super) async fn describe(
         (status = 503, description = "No majority: try again", body = ErrorBody),
     )
 )]
-pub(super) async fn delete(State(api): State<Api>, Path(group): Path<String>) -> Result<StatusCode, ApiError> {
+pub(super) async fn delete(
+    State(api): State<Api>,
+    Path(group): Path<String>,
+) -> Result<StatusCode, ApiError> {
     api.service.delete_group(&group).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -37,7 +37,11 @@ pub(super) struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> ApiError {
-        ApiError { status, code, message: message.into() }
+        ApiError {
+            status,
+            code,
+            message: message.into(),
+        }
     }
 
     pub(super) fn unavailable(message: impl Into<String>) -> ApiError {
@@ -60,7 +64,10 @@ impl From<AdminError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let error = ErrorDetail { code: self.code.to_owned(), message: self.message };
+        let error = ErrorDetail {
+            code: self.code.to_owned(),
+            message: self.message,
+        };
         (self.status, Json(ErrorBody { error })).into_response()
     }
 }
@@ -84,13 +91,20 @@ where
             };
             ApiError::new(rejection.status(), code, rejection.body_text())
         };
-        Json::from_request(request, state).await.map(|Json(body)| Body(body)).map_err(refused)
+        Json::from_request(request, state)
+            .await
+            .map(|Json(body)| Body(body))
+            .map_err(refused)
     }
 }
 
 /// For paths that do not exist.
 pub(super) async fn no_such_route() -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "NO_SUCH_ROUTE", "nothing is served here; /openapi.json lists all routes")
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "NO_SUCH_ROUTE",
+        "nothing is served here; /openapi.json lists all routes",
+    )
 }
 
 /// For methods a path does not have.

@@ -24,7 +24,10 @@ pub(super) async fn live() -> &'static str {
     responses((status = 200, body = String), (status = 503, description = "Not yet, with the reason", body = ErrorBody))
 )]
 pub(super) async fn ready(State(api): State<Api>) -> Result<&'static str, ApiError> {
-    api.service.ready().map(|()| "ok\n").map_err(ApiError::unavailable)
+    api.service
+        .ready()
+        .map(|()| "ok\n")
+        .map_err(ApiError::unavailable)
 }
 
 /// Figures of this node in Prometheus' text format.
@@ -33,5 +36,8 @@ pub(super) async fn metrics(State(api): State<Api>) -> ([(HeaderName, &'static s
     let mut text = api.service.metrics_text();
     api.rim.write(&mut text);
     process::write(&mut text);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
 }

@@ -14,16 +14,34 @@ struct Figures {
 pub(super) fn write(text: &mut String) {
     let clock_ticks = rustix::param::clock_ticks_per_second();
     let page = rustix::param::page_size() as u64;
-    let figures = fs::read_to_string("/proc/self/stat").ok().and_then(|stat| parse(&stat, clock_ticks, page));
+    let figures = fs::read_to_string("/proc/self/stat")
+        .ok()
+        .and_then(|stat| parse(&stat, clock_ticks, page));
     let Some(figures) = figures else { return };
     let open_files = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     for (name, kind, help, value) in [
-        ("process_cpu_seconds_total", "counter", "User and system CPU time.", figures.cpu_seconds),
-        ("process_resident_memory_bytes", "gauge", "Resident memory.", figures.resident_bytes as f64),
+        (
+            "process_cpu_seconds_total",
+            "counter",
+            "User and system CPU time.",
+            figures.cpu_seconds,
+        ),
+        (
+            "process_resident_memory_bytes",
+            "gauge",
+            "Resident memory.",
+            figures.resident_bytes as f64,
+        ),
         ("process_threads", "gauge", "Threads.", figures.threads as f64),
-        ("process_open_fds", "gauge", "Open file descriptors.", open_files as f64),
+        (
+            "process_open_fds",
+            "gauge",
+            "Open file descriptors.",
+            open_files as f64,
+        ),
     ] {
-        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}").expect("a String takes all");
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}")
+            .expect("a String takes all");
     }
 }
 
@@ -47,9 +65,17 @@ mod tests {
 
     #[test]
     fn the_name_of_the_program_may_hold_parentheses() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4 10 0 0 0 250 50 0 0 20 0 9 0 100 4096000 300 18446744073709551615";
+        let stat =
+            "7 (a) b) S 1 7 7 0 -1 4 10 0 0 0 250 50 0 0 20 0 9 0 100 4096000 300 18446744073709551615";
         let figures = parse(stat, 100, 4096).unwrap();
-        assert_eq!(figures, Figures { cpu_seconds: 3.0, resident_bytes: 300 * 4096, threads: 9 });
+        assert_eq!(
+            figures,
+            Figures {
+                cpu_seconds: 3.0,
+                resident_bytes: 300 * 4096,
+                threads: 9
+            }
+        );
     }
 
     #[test]

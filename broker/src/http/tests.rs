@@ -12,7 +12,10 @@ use crate::testing::OneNode;
 
 async fn node() -> (OneNode, Router) {
     let node = OneNode::start().await;
-    let api = Api { service: node.service.clone(), rim: Arc::default() };
+    let api = Api {
+        service: node.service.clone(),
+        rim: Arc::default(),
+    };
     (node, router(api))
 }
 
@@ -30,7 +33,10 @@ async fn ask(router: &Router, method: Method, path: &str, body: &str) -> (Status
 }
 
 fn code(body: &str) -> String {
-    serde_json::from_str::<ErrorBody>(body).unwrap_or_else(|error| panic!("{body}: {error}")).error.code
+    serde_json::from_str::<ErrorBody>(body)
+        .unwrap_or_else(|error| panic!("{body}: {error}"))
+        .error
+        .code
 }
 
 #[tokio::test]
@@ -38,14 +44,25 @@ async fn every_described_route_exists_and_no_other_method_of_it() {
     let (_node, router) = node().await;
     let description: serde_json::Value =
         serde_json::from_str(&ask(&router, Method::GET, "/openapi.json", "").await.1).unwrap();
-    let paths: BTreeMap<String, serde_json::Value> = serde_json::from_value(description["paths"].clone()).unwrap();
+    let paths: BTreeMap<String, serde_json::Value> =
+        serde_json::from_value(description["paths"].clone()).unwrap();
     assert_eq!(paths.len(), 8);
     for (path, operations) in &paths {
         let concrete = path.replace("{topic}", "some").replace("{group}", "some");
-        for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
+        for method in [
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::DELETE,
+            Method::PATCH,
+        ] {
             let described = operations.get(method.as_str().to_lowercase()).is_some();
             let (status, body) = ask(&router, method.clone(), &concrete, "{}").await;
-            assert_eq!(status != StatusCode::METHOD_NOT_ALLOWED, described, "{method} {path}: {status} {body}");
+            assert_eq!(
+                status != StatusCode::METHOD_NOT_ALLOWED,
+                described,
+                "{method} {path}: {status} {body}"
+            );
             assert!(!body.contains("NO_SUCH_ROUTE"), "{method} {path}");
         }
     }
@@ -64,10 +81,19 @@ async fn every_schema_that_is_named_is_described() {
 #[tokio::test]
 async fn a_topic_is_created_listed_described_and_deleted() {
     let (_node, router) = node().await;
-    let (status, body) = ask(&router, Method::POST, "/v1/topics", r#"{"name":"orders","queues":3}"#).await;
+    let (status, body) = ask(
+        &router,
+        Method::POST,
+        "/v1/topics",
+        r#"{"name":"orders","queues":3}"#,
+    )
+    .await;
     assert_eq!(status, StatusCode::CREATED, "{body}");
     let (status, body) = ask(&router, Method::POST, "/v1/topics", r#"{"name":"orders"}"#).await;
-    assert_eq!((status, code(&body).as_str()), (StatusCode::CONFLICT, "ALREADY_EXISTS"));
+    assert_eq!(
+        (status, code(&body).as_str()),
+        (StatusCode::CONFLICT, "ALREADY_EXISTS")
+    );
     let (_, body) = ask(&router, Method::GET, "/v1/topics", "").await;
     let topics: Vec<crate::views::TopicView> = serde_json::from_str(&body).unwrap();
     let found = topics.iter().find(|topic| topic.name == "orders").unwrap();
@@ -76,9 +102,15 @@ async fn a_topic_is_created_listed_described_and_deleted() {
     assert_eq!(status, StatusCode::OK);
     let topic: crate::views::TopicDetail = serde_json::from_str(&body).unwrap();
     assert_eq!(topic.queue_list.len(), 3, "{body}");
-    assert_eq!(ask(&router, Method::DELETE, "/v1/topics/orders", "").await.0, StatusCode::NO_CONTENT);
+    assert_eq!(
+        ask(&router, Method::DELETE, "/v1/topics/orders", "").await.0,
+        StatusCode::NO_CONTENT
+    );
     let (status, body) = ask(&router, Method::GET, "/v1/topics/orders", "").await;
-    assert_eq!((status, code(&body).as_str()), (StatusCode::NOT_FOUND, "NOT_FOUND"));
+    assert_eq!(
+        (status, code(&body).as_str()),
+        (StatusCode::NOT_FOUND, "NOT_FOUND")
+    );
 }
 
 #[tokio::test]
@@ -92,9 +124,22 @@ async fn a_consumer_group_is_created_described_and_deleted_and_its_dead_letters_
     let group: crate::views::GroupDetail = serde_json::from_str(&body).unwrap();
     assert_eq!(group.group.max_attempts, 3);
     let dead_letters = "/v1/topics/%25DLQ%25billing";
-    assert_eq!(ask(&router, Method::GET, dead_letters, "").await.0, StatusCode::OK);
-    assert_eq!(ask(&router, Method::DELETE, "/v1/consumer-groups/billing", "").await.0, StatusCode::NO_CONTENT);
-    assert_eq!(ask(&router, Method::GET, "/v1/consumer-groups/billing", "").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(
+        ask(&router, Method::GET, dead_letters, "").await.0,
+        StatusCode::OK
+    );
+    assert_eq!(
+        ask(&router, Method::DELETE, "/v1/consumer-groups/billing", "")
+            .await
+            .0,
+        StatusCode::NO_CONTENT
+    );
+    assert_eq!(
+        ask(&router, Method::GET, "/v1/consumer-groups/billing", "")
+            .await
+            .0,
+        StatusCode::NOT_FOUND
+    );
 }
 
 #[tokio::test]
@@ -107,28 +152,65 @@ async fn errors_have_one_form() {
         (Method::GET, "/v1/consumer-groups/none", "", 404, "NOT_FOUND"),
         (Method::DELETE, "/v1/consumer-groups/none", "", 404, "NOT_FOUND"),
         (Method::POST, "/v1/topics", r#"{"name":"a b"}"#, 400, "INVALID"),
-        (Method::POST, "/v1/topics", r#"{"name":"a","queues":0}"#, 400, "INVALID"),
-        (Method::POST, "/v1/topics", r#"{"name":"a","message_type":"ODD"}"#, 400, "INVALID"),
-        (Method::POST, "/v1/topics", r#"{"name":"a","colour":1}"#, 422, "INVALID"),
+        (
+            Method::POST,
+            "/v1/topics",
+            r#"{"name":"a","queues":0}"#,
+            400,
+            "INVALID",
+        ),
+        (
+            Method::POST,
+            "/v1/topics",
+            r#"{"name":"a","message_type":"ODD"}"#,
+            400,
+            "INVALID",
+        ),
+        (
+            Method::POST,
+            "/v1/topics",
+            r#"{"name":"a","colour":1}"#,
+            422,
+            "INVALID",
+        ),
         (Method::POST, "/v1/topics", "{", 400, "INVALID"),
         (Method::POST, "/v1/topics", &large, 413, "BODY_TOO_LARGE"),
-        (Method::POST, "/v1/consumer-groups", r#"{"name":""}"#, 400, "INVALID"),
+        (
+            Method::POST,
+            "/v1/consumer-groups",
+            r#"{"name":""}"#,
+            400,
+            "INVALID",
+        ),
         (Method::GET, "/nowhere", "", 404, "NO_SUCH_ROUTE"),
         (Method::PUT, "/v1/topics", "", 405, "METHOD_NOT_ALLOWED"),
     ] {
         let (answered, text) = ask(&router, method.clone(), path, body).await;
-        assert_eq!((answered.as_u16(), code(&text).as_str()), (status, expected), "{method} {path} {text}");
+        assert_eq!(
+            (answered.as_u16(), code(&text).as_str()),
+            (status, expected),
+            "{method} {path} {text}"
+        );
     }
 }
 
 #[tokio::test]
 async fn health_and_metrics_are_plain_text() {
     let (_node, router) = node().await;
-    assert_eq!(ask(&router, Method::GET, "/healthz/live", "").await, (StatusCode::OK, "ok\n".to_owned()));
-    assert_eq!(ask(&router, Method::GET, "/healthz/ready", "").await, (StatusCode::OK, "ok\n".to_owned()));
+    assert_eq!(
+        ask(&router, Method::GET, "/healthz/live", "").await,
+        (StatusCode::OK, "ok\n".to_owned())
+    );
+    assert_eq!(
+        ask(&router, Method::GET, "/healthz/ready", "").await,
+        (StatusCode::OK, "ok\n".to_owned())
+    );
     let (status, metrics) = ask(&router, Method::GET, "/metrics", "").await;
     assert_eq!(status, StatusCode::OK);
-    for line in metrics.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+    for line in metrics
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+    {
         let (_, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
         assert!(value.parse::<f64>().is_ok(), "{line}");
     }
@@ -143,5 +225,8 @@ async fn the_cluster_is_shown_with_its_shards() {
     let cluster: crate::views::ClusterView = serde_json::from_str(&body).unwrap();
     assert_eq!(cluster.nodes.len(), 1, "{body}");
     assert!(cluster.nodes[0].alive);
-    assert!(cluster.shards.len() > 1 && cluster.shards.iter().all(|shard| shard.leader == Some(1)), "{body}");
+    assert!(
+        cluster.shards.len() > 1 && cluster.shards.iter().all(|shard| shard.leader == Some(1)),
+        "{body}"
+    );
 }

@@ -68,17 +68,31 @@ impl Assembly {
         let disk = RealDisk::open(&config.data_dir).map_err(|error| data_dir(config, &error))?;
         let certificate = match config.tls.mode {
             TlsMode::Disabled => None,
-            _ => Some(tls::acceptor(&config.tls, &config.data_dir, &addresses.certificate_hosts())?),
+            _ => Some(tls::acceptor(
+                &config.tls,
+                &config.data_dir,
+                &addresses.certificate_hosts(),
+            )?),
         };
         let engine = RocksEngine::open(&config.data_dir.join(STATE)).map_err(|error| match error {
             EngineError::Corrupt(what) => StartError::Node(raft_store::StoreError::Corrupt(what).into()),
-            error => StartError::DataDir { path: config.data_dir.display().to_string(), reason: error.to_string() },
+            error => StartError::DataDir {
+                path: config.data_dir.display().to_string(),
+                reason: error.to_string(),
+            },
         })?;
 
         let hello = Greeting::new(config.node_id);
         let transport = StreamTransport::new(hello.source());
         let options = node_options(config, addresses);
-        let node = Node::start(options, Arc::new(disk), Arc::new(engine), transport, Arc::new(SystemClock)).await?;
+        let node = Node::start(
+            options,
+            Arc::new(disk),
+            Arc::new(engine),
+            transport,
+            Arc::new(SystemClock),
+        )
+        .await?;
         hello.is(&node);
         let service = Service::new(node.clone());
 
@@ -160,7 +174,10 @@ struct Greeting {
 
 impl Greeting {
     fn new(number: u32) -> Greeting {
-        Greeting { number, node: Arc::default() }
+        Greeting {
+            number,
+            node: Arc::default(),
+        }
     }
 
     fn is(&self, node: &Node) {
@@ -169,7 +186,11 @@ impl Greeting {
 
     fn source(&self) -> HelloSource {
         let (number, node) = (self.number, self.node.clone());
-        let nobody = move || Hello { version: peer::PROTOCOL_VERSION, node: number, ..Default::default() };
+        let nobody = move || Hello {
+            version: peer::PROTOCOL_VERSION,
+            node: number,
+            ..Default::default()
+        };
         Arc::new(move || node.get().map_or_else(&nobody, Node::hello))
     }
 }

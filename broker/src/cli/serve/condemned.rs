@@ -21,7 +21,10 @@ const MIN_NODES: usize = 3;
 
 /// Sets the data directory aside and starts the program anew in this process, if other nodes can rebuild it.
 pub(super) fn start_again(config: &Config, reason: &str) -> ExitCode {
-    let nodes = config.initial_cluster.as_ref().map_or(1, |cluster| cluster.nodes().len());
+    let nodes = config
+        .initial_cluster
+        .as_ref()
+        .map_or(1, |cluster| cluster.nodes().len());
     if nodes < MIN_NODES {
         error!(
             reason,
@@ -56,7 +59,10 @@ pub(super) fn start_again(config: &Config, reason: &str) -> ExitCode {
 fn restart() -> io::Error {
     let mut arguments = std::env::args_os();
     let typed = arguments.next().unwrap_or_else(|| OsString::from("flotilla"));
-    let program = std::env::current_exe().ok().filter(|path| path.exists()).map_or(typed, OsString::from);
+    let program = std::env::current_exe()
+        .ok()
+        .filter(|path| path.exists())
+        .map_or(typed, OsString::from);
     Command::new(program).args(arguments).exec()
 }
 
@@ -85,7 +91,9 @@ fn set_aside(data_dir: &Path) -> io::Result<PathBuf> {
 
 /// Beside the data directory if possible; `DIR.condemned-N`.
 fn named(data_dir: &Path, number: u32) -> PathBuf {
-    let mut name = data_dir.file_name().map_or_else(|| OsString::from("data"), OsString::from);
+    let mut name = data_dir
+        .file_name()
+        .map_or_else(|| OsString::from("data"), OsString::from);
     name.push(format!(".condemned-{number}"));
     match data_dir.parent() {
         Some(parent) if is_movable(data_dir) => parent.join(name),
@@ -114,12 +122,18 @@ fn copies(data_dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let name = first.file_name().expect("just named").to_string_lossy().into_owned();
+    let name = first
+        .file_name()
+        .expect("just named")
+        .to_string_lossy()
+        .into_owned();
     let prefix = name.trim_end_matches('1');
     let mut found = Vec::new();
     for entry in fs::read_dir(parent)? {
         let path = entry?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.strip_prefix(prefix)?.parse().ok());
+        let number = path
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_prefix(prefix)?.parse().ok());
         found.extend(number.map(|number| (number, path)));
     }
     found.sort();
@@ -171,7 +185,10 @@ mod tests {
             set_aside(&data_dir).unwrap();
         }
         let kept = copies(&data_dir).unwrap();
-        let texts: Vec<_> = kept.iter().map(|(_, path)| fs::read_to_string(path.join("log")).unwrap()).collect();
+        let texts: Vec<_> = kept
+            .iter()
+            .map(|(_, path)| fs::read_to_string(path.join("log")).unwrap())
+            .collect();
         assert_eq!(texts, ["three", "four"]);
     }
 
@@ -194,6 +211,9 @@ mod tests {
         fs::create_dir(&config.data_dir).unwrap();
         fill(&config.data_dir, "precious");
         assert_eq!(start_again(&config, "a test"), ExitCode::FAILURE);
-        assert_eq!(fs::read_to_string(config.data_dir.join("log")).unwrap(), "precious");
+        assert_eq!(
+            fs::read_to_string(config.data_dir.join("log")).unwrap(),
+            "precious"
+        );
     }
 }

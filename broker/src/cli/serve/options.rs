@@ -26,9 +26,15 @@ impl Addresses {
         admin: &TcpListener,
         peers: &TcpListener,
     ) -> io::Result<Addresses> {
-        let client = config.advertise_client_addr.as_ref().unwrap_or(&config.client_addr);
+        let client = config
+            .advertise_client_addr
+            .as_ref()
+            .unwrap_or(&config.client_addr);
         let http = config.advertise_http_addr.as_ref().unwrap_or(&config.http_addr);
-        let listed = config.initial_cluster.as_ref().and_then(|cluster| cluster.nodes().get(&config.node_id));
+        let listed = config
+            .initial_cluster
+            .as_ref()
+            .and_then(|cluster| cluster.nodes().get(&config.node_id));
         let peer = listed.unwrap_or(&config.peer_addr);
         Ok(Addresses {
             client: with_port(client, clients)?,
@@ -41,7 +47,11 @@ impl Addresses {
     pub(super) fn certificate_hosts(&self) -> Vec<String> {
         let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         let advertised = split_address(&self.client).map(|(host, _)| host.to_owned()).ok();
-        let machine = rustix::system::uname().nodename().to_str().ok().map(str::to_owned);
+        let machine = rustix::system::uname()
+            .nodename()
+            .to_str()
+            .ok()
+            .map(str::to_owned);
         for host in [advertised, machine].into_iter().flatten() {
             // A name that no certificate can hold is left out; clients do not use it either.
             let usable = host.parse::<IpAddr>().is_ok() || host.is_ascii();
@@ -65,7 +75,11 @@ pub(crate) fn node_options(config: &Config, addresses: Addresses) -> NodeOptions
     let defaults = StoreOptions::new(0);
     NodeOptions {
         node_id: config.node_id,
-        initial_cluster: config.initial_cluster.as_ref().map(|cluster| cluster.nodes().clone()).unwrap_or_default(),
+        initial_cluster: config
+            .initial_cluster
+            .as_ref()
+            .map(|cluster| cluster.nodes().clone())
+            .unwrap_or_default(),
         data_shards: config.data_shards,
         peer_addr: addresses.peer,
         client_addr: addresses.client,

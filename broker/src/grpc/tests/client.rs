@@ -58,19 +58,28 @@ pub(super) fn framed(message: &impl Message) -> Bytes {
 }
 
 impl Client {
-    pub(super) async fn over(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Client, hyper::Error> {
+    pub(super) async fn over(
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Client, hyper::Error> {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await?;
-        Ok(Client { sender, ended: tokio::spawn(connection) })
+        Ok(Client {
+            sender,
+            ended: tokio::spawn(connection),
+        })
     }
 
     pub(super) async fn plain(address: &str) -> Client {
-        Client::over(TcpStream::connect(address).await.unwrap()).await.unwrap()
+        Client::over(TcpStream::connect(address).await.unwrap())
+            .await
+            .unwrap()
     }
 
     /// Trusts exactly the certificate in this file, as a client that pins it would.
     pub(super) async fn tls(address: &str, certificate: &Path) -> Client {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_file(certificate).unwrap())
+            .unwrap();
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -79,13 +88,17 @@ impl Client {
         config.alpn_protocols = vec![b"h2".to_vec()];
         let socket = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap();
+        let stream = TlsConnector::from(Arc::new(config))
+            .connect(name, socket)
+            .await
+            .unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         Client::over(stream).await.unwrap()
     }
 
     fn request(path: &str, headers: &[(&str, &str)], body: Outgoing) -> Request<Outgoing> {
-        let mut builder = Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
+        let mut builder =
+            Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
         for (name, value) in headers {
             builder = builder.header(*name, *value);
         }
@@ -93,20 +106,34 @@ impl Client {
     }
 
     /// Sends raw bytes as the whole body.
-    pub(super) async fn raw(&mut self, path: &str, headers: &[(&str, &str)], body: Bytes) -> Result<Reply, hyper::Error> {
+    pub(super) async fn raw(
+        &mut self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Reply, hyper::Error> {
         let body = Full::new(body).map_err(|never| match never {}).boxed();
         self.sender.ready().await?;
-        let response = self.sender.send_request(Self::request(path, headers, body)).await?;
+        let response = self
+            .sender
+            .send_request(Self::request(path, headers, body))
+            .await?;
         let (parts, body) = response.into_parts();
         let collected = body.collect().await?;
         let trailers = collected.trailers().cloned().unwrap_or_default();
         let grpc = grpc_status(&parts.headers).or_else(|| grpc_status(&trailers));
-        Ok(Reply { http: parts.status, grpc, messages: messages(collected.to_bytes()) })
+        Ok(Reply {
+            http: parts.status,
+            grpc,
+            messages: messages(collected.to_bytes()),
+        })
     }
 
     /// One ordinary call.
     pub(super) async fn call(&mut self, path: &str, message: &impl Message) -> Reply {
-        self.raw(path, &[("x-mq-client-id", "test")], framed(message)).await.unwrap()
+        self.raw(path, &[("x-mq-client-id", "test")], framed(message))
+            .await
+            .unwrap()
     }
 
     /// Opens a request whose body stays open; returns once the response's headers are here.
@@ -116,12 +143,20 @@ impl Client {
     }
 
     /// Sends the beginning of a body and never its end; gives the status that comes nevertheless.
-    pub(super) async fn unfinished(&mut self, path: &str, begin: Bytes) -> (mpsc::UnboundedSender<Bytes>, Option<i32>) {
+    pub(super) async fn unfinished(
+        &mut self,
+        path: &str,
+        begin: Bytes,
+    ) -> (mpsc::UnboundedSender<Bytes>, Option<i32>) {
         let (sender, response) = self.start(path, Some(begin)).await;
         (sender, grpc_status(response.headers()))
     }
 
-    async fn start(&mut self, path: &str, begin: Option<Bytes>) -> (mpsc::UnboundedSender<Bytes>, Response<Incoming>) {
+    async fn start(
+        &mut self,
+        path: &str,
+        begin: Option<Bytes>,
+    ) -> (mpsc::UnboundedSender<Bytes>, Response<Incoming>) {
         let (sender, receiver) = mpsc::unbounded();
         if let Some(begin) = begin {
             sender.unbounded_send(begin).unwrap();
@@ -130,7 +165,11 @@ impl Client {
         let body = BodyExt::boxed(StreamBody::new(frames));
         self.sender.ready().await.unwrap();
         let headers = [("x-mq-client-id", "test")];
-        let response = self.sender.send_request(Self::request(path, &headers, body)).await.unwrap();
+        let response = self
+            .sender
+            .send_request(Self::request(path, &headers, body))
+            .await
+            .unwrap();
         (sender, response)
     }
 }
