@@ -14,21 +14,31 @@ pub(super) struct RemoteHost(pub(super) Arc<str>);
 /// Reads the caller of a request.
 pub(super) fn caller<T>(request: &Request<T>) -> Caller {
     let metadata = request.metadata();
-    let host = request.extensions().get::<RemoteHost>().map(|host| host.0.to_string());
+    let host = request
+        .extensions()
+        .get::<RemoteHost>()
+        .map(|host| host.0.to_string());
     Caller {
         client_id: text(metadata, "x-mq-client-id"),
         language: text(metadata, "x-mq-language"),
         client_version: text(metadata, "x-mq-client-version"),
         namespace: text(metadata, "x-mq-namespace"),
         remote_host: host.unwrap_or_default(),
-        deadline: metadata.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?)),
+        deadline: metadata
+            .get("grpc-timeout")
+            .and_then(|value| timeout(value.to_str().ok()?)),
         forwarded: false,
         retried: false,
     }
 }
 
 fn text(metadata: &MetadataMap, name: &'static str) -> String {
-    metadata.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().trim().to_owned()
+    metadata
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// The gRPC form of a duration: at most eight digits and a unit.
@@ -69,7 +79,10 @@ mod tests {
     #[test]
     fn a_call_without_metadata_has_a_blank_caller() {
         let caller = caller(&Request::new(()));
-        assert_eq!((caller.client_id.as_str(), caller.deadline, caller.forwarded), ("", None, false));
+        assert_eq!(
+            (caller.client_id.as_str(), caller.deadline, caller.forwarded),
+            ("", None, false)
+        );
     }
 
     #[test]
