@@ -17,7 +17,10 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock;
 
 #[cfg(not(madsim))]
-#[expect(clippy::disallowed_methods, reason = "the one home of the wall clock and of chance")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one home of the wall clock and of chance"
+)]
 impl Clock for SystemClock {
     fn now_ms(&self) -> u64 {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

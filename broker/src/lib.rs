@@ -5,24 +5,24 @@
 //! each other. The rim (`grpc`, `http`, `cli`, `bench`) needs a real operating
 //! system and is left out of the simulator.
 
-pub mod clock;
-pub mod limits;
-pub mod meta;
-pub mod node;
-pub mod peer;
-pub mod service;
-pub mod views;
+#[cfg(feature = "bench")]
+pub mod bench;
 #[cfg(feature = "server")]
 pub mod cli;
+pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
 pub mod grpc;
 #[cfg(feature = "server")]
 pub mod http;
+pub mod limits;
+pub mod meta;
 #[cfg(feature = "server")]
 pub mod net;
+pub mod node;
+pub mod peer;
+pub mod service;
 #[cfg(all(test, feature = "server"))]
 mod testing;
-#[cfg(feature = "bench")]
-pub mod bench;
+pub mod views;

@@ -209,12 +209,23 @@ impl Node {
 
     /// One data shard, if it has a replica here.
     pub fn shard(&self, id: u32) -> Option<Arc<DataShard>> {
-        self.inner.shards.read().expect("no panic while held").get(&id).cloned()
+        self.inner
+            .shards
+            .read()
+            .expect("no panic while held")
+            .get(&id)
+            .cloned()
     }
 
     /// All data shards with a replica here.
     pub fn shards(&self) -> Vec<Arc<DataShard>> {
-        self.inner.shards.read().expect("no panic while held").values().cloned().collect()
+        self.inner
+            .shards
+            .read()
+            .expect("no panic while held")
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// The replica of the meta shard, once the node takes part.
@@ -227,7 +238,13 @@ impl Node {
         if shard == META_SHARD {
             return self.meta_replica()?.status().leader.map(node_of);
         }
-        self.inner.shards.read().expect("no panic while held").get(&shard)?.leadership().node()
+        self.inner
+            .shards
+            .read()
+            .expect("no panic while held")
+            .get(&shard)?
+            .leadership()
+            .node()
     }
 
     /// True if this node leads the shard, as far as it knows.
@@ -239,7 +256,10 @@ impl Node {
     pub fn alive_nodes(&self) -> BTreeSet<u32> {
         let now = self.clock().now_ms();
         let heard = self.inner.heard.lock().expect("no panic while held");
-        let alive = heard.iter().filter(|&(_, &at)| at + ALIVE_FOR_MS > now).map(|(&node, _)| node);
+        let alive = heard
+            .iter()
+            .filter(|&(_, &at)| at + ALIVE_FOR_MS > now)
+            .map(|(&node, _)| node);
         alive.chain([self.id()]).collect()
     }
 
@@ -275,7 +295,9 @@ impl Node {
         let count = meta.data_shards();
         for shard in META_SHARD..=count {
             if self.leader(shard).is_none() {
-                return Err(format!("shard {shard} has no leader; a majority of the nodes must run"));
+                return Err(format!(
+                    "shard {shard} has no leader; a majority of the nodes must run"
+                ));
             }
         }
         Ok(())
@@ -299,7 +321,10 @@ impl Node {
     /// Waits until the node stops, and tells why.
     pub async fn wait_stopped(&self) -> StopReason {
         let mut stop = self.inner.stop.subscribe();
-        let stopped = stop.wait_for(Option::is_some).await.expect("the node holds the sender");
+        let stopped = stop
+            .wait_for(Option::is_some)
+            .await
+            .expect("the node holds the sender");
         stopped.clone().expect("just waited for it")
     }
 

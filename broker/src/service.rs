@@ -62,7 +62,9 @@ pub struct Caller {
 impl Caller {
     /// How long serving this request may take, so that the answer is back in time.
     fn patience(&self) -> Duration {
-        self.deadline.unwrap_or(DEFAULT_REQUEST).saturating_sub(REPLY_MARGIN)
+        self.deadline
+            .unwrap_or(DEFAULT_REQUEST)
+            .saturating_sub(REPLY_MARGIN)
     }
 
     fn to_wire(&self) -> wire::Caller {
@@ -93,8 +95,14 @@ struct Inner {
 impl Service {
     /// The service of a node. One per node.
     pub fn new(node: Node) -> Self {
-        let inner = Inner { node: node.clone(), counters: Counters::default(), turn: AtomicUsize::new(0) };
-        let service = Self { inner: Arc::new(inner) };
+        let inner = Inner {
+            node: node.clone(),
+            counters: Counters::default(),
+            turn: AtomicUsize::new(0),
+        };
+        let service = Self {
+            inner: Arc::new(inner),
+        };
         node.serve_forwarded(Arc::new(service.clone()));
         service
     }
@@ -115,7 +123,8 @@ impl Service {
 
     fn saw(&self, caller: &Caller) {
         let node = self.node();
-        node.clients().saw(&caller.client_id, &caller.language, node.clock().now_ms());
+        node.clients()
+            .saw(&caller.client_id, &caller.language, node.clock().now_ms());
     }
 
     /// The topic of this name; it comes into being if that is allowed.
@@ -130,15 +139,31 @@ impl Service {
                 format!("topic {name} does not exist; create it with `flotilla topic create {name}`"),
             ));
         }
-        self.make_topic(name, options.default_queues, mq::MessageType::Normal as i32).await
+        self.make_topic(name, options.default_queues, mq::MessageType::Normal as i32)
+            .await
     }
 
-    async fn make_topic(&self, name: &str, queues: u32, message_type: i32) -> Result<Arc<record::Topic>, Refused> {
-        let create = record::CreateTopic { name: name.into(), queues, message_type, if_absent: true };
-        let reply = self.node().propose_meta(record::meta_command::Command::CreateTopic(create)).await?;
+    async fn make_topic(
+        &self,
+        name: &str,
+        queues: u32,
+        message_type: i32,
+    ) -> Result<Arc<record::Topic>, Refused> {
+        let create = record::CreateTopic {
+            name: name.into(),
+            queues,
+            message_type,
+            if_absent: true,
+        };
+        let reply = self
+            .node()
+            .propose_meta(record::meta_command::Command::CreateTopic(create))
+            .await?;
         match reply {
             crate::meta::MetaReply::Topic(topic) => {
-                self.node().wait_meta(|meta| meta.topic_by_id(topic.id).is_some()).await;
+                self.node()
+                    .wait_meta(|meta| meta.topic_by_id(topic.id).is_some())
+                    .await;
                 Ok(topic)
             }
             other => Err(answer::from_meta(other, mq::Code::TopicNotFound)),
@@ -153,17 +178,24 @@ impl Service {
         if !self.node().options().auto_create_groups {
             return Err(Refused::new(
                 mq::Code::ConsumerGroupNotFound,
-                format!("consumer group {name} does not exist; create it with `flotilla group create {name}`"),
+                format!(
+                    "consumer group {name} does not exist; create it with `flotilla group create {name}`"
+                ),
             ));
         }
         self.make_group(admin::default_group(name)).await
     }
 
-    async fn make_group(&self, create: record::CreateConsumerGroup) -> Result<Arc<record::ConsumerGroup>, Refused> {
+    async fn make_group(
+        &self,
+        create: record::CreateConsumerGroup,
+    ) -> Result<Arc<record::ConsumerGroup>, Refused> {
         let command = record::meta_command::Command::CreateConsumerGroup(create);
         match self.node().propose_meta(command).await? {
             crate::meta::MetaReply::Group(group) => {
-                self.node().wait_meta(|meta| meta.group_by_id(group.id).is_some()).await;
+                self.node()
+                    .wait_meta(|meta| meta.group_by_id(group.id).is_some())
+                    .await;
                 Ok(group)
             }
             other => Err(answer::from_meta(other, mq::Code::ConsumerGroupNotFound)),

@@ -37,8 +37,14 @@ mod tests {
     use flotilla_proto::record::{CustomizedBackoff, ExponentialBackoff};
 
     fn exponential(initial_ms: u64, max_ms: u64, multiplier_percent: u32) -> Backoff {
-        let rule = ExponentialBackoff { initial_ms, max_ms, multiplier_percent };
-        Backoff { strategy: Some(Strategy::Exponential(rule)) }
+        let rule = ExponentialBackoff {
+            initial_ms,
+            max_ms,
+            multiplier_percent,
+        };
+        Backoff {
+            strategy: Some(Strategy::Exponential(rule)),
+        }
     }
 
     #[test]
@@ -46,7 +52,10 @@ mod tests {
         let rule = exponential(1_000, 7_000, 200);
         let delays: Vec<u64> = (1..=5).map(|attempt| delay_ms(Some(&rule), attempt)).collect();
         assert_eq!(delays, [1_000, 2_000, 4_000, 7_000, 7_000]);
-        assert_eq!(delay_ms(Some(&exponential(u64::MAX, u64::MAX, 900)), u32::MAX), u64::MAX);
+        assert_eq!(
+            delay_ms(Some(&exponential(u64::MAX, u64::MAX, 900)), u32::MAX),
+            u64::MAX
+        );
     }
 
     #[test]
@@ -57,8 +66,13 @@ mod tests {
 
     #[test]
     fn the_last_entry_of_a_list_repeats() {
-        let rule = Backoff { strategy: Some(Strategy::Customized(CustomizedBackoff { next_ms: vec![5, 9] })) };
-        assert_eq!([1, 2, 3, 99].map(|attempt| delay_ms(Some(&rule), attempt)), [5, 9, 9, 9]);
+        let rule = Backoff {
+            strategy: Some(Strategy::Customized(CustomizedBackoff { next_ms: vec![5, 9] })),
+        };
+        assert_eq!(
+            [1, 2, 3, 99].map(|attempt| delay_ms(Some(&rule), attempt)),
+            [5, 9, 9, 9]
+        );
     }
 
     #[test]

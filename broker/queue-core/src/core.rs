@@ -50,7 +50,8 @@ impl Core {
         }
         keys::each(kv, Key::of(keys::QUEUE), |key, value| {
             let id = QueueId(Reader::key("queue", key)?.key_long()?);
-            core.queues.insert(id, Queue::load(Reader::value("queue", value)?)?);
+            core.queues
+                .insert(id, Queue::load(Reader::value("queue", value)?)?);
             Ok(())
         })?;
         keys::each(kv, Key::of(keys::SUBSCRIPTION), |key, value| {
@@ -69,14 +70,17 @@ impl Core {
             let (queue, group, mut rest) = subscription_key(key)?;
             let offset = rest.key_long()?;
             let row = InFlight::load(Reader::value("lease", value)?)?;
-            core.subscription_mut(queue, group).ok_or_else(orphan)?.set(offset, row);
+            core.subscription_mut(queue, group)
+                .ok_or_else(orphan)?
+                .set(offset, row);
             if row.leased {
                 core.deadlines.insert((row.at_ms, queue, group, offset));
             }
             Ok(())
         })?;
         keys::each(kv, Key::of(keys::DEDUP), |key, value| {
-            core.dedup.load(Reader::key("dedup", key)?, Reader::value("dedup", value)?)
+            core.dedup
+                .load(Reader::key("dedup", key)?, Reader::value("dedup", value)?)
         })?;
         Ok(core)
     }
@@ -117,22 +121,37 @@ impl Core {
 
     /// A queue's ends; nothing if nothing was ever stored in it.
     pub fn queue(&self, queue: QueueId) -> Option<QueueView> {
-        self.queues.get(&queue).map(|queue| QueueView { first: queue.first, next: queue.next })
+        self.queues.get(&queue).map(|queue| QueueView {
+            first: queue.first,
+            next: queue.next,
+        })
     }
 
     /// All queues.
     pub fn queues(&self) -> impl Iterator<Item = (QueueId, QueueView)> + '_ {
-        self.queues.iter().map(|(&id, queue)| (id, QueueView { first: queue.first, next: queue.next }))
+        self.queues.iter().map(|(&id, queue)| {
+            (
+                id,
+                QueueView {
+                    first: queue.first,
+                    next: queue.next,
+                },
+            )
+        })
     }
 
     /// A consumer group's place in a queue.
     pub fn subscription(&self, group: GroupId, queue: QueueId) -> Option<SubscriptionView> {
-        self.subscriptions.get(&(queue, group)).map(|known| self.view(queue, known))
+        self.subscriptions
+            .get(&(queue, group))
+            .map(|known| self.view(queue, known))
     }
 
     /// All subscriptions.
     pub fn subscriptions(&self) -> impl Iterator<Item = (GroupId, QueueId, SubscriptionView)> + '_ {
-        self.subscriptions.iter().map(|(&(queue, group), known)| (group, queue, self.view(queue, known)))
+        self.subscriptions
+            .iter()
+            .map(|(&(queue, group), known)| (group, queue, self.view(queue, known)))
     }
 
     fn view(&self, queue: QueueId, known: &Subscription) -> SubscriptionView {
@@ -161,20 +180,32 @@ impl Core {
         max: usize,
         max_in_flight: usize,
     ) -> Selection {
-        let Some(known) = self.subscriptions.get(&(queue, group)) else { return Selection::default() };
+        let Some(known) = self.subscriptions.get(&(queue, group)) else {
+            return Selection::default();
+        };
         let now_ms = now_ms.max(self.now_ms);
         let due = known.waiting().range(..=(now_ms, u64::MAX)).take(max);
         let mut redeliver: Vec<u64> = due.map(|&(_, offset)| offset).collect();
         redeliver.sort_unstable();
         let next = self.queues.get(&queue).map_or(0, |queue| queue.next);
-        let room = max_in_flight.saturating_sub(known.in_flight().len()).min(max - redeliver.len());
+        let room = max_in_flight
+            .saturating_sub(known.in_flight().len())
+            .min(max - redeliver.len());
         let new_count = next.saturating_sub(known.cursor).min(room as u64) as u32;
-        Selection { redeliver, first_new: known.cursor, new_count }
+        Selection {
+            redeliver,
+            first_new: known.cursor,
+            new_count,
+        }
     }
 
     /// One message in flight.
     pub fn in_flight(&self, group: GroupId, queue: QueueId, offset: u64) -> Option<InFlightView> {
-        let row = self.subscriptions.get(&(queue, group))?.in_flight().get(&offset)?;
+        let row = self
+            .subscriptions
+            .get(&(queue, group))?
+            .in_flight()
+            .get(&offset)?;
         Some(in_flight_view(offset, row))
     }
 
@@ -185,7 +216,11 @@ impl Core {
 
     /// When the earliest waiting message of a subscription may be delivered.
     pub fn next_visible(&self, group: GroupId, queue: QueueId) -> Option<u64> {
-        self.subscriptions.get(&(queue, group))?.waiting().first().map(|&(at_ms, _)| at_ms)
+        self.subscriptions
+            .get(&(queue, group))?
+            .waiting()
+            .first()
+            .map(|&(at_ms, _)| at_ms)
     }
 
     /// Leases that the server prolongs and that end before `before_ms`.
@@ -266,7 +301,10 @@ impl Core {
     /// Consumer groups that are on a queue.
     pub(crate) fn groups_on(&self, queue: QueueId) -> Vec<GroupId> {
         let range = (queue, GroupId(0))..=(queue, GroupId(u32::MAX));
-        self.subscriptions.range(range).map(|(&(_, group), _)| group).collect()
+        self.subscriptions
+            .range(range)
+            .map(|(&(_, group), _)| group)
+            .collect()
     }
 
     /// Puts a message at the end of a queue.
@@ -284,7 +322,14 @@ impl Core {
             queue.in_order_end = queue.next;
         }
         queue.store(kv, id)?;
-        Message { displaced, stored: Stored { position, stored_ms: self.now_ms } }.put(kv, id, offset)?;
+        Message {
+            displaced,
+            stored: Stored {
+                position,
+                stored_ms: self.now_ms,
+            },
+        }
+        .put(kv, id, offset)?;
         Ok(offset)
     }
 
@@ -332,7 +377,9 @@ impl Core {
     /// True if any consumer group has the message in flight.
     pub(crate) fn is_in_flight(&self, queue: QueueId, offset: u64) -> bool {
         let range = (queue, GroupId(0))..=(queue, GroupId(u32::MAX));
-        self.subscriptions.range(range).any(|(_, known)| known.in_flight().contains_key(&offset))
+        self.subscriptions
+            .range(range)
+            .any(|(_, known)| known.in_flight().contains_key(&offset))
     }
 
     /// Gives a message up: it gets a place in the dead-letter queue, its bytes stay where they are.
@@ -352,7 +399,9 @@ impl Core {
             return Ok(None);
         }
         let Some(message) = Message::get(kv, queue, offset)? else {
-            return Err(Fault(format!("message {queue:?}/{offset} is in flight but has no place")));
+            return Err(Fault(format!(
+                "message {queue:?}/{offset} is in flight but has no place"
+            )));
         };
         self.push(kv, target, message.stored.position, true)?;
         self.remove_in_flight(kv, queue, group, offset)?;

@@ -51,7 +51,8 @@ impl EntryBuilder {
     pub fn push(&mut self, command: &Command) -> usize {
         let length = command.encoded_len();
         self.bytes.reserve(length + LENGTH);
-        self.bytes.put_u32_le(u32::try_from(length).expect("commands are bounded far below 4 GiB"));
+        self.bytes
+            .put_u32_le(u32::try_from(length).expect("commands are bounded far below 4 GiB"));
         command.encode(&mut self.bytes).expect("the buffer grows");
         self.count += 1;
         self.count - 1
@@ -98,7 +99,13 @@ pub fn decode_entry(payload: &Bytes) -> Result<Entry, FrameError> {
         return Err(FrameError::Version(payload[0]));
     }
     let time_ms = u64::from_le_bytes(payload[1..HEAD].try_into().expect("eight bytes"));
-    Ok(Entry { time_ms, frames: Frames { payload: payload.clone(), at: HEAD } })
+    Ok(Entry {
+        time_ms,
+        frames: Frames {
+            payload: payload.clone(),
+            at: HEAD,
+        },
+    })
 }
 
 impl Iterator for Frames {
@@ -144,8 +151,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn append(queue: u64, id: &str, body: Vec<u8>) -> Command {
-        let append = Append { queue, message_id: id.into(), message: body.into() };
-        Command { command: Some(command::Command::Append(append)) }
+        let append = Append {
+            queue,
+            message_id: id.into(),
+            message: body.into(),
+        };
+        Command {
+            command: Some(command::Command::Append(append)),
+        }
     }
 
     proptest! {
@@ -186,7 +199,9 @@ mod tests {
         builder.push(&append(1, "id", vec![7; 100]));
         let payload = builder.finish();
         let (_, _, command) = decode_entry(&payload).unwrap().frames.next().unwrap().unwrap();
-        let Some(command::Command::Append(append)) = command.command else { panic!() };
+        let Some(command::Command::Append(append)) = command.command else {
+            panic!()
+        };
         let whole = payload.as_ptr() as usize..payload.as_ptr() as usize + payload.len();
         assert!(whole.contains(&(append.message.as_ptr() as usize)));
     }

@@ -126,7 +126,9 @@ impl Reader {
         let mut reader = Self { bytes, what };
         match reader.byte()? {
             FORMAT => Ok(reader),
-            other => Err(Fault(format!("{what}: format {other} is unknown; run the release that wrote it"))),
+            other => Err(Fault(format!(
+                "{what}: format {other} is unknown; run the release that wrote it"
+            ))),
         }
     }
 

@@ -13,7 +13,10 @@ pub struct Outcome {
 
 impl From<Reply> for Outcome {
     fn from(reply: Reply) -> Self {
-        Self { reply, effects: Vec::new() }
+        Self {
+            reply,
+            effects: Vec::new(),
+        }
     }
 }
 

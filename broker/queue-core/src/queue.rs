@@ -30,7 +30,11 @@ impl Queue {
     }
 
     pub(crate) fn load(mut value: Reader) -> Result<Self, Fault> {
-        let queue = Self { first: value.long()?, next: value.long()?, in_order_end: value.long()? };
+        let queue = Self {
+            first: value.long()?,
+            next: value.long()?,
+            in_order_end: value.long()?,
+        };
         value.end()?;
         Ok(queue)
     }
@@ -45,7 +49,11 @@ pub(crate) struct Message {
 
 impl Message {
     pub(crate) fn put(&self, kv: &mut dyn KeyValue, queue: QueueId, offset: u64) -> Result<(), Fault> {
-        let Position { index, frame_offset, frame_len } = self.stored.position;
+        let Position {
+            index,
+            frame_offset,
+            frame_len,
+        } = self.stored.position;
         let mut value = keys::value(25);
         value.put_u8(u8::from(self.displaced));
         value.put_u64_le(index);
@@ -66,10 +74,17 @@ impl Message {
     pub(crate) fn read(value: bytes::Bytes) -> Result<Self, Fault> {
         let mut value = Reader::value("message", value)?;
         let displaced = value.flag()?;
-        let position = Position { index: value.long()?, frame_offset: value.short()?, frame_len: value.short()? };
+        let position = Position {
+            index: value.long()?,
+            frame_offset: value.short()?,
+            frame_len: value.short()?,
+        };
         let stored_ms = value.long()?;
         value.end()?;
-        Ok(Self { displaced, stored: Stored { position, stored_ms } })
+        Ok(Self {
+            displaced,
+            stored: Stored { position, stored_ms },
+        })
     }
 
     /// Forgets a message's row; nothing happens if there is none.

@@ -43,7 +43,11 @@ impl Rules {
         } else {
             Some(Backoff::decode(rest).map_err(|error| Fault(format!("rules: {error}")))?)
         };
-        Ok(Self { max_attempts, backoff, dead_letter_queue })
+        Ok(Self {
+            max_attempts,
+            backoff,
+            dead_letter_queue,
+        })
     }
 }
 
@@ -108,12 +112,23 @@ pub(crate) struct Subscription {
 impl Subscription {
     /// A consumer group that begins at `start`.
     pub(crate) fn starting(rules: Rules, start: u64) -> Self {
-        Self { rules, start, cursor: start, ..Self::default() }
+        Self {
+            rules,
+            start,
+            cursor: start,
+            ..Self::default()
+        }
     }
 
     pub(crate) fn store(&self, kv: &mut dyn KeyValue, queue: QueueId, group: GroupId) -> Result<(), Fault> {
         let mut value = keys::value(40);
-        for number in [self.start, self.cursor, self.acked, self.dead_lettered, self.trimmed] {
+        for number in [
+            self.start,
+            self.cursor,
+            self.acked,
+            self.dead_lettered,
+            self.trimmed,
+        ] {
             value.put_u64_le(number);
         }
         kv.put(&keys::subscription(queue, group), &value)
@@ -161,7 +176,8 @@ impl Subscription {
 
     /// Messages over or in flight must be exactly those below the cursor.
     pub(crate) fn conserves(&self) -> bool {
-        self.acked + self.dead_lettered + self.trimmed + self.in_flight.len() as u64 == self.cursor - self.start
+        self.acked + self.dead_lettered + self.trimmed + self.in_flight.len() as u64
+            == self.cursor - self.start
     }
 }
 

@@ -36,7 +36,9 @@ impl Node {
     /// Proposes a change of the catalogue, here or at the meta leader, and waits until it is
     /// applied on this node too if it says where.
     pub async fn propose_meta(&self, command: meta_command::Command) -> Result<MetaReply, CatalogueError> {
-        let command = MetaCommand { command: Some(command) };
+        let command = MetaCommand {
+            command: Some(command),
+        };
         let rounds = LEADER_WAIT.as_millis() / PAUSE.as_millis();
         for _ in 0..rounds {
             match self.leader(META_SHARD) {
@@ -47,9 +49,15 @@ impl Node {
                 }
                 Some(leader) => {
                     let request = Bytes::from(command.encode_to_vec());
-                    match self.forward(leader, RPC, META_SHARD, None, request, LEADER_WAIT).await {
+                    match self
+                        .forward(leader, RPC, META_SHARD, None, request, LEADER_WAIT)
+                        .await
+                    {
                         Ok(responses) => {
-                            let reply = responses.into_iter().next().and_then(|bytes| MetaReply::decode(bytes).ok());
+                            let reply = responses
+                                .into_iter()
+                                .next()
+                                .and_then(|bytes| MetaReply::decode(bytes).ok());
                             return reply.ok_or(CatalogueError::Unsure);
                         }
                         Err(ForwardError::NotLeader { .. }) => {}
@@ -66,14 +74,27 @@ impl Node {
     /// Proposes through one particular node, for a node that has no catalogue of its own yet.
     pub(super) async fn propose_meta_via(&self, via: u32, command: &MetaCommand) -> Option<MetaReply> {
         let request = Bytes::from(command.encode_to_vec());
-        let responses = self.forward(via, RPC, META_SHARD, None, request, LEADER_WAIT).await.ok()?;
-        responses.into_iter().next().and_then(|bytes| MetaReply::decode(bytes).ok())
+        let responses = self
+            .forward(via, RPC, META_SHARD, None, request, LEADER_WAIT)
+            .await
+            .ok()?;
+        responses
+            .into_iter()
+            .next()
+            .and_then(|bytes| MetaReply::decode(bytes).ok())
     }
 
     async fn propose_meta_here(&self, command: &MetaCommand) -> Result<Option<MetaReply>, CatalogueError> {
-        let Some(replica) = self.meta_replica() else { return Ok(None) };
-        match replica.propose(meta::encode(self.clock().now_ms(), command)).await {
-            Ok(applied) => Ok(Some(applied.take().expect("the meta machine answers with a reply"))),
+        let Some(replica) = self.meta_replica() else {
+            return Ok(None);
+        };
+        match replica
+            .propose(meta::encode(self.clock().now_ms(), command))
+            .await
+        {
+            Ok(applied) => Ok(Some(
+                applied.take().expect("the meta machine answers with a reply"),
+            )),
             Err(ProposeError::NotLeader { .. }) => Ok(None),
             Err(_) => Err(CatalogueError::Unsure),
         }
@@ -97,20 +118,31 @@ impl Node {
 /// Serves another node's proposal: as the leader, or by passing it on for a node that has no
 /// catalogue yet and so cannot know the leader.
 pub(super) async fn forwarded(node: &Node, request: ForwardRequest) -> ForwardResponse {
-    let refused = ForwardResponse { not_leader: true, ..Default::default() };
-    let Ok(command) = MetaCommand::decode(request.request) else { return ForwardResponse::default() };
+    let refused = ForwardResponse {
+        not_leader: true,
+        ..Default::default()
+    };
+    let Ok(command) = MetaCommand::decode(request.request) else {
+        return ForwardResponse::default();
+    };
     if !node.leads(META_SHARD) {
         let registers = matches!(command.command, Some(meta_command::Command::RegisterNode(_)));
         return match (registers, command.command) {
             (true, Some(command)) => match node.propose_meta(command).await {
-                Ok(reply) => ForwardResponse { responses: vec![reply.encode()], ..Default::default() },
+                Ok(reply) => ForwardResponse {
+                    responses: vec![reply.encode()],
+                    ..Default::default()
+                },
                 Err(_) => ForwardResponse::default(),
             },
             _ => refused,
         };
     }
     match node.propose_meta_here(&command).await {
-        Ok(Some(reply)) => ForwardResponse { responses: vec![reply.encode()], ..Default::default() },
+        Ok(Some(reply)) => ForwardResponse {
+            responses: vec![reply.encode()],
+            ..Default::default()
+        },
         Ok(None) => refused,
         // No answer at all tells the caller that the outcome is unknown.
         Err(_) => ForwardResponse::default(),

@@ -25,7 +25,9 @@ pub struct Client {
 
 /// The number under which leases remember a client (FNV-1a, 64 bits).
 pub fn client_hash(id: &str) -> u64 {
-    id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 impl Clients {
@@ -44,25 +46,38 @@ impl Clients {
             seen.retain(|_, client| client.last_seen_ms + CLIENT_SILENT_MS > now_ms);
         }
         if seen.len() < MAX_CLIENTS {
-            seen.insert(hash, Client { id: id.into(), language: language.into(), last_seen_ms: now_ms });
+            seen.insert(
+                hash,
+                Client {
+                    id: id.into(),
+                    language: language.into(),
+                    last_seen_ms: now_ms,
+                },
+            );
         }
     }
 
     /// The client said good-bye.
     pub fn left(&self, id: &str) {
-        self.seen.lock().expect("no panic while held").remove(&client_hash(id));
+        self.seen
+            .lock()
+            .expect("no panic while held")
+            .remove(&client_hash(id));
     }
 
     /// True if the client with this hash gave a sign of life lately.
     pub fn alive(&self, hash: u64, now_ms: u64) -> bool {
         let seen = self.seen.lock().expect("no panic while held");
-        seen.get(&hash).is_some_and(|client| client.last_seen_ms + CLIENT_SILENT_MS > now_ms)
+        seen.get(&hash)
+            .is_some_and(|client| client.last_seen_ms + CLIENT_SILENT_MS > now_ms)
     }
 
     /// Clients heard of lately.
     pub fn count(&self, now_ms: u64) -> usize {
         let seen = self.seen.lock().expect("no panic while held");
-        seen.values().filter(|client| client.last_seen_ms + CLIENT_SILENT_MS > now_ms).count()
+        seen.values()
+            .filter(|client| client.last_seen_ms + CLIENT_SILENT_MS > now_ms)
+            .count()
     }
 }
 

@@ -53,9 +53,9 @@ impl Node {
             deadline_ms: ttl.as_millis() as u64,
         };
         match self.inner.transport.call(to, Body::Forward(request), ttl).await? {
-            Body::ForwardAnswer(answer) if answer.not_leader => {
-                Err(ForwardError::NotLeader { unsure: answer.unsure })
-            }
+            Body::ForwardAnswer(answer) if answer.not_leader => Err(ForwardError::NotLeader {
+                unsure: answer.unsure,
+            }),
             Body::ForwardAnswer(answer) => Ok(answer.responses),
             _ => Err(PeerError::Malformed.into()),
         }

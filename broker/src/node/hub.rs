@@ -49,7 +49,12 @@ impl Hub {
         let mut topics = self.topics.lock().expect("no panic while held");
         let seats = topics.entry(topic).or_default().entry(group).or_default();
         seats.taken += 1;
-        Some(Seat { hub: Arc::clone(self), topic, group, bell: Arc::clone(&seats.bell) })
+        Some(Seat {
+            hub: Arc::clone(self),
+            topic,
+            group,
+            bell: Arc::clone(&seats.bell),
+        })
     }
 
     /// One message came to the topic: one waiter of each consumer group may have it.
@@ -90,7 +95,9 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.hub.waiting.fetch_sub(1, Ordering::Relaxed);
         let mut topics = self.hub.topics.lock().expect("no panic while held");
-        let Some(groups) = topics.get_mut(&self.topic) else { return };
+        let Some(groups) = topics.get_mut(&self.topic) else {
+            return;
+        };
         if let Some(seats) = groups.get_mut(&self.group) {
             seats.taken -= 1;
             if seats.taken == 0 {
@@ -124,7 +131,9 @@ mod tests {
     #[test]
     fn seats_are_bounded() {
         let hub = Arc::new(Hub::default());
-        let seats: Vec<_> = (0..MAX_WAITING_RECEIVES).map(|_| hub.sit(1, 1).unwrap()).collect();
+        let seats: Vec<_> = (0..MAX_WAITING_RECEIVES)
+            .map(|_| hub.sit(1, 1).unwrap())
+            .collect();
         assert!(hub.sit(1, 1).is_none());
         drop(seats);
         assert!(hub.sit(1, 1).is_some());

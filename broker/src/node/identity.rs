@@ -59,7 +59,11 @@ impl Identity {
                 "the data directory belongs to another node than {node}; check node_id and data_dir"
             )));
         };
-        Ok(Some(Self { node, incarnation: me.incarnation, nodes }))
+        Ok(Some(Self {
+            node,
+            incarnation: me.incarnation,
+            nodes,
+        }))
     }
 
     /// Writes the file durably, replacing an older one as a whole.
@@ -70,7 +74,11 @@ impl Identity {
                 node.incarnation = self.incarnation;
             }
         }
-        let stored = record::Bootstrap { cluster: 0, nodes, data_shards: 0 };
+        let stored = record::Bootstrap {
+            cluster: 0,
+            nodes,
+            data_shards: 0,
+        };
         let mut content = vec![VERSION];
         stored.encode(&mut content).expect("a vector grows");
         let mut bytes = Vec::with_capacity(content.len() + 8);
@@ -92,5 +100,8 @@ impl Identity {
 }
 
 fn corrupt(why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the file {FILE} is damaged: {why}"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the file {FILE} is damaged: {why}"),
+    )
 }

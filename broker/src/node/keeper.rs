@@ -52,14 +52,21 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
 /// Expires what is due; tells how long nothing will be.
 async fn tick(node: &Node, shard: &DataShard) -> Duration {
     loop {
-        let Some(deadline) = shard.machine.read(|core| core.next_deadline()) else { return LOOK_EVERY };
+        let Some(deadline) = shard.machine.read(|core| core.next_deadline()) else {
+            return LOOK_EVERY;
+        };
         let now = node.clock().now_ms();
         if deadline > now {
             return Duration::from_millis(deadline - now);
         }
         let tick = command::Command::Tick(record::Tick { limit: TICK_LIMIT });
         match shard.proposer.submit(Command { command: Some(tick) }).await {
-            Ok(Reply::Ticked { expired: 0, dead_lettered: 0, .. }) | Err(_) => return PAUSE,
+            Ok(Reply::Ticked {
+                expired: 0,
+                dead_lettered: 0,
+                ..
+            })
+            | Err(_) => return PAUSE,
             Ok(_) => {}
         }
     }
@@ -67,7 +74,9 @@ async fn tick(node: &Node, shard: &DataShard) -> Duration {
 
 /// Prolongs leases of push consumers that gave a sign of life lately.
 async fn renew(node: &Node, shard: &DataShard, now: u64) {
-    let due = shard.machine.read(|core| core.renewable(now + RENEW_BEFORE_MS, RENEW_AT_ONCE));
+    let due = shard
+        .machine
+        .read(|core| core.renewable(now + RENEW_BEFORE_MS, RENEW_AT_ONCE));
     for (group, queue, lease) in due {
         let too_old = now.saturating_sub(lease.first_leased_ms) > RENEW_AT_MOST_MS;
         if too_old || !node.inner.clients.alive(lease.client, now) {
@@ -76,13 +85,22 @@ async fn renew(node: &Node, shard: &DataShard, now: u64) {
         let release = record::Release {
             group: group.0,
             queue: queue.0,
-            lease: Some(record::LeaseRef { offset: lease.offset, nonce: lease.nonce }),
+            lease: Some(record::LeaseRef {
+                offset: lease.offset,
+                nonce: lease.nonce,
+            }),
             action: record::release::Action::Renew as i32,
             at_ms: Some(now + AUTO_RENEW_LEASE_MS),
             new_nonce: 0,
         };
         // Nobody waits for the reply: a renewal that fails is tried again at the next look.
-        if shard.proposer.enqueue(Command { command: Some(command::Command::Release(release)) }).is_err() {
+        if shard
+            .proposer
+            .enqueue(Command {
+                command: Some(command::Command::Release(release)),
+            })
+            .is_err()
+        {
             return;
         }
     }
@@ -108,19 +126,33 @@ async fn drop_deleted(node: &Node, shard: &DataShard) {
         (queues, groups)
     });
     for queue in queues {
-        let what = configure::What::DropQueue(record::DropQueue { queue: queue.0, limit: DROP_LIMIT });
+        let what = configure::What::DropQueue(record::DropQueue {
+            queue: queue.0,
+            limit: DROP_LIMIT,
+        });
         configure_until_done(shard, what).await;
     }
     for group in groups {
-        let what = configure::What::DropGroup(record::DropGroup { group: group.0, limit: DROP_LIMIT });
+        let what = configure::What::DropGroup(record::DropGroup {
+            group: group.0,
+            limit: DROP_LIMIT,
+        });
         configure_until_done(shard, what).await;
     }
 }
 
 async fn configure_until_done(shard: &DataShard, what: configure::What) {
     loop {
-        let configure = command::Command::Configure(record::Configure { what: Some(what.clone()) });
-        match shard.proposer.submit(Command { command: Some(configure) }).await {
+        let configure = command::Command::Configure(record::Configure {
+            what: Some(what.clone()),
+        });
+        match shard
+            .proposer
+            .submit(Command {
+                command: Some(configure),
+            })
+            .await
+        {
             Ok(Reply::Configured { more: true }) => {}
             _ => return,
         }

@@ -23,7 +23,11 @@ pub struct QueueMachine {
 impl QueueMachine {
     /// An empty core; `restore` fills it before anything else happens.
     pub fn new(hub: Arc<Hub>) -> Self {
-        Self { core: Mutex::new(Core::default()), hub, timer: Notify::new() }
+        Self {
+            core: Mutex::new(Core::default()),
+            hub,
+            timer: Notify::new(),
+        }
     }
 
     /// Reads the core. Keep it short: applying waits meanwhile.
@@ -60,7 +64,11 @@ impl Machine for QueueMachine {
         for item in entry.frames {
             let (frame_offset, frame_len, command) = item.expect("a committed frame decodes");
             let context = Context {
-                position: Position { index: at.index, frame_offset, frame_len },
+                position: Position {
+                    index: at.index,
+                    frame_offset,
+                    frame_len,
+                },
                 time_ms: entry.time_ms,
             };
             let outcome = core.apply(&mut view, context, &command).map_err(engine)?;
@@ -71,7 +79,8 @@ impl Machine for QueueMachine {
     }
 
     fn oldest_live_index(&self, state: &dyn StateRead) -> Result<Option<u64>, EngineError> {
-        self.read(|core| core.oldest_live_index(&Reading(state))).map_err(engine)
+        self.read(|core| core.oldest_live_index(&Reading(state)))
+            .map_err(engine)
     }
 }
 

@@ -40,7 +40,11 @@ pub(super) async fn run(node: Node) {
         for (shard, replica) in led(&node) {
             changed |= reconcile(&meta, shard, &replica).await;
         }
-        calm = if changed || node.ready().is_err() { 0 } else { calm + 1 };
+        calm = if changed || node.ready().is_err() {
+            0
+        } else {
+            calm + 1
+        };
         if calm >= CALM_ROUNDS && move_one_leader(&node, &meta).await {
             calm = 0;
         }
@@ -52,10 +56,23 @@ fn ping(node: &Node) {
     for &other in node.meta().nodes().keys().filter(|&&other| other != node.id()) {
         let node = node.clone();
         tokio::spawn(async move {
-            let question = StatusRequest { me: Some(node.describe()), fresh: false };
-            if node.inner.transport.call(other, Body::Status(question), PING_FOR).await.is_ok() {
+            let question = StatusRequest {
+                me: Some(node.describe()),
+                fresh: false,
+            };
+            if node
+                .inner
+                .transport
+                .call(other, Body::Status(question), PING_FOR)
+                .await
+                .is_ok()
+            {
                 let now = node.clock().now_ms();
-                node.inner.heard.lock().expect("no panic while held").insert(other, now);
+                node.inner
+                    .heard
+                    .lock()
+                    .expect("no panic while held")
+                    .insert(other, now);
             }
         });
     }
@@ -63,13 +80,22 @@ fn ping(node: &Node) {
 
 fn led(node: &Node) -> Vec<(u32, Replica)> {
     let meta = node.meta_replica().cloned().map(|replica| (META_SHARD, replica));
-    let data = node.shards().into_iter().map(|shard| (shard.id, shard.replica.clone()));
-    meta.into_iter().chain(data).filter(|(_, replica)| replica.status().is_leader).collect()
+    let data = node
+        .shards()
+        .into_iter()
+        .map(|shard| (shard.id, shard.replica.clone()));
+    meta.into_iter()
+        .chain(data)
+        .filter(|(_, replica)| replica.status().is_leader)
+        .collect()
 }
 
 /// The voters a shard should have.
 fn wanted(meta: &MetaState) -> BTreeSet<u64> {
-    meta.nodes().values().map(|node| replica_of(node.id, node.incarnation)).collect()
+    meta.nodes()
+        .values()
+        .map(|node| replica_of(node.id, node.incarnation))
+        .collect()
 }
 
 /// One step towards the wanted voters; true if there was something to do.
@@ -94,7 +120,11 @@ async fn reconcile(meta: &MetaState, shard: u32, replica: &Replica) -> bool {
         return true;
     }
     if caught_up(&status, new) {
-        let mut next: BTreeSet<u64> = voters.iter().copied().filter(|&id| node_of(id) != node_of(new)).collect();
+        let mut next: BTreeSet<u64> = voters
+            .iter()
+            .copied()
+            .filter(|&id| node_of(id) != node_of(new))
+            .collect();
         next.insert(new);
         return finish(shard, replica, next).await;
     }
@@ -110,7 +140,9 @@ async fn finish(shard: u32, replica: &Replica, voters: BTreeSet<u64>) -> bool {
 }
 
 fn caught_up(status: &ReplicaStatus, replica: u64) -> bool {
-    let Some(&Some(matched)) = status.replication.get(&replica) else { return false };
+    let Some(&Some(matched)) = status.replication.get(&replica) else {
+        return false;
+    };
     matched + CAUGHT_UP_WITHIN >= status.last_log.unwrap_or(0)
 }
 
@@ -122,9 +154,15 @@ fn preferred(meta: &MetaState, shard: u32) -> Option<u32> {
 
 async fn move_one_leader(node: &Node, meta: &MetaState) -> bool {
     for (shard, replica) in led(node) {
-        let Some(better) = preferred(meta, shard).filter(|&better| better != node.id()) else { continue };
+        let Some(better) = preferred(meta, shard).filter(|&better| better != node.id()) else {
+            continue;
+        };
         let status = replica.status();
-        let target = status.replication.keys().copied().find(|&id| node_of(id) == better);
+        let target = status
+            .replication
+            .keys()
+            .copied()
+            .find(|&id| node_of(id) == better);
         if let Some(target) = target.filter(|&target| caught_up(&status, target)) {
             tracing::info!(shard, to = better, "moving the leader to its preferred node");
             if let Err(error) = replica.transfer_leader(target).await {

@@ -19,7 +19,10 @@ impl PeerHandler for Node {
             }
             Body::Forward(request) => match self.inner.forwarded.get() {
                 Some(service) => service.forwarded(request).map(Body::ForwardAnswer).boxed(),
-                None => ready(Body::ForwardAnswer(ForwardResponse { not_leader: true, ..Default::default() })),
+                None => ready(Body::ForwardAnswer(ForwardResponse {
+                    not_leader: true,
+                    ..Default::default()
+                })),
             },
             Body::Status(request) => ready(Body::StatusAnswer(self.status(&request))),
             // An answer without a question: the transport should have kept it.
@@ -51,7 +54,10 @@ impl Node {
         let nodes = if meta.cluster().is_some() {
             meta.nodes().values().cloned().collect()
         } else {
-            identity.as_ref().map(|identity| identity.nodes.values().cloned().collect()).unwrap_or_default()
+            identity
+                .as_ref()
+                .map(|identity| identity.nodes.values().cloned().collect())
+                .unwrap_or_default()
         };
         StatusResponse {
             me: Some(self.describe()),
@@ -68,7 +74,9 @@ fn refuse(request: &RaftRequest) -> RaftResponse {
         reason: refusal::Reason::NoSuchReplica as i32,
         message: format!("no replica {} of shard {} here", request.to, request.shard),
     };
-    RaftResponse { body: Some(raft_response::Body::Refusal(refusal)) }
+    RaftResponse {
+        body: Some(raft_response::Body::Refusal(refusal)),
+    }
 }
 
 fn ready(body: Body) -> BoxFuture<'static, Body> {

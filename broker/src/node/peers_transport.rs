@@ -23,12 +23,17 @@ impl RaftOverPeers {
 
 #[async_trait]
 impl Transport for RaftOverPeers {
-    async fn raft(&self, to: u64, request: RaftRequest, ttl: Duration) -> Result<RaftResponse, TransportError> {
+    async fn raft(
+        &self,
+        to: u64,
+        request: RaftRequest,
+        ttl: Duration,
+    ) -> Result<RaftResponse, TransportError> {
         match self.peers.call(node_of(to), Body::Raft(request), ttl).await {
             Ok(Body::RaftAnswer(answer)) => Ok(answer),
-            Ok(_) | Err(PeerError::Malformed) => {
-                Err(TransportError::Broken("the answer breaks the peer protocol".into()))
-            }
+            Ok(_) | Err(PeerError::Malformed) => Err(TransportError::Broken(
+                "the answer breaks the peer protocol".into(),
+            )),
             Err(PeerError::NotConnected | PeerError::Unreachable) => {
                 Err(TransportError::Unreachable(format!("node {}", node_of(to))))
             }

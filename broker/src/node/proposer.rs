@@ -79,12 +79,18 @@ impl Proposer {
             held: None,
         };
         tokio::spawn(work.run());
-        Self { queue, queued_bytes, enough }
+        Self {
+            queue,
+            queued_bytes,
+            enough,
+        }
     }
 
     /// Submits one command and waits until it is applied here.
     pub async fn submit(&self, command: Command) -> Result<Reply, SubmitError> {
-        self.enqueue(command)?.await.unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))
+        self.enqueue(command)?
+            .await
+            .unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))
     }
 
     /// Queues one command; the order of calls is the order in the log.
@@ -99,13 +105,21 @@ impl Proposer {
             return Err(SubmitError::Overloaded);
         }
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Proposal { command, bytes, reply }).map_err(|refused| {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            match refused {
-                mpsc::error::TrySendError::Full(_) => SubmitError::Overloaded,
-                mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped("the shard is closed".into()),
-            }
-        })?;
+        self.queue
+            .try_send(Proposal {
+                command,
+                bytes,
+                reply,
+            })
+            .map_err(|refused| {
+                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                match refused {
+                    mpsc::error::TrySendError::Full(_) => SubmitError::Overloaded,
+                    mpsc::error::TrySendError::Closed(_) => {
+                        SubmitError::Stopped("the shard is closed".into())
+                    }
+                }
+            })?;
         if before < PIPELINE_BYTES && before + bytes >= PIPELINE_BYTES {
             self.enough.notify_one();
         }
@@ -206,13 +220,17 @@ async fn propose(replica: Replica, time_ms: u64, batch: Vec<Proposal>) {
 impl From<ProposeError> for SubmitError {
     fn from(error: ProposeError) -> Self {
         match error {
-            ProposeError::NotLeader { leader } => {
-                SubmitError::NotLeader { leader: leader.map(super::node_of), unsure: false }
+            ProposeError::NotLeader { leader } => SubmitError::NotLeader {
+                leader: leader.map(super::node_of),
+                unsure: false,
+            },
+            ProposeError::Unknown { leader } => SubmitError::NotLeader {
+                leader: leader.map(super::node_of),
+                unsure: true,
+            },
+            ProposeError::TooLarge(size) => {
+                panic!("an entry of {size} bytes is beyond the proposer's own bound")
             }
-            ProposeError::Unknown { leader } => {
-                SubmitError::NotLeader { leader: leader.map(super::node_of), unsure: true }
-            }
-            ProposeError::TooLarge(size) => panic!("an entry of {size} bytes is beyond the proposer's own bound"),
             ProposeError::Stopped(reason) => SubmitError::Stopped(reason),
         }
     }

@@ -49,14 +49,21 @@ async fn round(node: &Node) -> Result<(), Fault> {
     let segments = log.segments();
     let total: u64 = segments.iter().map(|segment| segment.bytes).sum();
     // Only closed segments can be given back; with none there is nothing to gain.
-    let Some(oldest) = segments.iter().find(|segment| !segment.open) else { return Ok(()) };
+    let Some(oldest) = segments.iter().find(|segment| !segment.open) else {
+        return Ok(());
+    };
     let retention_ms = node.options().retention.as_millis() as u64;
     let before_ms = node.clock().now_ms().saturating_sub(retention_ms);
     let too_large = total > node.options().retention_bytes;
     for shard in node.shards() {
-        let Some(&(_, last)) = oldest.shards.get(&shard.id) else { continue };
+        let Some(&(_, last)) = oldest.shards.get(&shard.id) else {
+            continue;
+        };
         if shard.leads() {
-            let horizon = Horizon { before_ms, through_index: too_large.then_some(last) };
+            let horizon = Horizon {
+                before_ms,
+                through_index: too_large.then_some(last),
+            };
             trim(&shard, horizon).await?;
             copy_forward(node, &shard, last).await?;
         }
@@ -67,15 +74,25 @@ async fn round(node: &Node) -> Result<(), Fault> {
 
 /// Trims every queue of a shard to the horizon.
 async fn trim(shard: &DataShard, horizon: Horizon) -> Result<(), Fault> {
-    let queues: Vec<QueueId> = shard.machine.read(|core| core.queues().map(|(queue, _)| queue).collect());
+    let queues: Vec<QueueId> = shard
+        .machine
+        .read(|core| core.queues().map(|(queue, _)| queue).collect());
     for queue in queues {
         let keep_from = shard.replica.read_state(|state| {
-            shard.machine.read(|core| first_kept(core, &Reading(state), queue, horizon))
+            shard
+                .machine
+                .read(|core| first_kept(core, &Reading(state), queue, horizon))
         })?;
         let Some(first) = keep_from else { continue };
         loop {
-            let trim = record::Trim { queue: queue.0, first, limit: TRIM_LIMIT };
-            let command = Command { command: Some(command::Command::Trim(trim)) };
+            let trim = record::Trim {
+                queue: queue.0,
+                first,
+                limit: TRIM_LIMIT,
+            };
+            let command = Command {
+                command: Some(command::Command::Trim(trim)),
+            };
             match shard.proposer.submit(command).await {
                 Ok(Reply::Trimmed { more: true, .. }) => {}
                 _ => break,
@@ -87,12 +104,16 @@ async fn trim(shard: &DataShard, horizon: Horizon) -> Result<(), Fault> {
 
 /// The offset below which a queue is past the horizon; nothing if there is nothing to forget.
 fn first_kept(core: &Core, kv: &Reading<'_>, queue: QueueId, horizon: Horizon) -> Result<Option<u64>, Fault> {
-    let Some(view) = core.queue(queue) else { return Ok(None) };
+    let Some(view) = core.queue(queue) else {
+        return Ok(None);
+    };
     let expired = |offset: u64| -> Result<bool, Fault> {
         let stored = core.locate(kv, queue, offset)?;
         Ok(stored.is_none_or(|stored| {
             stored.stored_ms < horizon.before_ms
-                || horizon.through_index.is_some_and(|index| stored.position.index <= index)
+                || horizon
+                    .through_index
+                    .is_some_and(|index| stored.position.index <= index)
         }))
     };
     if view.first == view.next || !expired(view.first)? {
@@ -102,7 +123,11 @@ fn first_kept(core: &Core, kv: &Reading<'_>, queue: QueueId, horizon: Horizon) -
     let (mut low, mut high) = (view.first, view.next);
     while low + 1 < high {
         let middle = low + (high - low) / 2;
-        if expired(middle)? { low = middle } else { high = middle }
+        if expired(middle)? {
+            low = middle
+        } else {
+            high = middle
+        }
     }
     Ok(Some(high))
 }
@@ -110,7 +135,9 @@ fn first_kept(core: &Core, kv: &Reading<'_>, queue: QueueId, horizon: Horizon) -
 /// Copies what must stay although its segment should go.
 async fn copy_forward(node: &Node, shard: &DataShard, through: u64) -> Result<(), Fault> {
     let kept = shard.replica.read_state(|state| {
-        shard.machine.read(|core| core.stragglers(&Reading(state), through, COPIES_AT_ONCE))
+        shard
+            .machine
+            .read(|core| core.stragglers(&Reading(state), through, COPIES_AT_ONCE))
     })?;
     for (queue, offset, position) in kept {
         let message = match shard.read_message(position) {
@@ -121,9 +148,14 @@ async fn copy_forward(node: &Node, shard: &DataShard, through: u64) -> Result<()
             }
             Err(_) => continue,
         };
-        let copy =
-            record::CopyForward { queue: queue.0, offset, message: message.encode_to_vec().into() };
-        let command = Command { command: Some(command::Command::CopyForward(copy)) };
+        let copy = record::CopyForward {
+            queue: queue.0,
+            offset,
+            message: message.encode_to_vec().into(),
+        };
+        let command = Command {
+            command: Some(command::Command::CopyForward(copy)),
+        };
         if shard.proposer.submit(command).await.is_err() {
             return Ok(());
         }
@@ -136,8 +168,13 @@ async fn recycle(node: &Node) {
     let store = node.store();
     for segment in store.log().segments().iter().filter(|segment| !segment.open) {
         match store.recycle_through(segment.sequence).await {
-            Ok(_) => tracing::info!(sequence = segment.sequence, "a segment is past retention and given back"),
-            Err(RetentionError::Needed { .. } | RetentionError::Purge(_) | RetentionError::NotOpen(_)) => return,
+            Ok(_) => tracing::info!(
+                sequence = segment.sequence,
+                "a segment is past retention and given back"
+            ),
+            Err(RetentionError::Needed { .. } | RetentionError::Purge(_) | RetentionError::NotOpen(_)) => {
+                return;
+            }
             Err(error) => {
                 tracing::warn!(%error, "a segment could not be given back; tried again later");
                 return;

@@ -118,7 +118,15 @@ impl DataShard {
     /// Puts a replica to work.
     pub fn new(id: u32, replica: Replica, machine: Arc<QueueMachine>, clock: Arc<dyn Clock>) -> Self {
         let proposer = Proposer::start(replica.clone(), Arc::clone(&clock));
-        Self { id, replica, machine, proposer, leadership: Leadership::default(), clock, delivering: Mutex::default() }
+        Self {
+            id,
+            replica,
+            machine,
+            proposer,
+            leadership: Leadership::default(),
+            clock,
+            delivering: Mutex::default(),
+        }
     }
 
     /// Who leads it.
@@ -134,7 +142,9 @@ impl DataShard {
     /// Leases what one queue has for a consumer now; empty when there is nothing.
     pub async fn deliver(&self, queue: QueueId, want: &Want) -> Result<Vec<Delivery>, DeliverError> {
         let group = GroupId(want.group.id);
-        let Some(_turn) = self.take_turn(group, queue) else { return Ok(Vec::new()) };
+        let Some(_turn) = self.take_turn(group, queue) else {
+            return Ok(Vec::new());
+        };
         self.subscribe_if_needed(queue, want).await?;
         let now = self.clock.now_ms();
         let choice = self.choose(group, queue, now, want.count)?;
@@ -153,19 +163,38 @@ impl DataShard {
             auto_renew: want.auto_renew,
             client: want.client,
         });
-        let reply = self.proposer.submit(Command { command: Some(command) }).await?;
-        let Reply::Delivered { leases } = reply else { return Ok(Vec::new()) };
+        let reply = self
+            .proposer
+            .submit(Command {
+                command: Some(command),
+            })
+            .await?;
+        let Reply::Delivered { leases } = reply else {
+            return Ok(Vec::new());
+        };
         let mut reader = BodyReader::new(&self.replica);
         let mut deliveries = Vec::with_capacity(leases.len());
         for lease in leases {
             let message = reader.read(lease.position)?;
-            deliveries.push(Delivery { queue, offset: lease.offset, attempt: lease.attempt, nonce, message });
+            deliveries.push(Delivery {
+                queue,
+                offset: lease.offset,
+                attempt: lease.attempt,
+                nonce,
+                message,
+            });
         }
         Ok(deliveries)
     }
 
     /// What to deliver now: as many as wanted, but no more bytes than one answer may carry.
-    fn choose(&self, group: GroupId, queue: QueueId, now: u64, count: usize) -> Result<Selection, DeliverError> {
+    fn choose(
+        &self,
+        group: GroupId,
+        queue: QueueId,
+        now: u64,
+        count: usize,
+    ) -> Result<Selection, DeliverError> {
         self.replica.read_state(|state| {
             self.machine.read(|core| {
                 let mut choice = core.selectable(group, queue, now, count, MAX_IN_FLIGHT_PER_QUEUE);
@@ -187,7 +216,9 @@ impl DataShard {
                     return Ok(choice);
                 }
                 let mut new = 0;
-                while new < choice.new_count && fits(choice.first_new + u64::from(new), kept == 0 && new == 0)? {
+                while new < choice.new_count
+                    && fits(choice.first_new + u64::from(new), kept == 0 && new == 0)?
+                {
                     new += 1;
                 }
                 choice.new_count = new;
@@ -229,15 +260,24 @@ impl DataShard {
             backoff: group.backoff.clone(),
             dead_letter_queue: want.dead_letter_queue.0,
         };
-        let configure = record::Configure { what: Some(configure::What::Subscribe(subscribe)) };
-        self.proposer.submit(Command { command: Some(command::Command::Configure(configure)) }).await?;
+        let configure = record::Configure {
+            what: Some(configure::What::Subscribe(subscribe)),
+        };
+        self.proposer
+            .submit(Command {
+                command: Some(command::Command::Configure(configure)),
+            })
+            .await?;
         Ok(())
     }
 
     fn take_turn(&self, group: GroupId, queue: QueueId) -> Option<Turn<'_>> {
         let mut delivering = self.delivering.lock().expect("no panic while held");
         // Lazily: a turn that is made and dropped gives back somebody else's, under this very lock.
-        delivering.insert((group, queue)).then(|| Turn { shard: self, key: (group, queue) })
+        delivering.insert((group, queue)).then(|| Turn {
+            shard: self,
+            key: (group, queue),
+        })
     }
 }
 
@@ -248,7 +288,11 @@ struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.shard.delivering.lock().expect("no panic while held").remove(&self.key);
+        self.shard
+            .delivering
+            .lock()
+            .expect("no panic while held")
+            .remove(&self.key);
     }
 }
 

@@ -34,11 +34,19 @@ pub struct Access {
 }
 
 const fn served(rpc: &'static str, right: Right) -> Access {
-    Access { rpc, right, served: true }
+    Access {
+        rpc,
+        right,
+        served: true,
+    }
 }
 
 const fn later(rpc: &'static str, right: Right) -> Access {
-    Access { rpc, right, served: false }
+    Access {
+        rpc,
+        right,
+        served: false,
+    }
 }
 
 /// Every RPC of both services.
@@ -49,7 +57,10 @@ pub const TABLE: &[Access] = &[
     served("MessagingService/QueryAssignment", Right::SubscribeTopicAndGroup),
     served("MessagingService/ReceiveMessage", Right::SubscribeTopicAndGroup),
     served("MessagingService/AckMessage", Right::SubscribeTopicAndGroup),
-    served("MessagingService/ForwardMessageToDeadLetterQueue", Right::SubscribeTopicAndGroup),
+    served(
+        "MessagingService/ForwardMessageToDeadLetterQueue",
+        Right::SubscribeTopicAndGroup,
+    ),
     later("MessagingService/PullMessage", Right::SubscribeTopicAndGroup),
     later("MessagingService/UpdateOffset", Right::SubscribeTopicAndGroup),
     later("MessagingService/GetOffset", Right::SubscribeTopicAndGroup),
@@ -59,7 +70,10 @@ pub const TABLE: &[Access] = &[
     served("MessagingService/NotifyClientTermination", Right::Everyone),
     served("MessagingService/ChangeInvisibleDuration", Right::SubscribeGroup),
     later("MessagingService/RecallMessage", Right::PublishTopic),
-    later("MessagingService/SyncLiteSubscription", Right::SubscribeTopicAndGroup),
+    later(
+        "MessagingService/SyncLiteSubscription",
+        Right::SubscribeTopicAndGroup,
+    ),
     later("Admin/ChangeLogLevel", Right::Administer),
     later("Admin/DescribeTopicStatus", Right::Administer),
     later("Admin/ListSubscription", Right::Administer),
@@ -101,7 +115,10 @@ mod tests {
             .filter(|file| file.package() == "apache.rocketmq.v2")
             .flat_map(|file| &file.service)
             .flat_map(|service| {
-                service.method.iter().map(move |method| format!("{}/{}", service.name(), method.name()))
+                service
+                    .method
+                    .iter()
+                    .map(move |method| format!("{}/{}", service.name(), method.name()))
             })
             .collect();
         let listed: BTreeSet<String> = TABLE.iter().map(|line| line.rpc.to_owned()).collect();

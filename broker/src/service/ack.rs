@@ -54,16 +54,25 @@ impl Service {
         let mut results: Vec<Option<Status>> = vec![invalid(); request.entries.len()];
         let mut by_shard: BTreeMap<u32, Vec<(usize, Handle)>> = BTreeMap::new();
         for (at, entry) in request.entries.iter().enumerate() {
-            if let Some(handle) = Handle::decode(&entry.receipt_handle).filter(|handle| handle.group == group) {
+            if let Some(handle) = Handle::decode(&entry.receipt_handle).filter(|handle| handle.group == group)
+            {
                 by_shard.entry(handle.shard).or_default().push((at, handle));
             }
         }
         for (shard, handles) in by_shard {
-            let entries = handles.iter().map(|&(at, _)| request.entries[at].clone()).collect();
-            let part = AckMessageRequest { entries, ..request.clone() };
+            let entries = handles
+                .iter()
+                .map(|&(at, _)| request.entries[at].clone())
+                .collect();
+            let part = AckMessageRequest {
+                entries,
+                ..request.clone()
+            };
             let leases: Vec<Handle> = handles.iter().map(|&(_, handle)| handle).collect();
             let statuses = self
-                .at_leader(caller, shard, "AckMessage", &part, |shard, retried| ack_here(shard, &leases, retried))
+                .at_leader(caller, shard, "AckMessage", &part, |shard, retried| {
+                    ack_here(shard, &leases, retried)
+                })
                 .await;
             let statuses = match statuses {
                 Ok(At::Here(statuses)) => statuses,
@@ -74,9 +83,16 @@ impl Service {
                 results[at] = status;
             }
         }
-        let acked = results.iter().flatten().filter(|status| status.code == Code::Ok as i32).count();
+        let acked = results
+            .iter()
+            .flatten()
+            .filter(|status| status.code == Code::Ok as i32)
+            .count();
         self.counters().acks.add(acked as u64);
-        AckMessageResponse { status: answer::summary(&results), entries: result_entries(request.entries, results) }
+        AckMessageResponse {
+            status: answer::summary(&results),
+            entries: result_entries(request.entries, results),
+        }
     }
 
     fn check_ack(&self, caller: &Caller, request: &AckMessageRequest) -> Result<u32, Refused> {
@@ -103,7 +119,10 @@ impl Service {
         names::check_group(&name)?;
         let known = self.node().meta().group(&name);
         known.map(|group| group.id).ok_or_else(|| {
-            Refused::new(Code::InvalidReceiptHandle, format!("consumer group {name} does not exist (any more)"))
+            Refused::new(
+                Code::InvalidReceiptHandle,
+                format!("consumer group {name} does not exist (any more)"),
+            )
         })
     }
 
@@ -116,20 +135,34 @@ impl Service {
         self.saw(caller);
         let old_handle = request.receipt_handle.clone();
         match self.try_change(caller, &request).await {
-            Ok(receipt_handle) => ChangeInvisibleDurationResponse { status: answer::ok(), receipt_handle },
+            Ok(receipt_handle) => ChangeInvisibleDurationResponse {
+                status: answer::ok(),
+                receipt_handle,
+            },
             // Some SDKs take over the handle whatever the status is.
-            Err(refused) => {
-                ChangeInvisibleDurationResponse { status: refused.status(), receipt_handle: old_handle }
-            }
+            Err(refused) => ChangeInvisibleDurationResponse {
+                status: refused.status(),
+                receipt_handle: old_handle,
+            },
         }
     }
 
-    async fn try_change(&self, caller: &Caller, request: &ChangeInvisibleDurationRequest) -> Result<String, Refused> {
-        let asked = request.invisible_duration.as_ref().map_or(Duration::ZERO, to_duration);
+    async fn try_change(
+        &self,
+        caller: &Caller,
+        request: &ChangeInvisibleDurationRequest,
+    ) -> Result<String, Refused> {
+        let asked = request
+            .invisible_duration
+            .as_ref()
+            .map_or(Duration::ZERO, to_duration);
         if asked > MAX_INVISIBLE {
             return Err(Refused::new(
                 Code::IllegalInvisibleTime,
-                format!("the invisible duration must be 0 s to {} s", MAX_INVISIBLE.as_secs()),
+                format!(
+                    "the invisible duration must be 0 s to {} s",
+                    MAX_INVISIBLE.as_secs()
+                ),
             ));
         }
         let handle = self.check_handle(
@@ -139,21 +172,34 @@ impl Service {
             &request.receipt_handle,
         )?;
         let clock = self.node().clock();
-        let new = Handle { nonce: clock.random_u64(), ..handle };
+        let new = Handle {
+            nonce: clock.random_u64(),
+            ..handle
+        };
         let at_ms = clock.now_ms().saturating_add(asked.as_millis() as u64);
         let done = self
-            .at_leader(caller, handle.shard, "ChangeInvisibleDuration", request, |shard, retried| async move {
-                let lease = shard
-                    .machine
-                    .read(|core| core.in_flight(GroupId(handle.group), handle.queue, handle.offset));
-                // Push consumers nack; so does everybody who asks for "at once".
-                let nack = asked.is_zero() || lease.is_some_and(|lease| lease.auto_renew);
-                let action = if nack { release::Action::Retry } else { release::Action::Extend };
-                if retried && lease.is_some_and(|lease| lease.nonce == new.nonce) {
-                    return Ok(Try::Done(ReleaseResult::Done));
-                }
-                release(&shard, &handle, action, Some(at_ms), new.nonce).await
-            })
+            .at_leader(
+                caller,
+                handle.shard,
+                "ChangeInvisibleDuration",
+                request,
+                |shard, retried| async move {
+                    let lease = shard
+                        .machine
+                        .read(|core| core.in_flight(GroupId(handle.group), handle.queue, handle.offset));
+                    // Push consumers nack; so does everybody who asks for "at once".
+                    let nack = asked.is_zero() || lease.is_some_and(|lease| lease.auto_renew);
+                    let action = if nack {
+                        release::Action::Retry
+                    } else {
+                        release::Action::Extend
+                    };
+                    if retried && lease.is_some_and(|lease| lease.nonce == new.nonce) {
+                        return Ok(Try::Done(ReleaseResult::Done));
+                    }
+                    release(&shard, &handle, action, Some(at_ms), new.nonce).await
+                },
+            )
             .await?;
         match done {
             At::Here(ReleaseResult::Done | ReleaseResult::DeadLettered) => Ok(new.encode()),
@@ -226,7 +272,9 @@ impl Service {
         handle: &str,
     ) -> Result<Handle, Refused> {
         let group = self.known_group(caller, topic, group)?;
-        Handle::decode(handle).filter(|handle| handle.group == group).ok_or_else(stale)
+        Handle::decode(handle)
+            .filter(|handle| handle.group == group)
+            .ok_or_else(stale)
     }
 
     /// Does `here` on the shard's leader, wherever that is, again and again until the caller's patience ends.
@@ -257,9 +305,21 @@ impl Service {
                 Some(leader) => {
                     let ttl = deadline.saturating_duration_since(Instant::now());
                     let bytes = Bytes::from(request.encode_to_vec());
-                    let asking = wire::Caller { retried, ..caller.to_wire() };
-                    match node.forward(leader, rpc, shard_id, Some(asking), bytes, ttl).await {
-                        Ok(responses) => return responses.into_iter().next().map(At::There).ok_or_else(undecodable),
+                    let asking = wire::Caller {
+                        retried,
+                        ..caller.to_wire()
+                    };
+                    match node
+                        .forward(leader, rpc, shard_id, Some(asking), bytes, ttl)
+                        .await
+                    {
+                        Ok(responses) => {
+                            return responses
+                                .into_iter()
+                                .next()
+                                .map(At::There)
+                                .ok_or_else(undecodable);
+                        }
                         Err(ForwardError::NotLeader { unsure }) => retried |= unsure,
                         Err(ForwardError::Peer(PeerError::Overloaded | PeerError::NotConnected)) => {}
                         Err(ForwardError::Peer(_)) => retried = true,
@@ -268,7 +328,10 @@ impl Service {
                 None => {}
             }
             if Instant::now() + RETRY_AFTER >= deadline {
-                return Err(Refused::new(Code::HaNotAvailable, "the queue has no leader at the moment; try again"));
+                return Err(Refused::new(
+                    Code::HaNotAvailable,
+                    "the queue has no leader at the moment; try again",
+                ));
             }
             tokio::time::sleep(RETRY_AFTER).await;
         }
@@ -291,14 +354,21 @@ async fn ack_here(
         let ack = record::Ack {
             group: handle.group,
             queue: handle.queue.0,
-            leases: vec![record::LeaseRef { offset: handle.offset, nonce: handle.nonce }],
+            leases: vec![record::LeaseRef {
+                offset: handle.offset,
+                nonce: handle.nonce,
+            }],
         };
-        waiting.push(shard.proposer.submit(Command { command: Some(command::Command::Ack(ack)) }));
+        waiting.push(shard.proposer.submit(Command {
+            command: Some(command::Command::Ack(ack)),
+        }));
     }
     let mut statuses = Vec::with_capacity(handles.len());
     for (reply, handle) in futures::future::join_all(waiting).await.into_iter().zip(handles) {
         match reply {
-            Ok(Reply::Acked { results }) if results.first() == Some(&AckResult::Done) => statuses.push(answer::ok()),
+            Ok(Reply::Acked { results }) if results.first() == Some(&AckResult::Done) => {
+                statuses.push(answer::ok())
+            }
             Ok(_) if retried && is_over(&shard, handle) => statuses.push(answer::ok()),
             Ok(_) => statuses.push(invalid()),
             Err(SubmitError::NotLeader { unsure, .. }) => return Ok(Try::Elsewhere { unsure }),
@@ -312,7 +382,8 @@ async fn ack_here(
 fn is_over(shard: &DataShard, handle: &Handle) -> bool {
     let group = GroupId(handle.group);
     shard.machine.read(|core| {
-        core.subscription(group, handle.queue).is_some_and(|known| handle.offset < known.cursor)
+        core.subscription(group, handle.queue)
+            .is_some_and(|known| handle.offset < known.cursor)
             && core.in_flight(group, handle.queue, handle.offset).is_none()
     })
 }
@@ -327,12 +398,21 @@ async fn release(
     let command = command::Command::Release(record::Release {
         group: handle.group,
         queue: handle.queue.0,
-        lease: Some(record::LeaseRef { offset: handle.offset, nonce: handle.nonce }),
+        lease: Some(record::LeaseRef {
+            offset: handle.offset,
+            nonce: handle.nonce,
+        }),
         action: action as i32,
         at_ms,
         new_nonce,
     });
-    match shard.proposer.submit(Command { command: Some(command) }).await {
+    match shard
+        .proposer
+        .submit(Command {
+            command: Some(command),
+        })
+        .await
+    {
         Ok(Reply::Released(result)) => Ok(Try::Done(result)),
         Ok(_) => Ok(Try::Done(ReleaseResult::Stale)),
         Err(SubmitError::NotLeader { unsure, .. }) => Ok(Try::Elsewhere { unsure }),
@@ -381,10 +461,16 @@ fn statuses_of(bytes: Bytes, count: usize) -> Vec<Option<Status>> {
 
 fn refuse_ack(entries: &[AckMessageEntry], refused: &Refused) -> AckMessageResponse {
     let statuses = vec![refused.status(); entries.len()];
-    AckMessageResponse { status: refused.status(), entries: result_entries(entries.to_vec(), statuses) }
+    AckMessageResponse {
+        status: refused.status(),
+        entries: result_entries(entries.to_vec(), statuses),
+    }
 }
 
-fn result_entries(entries: Vec<AckMessageEntry>, statuses: Vec<Option<Status>>) -> Vec<AckMessageResultEntry> {
+fn result_entries(
+    entries: Vec<AckMessageEntry>,
+    statuses: Vec<Option<Status>>,
+) -> Vec<AckMessageResultEntry> {
     entries
         .into_iter()
         .zip(statuses)

@@ -15,8 +15,8 @@ use crate::{
     meta::{MetaRefusal, MetaReply},
     node::{META_SHARD, catalogue::CatalogueError, node_of},
     views::{
-        AdminError, AdminErrorKind, BackoffView, ClusterView, GroupDetail, GroupSpec, GroupView, Lag, NodeView,
-        QueueLag, QueueView, ReplicaView, ShardView, StartAt, TopicDetail, TopicSpec, TopicView,
+        AdminError, AdminErrorKind, BackoffView, ClusterView, GroupDetail, GroupSpec, GroupView, Lag,
+        NodeView, QueueLag, QueueView, ReplicaView, ShardView, StartAt, TopicDetail, TopicSpec, TopicView,
     },
 };
 
@@ -29,7 +29,6 @@ const TYPES: &[(&str, i32)] = &[
     ("TRANSACTION", MessageType::Transaction as i32),
     ("PRIORITY", MessageType::Priority as i32),
 ];
-
 
 impl Service {
     /// Ready to serve, or why not.
@@ -48,7 +47,11 @@ impl Service {
         if let Some(replica) = node.meta_replica() {
             shards.push(shard_view(META_SHARD, &replica.status()));
         }
-        shards.extend(node.shards().iter().map(|shard| shard_view(shard.id, &shard.replica.status())));
+        shards.extend(
+            node.shards()
+                .iter()
+                .map(|shard| shard_view(shard.id, &shard.replica.status())),
+        );
         let alive = node.alive_nodes();
         let nodes = meta
             .nodes()
@@ -60,7 +63,10 @@ impl Service {
                 client_addr: known.client_addr.clone(),
                 http_addr: known.http_addr.clone(),
                 peer_addr: known.peer_addr.clone(),
-                leads: shards.iter().filter(|shard| shard.leader == Some(known.id)).count() as u32,
+                leads: shards
+                    .iter()
+                    .filter(|shard| shard.leader == Some(known.id))
+                    .count() as u32,
             })
             .collect();
         ClusterView {
@@ -77,13 +83,27 @@ impl Service {
         names::check_topic(&spec.name)?;
         let message_type = type_number(&spec.message_type)?;
         if self.node().meta().topic(&spec.name).is_some() {
-            return Err(AdminError::new(AdminErrorKind::Exists, format!("topic {} exists already", spec.name)));
+            return Err(AdminError::new(
+                AdminErrorKind::Exists,
+                format!("topic {} exists already", spec.name),
+            ));
         }
         let queues = spec.queues.unwrap_or(self.node().options().default_queues);
-        let create = record::CreateTopic { name: spec.name, queues, message_type, if_absent: false };
-        match self.node().propose_meta(meta_command::Command::CreateTopic(create)).await? {
+        let create = record::CreateTopic {
+            name: spec.name,
+            queues,
+            message_type,
+            if_absent: false,
+        };
+        match self
+            .node()
+            .propose_meta(meta_command::Command::CreateTopic(create))
+            .await?
+        {
             MetaReply::Topic(topic) => {
-                self.node().wait_meta(|meta| meta.topic_by_id(topic.id).is_some()).await;
+                self.node()
+                    .wait_meta(|meta| meta.topic_by_id(topic.id).is_some())
+                    .await;
                 Ok(topic_view(&topic))
             }
             other => Err(unexpected(other)),
@@ -92,7 +112,11 @@ impl Service {
 
     /// All topics, by name.
     pub fn list_topics(&self) -> Vec<TopicView> {
-        self.node().meta().topics().map(|topic| topic_view(topic)).collect()
+        self.node()
+            .meta()
+            .topics()
+            .map(|topic| topic_view(topic))
+            .collect()
     }
 
     /// One topic with its queues.
@@ -102,8 +126,11 @@ impl Service {
             .zip(topic.queue_shards.iter().copied())
             .map(|(number, shard_id)| {
                 let shard = self.node().shard(shard_id);
-                let view = shard
-                    .and_then(|shard| shard.machine.read(|core| core.queue(QueueId::new(topic.id, number))));
+                let view = shard.and_then(|shard| {
+                    shard
+                        .machine
+                        .read(|core| core.queue(QueueId::new(topic.id, number)))
+                });
                 QueueView {
                     queue: number,
                     shard: shard_id,
@@ -113,13 +140,20 @@ impl Service {
                 }
             })
             .collect();
-        Ok(TopicDetail { topic: topic_view(&topic), queue_list })
+        Ok(TopicDetail {
+            topic: topic_view(&topic),
+            queue_list,
+        })
     }
 
     /// Deletes a topic and, in the background, its messages.
     pub async fn delete_topic(&self, name: &str) -> Result<(), AdminError> {
         let delete = record::DeleteTopic { name: name.into() };
-        match self.node().propose_meta(meta_command::Command::DeleteTopic(delete)).await? {
+        match self
+            .node()
+            .propose_meta(meta_command::Command::DeleteTopic(delete))
+            .await?
+        {
             MetaReply::Done => {
                 self.node().wait_meta(|meta| meta.topic(name).is_none()).await;
                 Ok(())
@@ -137,9 +171,15 @@ impl Service {
             return Err(AdminError::new(AdminErrorKind::Exists, message));
         }
         let create = group_command(spec)?;
-        match self.node().propose_meta(meta_command::Command::CreateConsumerGroup(create)).await? {
+        match self
+            .node()
+            .propose_meta(meta_command::Command::CreateConsumerGroup(create))
+            .await?
+        {
             MetaReply::Group(group) => {
-                self.node().wait_meta(|meta| meta.group_by_id(group.id).is_some()).await;
+                self.node()
+                    .wait_meta(|meta| meta.group_by_id(group.id).is_some())
+                    .await;
                 Ok(group_view(&group))
             }
             other => Err(unexpected(other)),
@@ -148,7 +188,11 @@ impl Service {
 
     /// All consumer groups, by name.
     pub fn list_groups(&self) -> Vec<GroupView> {
-        self.node().meta().groups().map(|group| group_view(group)).collect()
+        self.node()
+            .meta()
+            .groups()
+            .map(|group| group_view(group))
+            .collect()
     }
 
     /// One consumer group with what it has not finished.
@@ -164,15 +208,24 @@ impl Service {
                 continue;
             };
             let subscriptions: Vec<_> = shard.machine.read(|core| {
-                core.subscriptions().filter(|(id, _, _)| id.0 == group.id).map(|(_, queue, view)| (queue, view)).collect()
+                core.subscriptions()
+                    .filter(|(id, _, _)| id.0 == group.id)
+                    .map(|(_, queue, view)| (queue, view))
+                    .collect()
             });
             for (queue, view) in subscriptions {
-                let Some(topic) = meta.topic_by_id(queue.topic()).filter(|topic| !topic.deleted) else { continue };
+                let Some(topic) = meta.topic_by_id(queue.topic()).filter(|topic| !topic.deleted) else {
+                    continue;
+                };
                 queues.push(QueueLag {
                     topic: topic.name.clone(),
                     queue: queue.number(),
                     cursor: view.cursor,
-                    lag: Lag { ready: view.ready, leased: view.leased, waiting: view.waiting },
+                    lag: Lag {
+                        ready: view.ready,
+                        leased: view.leased,
+                        waiting: view.waiting,
+                    },
                 });
             }
         }
@@ -182,13 +235,22 @@ impl Service {
             leased: sum.leased + queue.lag.leased,
             waiting: sum.waiting + queue.lag.waiting,
         });
-        Ok(GroupDetail { group: group_view(&group), total, queues, unreachable_shards })
+        Ok(GroupDetail {
+            group: group_view(&group),
+            total,
+            queues,
+            unreachable_shards,
+        })
     }
 
     /// Deletes a consumer group and, in the background, where it stood.
     pub async fn delete_group(&self, name: &str) -> Result<(), AdminError> {
         let delete = record::DeleteConsumerGroup { name: name.into() };
-        match self.node().propose_meta(meta_command::Command::DeleteConsumerGroup(delete)).await? {
+        match self
+            .node()
+            .propose_meta(meta_command::Command::DeleteConsumerGroup(delete))
+            .await?
+        {
             MetaReply::Done => {
                 self.node().wait_meta(|meta| meta.group(name).is_none()).await;
                 Ok(())
@@ -205,24 +267,78 @@ impl Service {
         let store = self.node().store().stats();
         let now = self.node().clock().now_ms();
         for (name, help, value) in [
-            ("rocketmq_messages_in_total", "Messages stored for clients of this node", counters.messages_in.get()),
-            ("rocketmq_messages_out_total", "Messages delivered", counters.messages_out.get()),
-            ("rocketmq_throughput_in_total", "Bytes of stored bodies", counters.bytes_in.get()),
-            ("rocketmq_throughput_out_total", "Bytes of delivered bodies", counters.bytes_out.get()),
-            ("rocketmq_send_to_dlq_messages_total", "Messages given up by clients", counters.dead_letters.get()),
-            ("flotilla_acknowledged_messages_total", "Messages acknowledged", counters.acks.get()),
-            ("flotilla_sends_refused_total", "Send requests refused", counters.send_refused.get()),
-            ("flotilla_log_syncs_total", "Syncs of the node's log", store.log.syncs),
-            ("flotilla_log_written_bytes_total", "Bytes written to the node's log", store.log.bytes_written),
+            (
+                "rocketmq_messages_in_total",
+                "Messages stored for clients of this node",
+                counters.messages_in.get(),
+            ),
+            (
+                "rocketmq_messages_out_total",
+                "Messages delivered",
+                counters.messages_out.get(),
+            ),
+            (
+                "rocketmq_throughput_in_total",
+                "Bytes of stored bodies",
+                counters.bytes_in.get(),
+            ),
+            (
+                "rocketmq_throughput_out_total",
+                "Bytes of delivered bodies",
+                counters.bytes_out.get(),
+            ),
+            (
+                "rocketmq_send_to_dlq_messages_total",
+                "Messages given up by clients",
+                counters.dead_letters.get(),
+            ),
+            (
+                "flotilla_acknowledged_messages_total",
+                "Messages acknowledged",
+                counters.acks.get(),
+            ),
+            (
+                "flotilla_sends_refused_total",
+                "Send requests refused",
+                counters.send_refused.get(),
+            ),
+            (
+                "flotilla_log_syncs_total",
+                "Syncs of the node's log",
+                store.log.syncs,
+            ),
+            (
+                "flotilla_log_written_bytes_total",
+                "Bytes written to the node's log",
+                store.log.bytes_written,
+            ),
         ] {
-            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n");
+            let _ = write!(
+                text,
+                "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"
+            );
         }
         for (name, help, value) in [
-            ("rocketmq_storage_size", "Bytes of log and state on disk", store.log.disk_bytes + store.engine.disk_bytes),
-            ("rocketmq_producer_connections", "Clients heard of lately", self.node().clients().count(now) as u64),
-            ("flotilla_waiting_receives", "Receives that wait for messages", self.node().hub().waiting() as u64),
+            (
+                "rocketmq_storage_size",
+                "Bytes of log and state on disk",
+                store.log.disk_bytes + store.engine.disk_bytes,
+            ),
+            (
+                "rocketmq_producer_connections",
+                "Clients heard of lately",
+                self.node().clients().count(now) as u64,
+            ),
+            (
+                "flotilla_waiting_receives",
+                "Receives that wait for messages",
+                self.node().hub().waiting() as u64,
+            ),
         ] {
-            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+            let _ = write!(
+                text,
+                "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
+            );
         }
         self.shard_metrics(&mut text);
         self.lag_metrics(&mut text);
@@ -236,8 +352,12 @@ impl Service {
             ("flotilla_shard_applied_index", "Last applied entry"),
             ("flotilla_shard_last_index", "Last entry in the log here"),
         ];
-        let mut statuses: Vec<(u32, ReplicaStatus)> =
-            self.node().shards().iter().map(|shard| (shard.id, shard.replica.status())).collect();
+        let mut statuses: Vec<(u32, ReplicaStatus)> = self
+            .node()
+            .shards()
+            .iter()
+            .map(|shard| (shard.id, shard.replica.status()))
+            .collect();
         if let Some(meta) = self.node().meta_replica() {
             statuses.insert(0, (META_SHARD, meta.status()));
         }
@@ -269,14 +389,22 @@ impl Service {
                 }
             });
         }
-        for (at, name) in
-            ["rocketmq_consumer_lag_messages", "rocketmq_consumer_ready_messages", "rocketmq_consumer_inflight_messages"]
-                .into_iter()
-                .enumerate()
+        for (at, name) in [
+            "rocketmq_consumer_lag_messages",
+            "rocketmq_consumer_ready_messages",
+            "rocketmq_consumer_inflight_messages",
+        ]
+        .into_iter()
+        .enumerate()
         {
-            let _ = write!(text, "# HELP {name} By consumer group and topic, on the shards led here\n# TYPE {name} gauge\n");
+            let _ = write!(
+                text,
+                "# HELP {name} By consumer group and topic, on the shards led here\n# TYPE {name} gauge\n"
+            );
             for ((group, topic), lag) in &lags {
-                let (Some(group), Some(topic)) = (meta.group_by_id(*group), meta.topic_by_id(*topic)) else { continue };
+                let (Some(group), Some(topic)) = (meta.group_by_id(*group), meta.topic_by_id(*topic)) else {
+                    continue;
+                };
                 let value = [lag.ready + lag.leased + lag.waiting, lag.ready, lag.leased][at];
                 let _ = writeln!(
                     text,
@@ -290,11 +418,15 @@ impl Service {
 
 /// A consumer group nobody configured.
 pub fn default_group(name: &str) -> record::CreateConsumerGroup {
-    let list = record::CustomizedBackoff { next_ms: DEFAULT_BACKOFF_MS.to_vec() };
+    let list = record::CustomizedBackoff {
+        next_ms: DEFAULT_BACKOFF_MS.to_vec(),
+    };
     record::CreateConsumerGroup {
         name: name.into(),
         max_attempts: DEFAULT_MAX_ATTEMPTS,
-        backoff: Some(record::Backoff { strategy: Some(backoff::Strategy::Customized(list)) }),
+        backoff: Some(record::Backoff {
+            strategy: Some(backoff::Strategy::Customized(list)),
+        }),
         fifo: false,
         start_at: record::StartAt::First as i32,
         if_absent: true,
@@ -316,7 +448,9 @@ fn group_command(spec: GroupSpec) -> Result<record::CreateConsumerGroup, AdminEr
         create.max_attempts = attempts;
     }
     if let Some(view) = spec.backoff {
-        create.backoff = Some(record::Backoff { strategy: Some(backoff_record(view)?) });
+        create.backoff = Some(record::Backoff {
+            strategy: Some(backoff_record(view)?),
+        });
     }
     Ok(create)
 }
@@ -324,17 +458,29 @@ fn group_command(spec: GroupSpec) -> Result<record::CreateConsumerGroup, AdminEr
 fn backoff_record(view: BackoffView) -> Result<backoff::Strategy, AdminError> {
     let invalid = |why: &str| Err(AdminError::new(AdminErrorKind::Invalid, why));
     match view {
-        BackoffView::Exponential { initial_ms, max_ms, multiplier_percent } => {
+        BackoffView::Exponential {
+            initial_ms,
+            max_ms,
+            multiplier_percent,
+        } => {
             if initial_ms == 0 || max_ms < initial_ms || multiplier_percent < 100 {
-                return invalid("an exponential backoff needs 0 < initial_ms <= max_ms and multiplier_percent >= 100");
+                return invalid(
+                    "an exponential backoff needs 0 < initial_ms <= max_ms and multiplier_percent >= 100",
+                );
             }
-            Ok(backoff::Strategy::Exponential(record::ExponentialBackoff { initial_ms, max_ms, multiplier_percent }))
+            Ok(backoff::Strategy::Exponential(record::ExponentialBackoff {
+                initial_ms,
+                max_ms,
+                multiplier_percent,
+            }))
         }
         BackoffView::Customized { next_ms } => {
             if next_ms.is_empty() || next_ms.len() > MAX_MAX_ATTEMPTS as usize {
                 return invalid("a customized backoff needs 1 to 1000 delays");
             }
-            Ok(backoff::Strategy::Customized(record::CustomizedBackoff { next_ms }))
+            Ok(backoff::Strategy::Customized(record::CustomizedBackoff {
+                next_ms,
+            }))
         }
     }
 }
@@ -346,8 +492,12 @@ fn backoff_view(backoff: Option<&record::Backoff>) -> BackoffView {
             max_ms: e.max_ms,
             multiplier_percent: e.multiplier_percent,
         },
-        Some(backoff::Strategy::Customized(list)) => BackoffView::Customized { next_ms: list.next_ms.clone() },
-        None => BackoffView::Customized { next_ms: DEFAULT_BACKOFF_MS.to_vec() },
+        Some(backoff::Strategy::Customized(list)) => BackoffView::Customized {
+            next_ms: list.next_ms.clone(),
+        },
+        None => BackoffView::Customized {
+            next_ms: DEFAULT_BACKOFF_MS.to_vec(),
+        },
     }
 }
 
@@ -369,7 +519,10 @@ fn shard_view(id: u32, status: &ReplicaStatus) -> ShardView {
                 replica,
                 voter,
                 matched,
-                lag: status.is_leader.then(|| matched.map(|matched| last.saturating_sub(matched))).flatten(),
+                lag: status
+                    .is_leader
+                    .then(|| matched.map(|matched| last.saturating_sub(matched)))
+                    .flatten(),
             }
         })
         .collect();
@@ -384,7 +537,10 @@ fn shard_view(id: u32, status: &ReplicaStatus) -> ShardView {
 }
 
 fn topic_view(topic: &record::Topic) -> TopicView {
-    let name = TYPES.iter().find(|(_, number)| *number == topic.message_type).map_or("UNKNOWN", |(name, _)| name);
+    let name = TYPES
+        .iter()
+        .find(|(_, number)| *number == topic.message_type)
+        .map_or("UNKNOWN", |(name, _)| name);
     TopicView {
         name: topic.name.clone(),
         queues: topic.queue_shards.len() as u32,
@@ -409,16 +565,25 @@ fn type_number(name: &str) -> Result<i32, AdminError> {
     let found = TYPES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
     found.map(|&(_, number)| number).ok_or_else(|| {
         let known: Vec<&str> = TYPES.iter().map(|&(known, _)| known).collect();
-        AdminError::new(AdminErrorKind::Invalid, format!("message_type is one of {}", known.join(", ")))
+        AdminError::new(
+            AdminErrorKind::Invalid,
+            format!("message_type is one of {}", known.join(", ")),
+        )
     })
 }
 
 fn no_topic(name: &str) -> AdminError {
-    AdminError::new(AdminErrorKind::NotFound, format!("topic {name} does not exist; see `flotilla topic list`"))
+    AdminError::new(
+        AdminErrorKind::NotFound,
+        format!("topic {name} does not exist; see `flotilla topic list`"),
+    )
 }
 
 fn no_group(name: &str) -> AdminError {
-    AdminError::new(AdminErrorKind::NotFound, format!("consumer group {name} does not exist; see `flotilla group list`"))
+    AdminError::new(
+        AdminErrorKind::NotFound,
+        format!("consumer group {name} does not exist; see `flotilla group list`"),
+    )
 }
 
 fn unexpected(reply: MetaReply) -> AdminError {

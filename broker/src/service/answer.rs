@@ -19,7 +19,10 @@ pub struct Refused {
 impl Refused {
     /// A refusal.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self {
+            code,
+            message: message.into(),
+        }
     }
 
     /// As it stands in an answer.
@@ -30,7 +33,10 @@ impl Refused {
 
 /// A status field.
 pub fn status(code: Code, message: &str) -> Option<Status> {
-    Some(Status { code: code as i32, message: message.into() })
+    Some(Status {
+        code: code as i32,
+        message: message.into(),
+    })
 }
 
 /// All well.
@@ -61,7 +67,10 @@ pub fn from_meta(reply: MetaReply, not_found: Code) -> Refused {
             };
             Refused::new(code, refusal.to_string())
         }
-        other => Refused::new(Code::InternalServerError, format!("unexpected reply of the meta shard: {other:?}")),
+        other => Refused::new(
+            Code::InternalServerError,
+            format!("unexpected reply of the meta shard: {other:?}"),
+        ),
     }
 }
 
@@ -86,6 +95,9 @@ mod tests {
         assert_eq!(summary([&ok(), &ok()]), ok());
         let failed = status(Code::InvalidReceiptHandle, "stale");
         assert_eq!(summary([&failed, &failed]), failed);
-        assert_eq!(summary([&ok(), &failed]).unwrap().code, Code::MultipleResults as i32);
+        assert_eq!(
+            summary([&ok(), &failed]).unwrap().code,
+            Code::MultipleResults as i32
+        );
     }
 }

@@ -95,16 +95,28 @@ fn decode<M: Message + Default>(bytes: Bytes) -> Option<M> {
 }
 
 fn one(response: &impl Message) -> ForwardResponse {
-    ForwardResponse { responses: vec![response.encode_to_vec().into()], ..Default::default() }
+    ForwardResponse {
+        responses: vec![response.encode_to_vec().into()],
+        ..Default::default()
+    }
 }
 
 fn many<M: Message>(responses: &[M]) -> ForwardResponse {
-    let responses = responses.iter().map(|response| response.encode_to_vec().into()).collect();
-    ForwardResponse { responses, ..Default::default() }
+    let responses = responses
+        .iter()
+        .map(|response| response.encode_to_vec().into())
+        .collect();
+    ForwardResponse {
+        responses,
+        ..Default::default()
+    }
 }
 
 fn not_leader() -> ForwardResponse {
-    ForwardResponse { not_leader: true, ..Default::default() }
+    ForwardResponse {
+        not_leader: true,
+        ..Default::default()
+    }
 }
 
 /// The answer to the other node, not to the client, if the shard has moved.
@@ -120,7 +132,11 @@ fn moved(status: &Option<Status>) -> Option<ForwardResponse> {
 
 /// The shard has another leader by now, and what this one began may still take effect.
 fn unsure() -> ForwardResponse {
-    ForwardResponse { not_leader: true, unsure: true, ..Default::default() }
+    ForwardResponse {
+        not_leader: true,
+        unsure: true,
+        ..Default::default()
+    }
 }
 
 /// No response at all: the asking node reports it as an internal error.
@@ -132,5 +148,7 @@ fn refused_receive(refused: &Refused) -> Vec<flotilla_proto::rocketmq::ReceiveMe
     use flotilla_proto::rocketmq::{ReceiveMessageResponse, receive_message_response::Content};
     debug_assert_ne!(refused.code, Code::Ok);
     let status = refused.status().expect("a refusal has a status");
-    vec![ReceiveMessageResponse { content: Some(Content::Status(status)) }]
+    vec![ReceiveMessageResponse {
+        content: Some(Content::Status(status)),
+    }]
 }

@@ -27,23 +27,69 @@ const LONG_NAME_PREFIXES: &[&str] = &["%DLQ%", "%RETRY%"];
 
 /// Property keys that the protocol keeps for itself.
 const RESERVED_KEYS: &[&str] = &[
-    "KEYS", "TAGS", "WAIT", "DELAY", "RETRY_TOPIC", "REAL_TOPIC", "REAL_QID", "TRAN_MSG", "PGROUP",
-    "MIN_OFFSET", "MAX_OFFSET", "BUYER_ID", "ORIGIN_MESSAGE_ID", "TRANSFER_FLAG", "CORRECTION_FLAG",
-    "MQ2_FLAG", "RECONSUME_TIME", "MSG_REGION", "TRACE_ON", "UNIQ_KEY", "EXTEND_UNIQ_INFO",
-    "MAX_RECONSUME_TIMES", "CONSUME_START_TIME", "INNER_NUM", "INNER_BASE",
-    "CHECK_IMMUNITY_TIME_IN_SECONDS", "TRAN_PREPARED_QUEUE_OFFSET", "__transactionId__",
-    "TRANSACTION_CHECK_TIMES", "INSTANCE_ID", "CORRELATION_ID", "REPLY_TO_CLIENT", "TTL", "ARRIVE_TIME",
-    "PUSH_REPLY_TIME", "CLUSTER", "MSG_TYPE", "POP_CK", "POP_CK_OFFSET", "1ST_POP_TIME", "__SHARDINGKEY",
-    "PROPERTY_FORWARD_QUEUE_ID", "REDIRECT", "INNER_MULTI_DISPATCH", "INNER_MULTI_QUEUE_OFFSET",
-    "TRACE_CONTEXT", "TIMER_DELAY_SEC", "TIMER_DELIVER_MS", "__BORNHOST", "BORN_TIMESTAMP",
+    "KEYS",
+    "TAGS",
+    "WAIT",
+    "DELAY",
+    "RETRY_TOPIC",
+    "REAL_TOPIC",
+    "REAL_QID",
+    "TRAN_MSG",
+    "PGROUP",
+    "MIN_OFFSET",
+    "MAX_OFFSET",
+    "BUYER_ID",
+    "ORIGIN_MESSAGE_ID",
+    "TRANSFER_FLAG",
+    "CORRECTION_FLAG",
+    "MQ2_FLAG",
+    "RECONSUME_TIME",
+    "MSG_REGION",
+    "TRACE_ON",
+    "UNIQ_KEY",
+    "EXTEND_UNIQ_INFO",
+    "MAX_RECONSUME_TIMES",
+    "CONSUME_START_TIME",
+    "INNER_NUM",
+    "INNER_BASE",
+    "CHECK_IMMUNITY_TIME_IN_SECONDS",
+    "TRAN_PREPARED_QUEUE_OFFSET",
+    "__transactionId__",
+    "TRANSACTION_CHECK_TIMES",
+    "INSTANCE_ID",
+    "CORRELATION_ID",
+    "REPLY_TO_CLIENT",
+    "TTL",
+    "ARRIVE_TIME",
+    "PUSH_REPLY_TIME",
+    "CLUSTER",
+    "MSG_TYPE",
+    "POP_CK",
+    "POP_CK_OFFSET",
+    "1ST_POP_TIME",
+    "__SHARDINGKEY",
+    "PROPERTY_FORWARD_QUEUE_ID",
+    "REDIRECT",
+    "INNER_MULTI_DISPATCH",
+    "INNER_MULTI_QUEUE_OFFSET",
+    "TRACE_CONTEXT",
+    "TIMER_DELAY_SEC",
+    "TIMER_DELIVER_MS",
+    "__BORNHOST",
+    "BORN_TIMESTAMP",
 ];
 
 /// The name under which the catalogue knows a topic or consumer group of a namespace.
 /// Some SDKs leave the resource's namespace empty and send it in the metadata only.
 pub fn full_name(caller: &Caller, resource: Option<&Resource>) -> String {
-    let Some(resource) = resource else { return String::new() };
-    let namespace =
-        if resource.resource_namespace.is_empty() { &caller.namespace } else { &resource.resource_namespace };
+    let Some(resource) = resource else {
+        return String::new();
+    };
+    let namespace = if resource.resource_namespace.is_empty() {
+        &caller.namespace
+    } else {
+        &resource.resource_namespace
+    };
     if namespace.is_empty() {
         return resource.name.clone();
     }
@@ -59,23 +105,40 @@ pub fn full_name(caller: &Caller, resource: Option<&Resource>) -> String {
 /// Checks that the caller says who it is. Other nodes have checked before they passed a request on.
 pub fn check_caller(caller: &Caller) -> Result<(), Refused> {
     if caller.client_id.trim().is_empty() && !caller.forwarded {
-        return Err(Refused::new(Code::ClientIdRequired, "the metadata x-mq-client-id is missing or blank"));
+        return Err(Refused::new(
+            Code::ClientIdRequired,
+            "the metadata x-mq-client-id is missing or blank",
+        ));
     }
     Ok(())
 }
 
 fn well_formed(name: &str) -> bool {
     !name.is_empty()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'%' | b'|' | b'_' | b'-'))
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'%' | b'|' | b'_' | b'-'))
 }
 
 /// Checks a topic's full name.
 pub fn check_topic(name: &str) -> Result<(), Refused> {
-    let refuse = |why: &str| Err(Refused::new(Code::IllegalTopic, format!("topic name {name:?} {why}")));
+    let refuse = |why: &str| {
+        Err(Refused::new(
+            Code::IllegalTopic,
+            format!("topic name {name:?} {why}"),
+        ))
+    };
     let long = LONG_NAME_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    let limit = if long { MAX_SYSTEM_TOPIC_NAME } else { MAX_TOPIC_NAME };
+    let limit = if long {
+        MAX_SYSTEM_TOPIC_NAME
+    } else {
+        MAX_TOPIC_NAME
+    };
     if name.len() > limit {
-        return Err(Refused::new(Code::IllegalTopic, format!("a topic name has at most {limit} characters")));
+        return Err(Refused::new(
+            Code::IllegalTopic,
+            format!("a topic name has at most {limit} characters"),
+        ));
     }
     if !well_formed(name) {
         return refuse("must consist of letters, digits, '%', '|', '_' and '-'");
@@ -90,10 +153,14 @@ pub fn check_topic(name: &str) -> Result<(), Refused> {
 pub fn check_group(name: &str) -> Result<(), Refused> {
     let refuse = |why: String| Err(Refused::new(Code::IllegalConsumerGroup, why));
     if name.len() > MAX_GROUP_NAME {
-        return refuse(format!("a consumer group's name has at most {MAX_GROUP_NAME} characters"));
+        return refuse(format!(
+            "a consumer group's name has at most {MAX_GROUP_NAME} characters"
+        ));
     }
     if !well_formed(name) {
-        return refuse(format!("consumer group name {name:?} must consist of letters, digits, '%', '|', '_' and '-'"));
+        return refuse(format!(
+            "consumer group name {name:?} must consist of letters, digits, '%', '|', '_' and '-'"
+        ));
     }
     if name.starts_with(SYSTEM_GROUP_PREFIX) {
         return refuse(format!("consumer group name {name:?} is kept for the system"));
@@ -133,7 +200,10 @@ pub fn accepts(topic_type: i32, kind: MessageType) -> bool {
 /// Checks everything about one message that does not depend on the topic.
 pub fn check_message(message: &Message) -> Result<(), Refused> {
     let Some(properties) = &message.system_properties else {
-        return Err(Refused::new(Code::MessageCorrupted, "the message has no system properties"));
+        return Err(Refused::new(
+            Code::MessageCorrupted,
+            "the message has no system properties",
+        ));
     };
     if message.body.is_empty() {
         return Err(Refused::new(Code::MessageBodyEmpty, "the body is empty"));
@@ -141,7 +211,10 @@ pub fn check_message(message: &Message) -> Result<(), Refused> {
     if message.body.len() > MAX_BODY_BYTES {
         return Err(Refused::new(
             Code::MessageBodyTooLarge,
-            format!("the body has {} bytes; at most {MAX_BODY_BYTES} are allowed", message.body.len()),
+            format!(
+                "the body has {} bytes; at most {MAX_BODY_BYTES} are allowed",
+                message.body.len()
+            ),
         ));
     }
     if properties.message_id.trim().is_empty() || properties.message_id.len() > MAX_MESSAGE_ID_BYTES {
@@ -167,7 +240,11 @@ fn check_texts(properties: &SystemProperties) -> Result<(), Refused> {
             "a tag is not blank and contains neither '|' nor control characters",
         ));
     }
-    if properties.keys.iter().any(|key| key.trim().is_empty() || has_control(key)) {
+    if properties
+        .keys
+        .iter()
+        .any(|key| key.trim().is_empty() || has_control(key))
+    {
         return Err(Refused::new(
             Code::IllegalMessageKey,
             "a key is not blank and contains no control characters",
@@ -178,7 +255,9 @@ fn check_texts(properties: &SystemProperties) -> Result<(), Refused> {
     {
         return Err(Refused::new(
             Code::IllegalMessageGroup,
-            format!("a message group is not blank, shorter than {MAX_MESSAGE_GROUP_BYTES} bytes, without control characters"),
+            format!(
+                "a message group is not blank, shorter than {MAX_MESSAGE_GROUP_BYTES} bytes, without control characters"
+            ),
         ));
     }
     Ok(())
@@ -200,11 +279,17 @@ fn check_user_properties(message: &Message, properties: &SystemProperties) -> Re
             ));
         }
     }
-    let own: usize = message.user_properties.iter().map(|(key, value)| key.len() + value.len()).sum();
-    let system =
-        properties.tag.as_ref().map_or(0, String::len) + properties.keys.iter().map(String::len).sum::<usize>();
+    let own: usize = message
+        .user_properties
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
+    let system = properties.tag.as_ref().map_or(0, String::len)
+        + properties.keys.iter().map(String::len).sum::<usize>();
     if own + system > MAX_PROPERTIES_BYTES {
-        return too_large(format!("properties, tag and keys have at most {MAX_PROPERTIES_BYTES} bytes together"));
+        return too_large(format!(
+            "properties, tag and keys have at most {MAX_PROPERTIES_BYTES} bytes together"
+        ));
     }
     Ok(())
 }
@@ -216,7 +301,10 @@ mod tests {
     fn message() -> Message {
         Message {
             body: "x".into(),
-            system_properties: Some(SystemProperties { message_id: "01".into(), ..Default::default() }),
+            system_properties: Some(SystemProperties {
+                message_id: "01".into(),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -275,11 +363,20 @@ mod tests {
 
     #[test]
     fn the_header_namespace_fills_in() {
-        let caller = Caller { namespace: "ns".into(), ..Default::default() };
-        let resource = Resource { name: "t".into(), ..Default::default() };
+        let caller = Caller {
+            namespace: "ns".into(),
+            ..Default::default()
+        };
+        let resource = Resource {
+            name: "t".into(),
+            ..Default::default()
+        };
         assert_eq!(full_name(&caller, Some(&resource)), "ns%t");
         assert_eq!(full_name(&Caller::default(), Some(&resource)), "t");
-        let dead = Resource { name: "%DLQ%g".into(), ..Default::default() };
+        let dead = Resource {
+            name: "%DLQ%g".into(),
+            ..Default::default()
+        };
         assert_eq!(full_name(&caller, Some(&dead)), "%DLQ%ns%g");
     }
 }

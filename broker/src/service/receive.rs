@@ -66,7 +66,9 @@ impl Service {
     ) -> Vec<ReceiveMessageResponse> {
         match self.try_receive(caller, request).await {
             Ok(responses) => responses,
-            Err(refused) => vec![element(Content::Status(refused.status().expect("a refusal has a status")))],
+            Err(refused) => vec![element(Content::Status(
+                refused.status().expect("a refusal has a status"),
+            ))],
         }
     }
 
@@ -77,9 +79,16 @@ impl Service {
     ) -> Result<Vec<ReceiveMessageResponse>, Refused> {
         self.saw(caller);
         let receive = self.check_receive(caller, &request).await?;
-        let seat = self.node().hub().sit(receive.topic.id, receive.group.id).ok_or_else(|| {
-            Refused::new(Code::TooManyRequests, "too many receives wait on this node; poll less or add nodes")
-        })?;
+        let seat = self
+            .node()
+            .hub()
+            .sit(receive.topic.id, receive.group.id)
+            .ok_or_else(|| {
+                Refused::new(
+                    Code::TooManyRequests,
+                    "too many receives wait on this node; poll less or add nodes",
+                )
+            })?;
         let deliveries = loop {
             let rung = seat.bell.notified();
             let mut pause = LOOK_EVERY;
@@ -116,9 +125,17 @@ impl Service {
         Ok(self.answer_receive(&receive, deliveries))
     }
 
-    async fn check_receive(&self, caller: &Caller, request: &ReceiveMessageRequest) -> Result<Receive, Refused> {
+    async fn check_receive(
+        &self,
+        caller: &Caller,
+        request: &ReceiveMessageRequest,
+    ) -> Result<Receive, Refused> {
         names::check_caller(caller)?;
-        let resource = request.message_queue.as_ref().and_then(|queue| queue.topic.clone()).unwrap_or_default();
+        let resource = request
+            .message_queue
+            .as_ref()
+            .and_then(|queue| queue.topic.clone())
+            .unwrap_or_default();
         let full_name = names::full_name(caller, Some(&resource));
         names::check_topic(&full_name)?;
         let group_name = names::full_name(caller, request.group.as_ref());
@@ -132,7 +149,9 @@ impl Service {
             resource,
             full_name,
             group,
-            count: usize::try_from(request.batch_size).unwrap_or(0).clamp(1, MAX_RECEIVE_BATCH),
+            count: usize::try_from(request.batch_size)
+                .unwrap_or(0)
+                .clamp(1, MAX_RECEIVE_BATCH),
             lease_ms,
             auto_renew: request.auto_renew,
             client: client_hash(&caller.client_id),
@@ -154,7 +173,9 @@ impl Service {
         let mut failed = None;
         for turn in 0..led.len() {
             let (number, shard_id) = led[(start + turn) % led.len()];
-            let Some(shard) = node.shard(shard_id) else { continue };
+            let Some(shard) = node.shard(shard_id) else {
+                continue;
+            };
             let queue = QueueId::new(receive.topic.id, number);
             match shard.deliver(queue, &self.want(receive, shard_id)).await {
                 Ok(deliveries) if deliveries.is_empty() => {}
@@ -199,10 +220,13 @@ impl Service {
             .zip(receive.topic.queue_shards.iter().copied())
             .filter(|&(_, shard)| node.leads(shard))
             .filter_map(|(number, shard)| {
-                node.shard(shard)?.next_visible(receive.group.id, QueueId::new(receive.topic.id, number))
+                node.shard(shard)?
+                    .next_visible(receive.group.id, QueueId::new(receive.topic.id, number))
             })
             .min();
-        next.map_or(LOOK_EVERY, |at| Duration::from_millis(at.saturating_sub(now).max(1)))
+        next.map_or(LOOK_EVERY, |at| {
+            Duration::from_millis(at.saturating_sub(now).max(1))
+        })
     }
 
     /// Lets the leader of some queue of the topic serve the request; nothing if there is none just now.
@@ -229,14 +253,22 @@ impl Service {
         });
         let bytes = Bytes::from(request.encode_to_vec());
         let ttl = rest + REPLY_MARGIN;
-        match node.forward(to, "ReceiveMessage", shard, Some(caller.to_wire()), bytes, ttl).await {
-            Ok(responses) => responses.into_iter().map(|bytes| ReceiveMessageResponse::decode(bytes).ok()).collect(),
+        match node
+            .forward(to, "ReceiveMessage", shard, Some(caller.to_wire()), bytes, ttl)
+            .await
+        {
+            Ok(responses) => responses
+                .into_iter()
+                .map(|bytes| ReceiveMessageResponse::decode(bytes).ok())
+                .collect(),
             Err(ForwardError::NotLeader { .. } | ForwardError::Peer(_)) => None,
         }
     }
 
     fn answer_receive(&self, receive: &Receive, deliveries: Vec<Delivery>) -> Vec<ReceiveMessageResponse> {
-        let stamp = element(Content::DeliveryTimestamp(to_timestamp(self.node().clock().now_ms())));
+        let stamp = element(Content::DeliveryTimestamp(to_timestamp(
+            self.node().clock().now_ms(),
+        )));
         if deliveries.is_empty() {
             let nothing = answer::status(Code::MessageNotFound, "no message within the poll");
             return vec![element(Content::Status(nothing.expect("a status"))), stamp];
@@ -247,8 +279,13 @@ impl Service {
         for delivery in deliveries {
             self.counters().bytes_out.add(delivery.message.body.len() as u64);
             let shard = receive.topic.queue_shards[delivery.queue.number() as usize];
-            let message =
-                to_client(&receive.resource, &receive.full_name, shard, receive.group.id, delivery);
+            let message = to_client(
+                &receive.resource,
+                &receive.full_name,
+                shard,
+                receive.group.id,
+                delivery,
+            );
             responses.push(element(Content::Message(message)));
         }
         responses.push(stamp);
@@ -257,40 +294,62 @@ impl Service {
 }
 
 fn element(content: Content) -> ReceiveMessageResponse {
-    ReceiveMessageResponse { content: Some(content) }
+    ReceiveMessageResponse {
+        content: Some(content),
+    }
 }
 
 fn check_filter(request: &ReceiveMessageRequest) -> Result<(), Refused> {
-    let Some(filter) = &request.filter_expression else { return Ok(()) };
+    let Some(filter) = &request.filter_expression else {
+        return Ok(());
+    };
     let everything = filter.expression.is_empty() || filter.expression.trim() == "*";
     if everything && filter.r#type != FilterType::Sql as i32 {
         return Ok(());
     }
-    Err(Refused::new(Code::NotImplemented, "this release does not filter yet; subscribe with the expression *"))
+    Err(Refused::new(
+        Code::NotImplemented,
+        "this release does not filter yet; subscribe with the expression *",
+    ))
 }
 
 fn lease_ms(request: &ReceiveMessageRequest) -> Result<u64, Refused> {
     if request.auto_renew {
         return Ok(AUTO_RENEW_LEASE_MS);
     }
-    let asked = request.invisible_duration.as_ref().map_or(Duration::ZERO, super::ack::to_duration);
+    let asked = request
+        .invisible_duration
+        .as_ref()
+        .map_or(Duration::ZERO, super::ack::to_duration);
     if (MIN_INVISIBLE..=MAX_INVISIBLE).contains(&asked) {
         return Ok(asked.as_millis() as u64);
     }
     Err(Refused::new(
         Code::IllegalInvisibleTime,
-        format!("the invisible duration must be {} s to {} s", MIN_INVISIBLE.as_secs(), MAX_INVISIBLE.as_secs()),
+        format!(
+            "the invisible duration must be {} s to {} s",
+            MIN_INVISIBLE.as_secs(),
+            MAX_INVISIBLE.as_secs()
+        ),
     ))
 }
 
 /// How long a receive may wait: what the client asks for, but the answer must be back before its deadline.
 fn poll_time(caller: &Caller, request: &ReceiveMessageRequest) -> Duration {
-    let margin = if caller.forwarded { Duration::ZERO } else { POLL_MARGIN };
-    let latest = caller.deadline.map_or(MAX_POLL, |deadline| deadline.saturating_sub(margin));
+    let margin = if caller.forwarded {
+        Duration::ZERO
+    } else {
+        POLL_MARGIN
+    };
+    let latest = caller
+        .deadline
+        .map_or(MAX_POLL, |deadline| deadline.saturating_sub(margin));
     let asked = match &request.long_polling_timeout {
         Some(asked) => super::ack::to_duration(asked),
         // Some SDKs put the poll only into the deadline, with their request timeout on top.
-        None => caller.deadline.map_or(DEFAULT_POLL, |deadline| deadline.saturating_sub(3 * POLL_MARGIN)),
+        None => caller
+            .deadline
+            .map_or(DEFAULT_POLL, |deadline| deadline.saturating_sub(3 * POLL_MARGIN)),
     };
     asked.min(latest).min(MAX_POLL)
 }
@@ -308,11 +367,20 @@ mod tests {
 
     #[test]
     fn a_poll_ends_before_the_clients_deadline() {
-        let caller = Caller { deadline: Some(Duration::from_secs(5)), ..Default::default() };
+        let caller = Caller {
+            deadline: Some(Duration::from_secs(5)),
+            ..Default::default()
+        };
         assert_eq!(poll_time(&caller, &request(40)), Duration::from_secs(4));
         assert_eq!(poll_time(&Caller::default(), &request(40)), MAX_POLL);
-        let go = Caller { deadline: Some(Duration::from_secs(8)), ..Default::default() };
-        assert_eq!(poll_time(&go, &ReceiveMessageRequest::default()), Duration::from_secs(5));
+        let go = Caller {
+            deadline: Some(Duration::from_secs(8)),
+            ..Default::default()
+        };
+        assert_eq!(
+            poll_time(&go, &ReceiveMessageRequest::default()),
+            Duration::from_secs(5)
+        );
     }
 
     #[test]
@@ -322,7 +390,10 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(lease_ms(&request).unwrap_err().code, Code::IllegalInvisibleTime);
-        request.invisible_duration = Some(prost_types::Duration { seconds: 10, nanos: 0 });
+        request.invisible_duration = Some(prost_types::Duration {
+            seconds: 10,
+            nanos: 0,
+        });
         assert_eq!(lease_ms(&request), Ok(10_000));
         request.auto_renew = true;
         assert_eq!(lease_ms(&request), Ok(AUTO_RENEW_LEASE_MS));

@@ -34,8 +34,14 @@ impl Service {
     pub async fn query_route(&self, caller: &Caller, request: QueryRouteRequest) -> QueryRouteResponse {
         self.saw(caller);
         match self.route(caller, request.topic.as_ref()).await {
-            Ok(queues) => QueryRouteResponse { status: answer::ok(), message_queues: queues },
-            Err(refused) => QueryRouteResponse { status: refused.status(), message_queues: Vec::new() },
+            Ok(queues) => QueryRouteResponse {
+                status: answer::ok(),
+                message_queues: queues,
+            },
+            Err(refused) => QueryRouteResponse {
+                status: refused.status(),
+                message_queues: Vec::new(),
+            },
         }
     }
 
@@ -54,12 +60,24 @@ impl Service {
             Ok(queues) => {
                 let first_of_each = queues.into_iter().filter(|queue| queue.id == 0);
                 let assignments = first_of_each
-                    .map(|queue| MessageQueue { id: ANY_QUEUE, accept_message_types: Vec::new(), ..queue })
-                    .map(|queue| Assignment { message_queue: Some(queue) })
+                    .map(|queue| MessageQueue {
+                        id: ANY_QUEUE,
+                        accept_message_types: Vec::new(),
+                        ..queue
+                    })
+                    .map(|queue| Assignment {
+                        message_queue: Some(queue),
+                    })
                     .collect();
-                QueryAssignmentResponse { status: answer::ok(), assignments }
+                QueryAssignmentResponse {
+                    status: answer::ok(),
+                    assignments,
+                }
             }
-            Err(refused) => QueryAssignmentResponse { status: refused.status(), assignments: Vec::new() },
+            Err(refused) => QueryAssignmentResponse {
+                status: refused.status(),
+                assignments: Vec::new(),
+            },
         }
     }
 
@@ -106,7 +124,11 @@ impl Service {
         let mut next_id: BTreeMap<u32, i32> = BTreeMap::new();
         let mut queues = Vec::with_capacity(topic.queue_shards.len());
         for &shard in &topic.queue_shards {
-            let Some(node) = self.node().leader(shard).and_then(|leader| meta.nodes().get(&leader)) else {
+            let Some(node) = self
+                .node()
+                .leader(shard)
+                .and_then(|leader| meta.nodes().get(&leader))
+            else {
                 continue;
             };
             let id = next_id.entry(node.id).or_default();
@@ -136,7 +158,10 @@ fn accepted_types(topic_type: i32) -> Vec<i32> {
         MessageType::Lite,
         MessageType::Priority,
     ];
-    all.into_iter().filter(|&kind| names::accepts(topic_type, kind)).map(|kind| kind as i32).collect()
+    all.into_iter()
+        .filter(|&kind| names::accepts(topic_type, kind))
+        .map(|kind| kind as i32)
+        .collect()
 }
 
 /// `host:port` as SDKs want it.
@@ -150,8 +175,14 @@ fn endpoints(address: &str) -> Endpoints {
     } else {
         AddressScheme::DomainName
     };
-    let address = Address { host: host.to_owned(), port: port.parse().unwrap_or(8081) };
-    Endpoints { scheme: scheme as i32, addresses: vec![address] }
+    let address = Address {
+        host: host.to_owned(),
+        port: port.parse().unwrap_or(8081),
+    };
+    Endpoints {
+        scheme: scheme as i32,
+        addresses: vec![address],
+    }
 }
 
 #[cfg(test)]
@@ -164,7 +195,13 @@ mod tests {
         assert_eq!(scheme("127.0.0.1:8081"), AddressScheme::IPv4 as i32);
         assert_eq!(scheme("[::1]:8081"), AddressScheme::IPv6 as i32);
         assert_eq!(scheme("broker.example:8081"), AddressScheme::DomainName as i32);
-        assert_eq!(endpoints("[::1]:9").addresses[0], Address { host: "::1".into(), port: 9 });
+        assert_eq!(
+            endpoints("[::1]:9").addresses[0],
+            Address {
+                host: "::1".into(),
+                port: 9
+            }
+        );
     }
 
     #[test]

@@ -44,7 +44,10 @@ impl Service {
             Ok(response) => response,
             Err(refused) => {
                 self.counters().send_refused.add(1);
-                SendMessageResponse { status: refused.status(), entries: Vec::new() }
+                SendMessageResponse {
+                    status: refused.status(),
+                    entries: Vec::new(),
+                }
             }
         }
     }
@@ -69,10 +72,18 @@ impl Service {
             size += message.body.len() as u64;
             count += 1;
             let (message_id, encoded) = to_stored(caller, &name, message, now, host);
-            outgoing.push(Outgoing { message_id, encoded, result: None });
+            outgoing.push(Outgoing {
+                message_id,
+                encoded,
+                result: None,
+            });
         }
         let response = self.place(caller, &topic, outgoing, original, pinned).await?;
-        if response.status.as_ref().is_some_and(|status| status.code == Code::Ok as i32) {
+        if response
+            .status
+            .as_ref()
+            .is_some_and(|status| status.code == Code::Ok as i32)
+        {
             self.counters().messages_in.add(count);
             self.counters().bytes_in.add(size);
         }
@@ -111,12 +122,15 @@ impl Service {
                 None if caller.forwarded => return Err(not_leader()),
                 None => match self.leader_elsewhere(topic, pinned) {
                     Some((to, shard)) => {
-                        let messages = original.clone().expect("kept for a request that may be forwarded");
+                        let messages = original
+                            .clone()
+                            .expect("kept for a request that may be forwarded");
                         match self.send_there(caller, to, shard, messages, deadline).await? {
                             There::Answered(response) => return Ok(response),
-                            There::NotLeader => {
-                                Refused::new(Code::HaNotAvailable, "the queue's leader is changing; send again")
-                            }
+                            There::NotLeader => Refused::new(
+                                Code::HaNotAvailable,
+                                "the queue's leader is changing; send again",
+                            ),
                             There::Unsure => {
                                 pinned = Some(shard);
                                 Refused::new(
@@ -164,7 +178,9 @@ impl Service {
             .filter_map(|&shard| node.leader(shard).map(|leader| (leader, shard)))
             .filter(|&(leader, _)| leader != node.id())
             .collect();
-        candidates.get(self.next_turn() % candidates.len().max(1)).copied()
+        candidates
+            .get(self.next_turn() % candidates.len().max(1))
+            .copied()
     }
 
     async fn send_there(
@@ -177,14 +193,22 @@ impl Service {
     ) -> Result<There, Refused> {
         let request = Bytes::from(SendMessageRequest { messages }.encode_to_vec());
         let ttl = deadline.saturating_duration_since(Instant::now());
-        match self.node().forward(to, "SendMessage", shard, Some(caller.to_wire()), request, ttl).await {
+        match self
+            .node()
+            .forward(to, "SendMessage", shard, Some(caller.to_wire()), request, ttl)
+            .await
+        {
             Ok(responses) => match responses.into_iter().next().map(SendMessageResponse::decode) {
                 Some(Ok(response)) => Ok(There::Answered(response)),
-                _ => Err(Refused::new(Code::InternalServerError, "the leader's answer does not decode")),
+                _ => Err(Refused::new(
+                    Code::InternalServerError,
+                    "the leader's answer does not decode",
+                )),
             },
-            Err(ForwardError::NotLeader { unsure: false } | ForwardError::Peer(PeerError::Overloaded | PeerError::NotConnected)) => {
-                Ok(There::NotLeader)
-            }
+            Err(
+                ForwardError::NotLeader { unsure: false }
+                | ForwardError::Peer(PeerError::Overloaded | PeerError::NotConnected),
+            ) => Ok(There::NotLeader),
             Err(ForwardError::NotLeader { unsure: true } | ForwardError::Peer(_)) => Ok(There::Unsure),
         }
     }
@@ -201,7 +225,10 @@ enum There {
 
 /// A forwarded request that began here and may still take effect; the shard has another leader now.
 pub(super) fn unsure() -> Refused {
-    Refused::new(Code::HaNotAvailable, "this node lost the shard in the middle of the request")
+    Refused::new(
+        Code::HaNotAvailable,
+        "this node lost the shard in the middle of the request",
+    )
 }
 
 /// A forwarded request that found no leader here.
@@ -224,7 +251,10 @@ fn check_request(caller: &Caller, request: &SendMessageRequest) -> Result<String
     names::check_topic(&name)?;
     for message in &request.messages {
         if names::full_name(caller, message.topic.as_ref()) != name {
-            return Err(Refused::new(Code::MessageCorrupted, "the messages of one request have one topic"));
+            return Err(Refused::new(
+                Code::MessageCorrupted,
+                "the messages of one request have one topic",
+            ));
         }
         names::check_message(message)?;
     }
@@ -232,12 +262,19 @@ fn check_request(caller: &Caller, request: &SendMessageRequest) -> Result<String
 }
 
 fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refused> {
-    for properties in messages.iter().filter_map(|message| message.system_properties.as_ref()) {
+    for properties in messages
+        .iter()
+        .filter_map(|message| message.system_properties.as_ref())
+    {
         let kind = names::kind(properties);
         if !names::accepts(topic.message_type, kind) {
             return Err(Refused::new(
                 Code::MessagePropertyConflictWithType,
-                format!("topic {} does not take {} messages", topic.name, kind.as_str_name()),
+                format!(
+                    "topic {} does not take {} messages",
+                    topic.name,
+                    kind.as_str_name()
+                ),
             ));
         }
         if kind != MessageType::Normal {
@@ -259,7 +296,9 @@ async fn append_all(shard: &DataShard, queue: QueueId, outgoing: &mut [Outgoing]
             message_id: message.message_id.clone(),
             message: message.encoded.clone(),
         };
-        let answer = shard.proposer.enqueue(Command { command: Some(command::Command::Append(append)) });
+        let answer = shard.proposer.enqueue(Command {
+            command: Some(command::Command::Append(append)),
+        });
         waiting.push(async move { (message, answer_of(answer).await) });
     }
     let mut unsure = false;
@@ -296,11 +335,18 @@ async fn append_all(shard: &DataShard, queue: QueueId, outgoing: &mut [Outgoing]
 async fn answer_of(
     queued: Result<tokio::sync::oneshot::Receiver<Result<Reply, SubmitError>>, SubmitError>,
 ) -> Result<Reply, SubmitError> {
-    queued?.await.unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))
+    queued?
+        .await
+        .unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))
 }
 
 fn respond(outgoing: Vec<Outgoing>) -> SendMessageResponse {
-    let entries: Vec<SendResultEntry> =
-        outgoing.into_iter().map(|message| message.result.expect("every message has a result")).collect();
-    SendMessageResponse { status: answer::summary(entries.iter().map(|entry| &entry.status)), entries }
+    let entries: Vec<SendResultEntry> = outgoing
+        .into_iter()
+        .map(|message| message.result.expect("every message has a result"))
+        .collect();
+    SendMessageResponse {
+        status: answer::summary(entries.iter().map(|entry| &entry.status)),
+        entries,
+    }
 }

@@ -34,7 +34,10 @@ impl Service {
     /// Opens the session of a Telemetry stream.
     pub fn open_session(&self, caller: &Caller) -> Session {
         self.saw(caller);
-        Session { service: self.clone(), caller: caller.clone() }
+        Session {
+            service: self.clone(),
+            caller: caller.clone(),
+        }
     }
 }
 
@@ -66,23 +69,38 @@ impl Session {
                 let known = self.service.node().meta().group(&name);
                 subscription.fifo = Some(known.as_ref().is_some_and(|group| group.fifo));
                 subscription.receive_batch_size = Some(MAX_RECEIVE_BATCH as i32);
-                subscription.long_polling_timeout = Some(Duration { seconds: PUSH_POLL_SECONDS, nanos: 0 });
+                subscription.long_polling_timeout = Some(Duration {
+                    seconds: PUSH_POLL_SECONDS,
+                    nanos: 0,
+                });
                 subscription.lite_subscription_quota = Some(LITE_QUOTA);
                 subscription.max_lite_topic_size = Some(LITE_TOPIC_SIZE);
                 let language = language(&settings, &self.caller);
                 settings.backoff_policy = Some(consumer_policy(known.as_deref(), language));
                 names::check_group(&name).err()
             }
-            None => Some(answer::Refused::new(Code::BadRequest, "settings name neither topics nor a consumer group")),
+            None => Some(answer::Refused::new(
+                Code::BadRequest,
+                "settings name neither topics nor a consumer group",
+            )),
         };
-        settings.metric = Some(Metric { on: false, endpoints: None });
+        settings.metric = Some(Metric {
+            on: false,
+            endpoints: None,
+        });
         let status = refused.map_or_else(answer::ok, |refused| refused.status());
-        TelemetryCommand { status, command: Some(Command::Settings(settings)) }
+        TelemetryCommand {
+            status,
+            command: Some(Command::Settings(settings)),
+        }
     }
 }
 
 fn language(settings: &Settings, caller: &Caller) -> Language {
-    let stated = settings.user_agent.as_ref().map_or(Language::Unspecified, |agent| agent.language());
+    let stated = settings
+        .user_agent
+        .as_ref()
+        .map_or(Language::Unspecified, |agent| agent.language());
     match (stated, caller.language.as_str()) {
         (Language::Unspecified, "PYTHON") => Language::Python,
         (Language::Unspecified, "NODE_JS" | "HTTP") => Language::NodeJs,
@@ -94,7 +112,10 @@ fn producer_policy() -> RetryPolicy {
     RetryPolicy {
         max_attempts: PRODUCER_ATTEMPTS,
         strategy: Some(Strategy::ExponentialBackoff(ExponentialBackoff {
-            initial: Some(Duration { seconds: 0, nanos: 10_000_000 }),
+            initial: Some(Duration {
+                seconds: 0,
+                nanos: 10_000_000,
+            }),
             max: Some(Duration { seconds: 1, nanos: 0 }),
             multiplier: 2.0,
         })),
@@ -107,9 +128,13 @@ fn producer_policy() -> RetryPolicy {
 /// the seconds for milliseconds.
 fn consumer_policy(group: Option<&record::ConsumerGroup>, language: Language) -> RetryPolicy {
     let max_attempts = group.map_or(DEFAULT_MAX_ATTEMPTS, |group| group.max_attempts) as i32;
-    let backoff = group.and_then(|group| group.backoff.as_ref()).and_then(|backoff| backoff.strategy.clone());
+    let backoff = group
+        .and_then(|group| group.backoff.as_ref())
+        .and_then(|backoff| backoff.strategy.clone());
     let backoff = backoff.unwrap_or_else(|| {
-        record::backoff::Strategy::Customized(record::CustomizedBackoff { next_ms: DEFAULT_BACKOFF_MS.to_vec() })
+        record::backoff::Strategy::Customized(record::CustomizedBackoff {
+            next_ms: DEFAULT_BACKOFF_MS.to_vec(),
+        })
     });
     let strategy = match language {
         Language::Python => customized(&delays(&backoff, max_attempts), true),
@@ -126,7 +151,10 @@ fn consumer_policy(group: Option<&record::ConsumerGroup>, language: Language) ->
             record::backoff::Strategy::Customized(c) => customized(&c.next_ms, false),
         },
     };
-    RetryPolicy { max_attempts, strategy: Some(strategy) }
+    RetryPolicy {
+        max_attempts,
+        strategy: Some(strategy),
+    }
 }
 
 /// The delay after each attempt, as a list.
@@ -137,14 +165,24 @@ fn delays(backoff: &record::backoff::Strategy, attempts: i32) -> Vec<u64> {
         record::backoff::Strategy::Exponential(e) => {
             let grow = |delay: u64| delay.saturating_mul(u64::from(e.multiplier_percent)) / 100;
             let count = attempts.clamp(1, LONGEST_LIST) as usize;
-            std::iter::successors(Some(e.initial_ms), |&delay| Some(grow(delay).min(e.max_ms))).take(count).collect()
+            std::iter::successors(Some(e.initial_ms), |&delay| Some(grow(delay).min(e.max_ms)))
+                .take(count)
+                .collect()
         }
     }
 }
 
 fn customized(next_ms: &[u64], whole_seconds: bool) -> Strategy {
-    let next = next_ms.iter().map(|&ms| if whole_seconds { ms.div_ceil(1000) * 1000 } else { ms });
-    Strategy::CustomizedBackoff(CustomizedBackoff { next: next.map(duration).collect() })
+    let next = next_ms.iter().map(|&ms| {
+        if whole_seconds {
+            ms.div_ceil(1000) * 1000
+        } else {
+            ms
+        }
+    });
+    Strategy::CustomizedBackoff(CustomizedBackoff {
+        next: next.map(duration).collect(),
+    })
 }
 
 fn exponential(initial_ms: u64, max_ms: u64, multiplier: f32) -> Strategy {
@@ -156,12 +194,18 @@ fn exponential(initial_ms: u64, max_ms: u64, multiplier: f32) -> Strategy {
 }
 
 fn duration(ms: u64) -> Duration {
-    Duration { seconds: (ms / 1000) as i64, nanos: (ms % 1000) as i32 * 1_000_000 }
+    Duration {
+        seconds: (ms / 1000) as i64,
+        nanos: (ms % 1000) as i32 * 1_000_000,
+    }
 }
 
 /// A command that carries only a status.
 pub fn status_command(status: Status) -> TelemetryCommand {
-    TelemetryCommand { status: Some(status), command: None }
+    TelemetryCommand {
+        status: Some(status),
+        command: None,
+    }
 }
 
 #[cfg(test)]
@@ -171,17 +215,31 @@ mod tests {
     #[test]
     fn python_gets_a_list_of_whole_seconds() {
         let policy = consumer_policy(None, Language::Python);
-        let Some(Strategy::CustomizedBackoff(list)) = policy.strategy else { panic!() };
+        let Some(Strategy::CustomizedBackoff(list)) = policy.strategy else {
+            panic!()
+        };
         assert_eq!(list.next[0], Duration { seconds: 1, nanos: 0 });
-        assert!(list.next.iter().all(|delay| delay.nanos == 0 && delay.seconds > 0));
+        assert!(
+            list.next
+                .iter()
+                .all(|delay| delay.nanos == 0 && delay.seconds > 0)
+        );
         assert_eq!(policy.max_attempts, 17);
     }
 
     #[test]
     fn node_gets_exponential_seconds_that_it_reads_as_milliseconds() {
         let policy = consumer_policy(None, Language::NodeJs);
-        let Some(Strategy::ExponentialBackoff(backoff)) = policy.strategy else { panic!() };
-        assert_eq!(backoff.initial, Some(Duration { seconds: 1000, nanos: 0 }));
+        let Some(Strategy::ExponentialBackoff(backoff)) = policy.strategy else {
+            panic!()
+        };
+        assert_eq!(
+            backoff.initial,
+            Some(Duration {
+                seconds: 1000,
+                nanos: 0
+            })
+        );
     }
 
     #[test]

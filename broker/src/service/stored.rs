@@ -19,8 +19,11 @@ use crate::node::shard::Delivery;
 pub fn to_stored(caller: &Caller, topic: &str, message: Message, now_ms: u64, host: &str) -> (String, Bytes) {
     let properties = message.system_properties.unwrap_or_default();
     let born_ms = properties.born_timestamp.as_ref().map_or(now_ms, to_ms);
-    let born_host =
-        if properties.born_host.is_empty() { caller.remote_host.clone() } else { properties.born_host };
+    let born_host = if properties.born_host.is_empty() {
+        caller.remote_host.clone()
+    } else {
+        properties.born_host
+    };
     let encoding = match Encoding::try_from(properties.body_encoding) {
         Ok(Encoding::Gzip) => Encoding::Gzip,
         _ => Encoding::Identity,
@@ -44,7 +47,10 @@ pub fn to_stored(caller: &Caller, topic: &str, message: Message, now_ms: u64, ho
         message_group: properties.message_group,
         trace_context: properties.trace_context,
         topic: topic.to_owned(),
-        resource_namespace: message.topic.map(|topic| topic.resource_namespace).unwrap_or_default(),
+        resource_namespace: message
+            .topic
+            .map(|topic| topic.resource_namespace)
+            .unwrap_or_default(),
     };
     (properties.message_id, stored.encode_to_vec().into())
 }
@@ -52,12 +58,21 @@ pub fn to_stored(caller: &Caller, topic: &str, message: Message, now_ms: u64, ho
 /// A delivered message, with everything that one SDK or another cannot do without.
 pub fn to_client(topic: &Resource, full_topic: &str, shard: u32, group: u32, delivery: Delivery) -> Message {
     let stored = delivery.message;
-    let handle =
-        Handle { shard, queue: delivery.queue, group, offset: delivery.offset, nonce: delivery.nonce };
-    let digest =
-        Digest { r#type: DigestType::Md5 as i32, checksum: data_encoding::HEXUPPER.encode(&Md5::digest(&stored.body)) };
-    let dead_letter_queue = (stored.topic != full_topic)
-        .then(|| DeadLetterQueue { topic: stored.topic.clone(), message_id: stored.message_id.clone() });
+    let handle = Handle {
+        shard,
+        queue: delivery.queue,
+        group,
+        offset: delivery.offset,
+        nonce: delivery.nonce,
+    };
+    let digest = Digest {
+        r#type: DigestType::Md5 as i32,
+        checksum: data_encoding::HEXUPPER.encode(&Md5::digest(&stored.body)),
+    };
+    let dead_letter_queue = (stored.topic != full_topic).then(|| DeadLetterQueue {
+        topic: stored.topic.clone(),
+        message_id: stored.message_id.clone(),
+    });
     let system_properties = SystemProperties {
         tag: stored.tag,
         keys: stored.keys,
@@ -88,11 +103,16 @@ pub fn to_client(topic: &Resource, full_topic: &str, shard: u32, group: u32, del
 
 /// Milliseconds as a protobuf timestamp.
 pub fn to_timestamp(ms: u64) -> Timestamp {
-    Timestamp { seconds: (ms / 1000) as i64, nanos: (ms % 1000) as i32 * 1_000_000 }
+    Timestamp {
+        seconds: (ms / 1000) as i64,
+        nanos: (ms % 1000) as i32 * 1_000_000,
+    }
 }
 
 /// A protobuf timestamp in milliseconds; what lies before 1970 is 0.
 pub fn to_ms(stamp: &Timestamp) -> u64 {
     let seconds = u64::try_from(stamp.seconds).unwrap_or(0);
-    seconds.saturating_mul(1000).saturating_add(u64::try_from(stamp.nanos).unwrap_or(0) / 1_000_000)
+    seconds
+        .saturating_mul(1000)
+        .saturating_add(u64::try_from(stamp.nanos).unwrap_or(0) / 1_000_000)
 }

@@ -41,9 +41,13 @@ impl PeerTransport for Wire {
             let nodes = self.wires.nodes.lock().unwrap();
             nodes.get(&self.from).cloned().zip(nodes.get(&node).cloned())
         };
-        let Some((from, to)) = both else { return Err(PeerError::Unreachable) };
+        let Some((from, to)) = both else {
+            return Err(PeerError::Unreachable);
+        };
         let answer = to.handle(&from.hello(), body);
-        tokio::time::timeout(ttl, answer).await.map_err(|_| PeerError::Timeout)
+        tokio::time::timeout(ttl, answer)
+            .await
+            .map_err(|_| PeerError::Timeout)
     }
 
     fn set_peers(&self, _: BTreeMap<u32, String>) {}
@@ -67,10 +71,21 @@ impl Cluster {
         let machines = (1..=size)
             .map(|id| {
                 let disk = SimDisk::new(u64::from(id));
-                (id, Machine { disk, engine: MemoryEngine::new(), service: None })
+                (
+                    id,
+                    Machine {
+                        disk,
+                        engine: MemoryEngine::new(),
+                        service: None,
+                    },
+                )
             })
             .collect();
-        let mut cluster = Self { wires: Arc::default(), machines, size };
+        let mut cluster = Self {
+            wires: Arc::default(),
+            machines,
+            size,
+        };
         for id in 1..=size {
             cluster.boot(id).await;
         }
@@ -105,19 +120,34 @@ impl Cluster {
 
     pub(crate) async fn boot(&mut self, id: u32) {
         let options = self.options(id);
-        let transport = Arc::new(Wire { from: id, wires: Arc::clone(&self.wires) });
+        let transport = Arc::new(Wire {
+            from: id,
+            wires: Arc::clone(&self.wires),
+        });
         let machine = self.machines.get_mut(&id).unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let node = Node::start(options, machine.disk.mount(), machine.engine.mount(), transport, clock)
-            .await
-            .expect("the node starts");
+        let node = Node::start(
+            options,
+            machine.disk.mount(),
+            machine.engine.mount(),
+            transport,
+            clock,
+        )
+        .await
+        .expect("the node starts");
         self.wires.nodes.lock().unwrap().insert(id, node.clone());
         machine.service = Some(Service::new(node));
     }
 
     /// The process is gone, and what was not synced with it.
     pub(crate) async fn kill(&mut self, id: u32) {
-        let node = self.wires.nodes.lock().unwrap().remove(&id).expect("the node runs");
+        let node = self
+            .wires
+            .nodes
+            .lock()
+            .unwrap()
+            .remove(&id)
+            .expect("the node runs");
         let machine = self.machines.get_mut(&id).unwrap();
         machine.service = None;
         machine.disk.crash(Loss::All);
@@ -136,7 +166,11 @@ impl Cluster {
     }
 
     pub(crate) fn running(&self) -> Vec<u32> {
-        self.machines.iter().filter(|(_, machine)| machine.service.is_some()).map(|(&id, _)| id).collect()
+        self.machines
+            .iter()
+            .filter(|(_, machine)| machine.service.is_some())
+            .map(|(&id, _)| id)
+            .collect()
     }
 
     pub(crate) async fn wait_ready(&self) {
@@ -154,7 +188,9 @@ pub(crate) async fn wait_for(what: &str, seen: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
-    waited.await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+    waited
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"));
 }
 
 pub(crate) fn caller() -> Caller {
@@ -167,11 +203,17 @@ pub(crate) fn caller() -> Caller {
 }
 
 pub(crate) fn resource(name: &str) -> Resource {
-    Resource { resource_namespace: String::new(), name: name.into() }
+    Resource {
+        resource_namespace: String::new(),
+        name: name.into(),
+    }
 }
 
 pub(crate) fn message(topic: &str, id: &str) -> Message {
-    let system_properties = SystemProperties { message_id: id.into(), ..Default::default() };
+    let system_properties = SystemProperties {
+        message_id: id.into(),
+        ..Default::default()
+    };
     Message {
         topic: Some(resource(topic)),
         system_properties: Some(system_properties),
@@ -181,7 +223,9 @@ pub(crate) fn message(topic: &str, id: &str) -> Message {
 }
 
 pub(crate) async fn send(service: &Service, topic: &str, id: &str) -> SendMessageResponse {
-    let request = SendMessageRequest { messages: vec![message(topic, id)] };
+    let request = SendMessageRequest {
+        messages: vec![message(topic, id)],
+    };
     service.send_message(&caller(), request).await
 }
 
@@ -192,10 +236,19 @@ pub(crate) fn code(status: &Option<flotilla_proto::rocketmq::Status>) -> Code {
 pub(crate) fn receive_request(topic: &str, group: &str, wait: Duration) -> ReceiveMessageRequest {
     ReceiveMessageRequest {
         group: Some(resource(group)),
-        message_queue: Some(MessageQueue { topic: Some(resource(topic)), ..Default::default() }),
-        filter_expression: Some(FilterExpression { r#type: FilterType::Tag as i32, expression: "*".into() }),
+        message_queue: Some(MessageQueue {
+            topic: Some(resource(topic)),
+            ..Default::default()
+        }),
+        filter_expression: Some(FilterExpression {
+            r#type: FilterType::Tag as i32,
+            expression: "*".into(),
+        }),
         batch_size: 32,
-        invisible_duration: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
+        invisible_duration: Some(prost_types::Duration {
+            seconds: 10,
+            nanos: 0,
+        }),
         long_polling_timeout: Some(prost_types::Duration {
             seconds: wait.as_secs() as i64,
             nanos: wait.subsec_nanos() as i32,
@@ -204,8 +257,15 @@ pub(crate) fn receive_request(topic: &str, group: &str, wait: Duration) -> Recei
     }
 }
 
-pub(crate) async fn receive(service: &Service, topic: &str, group: &str, wait: Duration) -> (Code, Vec<Message>) {
-    let responses = service.receive_message(&caller(), receive_request(topic, group, wait)).await;
+pub(crate) async fn receive(
+    service: &Service,
+    topic: &str,
+    group: &str,
+    wait: Duration,
+) -> (Code, Vec<Message>) {
+    let responses = service
+        .receive_message(&caller(), receive_request(topic, group, wait))
+        .await;
     let mut status = None;
     let mut messages = Vec::new();
     for response in responses {
@@ -219,7 +279,10 @@ pub(crate) async fn receive(service: &Service, topic: &str, group: &str, wait: D
 }
 
 pub(crate) fn properties(message: &Message) -> &SystemProperties {
-    message.system_properties.as_ref().expect("delivered messages have them")
+    message
+        .system_properties
+        .as_ref()
+        .expect("delivered messages have them")
 }
 
 pub(crate) async fn ack(service: &Service, topic: &str, group: &str, message: &Message) -> Code {
@@ -228,8 +291,11 @@ pub(crate) async fn ack(service: &Service, topic: &str, group: &str, message: &M
         receipt_handle: properties(message).receipt_handle.clone().expect("a handle"),
         lite_topic: None,
     };
-    let request =
-        AckMessageRequest { group: Some(resource(group)), topic: Some(resource(topic)), entries: vec![entry] };
+    let request = AckMessageRequest {
+        group: Some(resource(group)),
+        topic: Some(resource(topic)),
+        entries: vec![entry],
+    };
     let response = service.ack_message(&caller(), request).await;
     assert_eq!(response.entries.len(), 1, "one result for each entry");
     code(&response.status)

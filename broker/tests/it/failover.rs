@@ -30,12 +30,19 @@ async fn any_node_serves_any_queue() {
         if seen.len() == 30 {
             break;
         }
-        let (status, messages) = receive(cluster.service(at), "orders", "readers", Duration::from_secs(1)).await;
+        let (status, messages) =
+            receive(cluster.service(at), "orders", "readers", Duration::from_secs(1)).await;
         assert!(matches!(status, Code::Ok | Code::MessageNotFound), "{status:?}");
         for message in messages {
             // Acknowledged at another node than the one it came from.
-            assert_eq!(ack(cluster.service(1 + at % 3), "orders", "readers", &message).await, Code::Ok);
-            assert!(seen.insert(properties(&message).message_id.clone()), "delivered twice");
+            assert_eq!(
+                ack(cluster.service(1 + at % 3), "orders", "readers", &message).await,
+                Code::Ok
+            );
+            assert!(
+                seen.insert(properties(&message).message_id.clone()),
+                "delivered twice"
+            );
         }
     }
 }
@@ -51,16 +58,29 @@ async fn leases_survive_the_death_of_their_leader() {
         if leased.len() == 20 {
             break;
         }
-        leased.extend(receive(cluster.service(at), "orders", "readers", Duration::from_secs(1)).await.1);
+        leased.extend(
+            receive(cluster.service(at), "orders", "readers", Duration::from_secs(1))
+                .await
+                .1,
+        );
     }
     let leader = cluster.service(1).node().leader(1).expect("a leader");
     cluster.kill(leader).await;
     cluster_leads_elsewhere(&cluster, leader).await;
     let survivor = cluster.running()[0];
     for message in &leased {
-        assert_eq!(ack(cluster.service(survivor), "orders", "readers", message).await, Code::Ok);
+        assert_eq!(
+            ack(cluster.service(survivor), "orders", "readers", message).await,
+            Code::Ok
+        );
     }
-    let (status, again) = receive(cluster.service(survivor), "orders", "readers", Duration::from_secs(1)).await;
+    let (status, again) = receive(
+        cluster.service(survivor),
+        "orders",
+        "readers",
+        Duration::from_secs(1),
+    )
+    .await;
     assert_eq!((status, again.len()), (Code::MessageNotFound, 0));
 }
 
@@ -102,7 +122,10 @@ async fn nothing_acknowledged_is_lost_when_nodes_die_in_turn() {
         }
         let (_, messages) = receive(cluster.service(at), "orders", "readers", Duration::from_secs(1)).await;
         for message in messages {
-            assert_eq!(ack(cluster.service(at), "orders", "readers", &message).await, Code::Ok);
+            assert_eq!(
+                ack(cluster.service(at), "orders", "readers", &message).await,
+                Code::Ok
+            );
             seen.insert(properties(&message).message_id.clone());
         }
     }
@@ -125,7 +148,10 @@ async fn a_node_with_an_empty_disk_comes_back_as_another_replica() {
         view.shards.iter().all(|shard| {
             shard.replicas.len() == 3
                 && shard.replicas.iter().all(|replica| replica.voter)
-                && shard.replicas.iter().any(|replica| replica.replica == (2 << 16 | 2))
+                && shard
+                    .replicas
+                    .iter()
+                    .any(|replica| replica.replica == (2 << 16 | 2))
         })
     })
     .await;
@@ -136,7 +162,11 @@ async fn a_node_with_an_empty_disk_comes_back_as_another_replica() {
     while seen.len() < 20 {
         for at in [1, 2] {
             let (_, messages) = receive(cluster.service(at), "orders", "readers", LONG).await;
-            seen.extend(messages.iter().map(|message| properties(message).message_id.clone()));
+            seen.extend(
+                messages
+                    .iter()
+                    .map(|message| properties(message).message_id.clone()),
+            );
         }
     }
 }

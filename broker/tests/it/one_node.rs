@@ -7,9 +7,7 @@ use flotilla_proto::rocketmq::{
     QueryRouteRequest, SendMessageRequest,
 };
 
-use crate::cluster::{
-    Cluster, ack, caller, code, message, properties, receive, resource, send, wait_for,
-};
+use crate::cluster::{Cluster, ack, caller, code, message, properties, receive, resource, send, wait_for};
 
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(5);
@@ -34,7 +32,10 @@ async fn what_is_sent_is_received_once_and_acknowledged() {
             assert!(found.body_digest.is_some() && found.born_timestamp.is_some());
             assert!(seen.insert(found.message_id.clone()), "delivered twice");
             assert_eq!(ack(service, "orders", "readers", &message).await, Code::Ok);
-            assert_eq!(ack(service, "orders", "readers", &message).await, Code::InvalidReceiptHandle);
+            assert_eq!(
+                ack(service, "orders", "readers", &message).await,
+                Code::InvalidReceiptHandle
+            );
         }
     }
     let (status, messages) = receive(service, "orders", "readers", SHORT).await;
@@ -67,7 +68,10 @@ async fn a_retried_send_is_stored_once() {
     assert_eq!(first.entries[0].offset, second.entries[0].offset);
     let (_, messages) = receive(service, "orders", "readers", LONG).await;
     assert_eq!(messages.len(), 1);
-    assert_eq!(receive(service, "orders", "readers", SHORT).await.0, Code::MessageNotFound);
+    assert_eq!(
+        receive(service, "orders", "readers", SHORT).await.0,
+        Code::MessageNotFound
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,13 +88,19 @@ async fn a_released_message_comes_again_with_the_next_attempt() {
         ..Default::default()
     };
     let handle = properties(&messages[0]).receipt_handle.clone().unwrap();
-    let extended = service.change_invisible_duration(&caller(), change(handle.clone(), 30)).await;
+    let extended = service
+        .change_invisible_duration(&caller(), change(handle.clone(), 30))
+        .await;
     assert_eq!(code(&extended.status), Code::Ok);
     assert_ne!(extended.receipt_handle, handle);
-    let stale = service.change_invisible_duration(&caller(), change(handle.clone(), 30)).await;
+    let stale = service
+        .change_invisible_duration(&caller(), change(handle.clone(), 30))
+        .await;
     assert_eq!(code(&stale.status), Code::InvalidReceiptHandle);
     assert_eq!(stale.receipt_handle, handle, "never an empty handle");
-    let nacked = service.change_invisible_duration(&caller(), change(extended.receipt_handle, 0)).await;
+    let nacked = service
+        .change_invisible_duration(&caller(), change(extended.receipt_handle, 0))
+        .await;
     assert_eq!(code(&nacked.status), Code::Ok);
     let (_, messages) = receive(service, "orders", "readers", LONG).await;
     assert_eq!(properties(&messages[0]).delivery_attempt, Some(2));
@@ -110,12 +120,20 @@ async fn a_message_given_up_is_read_from_the_dead_letter_queue() {
         message_id: "poison".into(),
         ..Default::default()
     };
-    let given_up = service.forward_message_to_dead_letter_queue(&caller(), request).await;
+    let given_up = service
+        .forward_message_to_dead_letter_queue(&caller(), request)
+        .await;
     assert_eq!(code(&given_up.status), Code::Ok);
     let (status, dead) = receive(service, "%DLQ%readers", "undertakers", LONG).await;
     assert_eq!((status, dead.len()), (Code::Ok, 1));
-    let origin = properties(&dead[0]).dead_letter_queue.as_ref().expect("where it came from");
-    assert_eq!((origin.topic.as_str(), origin.message_id.as_str()), ("orders", "poison"));
+    let origin = properties(&dead[0])
+        .dead_letter_queue
+        .as_ref()
+        .expect("where it came from");
+    assert_eq!(
+        (origin.topic.as_str(), origin.message_id.as_str()),
+        ("orders", "poison")
+    );
     assert_eq!(dead[0].body, "body of poison");
 }
 
@@ -125,24 +143,45 @@ async fn bad_requests_get_the_right_codes() {
     let service = cluster.service(1);
     let refused = send(service, "no spaces", "x").await;
     assert_eq!(code(&refused.status), Code::IllegalTopic);
-    assert_eq!(code(&send(service, "orders", " ").await.status), Code::IllegalMessageId);
-    let empty = service.send_message(&caller(), SendMessageRequest::default()).await;
+    assert_eq!(
+        code(&send(service, "orders", " ").await.status),
+        Code::IllegalMessageId
+    );
+    let empty = service
+        .send_message(&caller(), SendMessageRequest::default())
+        .await;
     assert_eq!(code(&empty.status), Code::MessageCorrupted);
     let mut fifo = message("orders", "fifo");
     fifo.system_properties.as_mut().unwrap().message_group = Some("g".into());
-    let refused = service.send_message(&caller(), SendMessageRequest { messages: vec![fifo] }).await;
+    let refused = service
+        .send_message(&caller(), SendMessageRequest { messages: vec![fifo] })
+        .await;
     assert_eq!(code(&refused.status), Code::MessagePropertyConflictWithType);
     let nobody = broker::service::Caller::default();
-    let request = SendMessageRequest { messages: vec![message("orders", "x")] };
-    assert_eq!(code(&service.send_message(&nobody, request).await.status), Code::ClientIdRequired);
-    assert_eq!(receive(service, "orders", "no group!", SHORT).await.0, Code::IllegalConsumerGroup);
-    assert_eq!(receive(service, "%DLQ%nobody", "readers", SHORT).await.0, Code::TopicNotFound);
+    let request = SendMessageRequest {
+        messages: vec![message("orders", "x")],
+    };
+    assert_eq!(
+        code(&service.send_message(&nobody, request).await.status),
+        Code::ClientIdRequired
+    );
+    assert_eq!(
+        receive(service, "orders", "no group!", SHORT).await.0,
+        Code::IllegalConsumerGroup
+    );
+    assert_eq!(
+        receive(service, "%DLQ%nobody", "readers", SHORT).await.0,
+        Code::TopicNotFound
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_has_everything_the_sdks_look_for() {
     let cluster = Cluster::start(1).await;
-    let request = QueryRouteRequest { topic: Some(resource("orders")), endpoints: None };
+    let request = QueryRouteRequest {
+        topic: Some(resource("orders")),
+        endpoints: None,
+    };
     let route = cluster.service(1).query_route(&caller(), request).await;
     assert_eq!(code(&route.status), Code::Ok);
     assert_eq!(route.message_queues.len(), 4);
@@ -160,7 +199,14 @@ async fn a_route_has_everything_the_sdks_look_for() {
 async fn everything_acknowledged_is_there_after_a_crash() {
     let mut cluster = Cluster::start(1).await;
     for i in 0..50 {
-        assert_eq!(code(&send(cluster.service(1), "orders", &format!("id-{i}")).await.status), Code::Ok);
+        assert_eq!(
+            code(
+                &send(cluster.service(1), "orders", &format!("id-{i}"))
+                    .await
+                    .status
+            ),
+            Code::Ok
+        );
     }
     let (_, leased) = receive(cluster.service(1), "orders", "readers", LONG).await;
     assert!(!leased.is_empty());
@@ -176,9 +222,16 @@ async fn everything_acknowledged_is_there_after_a_crash() {
     while rest.len() < 50 - leased.len() {
         let (status, messages) = receive(service, "orders", "readers", LONG).await;
         assert_eq!(status, Code::Ok);
-        rest.extend(messages.iter().map(|message| properties(message).message_id.clone()));
+        rest.extend(
+            messages
+                .iter()
+                .map(|message| properties(message).message_id.clone()),
+        );
     }
     for message in &leased {
-        assert!(!rest.contains(&properties(message).message_id), "leased messages were delivered again");
+        assert!(
+            !rest.contains(&properties(message).message_id),
+            "leased messages were delivered again"
+        );
     }
 }

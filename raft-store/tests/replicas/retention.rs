@@ -7,7 +7,11 @@ use crate::cluster::{Cluster, SHARD, options, payloads};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn segments_are_recycled_when_nothing_needs_them() {
     // Nothing old in memory: what is read is what the disk has.
-    let cluster = Cluster::start_with(1, |node| StoreOptions { cache_bytes: 64 << 10, ..options(node) }).await;
+    let cluster = Cluster::start_with(1, |node| StoreOptions {
+        cache_bytes: 64 << 10,
+        ..options(node)
+    })
+    .await;
     let filler = "x".repeat(4000);
     cluster.put_many(&filler, 1000).await;
     let store = cluster.nodes[&1].store();

@@ -17,12 +17,22 @@ pub(crate) fn apply(
 ) -> Result<Outcome, Fault> {
     let queue = QueueId(append.queue);
     if let Some((queue, offset)) = core.dedup.find(queue.topic(), &append.message_id, core.now_ms) {
-        return Ok(Reply::Appended { queue, offset, duplicate: true }.into());
+        return Ok(Reply::Appended {
+            queue,
+            offset,
+            duplicate: true,
+        }
+        .into());
     }
     let offset = core.push(kv, queue, at, false)?;
-    core.dedup.remember(kv, &append.message_id, queue, offset, core.now_ms)?;
+    core.dedup
+        .remember(kv, &append.message_id, queue, offset, core.now_ms)?;
     Ok(Outcome {
-        reply: Reply::Appended { queue, offset, duplicate: false },
+        reply: Reply::Appended {
+            queue,
+            offset,
+            duplicate: false,
+        },
         effects: vec![Effect::Appended { queue }],
     })
 }

@@ -27,7 +27,10 @@ fn start(core: &mut Core, kv: &mut dyn KeyValue, subscribe: &Subscribe) -> Resul
     let rules = Rules {
         max_attempts: subscribe.max_attempts,
         // One without a strategy is none, and is stored as none.
-        backoff: subscribe.backoff.clone().filter(|backoff| backoff.strategy.is_some()),
+        backoff: subscribe
+            .backoff
+            .clone()
+            .filter(|backoff| backoff.strategy.is_some()),
         dead_letter_queue: QueueId(subscribe.dead_letter_queue),
     };
     rules.store(kv, queue, group)?;
@@ -35,7 +38,11 @@ fn start(core: &mut Core, kv: &mut dyn KeyValue, subscribe: &Subscribe) -> Resul
         known.rules = rules;
         return Ok(Reply::Configured { more: false }.into());
     }
-    let start = if subscribe.start_at == StartAt::Last as i32 { ends.next } else { ends.first };
+    let start = if subscribe.start_at == StartAt::Last as i32 {
+        ends.next
+    } else {
+        ends.first
+    };
     let known = Subscription::starting(rules, start);
     known.store(kv, queue, group)?;
     core.subscriptions.insert((queue, group), known);
@@ -72,8 +79,12 @@ fn drop_queue(core: &mut Core, kv: &mut dyn KeyValue, drop: &DropQueue) -> Resul
 fn drop_group(core: &mut Core, kv: &mut dyn KeyValue, drop: &DropGroup) -> Result<Outcome, Fault> {
     let group = GroupId(drop.group);
     let mut budget = drop.limit as usize;
-    let queues: Vec<QueueId> =
-        core.subscriptions.keys().filter(|(_, known)| *known == group).map(|&(queue, _)| queue).collect();
+    let queues: Vec<QueueId> = core
+        .subscriptions
+        .keys()
+        .filter(|(_, known)| *known == group)
+        .map(|&(queue, _)| queue)
+        .collect();
     for queue in queues {
         if !drop_subscription(core, kv, queue, group, &mut budget)? {
             return Ok(Reply::Configured { more: true }.into());

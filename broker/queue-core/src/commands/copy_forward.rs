@@ -22,7 +22,14 @@ pub(crate) fn apply(
         return Ok(Reply::Copied(false).into());
     };
     Message::delete(kv, queue, copy.offset)?;
-    let stored = Stored { position: at, ..message.stored };
-    Message { displaced: true, stored }.put(kv, queue, copy.offset)?;
+    let stored = Stored {
+        position: at,
+        ..message.stored
+    };
+    Message {
+        displaced: true,
+        stored,
+    }
+    .put(kv, queue, copy.offset)?;
     Ok(Reply::Copied(true).into())
 }

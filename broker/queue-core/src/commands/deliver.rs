@@ -23,21 +23,30 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, deliver: &Deliver) -
     let next = core.queues.get(&queue).map_or(0, |queue| queue.next);
     let mut chosen: Vec<(u64, u32)> = Vec::new();
     for &offset in deliver.redeliver.iter().take(MAX_DELIVER) {
-        let due = known.in_flight().get(&offset).filter(|row| !row.leased && row.at_ms <= now);
+        let due = known
+            .in_flight()
+            .get(&offset)
+            .filter(|row| !row.leased && row.at_ms <= now);
         if let Some(row) = due.filter(|_| chosen.last().is_none_or(|&(last, _)| last < offset)) {
             chosen.push((offset, row.attempt.saturating_add(1)));
         }
     }
     if deliver.first_new == known.cursor {
-        let room = MAX_IN_FLIGHT.saturating_sub(known.in_flight().len()).min(MAX_DELIVER - chosen.len());
-        let count = u64::from(deliver.new_count).min(room as u64).min(next - known.cursor);
+        let room = MAX_IN_FLIGHT
+            .saturating_sub(known.in_flight().len())
+            .min(MAX_DELIVER - chosen.len());
+        let count = u64::from(deliver.new_count)
+            .min(room as u64)
+            .min(next - known.cursor);
         chosen.extend((known.cursor..known.cursor + count).map(|offset| (offset, 1)));
     }
     let deadline_ms = deliver.deadline_ms.max(now);
     let mut leases = Vec::with_capacity(chosen.len());
     for (offset, attempt) in chosen {
         let Some(message) = Message::get(kv, queue, offset)? else {
-            return Err(Fault(format!("message {queue:?}/{offset} can be delivered but has no place")));
+            return Err(Fault(format!(
+                "message {queue:?}/{offset} can be delivered but has no place"
+            )));
         };
         let row = InFlight {
             leased: true,
@@ -50,7 +59,12 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, deliver: &Deliver) -
         };
         core.set_in_flight(kv, queue, group, offset, row)?;
         let stored = message.stored;
-        leases.push(Lease { offset, attempt, position: stored.position, stored_ms: stored.stored_ms });
+        leases.push(Lease {
+            offset,
+            attempt,
+            position: stored.position,
+            stored_ms: stored.stored_ms,
+        });
         let known = core.subscription_mut(queue, group).expect("just read");
         known.cursor = known.cursor.max(offset + 1);
     }
@@ -59,5 +73,8 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, deliver: &Deliver) -
         core.subscriptions[&(queue, group)].store(kv, queue, group)?;
         effects.push(Effect::LeaseDeadline { at_ms: deadline_ms });
     }
-    Ok(Outcome { reply: Reply::Delivered { leases }, effects })
+    Ok(Outcome {
+        reply: Reply::Delivered { leases },
+        effects,
+    })
 }

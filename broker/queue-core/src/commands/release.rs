@@ -18,7 +18,9 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, release: &Release) -
     };
     let now = core.now_ms;
     let known = core.subscriptions.get(&(queue, group));
-    let row = known.and_then(|known| known.in_flight().get(&lease.offset)).copied();
+    let row = known
+        .and_then(|known| known.in_flight().get(&lease.offset))
+        .copied();
     let (Some(known), Some(row)) = (known, row.filter(|row| row.nonce == lease.nonce)) else {
         return Ok(Reply::Released(ReleaseResult::Stale).into());
     };
@@ -28,18 +30,34 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, release: &Release) -
     let row = match action {
         Action::Unspecified => return Ok(Reply::Refused(Refusal::Malformed).into()),
         Action::DeadLetter => {
-            let waits = InFlight { leased: false, at_ms, ..row };
+            let waits = InFlight {
+                leased: false,
+                at_ms,
+                ..row
+            };
             return give_up(core, kv, queue, group, lease.offset, waits);
         }
         Action::Retry => {
-            let waits = InFlight { leased: false, at_ms, nonce: release.new_nonce, ..row };
+            let waits = InFlight {
+                leased: false,
+                at_ms,
+                nonce: release.new_nonce,
+                ..row
+            };
             if exhausted {
                 return give_up(core, kv, queue, group, lease.offset, waits);
             }
             waits
         }
-        Action::Extend if row.leased => InFlight { at_ms, nonce: release.new_nonce, ..row },
-        Action::Renew if row.leased && row.auto_renew => InFlight { at_ms: at_ms.max(row.at_ms), ..row },
+        Action::Extend if row.leased => InFlight {
+            at_ms,
+            nonce: release.new_nonce,
+            ..row
+        },
+        Action::Renew if row.leased && row.auto_renew => InFlight {
+            at_ms: at_ms.max(row.at_ms),
+            ..row
+        },
         // What waits already is not leased again without a delivery.
         Action::Extend | Action::Renew => return Ok(Reply::Released(ReleaseResult::Stale).into()),
     };
@@ -47,9 +65,16 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, release: &Release) -
     let effect = if row.leased {
         Effect::LeaseDeadline { at_ms: row.at_ms }
     } else {
-        Effect::Visible { group, queue, at_ms: row.at_ms }
+        Effect::Visible {
+            group,
+            queue,
+            at_ms: row.at_ms,
+        }
     };
-    Ok(Outcome { reply: Reply::Released(ReleaseResult::Done), effects: vec![effect] })
+    Ok(Outcome {
+        reply: Reply::Released(ReleaseResult::Done),
+        effects: vec![effect],
+    })
 }
 
 /// Makes a dead letter; what cannot become one waits, as `waits` says.
@@ -62,11 +87,18 @@ fn give_up(
     waits: InFlight,
 ) -> Result<Outcome, Fault> {
     if let Some(effect) = core.dead_letter(kv, queue, group, offset)? {
-        return Ok(Outcome { reply: Reply::Released(ReleaseResult::DeadLettered), effects: vec![effect] });
+        return Ok(Outcome {
+            reply: Reply::Released(ReleaseResult::DeadLettered),
+            effects: vec![effect],
+        });
     }
     core.set_in_flight(kv, queue, group, offset, waits)?;
     Ok(Outcome {
         reply: Reply::Released(ReleaseResult::Done),
-        effects: vec![Effect::Visible { group, queue, at_ms: waits.at_ms }],
+        effects: vec![Effect::Visible {
+            group,
+            queue,
+            at_ms: waits.at_ms,
+        }],
     })
 }

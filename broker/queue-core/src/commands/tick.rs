@@ -20,7 +20,9 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, tick: &Tick) -> Resu
     let (mut expired, mut dead_lettered) = (0, 0);
     let mut effects = Vec::new();
     while expired < tick.limit {
-        let Some(&(deadline, queue, group, offset)) = core.deadlines.first() else { break };
+        let Some(&(deadline, queue, group, offset)) = core.deadlines.first() else {
+            break;
+        };
         if deadline > now {
             break;
         }
@@ -34,10 +36,34 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, tick: &Tick) -> Resu
             effects.push(effect);
             continue;
         }
-        let at_ms = if row.auto_renew || exhausted { deadline.saturating_add(delay) } else { deadline };
-        core.set_in_flight(kv, queue, group, offset, InFlight { leased: false, at_ms, ..row })?;
+        let at_ms = if row.auto_renew || exhausted {
+            deadline.saturating_add(delay)
+        } else {
+            deadline
+        };
+        core.set_in_flight(
+            kv,
+            queue,
+            group,
+            offset,
+            InFlight {
+                leased: false,
+                at_ms,
+                ..row
+            },
+        )?;
         effects.push(Effect::Visible { group, queue, at_ms });
     }
-    let more = core.deadlines.first().is_some_and(|&(deadline, ..)| deadline <= now);
-    Ok(Outcome { reply: Reply::Ticked { expired, dead_lettered, more }, effects })
+    let more = core
+        .deadlines
+        .first()
+        .is_some_and(|&(deadline, ..)| deadline <= now);
+    Ok(Outcome {
+        reply: Reply::Ticked {
+            expired,
+            dead_lettered,
+            more,
+        },
+        effects,
+    })
 }

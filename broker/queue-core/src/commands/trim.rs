@@ -15,7 +15,11 @@ use crate::{
 pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, trim: &Trim) -> Result<Outcome, Fault> {
     let queue = QueueId(trim.queue);
     let Some(ends) = core.queues.get(&queue).copied() else {
-        return Ok(Reply::Trimmed { first: 0, more: false }.into());
+        return Ok(Reply::Trimmed {
+            first: 0,
+            more: false,
+        }
+        .into());
     };
     let wanted = trim.first.clamp(ends.first, ends.next);
     let first = wanted.min(ends.first.saturating_add(u64::from(trim.limit)));
@@ -37,5 +41,9 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, trim: &Trim) -> Resu
             }
         }
     }
-    Ok(Reply::Trimmed { first, more: first < wanted }.into())
+    Ok(Reply::Trimmed {
+        first,
+        more: first < wanted,
+    }
+    .into())
 }

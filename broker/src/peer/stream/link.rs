@@ -93,7 +93,11 @@ impl Line {
             let known_alive = queue.is_some();
             let mut greeted = false;
             let Err(broken) = self.connect(queue.take(), &mut greeted).await;
-            self.calls.close(if greeted { PeerError::Unreachable } else { PeerError::NotConnected });
+            self.calls.close(if greeted {
+                PeerError::Unreachable
+            } else {
+                PeerError::NotConnected
+            });
             if greeted {
                 info!(node = self.node, address = self.address, %broken, "connection to a node is lost");
                 // It lived a moment ago: calls may wait for the next attempt.

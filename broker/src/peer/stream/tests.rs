@@ -266,7 +266,10 @@ async fn another_nodes_address_is_not_talked_to() {
     let handler = Recorder::new(0);
     let served = Served::start(3, handler.clone());
     let transport = transport(&[(2, served.address)]);
-    assert_eq!(transport.call(2, raft(5), TTL).await, Err(PeerError::NotConnected));
+    assert_eq!(
+        transport.call(2, raft(5), TTL).await,
+        Err(PeerError::NotConnected)
+    );
     assert!(handler.arrived().is_empty());
     served.stop().await;
 }
