@@ -115,8 +115,8 @@ pub struct LogStats {
     pub disk_bytes: u64,
 }
 
-/// A handle on the node's log. Clones are the same log; when the last one goes without [`NodeLog::close`], the log stops
-/// and what is queued is not written.
+/// A handle on the node's log. Clones are the same log; when the last one goes without [`NodeLog::close`], the log
+/// stops and what is queued is not written.
 #[derive(Clone)]
 pub struct NodeLog {
     shared: Arc<Shared>,
@@ -257,6 +257,11 @@ impl NodeLog {
     /// One encoded entry, also below the purge point as long as its segment exists.
     pub fn read_record(&self, shard: u32, index: u64) -> Result<Bytes, ReadError> {
         self.shared.read_record(shard, index)
+    }
+
+    /// Whether the entry is in memory: reading it touches no disk.
+    pub fn is_recent(&self, shard: u32, index: u64) -> bool {
+        self.shared.is_recent(shard, index)
     }
 
     /// The log id at an index of the Raft log; the purge point's too. `None` when there is none.
