@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    future::Future,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -210,26 +209,19 @@ impl Wire {
 }
 
 /// Serves callers on a port of this machine, for as long as it lives.
-pub fn serve(
-    address: SocketAddr,
-    me: HelloSource,
-    handler: Arc<dyn PeerHandler>,
-    trace: Trace,
-) -> impl Future<Output = ()> + Send {
-    async move {
-        let endpoint = Endpoint::bind(address).await.expect("the port is free");
-        while let Ok((sender, receiver, _)) = endpoint.accept1().await {
-            let wire = Wire {
-                from: me().node,
-                to: 0,
-                sender,
-                trace: trace.clone(),
-            };
-            let (me, handler) = (me.clone(), handler.clone());
-            tokio::spawn(async move {
-                let Err(Broken) = answer_all(wire, receiver, me, handler).await;
-            });
-        }
+pub async fn serve(address: SocketAddr, me: HelloSource, handler: Arc<dyn PeerHandler>, trace: Trace) {
+    let endpoint = Endpoint::bind(address).await.expect("the port is free");
+    while let Ok((sender, receiver, _)) = endpoint.accept1().await {
+        let wire = Wire {
+            from: me().node,
+            to: 0,
+            sender,
+            trace: trace.clone(),
+        };
+        let (me, handler) = (me.clone(), handler.clone());
+        tokio::spawn(async move {
+            let Err(Broken) = answer_all(wire, receiver, me, handler).await;
+        });
     }
 }
 
