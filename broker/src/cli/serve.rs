@@ -8,7 +8,7 @@ mod assemble;
 mod condemned;
 pub(crate) mod options;
 
-use std::{process::ExitCode, time::Duration};
+use std::{io, process::ExitCode, time::Duration};
 
 use raft_store::StoreError;
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,17 +58,24 @@ pub(super) fn main(args: ServeArgs) -> ExitCode {
     match ended {
         Ok(StopReason::Shutdown) => ExitCode::SUCCESS,
         Ok(StopReason::Condemned(reason)) => condemned::start_again(&config, &reason),
-        Err(StartError::Node(NodeError::Store(StoreError::Corrupt(reason)))) => {
-            condemned::start_again(&config, &reason)
-        }
         Ok(StopReason::Fatal(reason)) => {
             error!(reason, "the node stopped");
             ExitCode::FAILURE
         }
+        Err(reason) if is_damage(&reason) => condemned::start_again(&config, &reason.to_string()),
         Err(reason) => {
             error!(%reason, "the node does not start");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What is stored cannot be read back, as opposed to a disk that fails or a configuration that does not fit.
+fn is_damage(error: &StartError) -> bool {
+    match error {
+        StartError::Node(NodeError::Store(StoreError::Corrupt(_))) => true,
+        StartError::Node(NodeError::Identity(error)) => error.kind() == io::ErrorKind::InvalidData,
+        _ => false,
     }
 }
 
@@ -82,15 +89,15 @@ async fn run(config: &Config) -> Result<StopReason, StartError> {
         _ = interrupt.recv() => StopReason::Shutdown,
         _ = terminate.recv() => StopReason::Shutdown,
     };
+    if reason != StopReason::Shutdown {
+        // Whatever it could still answer would come from a damaged or failing disk.
+        return Ok(reason);
+    }
+    info!("stopping: handing leaderships over; a second signal ends the process at once");
     let ending = async {
-        if reason == StopReason::Shutdown {
-            info!("stopping: handing leaderships over; a second signal ends the process at once");
-            if tokio::time::timeout(HAND_OVER_TIMEOUT, assembly.node.shutdown())
-                .await
-                .is_err()
-            {
-                warn!("leaderships could not be handed over in time");
-            }
+        let handed_over = tokio::time::timeout(HAND_OVER_TIMEOUT, assembly.node.shutdown()).await;
+        if handed_over.is_err() {
+            warn!("leaderships could not be handed over in time");
         }
         assembly.close().await;
     };

@@ -34,6 +34,13 @@ pub fn check(config: &Config) -> Result<Vec<String>, Danger> {
     raft(config)?;
     tls(config)?;
     let mut warnings = Vec::new();
+    if literal(&config.http_addr).is_some_and(|ip| !is_private(ip)) {
+        warnings.push(format!(
+            "http_addr = {} can be reached from public networks, and whoever reaches it may delete topics: guard it with a \
+             firewall",
+            config.http_addr
+        ));
+    }
     if let Some(cluster) = &config.initial_cluster
         && cluster.nodes().len() % 2 == 0
     {

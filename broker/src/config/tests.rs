@@ -217,6 +217,16 @@ fn an_even_number_of_nodes_is_warned_about() {
 }
 
 #[test]
+fn public_administration_is_warned_about() {
+    let mut layers = Layers::defaults();
+    layers
+        .flags(&BTreeMap::from([("http_addr", "0.0.0.0:8082".to_owned())]))
+        .unwrap();
+    let (_, warnings) = layers.build().unwrap();
+    assert!(warnings[0].contains("delete topics"), "{warnings:?}");
+}
+
+#[test]
 fn a_node_told_only_the_cluster_listens_where_the_cluster_expects_it() {
     let config = from_file("node_id = 2\ninitial_cluster = \"1=127.0.0.1:8083,2=127.0.0.1:8183\"").unwrap();
     assert_eq!(config.peer_addr, "127.0.0.1:8183");

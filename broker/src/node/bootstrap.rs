@@ -12,7 +12,7 @@ use flotilla_proto::{
     peer::{StatusRequest, StatusResponse},
     record::{self, meta_command},
 };
-use raft_store::{Replica, ReplicaOptions};
+use raft_store::{Replica, ReplicaOptions, StoreError};
 
 use super::{
     META_SHARD, Node, StopReason,
@@ -36,18 +36,30 @@ const SHARDS_PER_NODE: u32 = 2;
 /// Brings the node up and follows the catalogue until the node stops.
 pub(super) async fn run(node: Node) {
     if let Err(why) = bring_up(&node).await {
-        tracing::error!(%why, "the node cannot take part");
-        node.stop(StopReason::Fatal(why));
+        tracing::error!(?why, "the node cannot take part");
+        node.stop(why);
     }
 }
 
-async fn bring_up(node: &Node) -> Result<(), String> {
+/// Damaged data condemns the directory; anything else needs a person.
+fn unusable(error: StoreError) -> StopReason {
+    match error {
+        StoreError::Corrupt(what) => StopReason::Condemned(what),
+        other => StopReason::Fatal(other.to_string()),
+    }
+}
+
+fn fatal(error: impl ToString) -> StopReason {
+    StopReason::Fatal(error.to_string())
+}
+
+async fn bring_up(node: &Node) -> Result<(), StopReason> {
     let known = node.inner.identity.lock().expect("no panic while held").clone();
     let identity = match known {
         Some(identity) => identity,
         None => {
             let Some(identity) = find_place(node).await else { return Ok(()) };
-            identity.store(&node.inner.disk).map_err(|error| error.to_string())?;
+            identity.store(&node.inner.disk).map_err(fatal)?;
             *node.inner.identity.lock().expect("no panic while held") = Some(identity.clone());
             identity
         }
@@ -55,7 +67,7 @@ async fn bring_up(node: &Node) -> Result<(), String> {
     let meta = open_meta(node, &identity).await?;
     if identity.incarnation == 1 {
         let members = identity.nodes.keys().map(|&id| (replica_of(id, 1), id)).collect();
-        meta.initialize(members).await.map_err(|error| error.to_string())?;
+        meta.initialize(members).await.map_err(fatal)?;
     }
     tokio::spawn(membership::run(node.clone()));
     tokio::spawn(retention::run(node.clone()));
@@ -169,7 +181,7 @@ async fn register(node: &Node, via: u32) -> Option<u32> {
     }
 }
 
-async fn open_meta(node: &Node, identity: &Identity) -> Result<Replica, String> {
+async fn open_meta(node: &Node, identity: &Identity) -> Result<Replica, StopReason> {
     let replica = node
         .inner
         .store
@@ -181,13 +193,13 @@ async fn open_meta(node: &Node, identity: &Identity) -> Result<Replica, String> 
             raft: node.inner.options.raft.clone(),
         })
         .await
-        .map_err(|error| error.to_string())?;
+        .map_err(unusable)?;
     assert!(node.inner.meta_replica.set(replica.clone()).is_ok(), "the meta shard is opened once");
     Ok(replica)
 }
 
 /// Opens shards, learns addresses and keeps the registration right, as the catalogue changes.
-async fn follow_catalogue(node: &Node, identity: &Identity) -> Result<(), String> {
+async fn follow_catalogue(node: &Node, identity: &Identity) -> Result<(), StopReason> {
     let mut changes = node.inner.meta_machine.subscribe();
     let mut stop = node.inner.stop.subscribe();
     loop {
@@ -222,7 +234,7 @@ async fn found_cluster(node: &Node, identity: &Identity) {
     }
 }
 
-async fn open_shards(node: &Node, identity: &Identity, meta: &MetaState) -> Result<(), String> {
+async fn open_shards(node: &Node, identity: &Identity, meta: &MetaState) -> Result<(), StopReason> {
     for id in 1..=meta.data_shards() {
         if node.shard(id).is_some() {
             continue;
@@ -239,10 +251,10 @@ async fn open_shards(node: &Node, identity: &Identity, meta: &MetaState) -> Resu
                 raft: node.inner.options.raft.clone(),
             })
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(unusable)?;
         if identity.incarnation == 1 {
             let members = meta.initial_nodes().iter().map(|&node| (replica_of(node, 1), node)).collect();
-            replica.initialize(members).await.map_err(|error| error.to_string())?;
+            replica.initialize(members).await.map_err(fatal)?;
         }
         let shard = Arc::new(DataShard::new(id, replica, machine, Arc::clone(node.clock())));
         node.inner.shards.write().expect("no panic while held").insert(id, Arc::clone(&shard));
