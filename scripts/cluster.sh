@@ -43,7 +43,7 @@ signal_nodes() {
 }
 
 stop() {
-    trap '' INT TERM
+    trap '' INT TERM HUP
     echo "cluster: stopping"
     signal_nodes TERM
     tries=0
@@ -64,9 +64,11 @@ for node in 1 2 3; do
         exit 1
     fi
 done
-trap stop INT TERM
+trap stop INT TERM HUP
 for node in 1 2 3; do
-    scripts/cluster.sh node "$node" >>"$data/node-$node.log" 2>&1 &
+    # In a session of its own: the terminal's Ctrl-C must reach a node once, through us, for a second signal would cut
+    # its orderly end short.
+    setsid scripts/cluster.sh node "$node" >>"$data/node-$node.log" 2>&1 &
     base=$((8081 + 100 * (node - 1)))
     echo "cluster: node $node: clients 127.0.0.1:$base, http://127.0.0.1:$((base + 1)), log $data/node-$node.log"
 done
