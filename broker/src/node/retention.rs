@@ -13,7 +13,7 @@ use queue_core::{Core, Fault, QueueId, Reply};
 use raft_store::{PayloadError, RetentionError};
 
 use super::{Node, StopReason, kv::Reading, shard::DataShard};
-use crate::limits::TRIM_LIMIT;
+use crate::{limits::TRIM_LIMIT, meta::DEAD_LETTER_PREFIX};
 
 const EVERY: Duration = Duration::from_secs(10);
 /// Messages copied forward in one round and shard.
@@ -64,7 +64,7 @@ async fn round(node: &Node) -> Result<(), Fault> {
                 before_ms,
                 through_index: too_large.then_some(last),
             };
-            trim(&shard, horizon).await?;
+            trim(node, &shard, horizon).await?;
             copy_forward(node, &shard, last).await?;
         }
     }
@@ -73,11 +73,18 @@ async fn round(node: &Node) -> Result<(), Fault> {
 }
 
 /// Trims every queue of a shard to the horizon.
-async fn trim(shard: &DataShard, horizon: Horizon) -> Result<(), Fault> {
+async fn trim(node: &Node, shard: &DataShard, horizon: Horizon) -> Result<(), Fault> {
+    let meta = node.meta();
     let queues: Vec<QueueId> = shard
         .machine
         .read(|core| core.queues().map(|(queue, _)| queue).collect());
     for queue in queues {
+        let mut horizon = horizon;
+        let topic = meta.topic_by_id(queue.topic());
+        if topic.is_some_and(|topic| topic.name.starts_with(DEAD_LETTER_PREFIX)) {
+            // Dead letters point wherever their originals are: they are copied forward, not trimmed for room.
+            horizon.through_index = None;
+        }
         let keep_from = shard.replica.read_state(|state| {
             shard
                 .machine
