@@ -4,6 +4,7 @@
 #[cfg(feature = "server")]
 mod bench;
 mod cluster;
+mod damage;
 mod failover;
 mod one_node;
 mod start_at;
