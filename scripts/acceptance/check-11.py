@@ -14,7 +14,7 @@ import random
 import shutil
 import time
 
-from lib import Bench, Check, gap_after, parameter, verify
+from lib import Bench, Check, gap_after, parameter, verify, wait_for
 
 DURATION, FLIPS, PARTS = parameter("DURATION", 60), parameter("FLIPS", 20), parameter("PARTS", "ab")
 SEED = parameter("SEED", int(time.time()))
@@ -62,7 +62,7 @@ def serves_from_node_2(check, cluster, name, group, acknowledged):
 
 
 def lost_directory(check):
-    cluster = check.cluster(name="lost", args=["--log-segment-size", "8MiB"]).start()
+    cluster = check.cluster(name="lost", args=["--log-segment-size", "16MiB"]).start()
     cluster.wait_healthy()
     bench = load(check, cluster, "lost", DURATION)
     time.sleep(DURATION * 0.3)
@@ -116,15 +116,15 @@ def flip(check, node, dice):
 
 
 def flipped_bits(check):
-    cluster = check.cluster(name="flipped", args=["--log-segment-size", "4MiB"])
+    cluster = check.cluster(name="flipped", args=["--log-segment-size", "16MiB"])
     # This is what damage looks like to the person who must look.
     cluster.expected_errors = [r"damaged", r"corrupt", r"checksum"]
     cluster.start()
     cluster.wait_healthy()
     dice, rounds = random.Random(SEED), 4
     bench = load(check, cluster, "flipped", DURATION + 15 * rounds)
-    time.sleep(min(20, DURATION / 3))
     node, flips, rebuilt = cluster[2], 0, 0
+    wait_for(60, "node 2 has closed segments and tables of state", lambda: all(len(files) > 1 for files in places(node.directory)))
     for turn in range(rounds):
         down = turn % 2 == 1
         if down:

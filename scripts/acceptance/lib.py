@@ -199,7 +199,13 @@ class Cluster:
 
     def wait_ready(self, timeout=60):
         """Until every node says that it is ready; returns the seconds it took."""
-        return wait_for(timeout, "every node is ready", lambda: all(node.ready() for node in self.nodes))
+        def ready():
+            for node in self.nodes:
+                if not node.running():
+                    last = node.log.read_text(errors="replace").strip().splitlines()[-1:]
+                    raise RuntimeError(f"node {node.number} is not running: {last}")
+            return all(node.ready() for node in self.nodes)
+        return wait_for(timeout, "every node is ready", ready)
 
     def view(self):
         """The cluster as any node sees it."""

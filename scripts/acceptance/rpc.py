@@ -3,7 +3,9 @@
 Unlike an SDK it hides nothing: it asks the node it is told to ask, never retries, and gives the status as it came.
 """
 
+import json
 import sys
+import time
 
 from lib import with_grpc
 
@@ -97,22 +99,30 @@ def attempt_of(received):
     return received.system_properties.delivery_attempt
 
 
-def drain(check, cluster, topic, group, quiet_s=3.0, limit_s=120.0, invisible_s=60):
-    """Receives and acknowledges until nothing comes for `quiet_s` on any node: ids with how often each came."""
-    import time
+def left_over(cluster, group):
+    """Messages the consumer group is not done with, or None while not every shard can tell."""
+    status, text = cluster.any_running().get(f"/v1/consumer-groups/{group}", timeout=10.0)
+    detail = json.loads(text) if status == 200 else None
+    return None if detail is None or detail["unreachable_shards"] else sum(detail["total"].values())
+
+
+def drain(check, cluster, topic, group, limit_s=180.0, invisible_s=60):
+    """Receives and acknowledges until nothing is left: ids with how often each came."""
     seen, clients = {}, [Client(node.client) for node in cluster.nodes if node.running()]
-    began = last = time.monotonic()
-    while time.monotonic() - last < quiet_s and time.monotonic() - began < limit_s:
+    began, empty = time.monotonic(), 0
+    while empty < 3 and time.monotonic() - began < limit_s:
         for client in clients:
             try:
-                _, messages = client.receive(topic, group, invisible_s=invisible_s, poll_s=0.1)
+                _, messages = client.receive(topic, group, invisible_s=invisible_s, poll_s=0.2)
+                for each in messages:
+                    seen[id_of(each)] = seen.get(id_of(each), 0) + 1
                 if messages:
-                    last = time.monotonic()
-                    for each in messages:
-                        seen[id_of(each)] = seen.get(id_of(each), 0) + 1
+                    empty = 0
                     client.ack(topic, group, messages)
             except Broken:
                 pass
+        empty = empty + 1 if left_over(cluster, group) == 0 else 0
+    check.must(empty == 3, f"consumer group {group} was not drained in {limit_s:.0f} s: {left_over(cluster, group)} left")
     for client in clients:
         client.close()
     return seen
