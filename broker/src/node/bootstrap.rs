@@ -15,12 +15,8 @@ use flotilla_proto::{
 use raft_store::{Replica, ReplicaOptions, StoreError};
 
 use super::{
-    META_SHARD, Node, StopReason,
-    identity::Identity,
-    keeper,
-    machine::QueueMachine,
-    membership, replica_of, retention,
-    shard::DataShard,
+    META_SHARD, Node, StopReason, identity::Identity, keeper, machine::QueueMachine, membership, replica_of,
+    retention, shard::DataShard,
 };
 use crate::{
     meta::{MetaReply, MetaState},
@@ -58,7 +54,9 @@ async fn bring_up(node: &Node) -> Result<(), StopReason> {
     let identity = match known {
         Some(identity) => identity,
         None => {
-            let Some(identity) = find_place(node).await else { return Ok(()) };
+            let Some(identity) = find_place(node).await else {
+                return Ok(());
+            };
             identity.store(&node.inner.disk).map_err(fatal)?;
             *node.inner.identity.lock().expect("no panic while held") = Some(identity.clone());
             identity
@@ -83,15 +81,30 @@ async fn find_place(node: &Node) -> Option<Identity> {
         }
         match decide(node, &ask_all(node).await) {
             Place::Form(nodes) => {
-                return Some(Identity { node: node.id(), incarnation: 1, nodes });
+                return Some(Identity {
+                    node: node.id(),
+                    incarnation: 1,
+                    nodes,
+                });
             }
             Place::Known { incarnation, nodes } => {
-                return Some(Identity { node: node.id(), incarnation, nodes });
+                return Some(Identity {
+                    node: node.id(),
+                    incarnation,
+                    nodes,
+                });
             }
             Place::Replaced { via, nodes } => {
                 if let Some(incarnation) = register(node, via).await {
-                    tracing::warn!(incarnation, "this data directory is new: its replicas are rebuilt from the peers");
-                    return Some(Identity { node: node.id(), incarnation, nodes });
+                    tracing::warn!(
+                        incarnation,
+                        "this data directory is new: its replicas are rebuilt from the peers"
+                    );
+                    return Some(Identity {
+                        node: node.id(),
+                        incarnation,
+                        nodes,
+                    });
                 }
             }
             Place::Wait(reason) => {
@@ -106,29 +119,57 @@ async fn find_place(node: &Node) -> Option<Identity> {
 }
 
 async fn ask_all(node: &Node) -> BTreeMap<u32, StatusResponse> {
-    let peers = node.inner.options.initial_cluster.keys().copied().filter(|&peer| peer != node.id());
+    let peers = node
+        .inner
+        .options
+        .initial_cluster
+        .keys()
+        .copied()
+        .filter(|&peer| peer != node.id());
     let asked = peers.map(|peer| async move {
-        let question = StatusRequest { me: Some(node.describe()), fresh: true };
-        match node.inner.transport.call(peer, Body::Status(question), ASK_FOR).await {
+        let question = StatusRequest {
+            me: Some(node.describe()),
+            fresh: true,
+        };
+        match node
+            .inner
+            .transport
+            .call(peer, Body::Status(question), ASK_FOR)
+            .await
+        {
             Ok(Body::StatusAnswer(answer)) => Some((peer, answer)),
             _ => None,
         }
     });
-    futures::future::join_all(asked).await.into_iter().flatten().collect()
+    futures::future::join_all(asked)
+        .await
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 #[derive(Debug, PartialEq)]
 enum Place {
     Form(BTreeMap<u32, record::Node>),
-    Known { incarnation: u32, nodes: BTreeMap<u32, record::Node> },
-    Replaced { via: u32, nodes: BTreeMap<u32, record::Node> },
+    Known {
+        incarnation: u32,
+        nodes: BTreeMap<u32, record::Node>,
+    },
+    Replaced {
+        via: u32,
+        nodes: BTreeMap<u32, record::Node>,
+    },
     Wait(String),
 }
 
 fn decide(node: &Node, answers: &BTreeMap<u32, StatusResponse>) -> Place {
     let mut me = node.describe();
     me.incarnation = 1;
-    decide_place(&me, node.inner.options.initial_cluster.keys().copied().collect(), answers)
+    decide_place(
+        &me,
+        node.inner.options.initial_cluster.keys().copied().collect(),
+        answers,
+    )
 }
 
 /// The decision itself, from what the peers answered.
@@ -137,10 +178,14 @@ fn decide_place(me: &record::Node, start_list: Vec<u32>, answers: &BTreeMap<u32,
     if let Some((&via, answer)) = answers.iter().find(|(_, answer)| answer.cluster != 0) {
         let nodes: BTreeMap<_, _> = answer.nodes.iter().map(|node| (node.id, node.clone())).collect();
         return match nodes.get(&me.id) {
-            None => Place::Wait(format!("the cluster does not know node {}; joining comes later", me.id)),
-            Some(known) if known.directory == me.directory => {
-                Place::Known { incarnation: known.incarnation, nodes }
-            }
+            None => Place::Wait(format!(
+                "the cluster does not know node {}; joining comes later",
+                me.id
+            )),
+            Some(known) if known.directory == me.directory => Place::Known {
+                incarnation: known.incarnation,
+                nodes,
+            },
             Some(_) => {
                 let mut nodes = nodes;
                 nodes.insert(me.id, me.clone());
@@ -153,12 +198,21 @@ fn decide_place(me: &record::Node, start_list: Vec<u32>, answers: &BTreeMap<u32,
         let Some(described) = answers.get(&peer).and_then(|answer| answer.me.clone()) else {
             return Place::Wait(format!("node {peer} of initial_cluster does not answer yet"));
         };
-        members.insert(peer, record::Node { incarnation: 1, ..described });
+        members.insert(
+            peer,
+            record::Node {
+                incarnation: 1,
+                ..described
+            },
+        );
     }
     // Those who formed already wrote down whom they saw: all lists must be the same directories.
     for answer in answers.values().filter(|answer| !answer.fresh) {
         for seen in &answer.nodes {
-            if members.get(&seen.id).is_none_or(|member| member.directory != seen.directory) {
+            if members
+                .get(&seen.id)
+                .is_none_or(|member| member.directory != seen.directory)
+            {
                 return Place::Wait(format!(
                     "node {} had another data directory when the cluster began to form; waiting for the others",
                     seen.id
@@ -170,8 +224,12 @@ fn decide_place(me: &record::Node, start_list: Vec<u32>, answers: &BTreeMap<u32,
 }
 
 async fn register(node: &Node, via: u32) -> Option<u32> {
-    let registration = record::RegisterNode { node: Some(node.describe()) };
-    let command = record::MetaCommand { command: Some(meta_command::Command::RegisterNode(registration)) };
+    let registration = record::RegisterNode {
+        node: Some(node.describe()),
+    };
+    let command = record::MetaCommand {
+        command: Some(meta_command::Command::RegisterNode(registration)),
+    };
     match node.propose_meta_via(via, &command).await? {
         MetaReply::Registered { incarnation } => Some(incarnation),
         refused => {
@@ -194,7 +252,10 @@ async fn open_meta(node: &Node, identity: &Identity) -> Result<Replica, StopReas
         })
         .await
         .map_err(unusable)?;
-    assert!(node.inner.meta_replica.set(replica.clone()).is_ok(), "the meta shard is opened once");
+    assert!(
+        node.inner.meta_replica.set(replica.clone()).is_ok(),
+        "the meta shard is opened once"
+    );
     Ok(replica)
 }
 
@@ -226,9 +287,20 @@ async fn found_cluster(node: &Node, identity: &Identity) {
         return;
     }
     let nodes: Vec<_> = identity.nodes.values().cloned().collect();
-    let count = node.inner.options.data_shards.unwrap_or(SHARDS_PER_NODE * nodes.len() as u32);
-    let bootstrap = record::Bootstrap { cluster: node.clock().random_u64().max(1), nodes, data_shards: count };
-    match node.propose_meta(meta_command::Command::Bootstrap(bootstrap)).await {
+    let count = node
+        .inner
+        .options
+        .data_shards
+        .unwrap_or(SHARDS_PER_NODE * nodes.len() as u32);
+    let bootstrap = record::Bootstrap {
+        cluster: node.clock().random_u64().max(1),
+        nodes,
+        data_shards: count,
+    };
+    match node
+        .propose_meta(meta_command::Command::Bootstrap(bootstrap))
+        .await
+    {
         Ok(reply) => tracing::info!(?reply, data_shards = count, "cluster formed"),
         Err(error) => tracing::info!(%error, "forming the cluster is tried again"),
     }
@@ -253,11 +325,19 @@ async fn open_shards(node: &Node, identity: &Identity, meta: &MetaState) -> Resu
             .await
             .map_err(unusable)?;
         if identity.incarnation == 1 {
-            let members = meta.initial_nodes().iter().map(|&node| (replica_of(node, 1), node)).collect();
+            let members = meta
+                .initial_nodes()
+                .iter()
+                .map(|&node| (replica_of(node, 1), node))
+                .collect();
             replica.initialize(members).await.map_err(fatal)?;
         }
         let shard = Arc::new(DataShard::new(id, replica, machine, Arc::clone(node.clock())));
-        node.inner.shards.write().expect("no panic while held").insert(id, Arc::clone(&shard));
+        node.inner
+            .shards
+            .write()
+            .expect("no panic while held")
+            .insert(id, Arc::clone(&shard));
         tokio::spawn(keeper::run(node.clone(), shard));
     }
     Ok(())
@@ -265,12 +345,16 @@ async fn open_shards(node: &Node, identity: &Identity, meta: &MetaState) -> Resu
 
 fn learn_addresses(node: &Node, meta: &MetaState) {
     let others = meta.nodes().values().filter(|other| other.id != node.id());
-    node.inner.transport.set_peers(others.map(|other| (other.id, other.peer_addr.clone())).collect());
+    node.inner
+        .transport
+        .set_peers(others.map(|other| (other.id, other.peer_addr.clone())).collect());
 }
 
 async fn register_addresses(node: &Node, meta: &MetaState) {
     let me = node.describe();
-    let Some(known) = meta.nodes().get(&me.id) else { return };
+    let Some(known) = meta.nodes().get(&me.id) else {
+        return;
+    };
     let same = known.peer_addr == me.peer_addr
         && known.client_addr == me.client_addr
         && known.http_addr == me.http_addr;
@@ -278,7 +362,10 @@ async fn register_addresses(node: &Node, meta: &MetaState) {
         return;
     }
     let registration = record::RegisterNode { node: Some(me) };
-    if let Err(error) = node.propose_meta(meta_command::Command::RegisterNode(registration)).await {
+    if let Err(error) = node
+        .propose_meta(meta_command::Command::RegisterNode(registration))
+        .await
+    {
         tracing::info!(%error, "registering this node's addresses is tried again");
     }
 }
@@ -288,12 +375,26 @@ mod tests {
     use super::*;
 
     fn member(id: u32, directory: u64) -> record::Node {
-        record::Node { id, directory, incarnation: 1, ..Default::default() }
+        record::Node {
+            id,
+            directory,
+            incarnation: 1,
+            ..Default::default()
+        }
     }
 
     fn answer(me: record::Node, fresh: bool, cluster: u64, nodes: &[record::Node]) -> (u32, StatusResponse) {
         let id = me.id;
-        (id, StatusResponse { me: Some(me), fresh, cluster, nodes: nodes.to_vec(), meta_leader: 0 })
+        (
+            id,
+            StatusResponse {
+                me: Some(me),
+                fresh,
+                cluster,
+                nodes: nodes.to_vec(),
+                meta_leader: 0,
+            },
+        )
     }
 
     #[test]
@@ -302,14 +403,19 @@ mod tests {
             answer(member(2, 22), true, 0, &[]),
             answer(member(3, 33), true, 0, &[]),
         ]);
-        let Place::Form(members) = decide_place(&member(1, 11), vec![1, 2, 3], &answers) else { panic!() };
+        let Place::Form(members) = decide_place(&member(1, 11), vec![1, 2, 3], &answers) else {
+            panic!()
+        };
         assert_eq!(members.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
     }
 
     #[test]
     fn nobody_forms_while_a_node_is_silent() {
         let answers = BTreeMap::from([answer(member(2, 22), true, 0, &[])]);
-        assert!(matches!(decide_place(&member(1, 11), vec![1, 2, 3], &answers), Place::Wait(_)));
+        assert!(matches!(
+            decide_place(&member(1, 11), vec![1, 2, 3], &answers),
+            Place::Wait(_)
+        ));
     }
 
     #[test]
