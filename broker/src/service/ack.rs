@@ -54,8 +54,7 @@ impl Service {
         let mut results: Vec<Option<Status>> = vec![invalid(); request.entries.len()];
         let mut by_shard: BTreeMap<u32, Vec<(usize, Handle)>> = BTreeMap::new();
         for (at, entry) in request.entries.iter().enumerate() {
-            if let Some(handle) = Handle::decode(&entry.receipt_handle).filter(|handle| handle.group == group)
-            {
+            if let Some(handle) = self.handle(&entry.receipt_handle, group) {
                 by_shard.entry(handle.shard).or_default().push((at, handle));
             }
         }
@@ -272,9 +271,13 @@ impl Service {
         handle: &str,
     ) -> Result<Handle, Refused> {
         let group = self.known_group(caller, topic, group)?;
-        Handle::decode(handle)
-            .filter(|handle| handle.group == group)
-            .ok_or_else(stale)
+        self.handle(handle, group).ok_or_else(stale)
+    }
+
+    /// A handle of this consumer group whose shard exists; nobody leads any other, however long one waits.
+    fn handle(&self, text: &str, group: u32) -> Option<Handle> {
+        let shards = 1..=self.node().meta().data_shards();
+        Handle::decode(text).filter(|handle| handle.group == group && shards.contains(&handle.shard))
     }
 
     /// Does `here` on the shard's leader, wherever that is, again and again until the caller's patience ends.

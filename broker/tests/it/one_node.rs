@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use broker::service::handle::Handle;
 use flotilla_proto::rocketmq::{
     ChangeInvisibleDurationRequest, Code, ForwardMessageToDeadLetterQueueRequest, MessageType, Permission,
     QueryRouteRequest, SendMessageRequest,
@@ -173,6 +174,28 @@ async fn bad_requests_get_the_right_codes() {
         receive(service, "%DLQ%nobody", "readers", SHORT).await.0,
         Code::TopicNotFound
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_handle_of_no_shard_is_invalid_at_once() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    send(service, "orders", "one").await;
+    let (_, mut messages) = receive(service, "orders", "readers", LONG).await;
+    let good = Handle::decode(properties(&messages[0]).receipt_handle.as_ref().unwrap()).unwrap();
+    for shard in [0, 3, u32::MAX] {
+        let forged = Handle { shard, ..good }.encode();
+        messages[0].system_properties.as_mut().unwrap().receipt_handle = Some(forged);
+        let answer = tokio::time::timeout(
+            Duration::from_secs(1),
+            ack(service, "orders", "readers", &messages[0]),
+        );
+        assert_eq!(
+            answer.await.expect("at once"),
+            Code::InvalidReceiptHandle,
+            "shard {shard}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
