@@ -75,3 +75,6 @@ pub struct EngineStats {
     /// Flushes since the engine was opened.
     pub flushes: u64,
 }
+
+#[cfg(all(test, not(madsim)))]
+mod conformance;

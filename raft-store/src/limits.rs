@@ -89,6 +89,8 @@ pub const SNAPSHOT_SCAN_PAIRS: usize = 1024;
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// How often a sender asks whether its snapshot is installed by now.
 pub const SNAPSHOT_POLL_MS: u64 = 50;
+/// A snapshot file that nobody has asked for in this time is deleted.
+pub const SNAPSHOT_KEEP_MS: u64 = 600_000;
 
 // ---- state ---------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ use crate::{
     machine::{Applied, Machine, StateRead},
     record::{Kind, Record, RecordHead},
     runtime::in_order,
-    snapshot::Inbox,
+    snapshot::{Inbox, Snapshots},
     state::ShardState,
     storage::StateMachine,
     store::WeakStore,
@@ -102,6 +102,7 @@ struct Inner {
     /// Appends of other replicas, in the order they came.
     appends: mpsc::Sender<inbound::Append>,
     inbox: tokio::sync::Mutex<Inbox>,
+    snapshots: Arc<Snapshots>,
     /// What of the state is known to survive a crash.
     flushed: Mutex<Option<RaftLogId>>,
 }
@@ -167,11 +168,13 @@ impl Replica {
         ReplicaStatus::of(self.inner.shard, &self.inner.raft.metrics().borrow_watched())
     }
 
-    /// A watch on the status.
+    /// A watch on what the replica is.
     pub fn subscribe(&self) -> StatusWatch {
+        let raft = &self.inner.raft;
         StatusWatch {
             shard: self.inner.shard,
-            metrics: self.inner.raft.metrics(),
+            metrics: raft.metrics(),
+            server: raft.server_metrics(),
         }
     }
 
@@ -251,6 +254,11 @@ impl Replica {
         self.inner
             .state
             .with_read(|state, _| self.inner.machine.oldest_live_index(state))
+    }
+
+    /// Gives up what nobody has needed for a while.
+    pub(crate) fn tidy(&self) {
+        self.inner.snapshots.tidy();
     }
 
     pub(crate) fn applied(&self) -> Option<RaftLogId> {

@@ -13,16 +13,23 @@ pub(crate) type Runtime = openraft_rt_tokio::TokioRuntime;
 #[cfg(madsim)]
 pub(crate) type Runtime = sim::SimRuntime;
 
+/// A moment on the runtime's clock.
+#[cfg(madsim)]
+pub(crate) type Moment = std::time::Instant;
+/// A moment on the runtime's clock.
+#[cfg(not(madsim))]
+pub(crate) type Moment = tokio::time::Instant;
+
 /// The runtime's clock.
 #[cfg(madsim)]
-pub(crate) fn now() -> std::time::Instant {
+pub(crate) fn now() -> Moment {
     madsim::time::TimeHandle::current().now_instant()
 }
 
 /// The runtime's clock.
 #[cfg(not(madsim))]
-pub(crate) fn now() -> tokio::time::Instant {
-    tokio::time::Instant::now()
+pub(crate) fn now() -> Moment {
+    Moment::now()
 }
 
 /// Polls `future` without tokio's cooperative budget.

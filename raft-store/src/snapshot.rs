@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,10 +20,11 @@ use crate::{
     disk::Disk,
     engine::{EngineError, EngineView},
     health::Health,
+    limits::SNAPSHOT_KEEP_MS,
     log::NodeLog,
     log_id::LogId,
     machine::Machine,
-    runtime::blocking,
+    runtime::{Moment, blocking, now},
     state::{ShardState, Standing},
     types::{SnapshotMeta, convert},
 };
@@ -86,13 +88,19 @@ impl Drop for SnapshotFile {
     }
 }
 
+/// The file made last, and when it was last of use.
+struct Outgoing {
+    file: Arc<SnapshotFile>,
+    used: Moment,
+}
+
 /// The snapshots of one replica.
 pub(crate) struct Snapshots {
     shard: u32,
     disk: Arc<dyn Disk>,
     log: NodeLog,
     health: Health,
-    outgoing: Mutex<Option<Arc<SnapshotFile>>>,
+    outgoing: Mutex<Option<Outgoing>>,
     /// Numbers files: one that is still read is never written over.
     names: AtomicU64,
 }
@@ -109,13 +117,13 @@ impl Snapshots {
         }
     }
 
-    fn outgoing(&self) -> MutexGuard<'_, Option<Arc<SnapshotFile>>> {
+    fn outgoing(&self) -> MutexGuard<'_, Option<Outgoing>> {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The file made last, if a replica that installs it can go on from the log.
     pub(crate) fn reusable(&self, purged: Option<LogId>) -> Option<Arc<SnapshotFile>> {
-        let file = self.outgoing().clone()?;
+        let file = self.outgoing().as_ref().map(|outgoing| outgoing.file.clone())?;
         let reached = file.standing.applied.map(|id| id.index);
         (reached >= purged.map(|id| id.index)).then_some(file)
     }
@@ -129,13 +137,27 @@ impl Snapshots {
         let (disk, health) = (self.disk.clone(), self.health.clone());
         let name = self.new_name("out.snap");
         let file = Arc::new(blocking(move || export::export(&disk, &name, &image, &health)).await??);
-        *self.outgoing() = Some(file.clone());
+        *self.outgoing() = Some(Outgoing {
+            file: file.clone(),
+            used: now(),
+        });
         Ok(file)
     }
 
     /// Forgets the outgoing file, once whoever still sends it is done.
     pub(crate) fn forget(&self) {
         self.outgoing().take();
+    }
+
+    /// Forgets it also when the replica it was for has not asked for any of it in a long time.
+    pub(crate) fn tidy(&self) {
+        let mut outgoing = self.outgoing();
+        let idle = outgoing
+            .as_ref()
+            .map(|outgoing| now().saturating_duration_since(outgoing.used));
+        if idle > Some(Duration::from_millis(SNAPSHOT_KEEP_MS)) {
+            outgoing.take();
+        }
     }
 
     /// Replaces the state by a snapshot. Durable, and visible to the machine, when this returns.
@@ -235,6 +257,9 @@ impl Snapshots {
     /// One chunk of a file.
     pub(crate) fn chunk(&self, file: &SnapshotFile, offset: u64, bytes: usize) -> io::Result<Bytes> {
         let len = bytes.min((file.size.saturating_sub(offset)) as usize);
+        if let Some(outgoing) = self.outgoing().as_mut() {
+            outgoing.used = now();
+        }
         let mut chunk = vec![0; len];
         self.disk
             .open(&file.name, false)?
@@ -252,3 +277,6 @@ pub(crate) fn head_of(shard: u32, standing: &Standing) -> flotilla_proto::record
         purged: None,
     }
 }
+
+#[cfg(all(test, not(madsim)))]
+mod tests;

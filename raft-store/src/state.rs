@@ -379,3 +379,6 @@ fn to_u64(bytes: &Bytes) -> Result<u64, EngineError> {
 fn corrupt(key: &str, error: impl std::fmt::Display) -> EngineError {
     EngineError::Corrupt(format!("the stored value of {key} cannot be read: {error}"))
 }
+
+#[cfg(all(test, not(madsim)))]
+mod tests;

@@ -168,6 +168,15 @@ impl Inner {
     fn replicas(&self) -> MutexGuard<'_, BTreeMap<u32, Slot>> {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn open_replicas(&self) -> Vec<Replica> {
+        let replicas = self.replicas();
+        let open = |slot: &Slot| match slot {
+            Slot::Open(replica) => Some(replica.clone()),
+            Slot::Opening => None,
+        };
+        replicas.values().filter_map(open).collect()
+    }
 }
 
 impl Store {
@@ -235,6 +244,7 @@ impl Store {
     /// Makes the state durable, as far as it is applied now. A failure ends the store.
     pub async fn flush(&self) -> Result<(), EngineError> {
         let applied: Vec<_> = self
+            .inner
             .open_replicas()
             .into_iter()
             .map(|replica| (replica.applied(), replica))
@@ -294,15 +304,6 @@ impl Store {
         }
     }
 
-    fn open_replicas(&self) -> Vec<Replica> {
-        let replicas = self.inner.replicas();
-        let open = |slot: &Slot| match slot {
-            Slot::Open(replica) => Some(replica.clone()),
-            Slot::Opening => None,
-        };
-        replicas.values().filter_map(open).collect()
-    }
-
     /// The shards that have data here, with the replica id each was opened for.
     pub fn shards(&self) -> Result<Vec<(u32, u64)>, StoreError> {
         Ok(state::shards(&*self.inner.engine)?)
@@ -320,7 +321,7 @@ impl Store {
 
     /// Stops all replicas, flushes the state and closes the log: the next start has nothing to replay.
     pub async fn close(&self) -> Result<(), StoreError> {
-        for replica in self.open_replicas() {
+        for replica in self.inner.open_replicas() {
             replica.shutdown().await;
         }
         let flushed = self.flush().await;

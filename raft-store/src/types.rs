@@ -61,6 +61,8 @@ pub(crate) type TransferResponse = openraft::raft::TransferLeaderResponse<TypeCo
 pub(crate) type RpcError = openraft::errors::RPCError<TypeConfig>;
 pub(crate) type Fatal = openraft::errors::Fatal<TypeConfig>;
 pub(crate) type Metrics = openraft::RaftMetrics<TypeConfig>;
+pub(crate) type ServerMetricsReceiver =
+    alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftServerMetrics<TypeConfig>>;
 pub(crate) type MetricsReceiver = alias::WatchReceiverOf<TypeConfig, Metrics>;
 
 /// What is known of a replica besides its id.

@@ -105,6 +105,10 @@ impl Shared {
         }
     }
 
+    pub(super) fn is_recent(&self, shard: u32, index: u64) -> bool {
+        self.lock().recent.get(shard, index).is_some()
+    }
+
     pub(super) fn log_id(&self, shard: u32, index: u64) -> Result<Option<LogId>, ReadError> {
         let spot = {
             let inner = self.lock();

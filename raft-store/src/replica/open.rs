@@ -101,6 +101,7 @@ pub(crate) async fn open(shared: Shared, options: ReplicaOptions) -> Result<Repl
         store,
         appends,
         inbox,
+        snapshots,
         flushed,
     };
     Ok(Replica {

@@ -9,7 +9,7 @@ use openraft::{Instant, ServerState, async_runtime::WatchReceiver};
 
 use crate::{
     log_id::LogId,
-    types::{Metrics, MetricsReceiver, convert},
+    types::{Metrics, MetricsReceiver, ServerMetricsReceiver, convert},
 };
 
 /// What a replica currently is.
@@ -105,21 +105,36 @@ impl ReplicaStatus {
     }
 }
 
-/// Follows a replica's status.
+/// Follows what a replica is: its role, leader, term and members. Not woken by every entry.
 pub struct StatusWatch {
     pub(super) shard: u32,
     pub(super) metrics: MetricsReceiver,
+    pub(super) server: ServerMetricsReceiver,
 }
 
 impl StatusWatch {
-    /// Waits until the status has changed since it was last seen. `false` when the replica has stopped.
+    /// Waits until role, leader, term or membership have changed since they were last seen. `false` when the replica
+    /// has stopped.
     pub async fn changed(&mut self) -> bool {
-        self.metrics.changed().await.is_ok()
+        self.server.changed().await.is_ok()
     }
 
     /// The status now, which counts as seen.
     pub fn current(&mut self) -> ReplicaStatus {
-        ReplicaStatus::of(self.shard, &self.metrics.borrow_and_update())
+        let server = self.server.borrow_and_update().clone();
+        let metrics = {
+            let metrics = self.metrics.borrow_watched();
+            // Of the two, openraft publishes the one that is waited for first.
+            Metrics {
+                current_term: metrics.current_term.max(server.vote.leader_id.term),
+                state: server.state,
+                current_leader: server.current_leader,
+                membership_config: server.membership_config,
+                committed_membership_config: server.committed_membership_config,
+                ..metrics.clone()
+            }
+        };
+        ReplicaStatus::of(self.shard, &metrics)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     health::{Health, StoreStopped},
     limits::{APPLY_READ_BYTES, MAX_APPEND_BYTES},
     log::NodeLog,
+    runtime::blocking,
     types::{Entry, RaftLogId, TypeConfig, Vote, convert},
 };
 
@@ -65,6 +66,15 @@ impl LogReader {
         records.into_iter().map(|record| self.decode(record)).collect()
     }
 
+    /// The same; what is not in memory is waited for without keeping others from running.
+    async fn fetch(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        if from >= to || self.log.is_recent(self.shard, from) {
+            return self.read(from, to, max_bytes);
+        }
+        let reader = self.clone();
+        blocking(move || reader.read(from, to, max_bytes)).await?
+    }
+
     fn decode(&self, record: Bytes) -> io::Result<Entry> {
         Entry::from_record(self.shard, record, true).map_err(|e| {
             self.health.stop(StoreStopped::Corrupt(format!(
@@ -86,7 +96,7 @@ impl LogReader {
                 if next >= to {
                     return Ok(None);
                 }
-                let entries = reader.read(next, to, APPLY_READ_BYTES)?;
+                let entries = reader.fetch(next, to, APPLY_READ_BYTES).await?;
                 if entries.is_empty() {
                     return Ok(None);
                 }
@@ -143,7 +153,7 @@ impl RaftLogReader<TypeConfig> for LogReader {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end, MAX_APPEND_BYTES)
+        self.fetch(start, end, MAX_APPEND_BYTES).await
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
@@ -218,11 +228,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> io::Result<()> {
+        let shard = self.shard();
+        self.log()
+            .truncate_after(shard, last.as_ref().map(convert::from_raft))
+            .await?;
+        // Only now: appends from before are reported synced until then.
         self.synced.truncate(last.map_or(0, |last| last.index + 1));
-        Ok(self
-            .log()
-            .truncate_after(self.shard(), last.as_ref().map(convert::from_raft))
-            .await?)
+        Ok(())
     }
 
     async fn purge(&mut self, upto: RaftLogId) -> io::Result<()> {

@@ -18,6 +18,9 @@ pub(super) async fn run(store: Weak<Inner>, every_bytes: u64, every: Duration) {
         if inner.health.stopped().is_some() {
             return;
         }
+        for replica in inner.open_replicas() {
+            replica.tidy();
+        }
         let written = inner.log.stats().bytes_written;
         let waited = now().saturating_duration_since(flushed_at);
         if written == flushed_bytes {
