@@ -53,6 +53,8 @@ struct Rim {
     tls: Option<TlsAcceptor>,
     http2: http2::Builder<TokioExecutor>,
     messaging: MessagingServiceServer<messaging::Messaging>,
+    /// The same with a smaller limit: Telemetry streams stay open, and their bytes are not accounted for.
+    telemetry: MessagingServiceServer<messaging::Messaging>,
     admin: AdminServer<admin::NotImplemented>,
     stats: Arc<RimStats>,
     patience: Patience,
@@ -66,6 +68,8 @@ pub async fn serve(listener: TcpListener, options: GrpcOptions, service: Service
         mode: options.mode,
         tls: options.tls,
         http2: http2_settings(),
+        telemetry: MessagingServiceServer::new(messaging.clone())
+            .max_decoding_message_size(limits::MAX_TELEMETRY_BYTES),
         messaging: MessagingServiceServer::new(messaging)
             .max_decoding_message_size(limits::MAX_INBOUND_MESSAGE_BYTES),
         admin: AdminServer::new(admin::NotImplemented)

@@ -117,15 +117,14 @@ impl Service<Request<Incoming>> for Dispatch {
         let (service, method) = split_path(request.uri().path());
         let to_messages = service == Messages::NAME;
         let to_administration = service == Administration::NAME;
-        let patience = if to_messages && method == "Telemetry" {
-            None
-        } else {
-            Some(self.rim.patience.body)
-        };
+        let to_telemetry = to_messages && method == "Telemetry";
+        let patience = (!to_telemetry).then_some(self.rim.patience.body);
         let mut request = request
             .map(|body| Inbound::new(body, self.rim.stats.clone(), self.rim.max_inbound_bytes, patience));
         request.extensions_mut().insert(RemoteHost(self.host.clone()));
-        let answer = if to_messages {
+        let answer = if to_telemetry {
+            self.rim.telemetry.clone().call(request)
+        } else if to_messages {
             self.rim.messaging.clone().call(request)
         } else if to_administration {
             self.rim.admin.clone().call(request)

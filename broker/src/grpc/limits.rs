@@ -7,6 +7,9 @@ use std::time::Duration;
 /// the service answers with MESSAGE_BODY_TOO_LARGE. Beyond, nothing is read.
 pub(super) const MAX_INBOUND_MESSAGE_BYTES: usize = 8 << 20;
 
+/// Largest command on a Telemetry stream: settings name every topic of a client, some 100 bytes each.
+pub(super) const MAX_TELEMETRY_BYTES: usize = 1 << 20;
+
 /// Requests under way on one connection. SDKs share one connection for all their long polls, and a
 /// push consumer of many topics has one per queue.
 pub(super) const MAX_STREAMS_PER_CONNECTION: u32 = 4096;

@@ -385,6 +385,24 @@ async fn telemetry_sends_its_headers_before_the_first_command_and_then_answers()
 }
 
 #[tokio::test]
+async fn an_oversized_command_ends_its_telemetry_stream_only() {
+    let server = Server::start().await;
+    let mut client = Client::plain(&server.address).await;
+    let (said, mut answers) = client.open(TELEMETRY).await;
+    let mut head = BytesMut::new();
+    head.put_u8(0);
+    head.put_u32(2 << 20);
+    said.unbounded_send(head.freeze()).unwrap();
+    while let Some(Ok(frame)) = time::timeout(LIMIT, answers.frame())
+        .await
+        .expect("the stream ends")
+    {
+        assert!(frame.is_trailers());
+    }
+    assert_route(&mut client).await;
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_closed_and_one_with_telemetry_is_not() {
     let server = Server::with(|options| options.patience.idle = Duration::from_millis(200)).await;
     let mut busy = Client::plain(&server.address).await;
