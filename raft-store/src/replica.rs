@@ -227,7 +227,7 @@ impl Replica {
 
     /// Reads the state of the entries applied so far: between two batches, never in the middle of one. Entries wait
     /// while `read` runs. Locks of the machine must be taken inside of it, not around it: applying takes them in
-    /// that order.
+    /// that order. Calls must not be nested.
     pub fn read_state<R>(&self, read: impl FnOnce(&dyn StateRead) -> R) -> R {
         self.inner.state.with_read(|state, _| read(state))
     }

@@ -236,3 +236,25 @@ async fn a_file_goes_with_the_last_who_needs_it() {
     drop(file);
     assert!(!hardware.files().contains(&name));
 }
+
+/// Format version 1, as the first release wrote it. Never written again.
+const GOLDEN: &[u8] = include_bytes!("../../tests/golden/v1/snapshot");
+
+#[test]
+fn a_snapshot_of_version_1_is_read_and_written_as_ever() {
+    let hardware = SimDisk::new(1);
+    hardware.mount().create_dir(DIRECTORY).unwrap();
+    hardware.write_file("snapshots/golden", GOLDEN);
+    verify(&*hardware.mount(), "snapshots/golden").unwrap();
+    write_file(&hardware.mount(), "snapshots/a");
+    assert!(hardware.read_file("snapshots/a").unwrap() == GOLDEN);
+}
+
+#[test]
+#[ignore = "writes a new golden file; run it by name, once per format version"]
+fn write_the_golden_snapshot() {
+    let hardware = SimDisk::new(1);
+    write_file(&hardware.mount(), "snapshots/a");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1/snapshot");
+    std::fs::write(path, hardware.read_file("snapshots/a").unwrap()).unwrap();
+}

@@ -4,6 +4,8 @@
 
 mod cluster;
 mod elections;
+#[cfg(feature = "rocks")]
+mod golden;
 mod ledger;
 mod restarts;
 mod retention;
