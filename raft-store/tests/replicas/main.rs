@@ -4,6 +4,7 @@
 
 mod cluster;
 mod elections;
+mod faults;
 #[cfg(feature = "rocks")]
 mod golden;
 mod ledger;
