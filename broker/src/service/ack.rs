@@ -172,7 +172,7 @@ impl Service {
         )?;
         let clock = self.node().clock();
         let new = Handle {
-            nonce: clock.random_u64(),
+            nonce: next_nonce(handle.nonce, asked),
             ..handle
         };
         let at_ms = clock.now_ms().saturating_add(asked.as_millis() as u64);
@@ -196,7 +196,15 @@ impl Service {
                     if retried && lease.is_some_and(|lease| lease.nonce == new.nonce) {
                         return Ok(Try::Done(ReleaseResult::Done));
                     }
-                    release(&shard, &handle, action, Some(at_ms), new.nonce).await
+                    Ok(
+                        match release(&shard, &handle, action, Some(at_ms), new.nonce).await? {
+                            // The first try may have been the last attempt, and made a dead letter of it.
+                            Try::Done(ReleaseResult::Stale) if retried && is_over(&shard, &handle) => {
+                                Try::Done(ReleaseResult::DeadLettered)
+                            }
+                            other => other,
+                        },
+                    )
                 },
             )
             .await?;
@@ -423,6 +431,15 @@ async fn release(
     }
 }
 
+/// The nonce of the lease that follows. It depends on the request alone: whoever repeats the request at another
+/// leader recognises what the first try did. (SplitMix64, so that handles do not meet.)
+fn next_nonce(nonce: u64, asked: Duration) -> u64 {
+    let mut mixed = nonce.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ (asked.as_millis() as u64).rotate_left(32);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 /// A protobuf duration; a negative one is zero.
 pub(super) fn to_duration(duration: &prost_types::Duration) -> Duration {
     let seconds = u64::try_from(duration.seconds).unwrap_or(0);
@@ -483,4 +500,19 @@ fn result_entries(
             status,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_change_names_the_same_lease_and_the_next_one_another() {
+        let asked = Duration::from_secs(30);
+        let first = next_nonce(7, asked);
+        assert_eq!(first, next_nonce(7, asked));
+        assert_ne!(first, 7);
+        assert_ne!(first, next_nonce(first, asked));
+        assert_ne!(first, next_nonce(7, Duration::from_secs(31)));
+    }
 }
