@@ -205,6 +205,11 @@ impl Replica {
             .map_err(|fatal| self.stopped(&fatal))
     }
 
+    /// True if the payload of the entry at `index` is in memory: reading it does not block.
+    pub fn is_recent(&self, index: u64) -> bool {
+        self.inner.log.is_recent(self.inner.shard, index)
+    }
+
     /// The payload of the entry at `index`, from memory or disk; also one that was purged, as long as its segment
     /// exists. Blocks on the disk for old entries.
     pub fn read_payload(&self, index: u64) -> Result<Bytes, PayloadError> {

@@ -147,7 +147,7 @@ async fn copy_forward(node: &Node, shard: &DataShard, through: u64) -> Result<()
             .read(|core| core.stragglers(&Reading(state), through, COPIES_AT_ONCE))
     })?;
     for (queue, offset, position) in kept {
-        let message = match shard.read_message(position) {
+        let message = match shard.read_message(position).await {
             Ok(message) => message,
             Err(error @ PayloadError::Corrupt(_)) => {
                 node.report_read_error(&error);

@@ -172,19 +172,17 @@ impl DataShard {
         let Reply::Delivered { leases } = reply else {
             return Ok(Vec::new());
         };
-        let mut reader = BodyReader::new(&self.replica);
-        let mut deliveries = Vec::with_capacity(leases.len());
-        for lease in leases {
-            let message = reader.read(lease.position)?;
-            deliveries.push(Delivery {
-                queue,
-                offset: lease.offset,
-                attempt: lease.attempt,
-                nonce,
-                message,
-            });
-        }
-        Ok(deliveries)
+        let messages = self
+            .read_messages(leases.iter().map(|lease| lease.position).collect())
+            .await?;
+        let delivered = leases.into_iter().zip(messages).map(|(lease, message)| Delivery {
+            queue,
+            offset: lease.offset,
+            attempt: lease.attempt,
+            nonce,
+            message,
+        });
+        Ok(delivered.collect())
     }
 
     /// What to deliver now: as many as wanted, but no more bytes than one answer may carry.
@@ -233,8 +231,21 @@ impl DataShard {
     }
 
     /// Reads a stored message by its place in the log.
-    pub fn read_message(&self, at: Position) -> Result<record::StoredMessage, PayloadError> {
-        BodyReader::new(&self.replica).read(at)
+    pub async fn read_message(&self, at: Position) -> Result<record::StoredMessage, PayloadError> {
+        let mut messages = self.read_messages(vec![at]).await?;
+        Ok(messages.pop().expect("one place, one message"))
+    }
+
+    /// Reads messages by their places: recent ones from memory, old ones where the disk holds up nobody.
+    async fn read_messages(&self, places: Vec<Position>) -> Result<Vec<record::StoredMessage>, PayloadError> {
+        let recent = places.iter().all(|at| self.replica.is_recent(at.index));
+        let replica = self.replica.clone();
+        let read = move || read_all(&replica, &places);
+        if recent {
+            read()
+        } else {
+            off_the_runtime(read).await
+        }
     }
 
     async fn subscribe_if_needed(&self, queue: QueueId, want: &Want) -> Result<(), SubmitError> {
@@ -296,30 +307,45 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Reads messages one after the other; neighbours usually share an entry, which is then read once.
-struct BodyReader<'a> {
-    replica: &'a Replica,
-    last: Option<(u64, Bytes)>,
+/// Reads messages in order; neighbours usually share an entry, which is then read once.
+fn read_all(replica: &Replica, places: &[Position]) -> Result<Vec<record::StoredMessage>, PayloadError> {
+    let mut last: Option<(u64, Bytes)> = None;
+    let mut messages = Vec::with_capacity(places.len());
+    for at in places {
+        let payload = match last {
+            Some((index, payload)) if index == at.index => payload,
+            _ => replica.read_payload(at.index)?,
+        };
+        messages.push(message_in(&payload, *at));
+        last = Some((at.index, payload));
+    }
+    Ok(messages)
 }
 
-impl<'a> BodyReader<'a> {
-    fn new(replica: &'a Replica) -> Self {
-        Self { replica, last: None }
-    }
+fn message_in(payload: &Bytes, at: Position) -> record::StoredMessage {
+    let command = frame::read_frame(payload, at.frame_offset, at.frame_len)
+        .expect("the state points at frames of the log");
+    let bytes = match command.command {
+        Some(command::Command::Append(append)) => append.message,
+        Some(command::Command::CopyForward(copy)) => copy.message,
+        other => panic!("the state points at something that is no message: {other:?}"),
+    };
+    record::StoredMessage::decode(bytes).expect("a stored message decodes")
+}
 
-    fn read(&mut self, at: Position) -> Result<record::StoredMessage, PayloadError> {
-        let payload = match &self.last {
-            Some((index, payload)) if *index == at.index => payload.clone(),
-            _ => self.replica.read_payload(at.index)?,
-        };
-        self.last = Some((at.index, payload.clone()));
-        let command = frame::read_frame(&payload, at.frame_offset, at.frame_len)
-            .expect("the state points at frames of the log");
-        let bytes = match command.command {
-            Some(command::Command::Append(append)) => append.message,
-            Some(command::Command::CopyForward(copy)) => copy.message,
-            other => panic!("the state points at something that is no message: {other:?}"),
-        };
-        Ok(record::StoredMessage::decode(bytes).expect("a stored message decodes"))
+/// Runs what may block on the disk; in the simulator, where nothing blocks, right here.
+async fn off_the_runtime<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    #[cfg(madsim)]
+    {
+        call()
+    }
+    #[cfg(not(madsim))]
+    {
+        match tokio::task::spawn_blocking(call).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is being shut down, and this task with it.
+            Err(_) => std::future::pending().await,
+        }
     }
 }
