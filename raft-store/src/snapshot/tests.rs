@@ -249,12 +249,3 @@ fn a_snapshot_of_version_1_is_read_and_written_as_ever() {
     write_file(&hardware.mount(), "snapshots/a");
     assert!(hardware.read_file("snapshots/a").unwrap() == GOLDEN);
 }
-
-#[test]
-#[ignore = "writes a new golden file; run it by name, once per format version"]
-fn write_the_golden_snapshot() {
-    let hardware = SimDisk::new(1);
-    write_file(&hardware.mount(), "snapshots/a");
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1/snapshot");
-    std::fs::write(path, hardware.read_file("snapshots/a").unwrap()).unwrap();
-}

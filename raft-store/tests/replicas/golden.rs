@@ -88,6 +88,11 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+fn check_content(replica: &Replica) {
+    let expected: Vec<_> = (20..60).map(|i| format!("put golden {i}")).collect();
+    assert_eq!(payloads(replica).into_iter().collect::<Vec<_>>(), expected);
+}
+
 #[tokio::test]
 async fn a_store_of_version_1_opens_and_goes_on() {
     let directory = tempfile::tempdir().unwrap();
@@ -96,15 +101,14 @@ async fn a_store_of_version_1_opens_and_goes_on() {
     assert_eq!((store.identity(), store.fresh()), (IDENTITY, false));
     assert_eq!(store.shards().unwrap(), [(SHARD, replica_id(1))]);
     lead(&replica).await;
-    let expected: Vec<_> = (20..60).map(|i| format!("put golden {i}")).collect();
-    assert_eq!(payloads(&replica).into_iter().collect::<Vec<_>>(), expected);
+    check_content(&replica);
     assert_eq!(put(&replica, "more").await, 60);
     store.close().await.unwrap();
 }
 
+/// With `FLOTILLA_WRITE_GOLDEN=1` what is written here becomes the golden store of a new format version.
 #[tokio::test]
-#[ignore = "writes a new golden directory; run it by name, once per format version"]
-async fn write_the_golden_store() {
+async fn what_this_build_writes_opens_like_the_golden_store() {
     let directory = tempfile::tempdir().unwrap();
     let (store, replica) = open(directory.path()).await;
     replica
@@ -123,9 +127,21 @@ async fn write_the_golden_store() {
     }
     replica.shutdown().await;
     store.log().clone().close().await;
+    let written = tempfile::tempdir().unwrap();
+    copy(directory.path(), written.path());
+    if std::env::var_os("FLOTILLA_WRITE_GOLDEN").is_some() {
+        keep(written.path());
+    }
+    let (store, replica) = open(written.path()).await;
+    lead(&replica).await;
+    check_content(&replica);
+    store.close().await.unwrap();
+}
+
+fn keep(written: &Path) {
     let target = golden(1);
     assert!(!target.exists(), "a golden directory is written once");
-    copy(directory.path(), &target);
+    copy(written, &target);
     for name in ["LOCK", "state/LOCK", "state/LOG"] {
         let _ = fs::remove_file(target.join(name));
     }

@@ -150,25 +150,35 @@ fn check_all_but_shard_2(log: &NodeLog) {
     assert_eq!(log.shard(1).last, Some(id(4, 19)));
 }
 
+/// With `FLOTILLA_WRITE_GOLDEN=1` what is written here becomes the golden directory of a new format version.
 #[tokio::test]
-#[ignore = "writes a new golden directory; run it by name, once per format version"]
-async fn write_the_golden_directory() {
-    let path = golden(FORMAT_VERSION);
-    assert!(
-        !path.exists(),
-        "{} is there already and must stay as it is",
-        path.display()
-    );
-    let disk = Arc::new(RealDisk::open(&path).unwrap());
-    let log = NodeLog::open(disk, golden_options()).await.unwrap();
+async fn what_this_build_writes_reads_like_the_golden_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
+    let log = NodeLog::open(disk.clone(), golden_options()).await.unwrap();
     write(&log).await;
     log.close().await;
-    for file in std::fs::read_dir(path.join("log")).unwrap() {
-        let path = file.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if name.starts_with("spare-") || name.starts_with("next-") {
-            std::fs::remove_file(&path).unwrap();
+    if std::env::var_os("FLOTILLA_WRITE_GOLDEN").is_some() {
+        keep(dir.path());
+    }
+    let log = NodeLog::open(disk, golden_options()).await.unwrap();
+    check(&log);
+    log.close().await;
+}
+
+fn keep(written: &std::path::Path) {
+    let log = golden(FORMAT_VERSION).join("log");
+    assert!(
+        !log.exists(),
+        "{} is there already and must stay as it is",
+        log.display()
+    );
+    std::fs::create_dir_all(&log).unwrap();
+    for file in std::fs::read_dir(written.join("log")).unwrap() {
+        let file = file.unwrap();
+        let name = file.file_name().into_string().unwrap();
+        if !name.starts_with("spare-") && !name.starts_with("next-") {
+            std::fs::copy(file.path(), log.join(name)).unwrap();
         }
     }
-    std::fs::remove_file(path.join("LOCK")).unwrap();
 }
