@@ -109,6 +109,8 @@ pub const ROCKS_MEMTABLE_BYTES: usize = 32 << 20;
 pub const ROCKS_MEMTABLES: i32 = 4;
 /// Blocks, indexes and filters in memory.
 pub const ROCKS_CACHE_BYTES: usize = 64 << 20;
+/// Filters and indexes are read and cached in parts of this size.
+pub const ROCKS_METADATA_BLOCK_BYTES: usize = 4 << 10;
 /// Threads that flush and compact.
 pub const ROCKS_BACKGROUND_JOBS: i32 = 2;
 /// Table files kept open.

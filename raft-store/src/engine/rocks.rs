@@ -14,13 +14,14 @@ use std::{
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind, FlushOptions, LogLevel,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind, FlushOptions, LogLevel,
     Options, ReadOptions, Snapshot, WriteOptions,
 };
 
 use super::{Change, Engine, EngineError, EngineStats, EngineView, WriteBatch};
 use crate::limits::{
-    ROCKS_BACKGROUND_JOBS, ROCKS_CACHE_BYTES, ROCKS_MEMTABLE_BYTES, ROCKS_MEMTABLES, ROCKS_OPEN_FILES,
+    ROCKS_BACKGROUND_JOBS, ROCKS_CACHE_BYTES, ROCKS_MEMTABLE_BYTES, ROCKS_MEMTABLES, ROCKS_METADATA_BLOCK_BYTES,
+    ROCKS_OPEN_FILES,
 };
 
 /// RocksDB as a state engine.
@@ -38,8 +39,12 @@ impl RocksEngine {
     /// [`EngineError::Corrupt`] when files are damaged or missing; [`EngineError::Failed`] when the disk fails or
     /// another process has the database open.
     pub fn open(path: &Path) -> Result<Self, EngineError> {
+        Self::open_with(path, ROCKS_CACHE_BYTES)
+    }
+
+    fn open_with(path: &Path, cache_bytes: usize) -> Result<Self, EngineError> {
         let existed = path.join("CURRENT").exists();
-        let db = DB::open(&database()?, path).map_err(|error| {
+        let db = DB::open(&database(cache_bytes)?, path).map_err(|error| {
             let missing = error.to_string().contains("No such file");
             if existed && missing {
                 EngineError::Corrupt(error.to_string())
@@ -61,11 +66,17 @@ impl RocksEngine {
     }
 }
 
-fn database() -> Result<Options, EngineError> {
+fn database(cache_bytes: usize) -> Result<Options, EngineError> {
     let mut table = BlockBasedOptions::default();
-    table.set_block_cache(&Cache::new_lru_cache(ROCKS_CACHE_BYTES));
+    table.set_block_cache(&Cache::new_lru_cache(cache_bytes));
     table.set_bloom_filter(10.0, false);
     table.set_cache_index_and_filter_blocks(true);
+    // In small parts: the filter and the index of a whole table may be larger than one shard of the cache, would never
+    // stay in it, and would be read and checksummed anew, megabytes of it, for every key that is looked up.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_metadata_block_size(ROCKS_METADATA_BLOCK_BYTES);
+    table.set_pin_top_level_index_and_filter(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     let mut database = Options::default();
     database.create_if_missing(true);
@@ -191,5 +202,44 @@ impl EngineView for View {
             return Ok(Vec::new());
         }
         collect(self.borrow_dependent().raw_iterator_opt(up_to(to)), from, limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+
+    use super::*;
+
+    fn key(number: u32) -> Bytes {
+        // Spread, so that neighbours in time are none in the table.
+        let spread = number.wrapping_mul(0x9E37_79B1);
+        Bytes::from([&spread.to_be_bytes()[..], &number.to_be_bytes()[..], &[7; 12][..]].concat())
+    }
+
+    #[test]
+    fn looking_up_a_key_of_a_large_table_reads_little() {
+        const KEYS: u32 = 600_000;
+        const LOOKED_UP: u32 = 2_000;
+        let folder = tempfile::tempdir().unwrap();
+        // Two shards of half a MiB: less than the filter of this table as a whole.
+        let engine = RocksEngine::open_with(folder.path(), 1 << 20).unwrap();
+        for first in (0..KEYS).step_by(10_000) {
+            let puts = (first..first + 10_000).map(|number| Change::Put(key(number), key(number)));
+            let changes = puts.collect();
+            engine.write(WriteBatch { changes }).unwrap();
+        }
+        engine.flush().unwrap();
+        engine.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+        set_perf_stats(PerfStatsLevel::EnableCount);
+        let mut read = PerfContext::default();
+        read.reset();
+        for number in 0..LOOKED_UP {
+            let number = number * (KEYS / LOOKED_UP);
+            assert_eq!(engine.get(&key(number)).unwrap(), Some(key(number)));
+        }
+        let each = read.metric(PerfMetric::BlockReadByte) / u64::from(LOOKED_UP);
+        set_perf_stats(PerfStatsLevel::Disable);
+        assert!(each < 32 << 10, "{each} bytes are read for one key");
     }
 }
