@@ -14,14 +14,14 @@ use std::{
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind, FlushOptions, LogLevel,
-    Options, ReadOptions, Snapshot, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind,
+    FlushOptions, LogLevel, Options, ReadOptions, Snapshot, WriteOptions,
 };
 
 use super::{Change, Engine, EngineError, EngineStats, EngineView, WriteBatch};
 use crate::limits::{
-    ROCKS_BACKGROUND_JOBS, ROCKS_CACHE_BYTES, ROCKS_MEMTABLE_BYTES, ROCKS_MEMTABLES, ROCKS_METADATA_BLOCK_BYTES,
-    ROCKS_OPEN_FILES,
+    ROCKS_BACKGROUND_JOBS, ROCKS_CACHE_BYTES, ROCKS_MEMTABLE_BYTES, ROCKS_MEMTABLES,
+    ROCKS_METADATA_BLOCK_BYTES, ROCKS_OPEN_FILES,
 };
 
 /// RocksDB as a state engine.
