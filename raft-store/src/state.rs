@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_proto::record;
 use prost::Message;
 
@@ -74,7 +74,7 @@ impl StateRead for ShardView<'_> {
         let (from, to) = self.range(from, to);
         let mut pairs = self.view.scan(&from, &to, limit)?;
         for (key, _) in &mut pairs {
-            *key = key.slice(PREFIX_BYTES..);
+            key.advance(PREFIX_BYTES);
         }
         Ok(pairs)
     }

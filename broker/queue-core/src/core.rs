@@ -82,6 +82,7 @@ impl Core {
             core.dedup
                 .load(Reader::key("dedup", key)?, Reader::value("dedup", value)?)
         })?;
+        core.dedup.loaded();
         Ok(core)
     }
 
