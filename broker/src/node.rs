@@ -39,6 +39,7 @@ use clients::Clients;
 use forward::ForwardHandler;
 use hub::Hub;
 use identity::Identity;
+use membership::SignOfLife;
 use shard::DataShard;
 
 /// The shard that holds the cluster's catalogue.
@@ -129,8 +130,8 @@ pub(crate) struct Inner {
     pub(crate) shards: RwLock<BTreeMap<u32, Arc<DataShard>>>,
     pub(crate) identity: Mutex<Option<Identity>>,
     pub(crate) forwarded: OnceLock<Arc<dyn ForwardHandler>>,
-    /// When other nodes answered last, by this node's clock.
-    pub(crate) heard: Mutex<BTreeMap<u32, u64>>,
+    /// What other nodes answered last.
+    pub(crate) heard: Mutex<BTreeMap<u32, SignOfLife>>,
     pub(crate) stop: watch::Sender<Option<StopReason>>,
 }
 
@@ -258,9 +259,17 @@ impl Node {
         let heard = self.inner.heard.lock().expect("no panic while held");
         let alive = heard
             .iter()
-            .filter(|&(_, &at)| at + ALIVE_FOR_MS > now)
+            .filter(|(_, sign)| sign.at_ms + ALIVE_FOR_MS > now)
             .map(|(&node, _)| node);
         alive.chain([self.id()]).collect()
+    }
+
+    /// Nodes whose disk has no room for messages, as far as known here.
+    pub(crate) fn full_nodes(&self) -> BTreeSet<u32> {
+        let heard = self.inner.heard.lock().expect("no panic while held");
+        let others = heard.iter().filter(|(_, sign)| sign.full).map(|(&node, _)| node);
+        let me = (!self.store().log().has_room()).then(|| self.id());
+        others.chain(me).collect()
     }
 
     /// A node as the catalogue, or before that the start list, knows it.

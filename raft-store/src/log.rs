@@ -297,6 +297,12 @@ impl NodeLog {
         !self.shared.lock().full
     }
 
+    /// True while what was appended last waits for room on the disk: nothing more should be asked for until it is false
+    /// again.
+    pub fn is_stuck(&self) -> bool {
+        self.shared.lock().stuck
+    }
+
     /// Bytes free on the disk.
     pub fn free_bytes(&self) -> io::Result<u64> {
         self.shared.disk.free_bytes()

@@ -124,6 +124,9 @@ impl Replica {
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(ProposeError::TooLarge(payload.len()));
         }
+        if self.inner.log.is_stuck() {
+            return Err(ProposeError::NoRoom);
+        }
         let (responder, answer) = Responder::pair();
         let proposed = self.inner.raft.client_write_ff(Data(payload), Some(responder));
         in_order(proposed).await.map_err(|fatal| self.stopped(&fatal))?;

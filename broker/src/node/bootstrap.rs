@@ -393,6 +393,7 @@ mod tests {
                 cluster,
                 nodes: nodes.to_vec(),
                 meta_leader: 0,
+                full: false,
             },
         )
     }

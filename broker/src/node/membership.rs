@@ -51,6 +51,15 @@ pub(super) async fn run(node: Node) {
     }
 }
 
+/// What another node answered last.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SignOfLife {
+    /// When.
+    pub(crate) at_ms: u64,
+    /// Its disk had no room for messages.
+    pub(crate) full: bool,
+}
+
 /// Asks every other node for a sign of life, without waiting for it here.
 fn ping(node: &Node) {
     for &other in node.meta().nodes().keys().filter(|&&other| other != node.id()) {
@@ -60,19 +69,21 @@ fn ping(node: &Node) {
                 me: Some(node.describe()),
                 fresh: false,
             };
-            if node
+            let answer = node
                 .inner
                 .transport
                 .call(other, Body::Status(question), PING_FOR)
-                .await
-                .is_ok()
-            {
-                let now = node.clock().now_ms();
+                .await;
+            if let Ok(Body::StatusAnswer(status)) = answer {
+                let sign = SignOfLife {
+                    at_ms: node.clock().now_ms(),
+                    full: status.full,
+                };
                 node.inner
                     .heard
                     .lock()
                     .expect("no panic while held")
-                    .insert(other, now);
+                    .insert(other, sign);
             }
         });
     }
@@ -146,15 +157,21 @@ fn caught_up(status: &ReplicaStatus, replica: u64) -> bool {
     matched + CAUGHT_UP_WITHIN >= status.last_log.unwrap_or(0)
 }
 
-/// Where a shard's leader should be when every node is well: evenly spread, the same on every node's list.
-fn preferred(meta: &MetaState, shard: u32) -> Option<u32> {
+/// Where a shard's leader should be: evenly spread, the same on every node's list. A node whose disk is full leads only
+/// where nobody else can.
+fn preferred(meta: &MetaState, shard: u32, full: &BTreeSet<u32>) -> Option<u32> {
     let nodes: Vec<u32> = meta.nodes().keys().copied().collect();
-    nodes.get(shard as usize % nodes.len().max(1)).copied()
+    let turns = (0..nodes.len()).map(|turn| nodes[(shard as usize + turn) % nodes.len()]);
+    turns
+        .clone()
+        .find(|node| !full.contains(node))
+        .or_else(|| turns.clone().next())
 }
 
 async fn move_one_leader(node: &Node, meta: &MetaState) -> bool {
+    let full = node.full_nodes();
     for (shard, replica) in led(node) {
-        let Some(better) = preferred(meta, shard).filter(|&better| better != node.id()) else {
+        let Some(better) = preferred(meta, shard, &full).filter(|&better| better != node.id()) else {
             continue;
         };
         let status = replica.status();

@@ -65,6 +65,7 @@ impl Node {
             cluster: meta.cluster().unwrap_or(0),
             nodes,
             meta_leader: self.leader(META_SHARD).unwrap_or(0),
+            full: !self.store().log().has_room(),
         }
     }
 }

@@ -231,6 +231,7 @@ impl From<ProposeError> for SubmitError {
             ProposeError::TooLarge(size) => {
                 panic!("an entry of {size} bytes is beyond the proposer's own bound")
             }
+            ProposeError::NoRoom => SubmitError::NoRoom,
             ProposeError::Stopped(reason) => SubmitError::Stopped(reason),
         }
     }

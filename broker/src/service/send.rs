@@ -4,7 +4,7 @@
 //! the first try's dedup entry. Once a command may have reached a log, only that shard
 //! is asked again: its dedup window tells what happened.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::{
@@ -101,12 +101,15 @@ impl Service {
         let deadline = Instant::now() + caller.patience();
         let seed = client_hash(&outgoing[0].message_id);
         let mut unsure = false;
+        let mut full = self.node().full_nodes();
+        let me = self.node().id();
         loop {
-            let last_refusal = match self.led_here(topic, pinned, seed) {
+            let others = full.contains(&me)
+                && !caller.forwarded
+                && self.leader_elsewhere(topic, pinned, &full).is_some();
+            let last_refusal = match self.led_here(topic, pinned, seed).filter(|_| !others) {
+                Some(_) if full.contains(&me) => return Err(SubmitError::NoRoom.into()),
                 Some((queue, shard)) => {
-                    if !self.node().store().log().has_room() {
-                        return Err(SubmitError::NoRoom.into());
-                    }
                     let maybe = append_all(&shard, queue, &mut outgoing).await?;
                     if outgoing.iter().all(|message| message.result.is_some()) {
                         return Ok(respond(outgoing));
@@ -120,13 +123,20 @@ impl Service {
                 // The outcome is not known, and it is not for this node to find out.
                 None if caller.forwarded && unsure => return Err(self::unsure()),
                 None if caller.forwarded => return Err(not_leader()),
-                None => match self.leader_elsewhere(topic, pinned) {
+                None => match self.leader_elsewhere(topic, pinned, &full) {
                     Some((to, shard)) => {
                         let messages = original
                             .clone()
                             .expect("kept for a request that may be forwarded");
                         match self.send_there(caller, to, shard, messages, deadline).await? {
-                            There::Answered(response) => return Ok(response),
+                            There::Answered(response) => {
+                                // Nothing was stored there: another leader may have room.
+                                let refused = is_no_room(&response) && full.insert(to);
+                                if !refused || self.leader_elsewhere(topic, pinned, &full).is_none() {
+                                    return Ok(response);
+                                }
+                                continue;
+                            }
                             There::NotLeader => Refused::new(
                                 Code::HaNotAvailable,
                                 "the queue's leader is changing; send again",
@@ -140,6 +150,7 @@ impl Service {
                             }
                         }
                     }
+                    None if !full.is_empty() => return Err(SubmitError::NoRoom.into()),
                     None => Refused::new(
                         Code::HaNotAvailable,
                         "no queue of the topic has a leader; a majority of the nodes must run",
@@ -169,14 +180,20 @@ impl Service {
         Some((QueueId::new(topic.id, number), node.shard(shard)?))
     }
 
-    fn leader_elsewhere(&self, topic: &record::Topic, pinned: Option<u32>) -> Option<(u32, u32)> {
+    /// A shard of the topic led by another node that is not known to be full, and that node; in turn.
+    fn leader_elsewhere(
+        &self,
+        topic: &record::Topic,
+        pinned: Option<u32>,
+        full: &BTreeSet<u32>,
+    ) -> Option<(u32, u32)> {
         let node = self.node();
         let candidates: Vec<(u32, u32)> = topic
             .queue_shards
             .iter()
             .filter(|&&shard| pinned.is_none_or(|pinned| pinned == shard))
             .filter_map(|&shard| node.leader(shard).map(|leader| (leader, shard)))
-            .filter(|&(leader, _)| leader != node.id())
+            .filter(|&(leader, _)| leader != node.id() && (pinned.is_some() || !full.contains(&leader)))
             .collect();
         candidates
             .get(self.next_turn() % candidates.len().max(1))
@@ -338,6 +355,11 @@ async fn answer_of(
     queued?
         .await
         .unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))
+}
+
+fn is_no_room(response: &SendMessageResponse) -> bool {
+    let code = response.status.as_ref().map(|status| status.code);
+    code == Some(Code::MasterPersistenceTimeout as i32)
 }
 
 fn respond(outgoing: Vec<Outgoing>) -> SendMessageResponse {

@@ -95,6 +95,8 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<Opened, O
         },
         spare_bytes: space.spare_bytes(),
         full: !made,
+        stuck: false,
+        reported: false,
         closing: false,
         stopped: None,
     };

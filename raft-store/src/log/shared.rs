@@ -88,6 +88,10 @@ pub(super) struct Inner {
     pub(super) spare_bytes: u64,
     /// There is no spare segment and no room to make one.
     pub(super) full: bool,
+    /// The queue waits for room.
+    pub(super) stuck: bool,
+    /// That it does was logged.
+    pub(super) reported: bool,
     pub(super) closing: bool,
     pub(super) stopped: Option<StopReason>,
 }
@@ -279,6 +283,13 @@ impl Inner {
         }
         items.append(&mut commits);
         items
+    }
+
+    /// True if the next batch surely fits in so many bytes.
+    pub(super) fn next_fits(&self, room: u64) -> bool {
+        let commit_bytes = self.seen.len() * RECORD_HEAD_BYTES;
+        let first = self.queue.front().map_or(0, |item| item.record.len());
+        (first + commit_bytes) as u64 <= room
     }
 
     /// Records of committed log ids that have not been saved yet. Only of entries already written: the log must never

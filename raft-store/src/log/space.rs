@@ -90,6 +90,17 @@ impl Space {
         Ok(true)
     }
 
+    /// Makes a spare of what is to be kept free: the last resort. Half of it is left to the state engine.
+    pub(super) fn make_last(&mut self) -> io::Result<()> {
+        let left = self.options.keep_free_bytes / 2;
+        if self.disk.free_bytes()? < self.options.segment_bytes.saturating_add(left) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let spare = self.make(self.options.segment_bytes)?;
+        self.spares.push(spare);
+        Ok(())
+    }
+
     /// A spare of at least `len` bytes, made now if there is none.
     pub(super) fn take(&mut self, len: u64) -> io::Result<Spare> {
         let len = len.max(self.options.segment_bytes);

@@ -109,7 +109,7 @@ impl Writer {
         if inner.stopped.is_some() {
             return Step::Leave;
         }
-        let batch = !inner.queue.is_empty();
+        let batch = !inner.queue.is_empty() && (!inner.stuck || inner.closing);
         if batch && std::mem::take(&mut self.batch_first) {
             return Step::Batch;
         }
@@ -162,7 +162,10 @@ impl Writer {
                 self.retry_room = false;
                 let made = self.blocking(|files| files.space.make_ahead()).await;
                 let made = made.map_err(failed("making a segment"))?;
-                self.shared.lock().full = !made;
+                let mut inner = self.shared.lock();
+                inner.full = !made;
+                // What waits is tried again, also with what is to be kept free.
+                inner.stuck = false;
                 Ok(())
             }
             Step::Zero => self
@@ -203,11 +206,42 @@ impl Writer {
 
     async fn batch(&mut self) -> Result<(), Failed> {
         self.gather().await;
+        if !self.find_segment().await? {
+            return Ok(());
+        }
         let files = self.files.as_ref().expect("the files are here between steps");
         let whole = files.current.len.min(files.space.options.segment_bytes) - SEGMENT_HEAD_BYTES as u64;
         let limit = (MAX_BATCH_BYTES as u64).min(whole / 2);
         let items = self.shared.lock().cut_batch(files.current.room(), limit);
         self.write_batch(items).await
+    }
+
+    /// Makes a segment if the next batch needs one and none is in reserve. False when the disk has no room for it:
+    /// nothing was written and nothing failed to be written, so what is queued just waits.
+    async fn find_segment(&mut self) -> Result<bool, Failed> {
+        let files = self.files.as_ref().expect("the files are here between steps");
+        if files.space.has_spare() || self.shared.lock().next_fits(files.current.room()) {
+            return Ok(true);
+        }
+        match self.blocking(|files| files.space.make_last()).await {
+            Ok(()) => {
+                if std::mem::take(&mut self.shared.lock().reported) {
+                    tracing::info!("the disk has room again: the log goes on");
+                }
+                Ok(true)
+            }
+            Err(e) if is_full(&e) && !self.shared.lock().closing => {
+                let mut inner = self.shared.lock();
+                inner.stuck = true;
+                if !std::mem::replace(&mut inner.reported, true) {
+                    tracing::error!(
+                        "the disk is full to the last segment: nothing is stored until there is room; free space, or shorten the retention"
+                    );
+                }
+                Ok(false)
+            }
+            Err(e) => Err(Failed("beginning a segment", e)),
+        }
     }
 
     /// Steps back while records keep arriving.
@@ -360,7 +394,9 @@ impl Writer {
         recycled.map_err(failed("recycling a segment"))?;
         self.shared.handles.forget(sequence);
         if self.files.as_ref().is_some_and(|files| files.space.has_spare()) {
-            self.shared.lock().full = false;
+            let mut inner = self.shared.lock();
+            inner.full = false;
+            inner.stuck = false;
         }
         Ok(())
     }

@@ -19,6 +19,9 @@ pub enum ProposeError {
     /// The payload is longer than [`crate::limits::MAX_PAYLOAD_BYTES`].
     #[error("a payload of {0} bytes is too long")]
     TooLarge(usize),
+    /// The disk is full to the last byte: nothing was done. Free space, or shorten the retention.
+    #[error("the disk is full")]
+    NoRoom,
     /// This replica has stopped; restart the node, or see why in the message.
     #[error("the replica has stopped: {0}")]
     Stopped(String),

@@ -1,5 +1,9 @@
 //! The disk runs full, and there is room again.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 
 use super::model::Op;
@@ -8,6 +12,7 @@ use super::model::entry;
 use super::model::id;
 use super::model::options;
 use crate::disk::SimDisk;
+use crate::disk::sim::Loss;
 use crate::log::LogOptions;
 use crate::log::NodeLog;
 use crate::log::StopReason;
@@ -78,29 +83,69 @@ async fn room_that_others_made_is_found_after_a_while() {
         .unwrap();
 }
 
-#[tokio::test]
-async fn a_log_that_uses_up_its_reserve_stops_and_loses_nothing() {
+/// A log on a small disk, filled until what was appended last waits for room.
+struct Stuck {
+    sim: SimDisk,
+    log: NodeLog,
+    appended: u64,
+    durable: Arc<AtomicU64>,
+}
+
+async fn fill_to_the_last() -> Stuck {
     let sim = SimDisk::new(1);
     sim.set_capacity(40 << 10);
-    let mut world = World::open(sim.mount(), options()).await.unwrap();
-    let more = [
-        Op::Append {
-            shard: 1,
-            count: 1,
-            size_bytes: 500,
-        },
-        Op::Wait,
-    ];
-    while world.run(&more).await.is_ok() {}
-    let StopReason::Failed { kind, .. } = world.log.wait_stopped().await else {
+    let log = NodeLog::open(sim.mount(), options()).await.unwrap();
+    let durable = Arc::new(AtomicU64::new(0));
+    let mut appended = 0;
+    while !log.is_stuck() {
+        assert!(appended < 1000, "the disk does not get full");
+        let count = durable.clone();
+        let done = move |result: std::io::Result<()>| {
+            if result.is_ok() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        log.append(1, vec![entry(1, id(1, appended), 500)], done).unwrap();
+        appended += 1;
+        while durable.load(Ordering::Relaxed) < appended && !log.is_stuck() {
+            tokio::task::yield_now().await;
+        }
+    }
+    Stuck {
+        sim,
+        log,
+        appended,
+        durable,
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_uses_up_its_reserve_waits_for_room_and_loses_nothing() {
+    let stuck = fill_to_the_last().await;
+    let log = stuck.log;
+    assert_eq!(stuck.durable.load(Ordering::Relaxed), stuck.appended - 1);
+    assert!(log.stopped().is_none() && !log.has_room());
+    // A vote waits as well; nothing is acknowledged meanwhile.
+    let mut vote = Box::pin(log.save_vote(2, Bytes::from_static(b"vote")));
+    assert!(futures::poll!(&mut vote).is_pending());
+    stuck.sim.set_capacity(400 << 10);
+    vote.await.unwrap();
+    assert_eq!(stuck.durable.load(Ordering::Relaxed), stuck.appended);
+    assert!(!log.is_stuck());
+    stuck.sim.crash(Loss::All);
+    let log = NodeLog::open(stuck.sim.mount(), options()).await.unwrap();
+    assert_eq!(log.shard(1).last, Some(id(1, stuck.appended - 1)));
+}
+
+#[tokio::test]
+async fn a_log_that_is_stuck_can_be_closed() {
+    let Stuck { log, .. } = fill_to_the_last().await;
+    let watch = log.clone();
+    let _ = log.close().await;
+    let StopReason::Failed { kind, .. } = watch.wait_stopped().await else {
         panic!("it failed")
     };
     assert_eq!(kind, std::io::ErrorKind::StorageFull);
-    sim.set_capacity(400 << 10);
-    let world = World::reopen(sim.mount(), options(), &world.history)
-        .await
-        .unwrap();
-    assert!(world.log.has_room());
 }
 
 #[tokio::test]
