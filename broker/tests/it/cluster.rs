@@ -229,6 +229,16 @@ pub(crate) async fn send(service: &Service, topic: &str, id: &str) -> SendMessag
     service.send_message(&caller(), request).await
 }
 
+/// Sends a message with half a mebibyte.
+pub(crate) async fn send_large(service: &Service, topic: &str, id: &str) -> SendMessageResponse {
+    let mut large = message(topic, id);
+    large.body = vec![b'.'; 512 << 10].into();
+    let request = SendMessageRequest {
+        messages: vec![large],
+    };
+    service.send_message(&caller(), request).await
+}
+
 pub(crate) fn code(status: &Option<flotilla_proto::rocketmq::Status>) -> Code {
     Code::try_from(status.as_ref().expect("a status").code).expect("a known code")
 }

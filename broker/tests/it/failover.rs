@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use flotilla_proto::rocketmq::Code;
 
-use crate::cluster::{Cluster, ack, code, properties, receive, send, wait_for};
+use crate::cluster::{Cluster, ack, code, properties, receive, send, send_large, wait_for};
 
 const LONG: Duration = Duration::from_secs(5);
 
@@ -169,4 +169,41 @@ async fn a_node_with_an_empty_disk_comes_back_as_another_replica() {
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_room_waits_for_it_while_the_others_serve() {
+    let cluster = Cluster::start(3).await;
+    cluster.machines[&2].disk.set_capacity(18 << 20);
+    let node = cluster.service(2).node().clone();
+    let mut sent = 0;
+    while !node.store().log().is_stuck() {
+        assert!(sent < 200, "node 2 finds room beyond its disk");
+        // Through every node: also a client of the full one is served.
+        let id = format!("large-{sent}");
+        let status = send_large(cluster.service(1 + sent % 3), "orders", &id)
+            .await
+            .status;
+        assert_eq!(code(&status), Code::Ok, "{status:?}");
+        sent += 1;
+    }
+    for i in 0..6 {
+        send_until_ok(&cluster, 1 + i % 3, "orders", &format!("more-{i}")).await;
+    }
+    wait_for("the full node to lead nothing", || {
+        (0..=2).all(|shard| !node.leads(shard))
+    })
+    .await;
+    assert!(node.store().log().stopped().is_none());
+    cluster.machines[&2].disk.set_capacity(u64::MAX);
+    cluster.wait_ready().await;
+    wait_for("node 2 to have everything", || {
+        // A shard's leader knows what the others have.
+        (1..=3).all(|id| {
+            let view = cluster.service(id).cluster();
+            let mut led = view.shards.iter().filter(|shard| shard.leader == Some(id));
+            led.all(|shard| shard.replicas.iter().all(|replica| replica.lag == Some(0)))
+        })
+    })
+    .await;
 }
