@@ -277,6 +277,14 @@ class Cluster:
                 return None
             time.sleep(0.1)
 
+    def wait_spread(self, timeout=60):
+        """Until leadership is evenly spread: the nodes of a new cluster take their shares one by one."""
+        def spread():
+            view = self.view()
+            leads = [node["leads"] for node in view["nodes"]] if view else [0]
+            return min(leads) > 0 and max(leads) - min(leads) <= 1
+        return wait_for(timeout, "every node leads its share", spread, every=0.2)
+
     def logs(self):
         return "".join(node.log.read_text(errors="replace") for node in self.nodes if node.log.exists())
 

@@ -29,9 +29,9 @@ class Broken(Exception):
 class Client:
     """One connection to one node."""
 
-    def __init__(self, address, client_id="acceptance@1", metadata=()):
+    def __init__(self, address, client_id="acceptance@1", metadata=(), options=()):
         # Every client has a connection of its own, also to the same node.
-        options = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
+        options = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1), *options]
         self.channel = grpc.insecure_channel(address, options=options)
         self.stub = MessagingServiceStub(self.channel)
         self.metadata = [("x-mq-client-id", client_id), ("x-mq-language", "PYTHON"), ("x-mq-protocol", "v2"), *metadata]
