@@ -68,6 +68,8 @@ pub const MAX_ENTRY_BYTES: usize = 2 * 1024 * 1024;
 pub const MAX_ENTRY_COMMANDS: usize = 4096;
 /// While an entry is on its way, the next one is cut only when this many bytes wait.
 pub const PIPELINE_BYTES: usize = 512 * 1024;
+/// An entry is cut when other tasks have run this often without adding a command to it.
+pub const FRUITLESS_YIELDS: u32 = 3;
 /// Entries of one shard that may be on their way to a quorum.
 pub const MAX_ENTRIES_IN_FLIGHT: usize = 4;
 

@@ -31,7 +31,7 @@ pub const MAX_SPARE_SEGMENTS: usize = 2;
 /// Closed segments whose files are kept open for reading.
 pub const MAX_OPEN_SEGMENTS: usize = 64;
 /// Zeros are written ahead in steps of this size, so that a step never delays a batch by much.
-pub const ZERO_STEP_BYTES: usize = 1 << 20;
+pub const ZERO_STEP_BYTES: usize = 2 << 20;
 /// Records of one shard that lie closer together than this are read with one call.
 pub const READ_GAP_BYTES: u32 = 16 << 10;
 /// One call reads at most this much, unless one record is longer.

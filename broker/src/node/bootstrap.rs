@@ -27,7 +27,7 @@ use crate::{
 const ASK_EVERY: Duration = Duration::from_millis(200);
 const ASK_FOR: Duration = Duration::from_millis(1_000);
 /// Data shards per node of a new cluster. Measured: see docs/performance.md.
-const SHARDS_PER_NODE: u32 = 2;
+const SHARDS_PER_NODE: u32 = 1;
 
 /// Brings the node up and follows the catalogue until the node stops.
 pub(super) async fn run(node: Node) {

@@ -22,8 +22,8 @@ use flotilla_proto::record::Command;
 use crate::{
     clock::Clock,
     limits::{
-        MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS,
-        PIPELINE_BYTES,
+        FRUITLESS_YIELDS, MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS, MAX_QUEUED_BYTES,
+        MAX_QUEUED_COMMANDS, PIPELINE_BYTES,
     },
 };
 
@@ -166,9 +166,9 @@ impl Batches {
     async fn gather(&mut self, first: Proposal) -> Vec<Proposal> {
         let mut bytes = first.bytes;
         let mut batch = vec![first];
-        let mut before = 0;
-        while batch.len() > before && self.held.is_none() && batch.len() < MAX_ENTRY_COMMANDS {
-            before = batch.len();
+        let mut fruitless = 0;
+        while fruitless < FRUITLESS_YIELDS && self.held.is_none() && batch.len() < MAX_ENTRY_COMMANDS {
+            let before = batch.len();
             tokio::task::yield_now().await;
             while batch.len() < MAX_ENTRY_COMMANDS {
                 let Ok(more) = self.receiver.try_recv() else { break };
@@ -179,6 +179,7 @@ impl Batches {
                 bytes += more.bytes;
                 batch.push(more);
             }
+            fruitless = if batch.len() > before { 0 } else { fruitless + 1 };
         }
         let taken: usize = batch.iter().map(|proposal| proposal.bytes).sum();
         self.queued_bytes.fetch_sub(taken, Ordering::Relaxed);
