@@ -39,6 +39,8 @@ pub const MIN_POLL: Duration = Duration::from_millis(0);
 pub const MAX_POLL: Duration = Duration::from_secs(20);
 /// What a receive waits when the client does not say.
 pub const DEFAULT_POLL: Duration = Duration::from_secs(20);
+/// SDKs ask for routes every 30 s: a client may go by one that is this old.
+pub const ROUTE_MAX_AGE: Duration = Duration::from_secs(35);
 /// An answer is on its way this long before the client's deadline.
 pub const POLL_MARGIN: Duration = Duration::from_millis(1_000);
 /// Bounds of an invisible duration that a receive asks for.

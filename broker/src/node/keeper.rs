@@ -24,7 +24,7 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
     let mut status = shard.replica.subscribe();
     let mut renewed_ms = 0;
     loop {
-        if shard.leadership().see(&status.current()) {
+        if shard.leadership().see(&status.current(), node.clock().now_ms()) {
             // Waiters look again: queues came here, or went elsewhere.
             node.inner.hub.ring_all();
         }

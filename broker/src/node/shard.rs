@@ -47,13 +47,22 @@ pub struct Leadership {
     here: AtomicBool,
     /// Replica id; 0 is nobody.
     leader: AtomicU64,
+    moved_ms: AtomicU64,
 }
 
 impl Leadership {
     /// Takes over what a replica reports now; true if this node began or ceased to lead.
-    pub fn see(&self, status: &ReplicaStatus) -> bool {
-        self.leader.store(status.leader.unwrap_or(0), Ordering::Relaxed);
+    pub fn see(&self, status: &ReplicaStatus, now_ms: u64) -> bool {
+        let leader = status.leader.unwrap_or(0);
+        if self.leader.swap(leader, Ordering::Relaxed) != leader {
+            self.moved_ms.store(now_ms, Ordering::Relaxed);
+        }
         self.here.swap(status.is_leader, Ordering::Relaxed) != status.is_leader
+    }
+
+    /// When another leader was seen last, or none.
+    pub fn moved_ms(&self) -> u64 {
+        self.moved_ms.load(Ordering::Relaxed)
     }
 
     /// True if this node leads.

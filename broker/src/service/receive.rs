@@ -2,9 +2,11 @@
 //!
 //! A receive for one queue is served from any queue of the topic that this node leads,
 //! as the protocol's brokers do; if it leads none, the request goes to a node that does.
+//! For a while after a leader of the topic moved, it also looks at the other nodes:
+//! clients with an older route would ask none that leads those queues.
 //! Waiting costs no log write.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::{
@@ -28,7 +30,7 @@ use super::{
 use crate::{
     limits::{
         AUTO_RENEW_LEASE_MS, DEFAULT_POLL, MAX_INVISIBLE, MAX_POLL, MAX_RECEIVE_BATCH, MIN_INVISIBLE,
-        POLL_MARGIN, REPLY_MARGIN,
+        POLL_MARGIN, REPLY_MARGIN, ROUTE_MAX_AGE,
     },
     node::{
         StopReason,
@@ -43,6 +45,9 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After a failed try the next one waits so long.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// After a leader moved, one receive in so many looks at other nodes first.
+const ELSEWHERE_FIRST: usize = 4;
 
 /// A receive, checked.
 struct Receive {
@@ -89,14 +94,24 @@ impl Service {
                     "too many receives wait on this node; poll less or add nodes",
                 )
             })?;
+        // Not only when there is nothing here, or a busy node would hide the others.
+        if self.next_turn().is_multiple_of(ELSEWHERE_FIRST)
+            && let Some(responses) = self.take_elsewhere(caller, &receive, &request).await
+        {
+            return Ok(responses);
+        }
         let deliveries = loop {
             let rung = seat.bell.notified();
             let mut pause = LOOK_EVERY;
             match self.take_here(&receive).await {
                 Ok(Some(deliveries)) if !deliveries.is_empty() => break deliveries,
-                Ok(Some(_)) => {}
+                Ok(Some(_)) => {
+                    if let Some(responses) = self.take_elsewhere(caller, &receive, &request).await {
+                        return Ok(responses);
+                    }
+                }
                 Ok(None) if caller.forwarded => return Err(not_leader()),
-                Ok(None) => match self.receive_there(caller, &receive, &request).await {
+                Ok(None) => match self.receive_anywhere(caller, &receive, &request).await {
                     Some(responses) => return Ok(responses),
                     None => pause = RETRY_AFTER,
                 },
@@ -229,34 +244,82 @@ impl Service {
         })
     }
 
+    /// Other nodes that lead queues of the topic, with one of their shards.
+    fn led_elsewhere(&self, topic: &record::Topic) -> BTreeMap<u32, u32> {
+        let node = self.node();
+        let led = topic.queue_shards.iter();
+        led.filter_map(|&shard| node.leader(shard).map(|leader| (leader, shard)))
+            .filter(|&(leader, _)| leader != node.id())
+            .collect()
+    }
+
     /// Lets the leader of some queue of the topic serve the request; nothing if there is none just now.
-    async fn receive_there(
+    async fn receive_anywhere(
+        &self,
+        caller: &Caller,
+        receive: &Receive,
+        request: &ReceiveMessageRequest,
+    ) -> Option<Vec<ReceiveMessageResponse>> {
+        let leaders: Vec<(u32, u32)> = self.led_elsewhere(&receive.topic).into_iter().collect();
+        let &leader = leaders.get(self.next_turn() % leaders.len().max(1))?;
+        let rest = receive.until.saturating_duration_since(Instant::now());
+        self.receive_there(caller, leader, rest, request).await
+    }
+
+    /// What another node has now, if a leader of the topic moved lately.
+    async fn take_elsewhere(
         &self,
         caller: &Caller,
         receive: &Receive,
         request: &ReceiveMessageRequest,
     ) -> Option<Vec<ReceiveMessageResponse>> {
         let node = self.node();
-        let leaders: Vec<(u32, u32)> = receive
-            .topic
-            .queue_shards
-            .iter()
-            .filter_map(|&shard| node.leader(shard).map(|leader| (leader, shard)))
-            .filter(|&(leader, _)| leader != node.id())
-            .collect();
-        let &(to, shard) = leaders.get(self.next_turn() % leaders.len().max(1))?;
-        let rest = receive.until.saturating_duration_since(Instant::now());
+        let since = node
+            .clock()
+            .now_ms()
+            .saturating_sub(ROUTE_MAX_AGE.as_millis() as u64);
+        let mut shards = receive.topic.queue_shards.iter();
+        let moved = |&shard: &u32| {
+            node.shard(shard)
+                .is_some_and(|shard| shard.leadership().moved_ms() > since)
+        };
+        if caller.forwarded || !shards.any(moved) {
+            return None;
+        }
+        for leader in self.led_elsewhere(&receive.topic) {
+            let responses = self.receive_there(caller, leader, Duration::ZERO, request).await;
+            let is_message =
+                |each: &ReceiveMessageResponse| matches!(each.content, Some(Content::Message(_)));
+            if responses
+                .as_ref()
+                .is_some_and(|responses| responses.iter().any(is_message))
+            {
+                return responses;
+            }
+        }
+        None
+    }
+
+    /// Asks another node, which waits for messages for `poll`; nothing if it does not answer, or does not lead the shard.
+    async fn receive_there(
+        &self,
+        caller: &Caller,
+        (to, shard): (u32, u32),
+        poll: Duration,
+        request: &ReceiveMessageRequest,
+    ) -> Option<Vec<ReceiveMessageResponse>> {
         let mut request = request.clone();
         request.long_polling_timeout = Some(prost_types::Duration {
-            seconds: rest.as_secs() as i64,
-            nanos: rest.subsec_nanos() as i32,
+            seconds: poll.as_secs() as i64,
+            nanos: poll.subsec_nanos() as i32,
         });
         let bytes = Bytes::from(request.encode_to_vec());
-        let ttl = rest + REPLY_MARGIN;
-        match node
-            .forward(to, "ReceiveMessage", shard, Some(caller.to_wire()), bytes, ttl)
-            .await
-        {
+        // The client waits that much longer than the poll; what arrives after it gave up stays leased for nothing.
+        let ttl = poll + POLL_MARGIN - REPLY_MARGIN;
+        let answer = self
+            .node()
+            .forward(to, "ReceiveMessage", shard, Some(caller.to_wire()), bytes, ttl);
+        match answer.await {
             Ok(responses) => responses
                 .into_iter()
                 .map(|bytes| ReceiveMessageResponse::decode(bytes).ok())

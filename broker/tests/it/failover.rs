@@ -48,6 +48,41 @@ async fn any_node_serves_any_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_leaders_moved_a_consumer_with_an_old_route_gets_everything() {
+    let cluster = Cluster::start(3).await;
+    wait_for("two leaders", || {
+        let node = cluster.service(1).node();
+        node.leader(1).is_some() && node.leader(2).is_some() && node.leader(1) != node.leader(2)
+    })
+    .await;
+    for i in 0..30 {
+        send_until_ok(&cluster, 1 + i % 3, "orders", &format!("id-{i}")).await;
+    }
+    // All it knows is one of the leaders.
+    let known = cluster.service(1).node().leader(1).unwrap();
+    let mut seen = BTreeSet::new();
+    let all = async {
+        while seen.len() < 30 {
+            let (_, messages) = receive(
+                cluster.service(known),
+                "orders",
+                "readers",
+                Duration::from_secs(1),
+            )
+            .await;
+            seen.extend(
+                messages
+                    .iter()
+                    .map(|message| properties(message).message_id.clone()),
+            );
+        }
+    };
+    tokio::time::timeout(LONG, all)
+        .await
+        .expect("messages of queues that moved are not kept back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn leases_survive_the_death_of_their_leader() {
     let mut cluster = Cluster::start(3).await;
     for i in 0..20 {
