@@ -200,6 +200,13 @@ impl Service {
             .copied()
     }
 
+    /// Waits until a shard is led by another node than this one.
+    async fn led_by_another(&self, shard: u32, node: u32) {
+        while self.node().leader(shard).is_none_or(|leader| leader == node) {
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+
     async fn send_there(
         &self,
         caller: &Caller,
@@ -210,11 +217,16 @@ impl Service {
     ) -> Result<There, Refused> {
         let request = Bytes::from(SendMessageRequest { messages }.encode_to_vec());
         let ttl = deadline.saturating_duration_since(Instant::now());
-        match self
+        let forwarded = self
             .node()
-            .forward(to, "SendMessage", shard, Some(caller.to_wire()), request, ttl)
-            .await
-        {
+            .forward(to, "SendMessage", shard, Some(caller.to_wire()), request, ttl);
+        let answer = tokio::select! {
+            biased;
+            answer = forwarded => answer,
+            // A node that stands still does not answer. The new leader knows by the message id what is stored already.
+            () = self.led_by_another(shard, to) => return Ok(There::Unsure),
+        };
+        match answer {
             Ok(responses) => match responses.into_iter().next().map(SendMessageResponse::decode) {
                 Some(Ok(response)) => Ok(There::Answered(response)),
                 _ => Err(Refused::new(
