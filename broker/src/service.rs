@@ -90,6 +90,7 @@ struct Inner {
     counters: Counters,
     /// Spreads receives and forwarded requests.
     turn: AtomicUsize,
+    receives: AtomicUsize,
 }
 
 impl Service {
@@ -99,6 +100,7 @@ impl Service {
             node: node.clone(),
             counters: Counters::default(),
             turn: AtomicUsize::new(0),
+            receives: AtomicUsize::new(0),
         };
         let service = Self {
             inner: Arc::new(inner),
@@ -119,6 +121,10 @@ impl Service {
 
     fn next_turn(&self) -> usize {
         self.inner.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn next_receive(&self) -> usize {
+        self.inner.receives.fetch_add(1, Ordering::Relaxed)
     }
 
     fn saw(&self, caller: &Caller) {

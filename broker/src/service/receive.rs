@@ -94,8 +94,9 @@ impl Service {
                     "too many receives wait on this node; poll less or add nodes",
                 )
             })?;
-        // Not only when there is nothing here, or a busy node would hide the others.
-        if self.next_turn().is_multiple_of(ELSEWHERE_FIRST)
+        // Not only when there is nothing here, or a busy node would hide the others. The count is not the one by which
+        // queues have their turns: every receive would then move those by two, and half of the queues would starve.
+        if self.next_receive().is_multiple_of(ELSEWHERE_FIRST)
             && let Some(responses) = self.take_elsewhere(caller, &receive, &request).await
         {
             return Ok(responses);

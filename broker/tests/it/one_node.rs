@@ -258,3 +258,22 @@ async fn everything_acknowledged_is_there_after_a_crash() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_queue_with_messages_has_its_turn() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    // Enough for each of the four queues to have some left all the time.
+    for i in 0..800 {
+        assert_eq!(
+            code(&send(service, "orders", &format!("id-{i}")).await.status),
+            Code::Ok
+        );
+    }
+    let mut queues = BTreeSet::new();
+    for _ in 0..4 {
+        let (_, messages) = receive(service, "orders", "readers", LONG).await;
+        queues.extend(messages.iter().map(|message| properties(message).queue_id));
+    }
+    assert_eq!(queues.len(), 4, "only queues {queues:?} were served");
+}
