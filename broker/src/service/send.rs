@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     limits::MAX_SEND_MESSAGES,
-    node::{clients::client_hash, forward::ForwardError, proposer::SubmitError, shard::DataShard},
+    node::{clients::client_hash, forward::ForwardError, node_of, proposer::SubmitError, shard::DataShard},
     peer::PeerError,
 };
 
@@ -104,11 +104,10 @@ impl Service {
         let mut full = self.node().full_nodes();
         let me = self.node().id();
         loop {
-            let others = full.contains(&me)
-                && !caller.forwarded
-                && self.leader_elsewhere(topic, pinned, &full).is_some();
+            let others =
+                full.contains(&me) && !caller.forwarded && self.has_room_elsewhere(topic, pinned, &full);
             let last_refusal = match self.led_here(topic, pinned, seed).filter(|_| !others) {
-                Some(_) if full.contains(&me) => return Err(SubmitError::NoRoom.into()),
+                Some(_) if full.contains(&me) => self.no_room(caller, &full)?,
                 Some((queue, shard)) => {
                     let maybe = append_all(&shard, queue, &mut outgoing).await?;
                     if outgoing.iter().all(|message| message.result.is_some()) {
@@ -132,7 +131,7 @@ impl Service {
                             There::Answered(response) => {
                                 // Nothing was stored there: another leader may have room.
                                 let refused = is_no_room(&response) && full.insert(to);
-                                if !refused || self.leader_elsewhere(topic, pinned, &full).is_none() {
+                                if !refused || !self.has_room_elsewhere(topic, pinned, &full) {
                                     return Ok(response);
                                 }
                                 continue;
@@ -150,7 +149,10 @@ impl Service {
                             }
                         }
                     }
-                    None if !full.is_empty() => return Err(SubmitError::NoRoom.into()),
+                    // There are leaders, but none with room.
+                    None if self.has_room_elsewhere(topic, pinned, &BTreeSet::new()) => {
+                        self.no_room(caller, &full)?
+                    }
                     None => Refused::new(
                         Code::HaNotAvailable,
                         "no queue of the topic has a leader; a majority of the nodes must run",
@@ -180,21 +182,44 @@ impl Service {
         Some((QueueId::new(topic.id, number), node.shard(shard)?))
     }
 
-    /// A shard of the topic led by another node that is not known to be full, and that node; in turn.
+    /// Shards of the topic led by other nodes that are not known to be full, with those nodes.
+    fn leaders_elsewhere(
+        &self,
+        topic: &record::Topic,
+        pinned: Option<u32>,
+        full: &BTreeSet<u32>,
+    ) -> impl Iterator<Item = (u32, u32)> {
+        let node = self.node();
+        topic
+            .queue_shards
+            .iter()
+            .filter(move |&&shard| pinned.is_none_or(|pinned| pinned == shard))
+            .filter_map(|&shard| node.leader(shard).map(|leader| (leader, shard)))
+            .filter(move |&(leader, _)| leader != node.id() && (pinned.is_some() || !full.contains(&leader)))
+    }
+
+    fn has_room_elsewhere(&self, topic: &record::Topic, pinned: Option<u32>, full: &BTreeSet<u32>) -> bool {
+        self.leaders_elsewhere(topic, pinned, full).next().is_some()
+    }
+
+    /// The leaders have no room. A node that runs and has some will soon lead: then this is what to say if it does not,
+    /// else it is said at once.
+    fn no_room(&self, caller: &Caller, full: &BTreeSet<u32>) -> Result<Refused, Refused> {
+        let refused = Refused::from(SubmitError::NoRoom);
+        if caller.forwarded || self.node().alive_nodes().is_subset(full) {
+            return Err(refused);
+        }
+        Ok(refused)
+    }
+
+    /// One of them, in turn.
     fn leader_elsewhere(
         &self,
         topic: &record::Topic,
         pinned: Option<u32>,
         full: &BTreeSet<u32>,
     ) -> Option<(u32, u32)> {
-        let node = self.node();
-        let candidates: Vec<(u32, u32)> = topic
-            .queue_shards
-            .iter()
-            .filter(|&&shard| pinned.is_none_or(|pinned| pinned == shard))
-            .filter_map(|&shard| node.leader(shard).map(|leader| (leader, shard)))
-            .filter(|&(leader, _)| leader != node.id() && (pinned.is_some() || !full.contains(&leader)))
-            .collect();
+        let candidates: Vec<(u32, u32)> = self.leaders_elsewhere(topic, pinned, full).collect();
         candidates
             .get(self.next_turn() % candidates.len().max(1))
             .copied()
@@ -202,8 +227,19 @@ impl Service {
 
     /// Waits until a shard is led by another node than this one.
     async fn led_by_another(&self, shard: u32, node: u32) {
-        while self.node().leader(shard).is_none_or(|leader| leader == node) {
-            tokio::time::sleep(RETRY_AFTER).await;
+        let Some(shard) = self.node().shard(shard) else {
+            return std::future::pending().await;
+        };
+        let mut status = shard.replica.subscribe();
+        while status
+            .current()
+            .leader
+            .map(node_of)
+            .is_none_or(|leader| leader == node)
+        {
+            if !status.changed().await {
+                return std::future::pending().await;
+            }
         }
     }
 
