@@ -40,7 +40,7 @@ use forward::ForwardHandler;
 use hub::Hub;
 use identity::Identity;
 use membership::SignOfLife;
-use shard::DataShard;
+use shard::{DataShard, Leadership};
 
 /// The shard that holds the cluster's catalogue.
 pub const META_SHARD: u32 = 0;
@@ -127,6 +127,7 @@ pub(crate) struct Inner {
     pub(crate) clients: Clients,
     pub(crate) meta_machine: Arc<MetaMachine>,
     pub(crate) meta_replica: OnceLock<Replica>,
+    pub(crate) meta_leadership: Leadership,
     pub(crate) shards: RwLock<BTreeMap<u32, Arc<DataShard>>>,
     pub(crate) identity: Mutex<Option<Identity>>,
     pub(crate) forwarded: OnceLock<Arc<dyn ForwardHandler>>,
@@ -161,6 +162,7 @@ impl Node {
                 clients: Clients::default(),
                 meta_machine: Arc::new(MetaMachine::new()),
                 meta_replica: OnceLock::new(),
+                meta_leadership: Leadership::default(),
                 shards: RwLock::default(),
                 identity: Mutex::new(identity),
                 forwarded: OnceLock::new(),
@@ -237,7 +239,9 @@ impl Node {
     /// The node that leads a shard, as far as this node knows.
     pub fn leader(&self, shard: u32) -> Option<u32> {
         if shard == META_SHARD {
-            return self.meta_replica()?.status().leader.map(node_of);
+            let status = self.meta_replica()?.status();
+            self.inner.meta_leadership.see(&status, self.clock().now_ms());
+            return self.inner.meta_leadership.node();
         }
         self.inner
             .shards
@@ -246,6 +250,20 @@ impl Node {
             .get(&shard)?
             .leadership()
             .node()
+    }
+
+    /// Another node says that it leads a shard.
+    fn hear_leader(&self, shard: u32, leader: u32, term: u64) {
+        let now = self.clock().now_ms();
+        let ceased = if shard == META_SHARD {
+            self.inner.meta_leadership.hear(leader, term, now)
+        } else {
+            self.shard(shard)
+                .is_some_and(|shard| shard.leadership().hear(leader, term, now))
+        };
+        if ceased {
+            self.inner.hub.ring_all();
+        }
     }
 
     /// True if this node leads the shard, as far as it knows.

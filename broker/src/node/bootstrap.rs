@@ -392,8 +392,7 @@ mod tests {
                 fresh,
                 cluster,
                 nodes: nodes.to_vec(),
-                meta_leader: 0,
-                full: false,
+                ..Default::default()
             },
         )
     }

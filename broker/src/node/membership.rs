@@ -45,7 +45,13 @@ pub(super) async fn run(node: Node) {
         } else {
             calm + 1
         };
-        if calm >= CALM_ROUNDS && move_one_leader(&node, &meta).await {
+        let mut avoided = node.full_nodes();
+        if avoided.contains(&node.id()) {
+            // Messages wait for a leader that has room.
+            let alive = node.alive_nodes();
+            avoided.extend(meta.nodes().keys().filter(|node| !alive.contains(node)));
+            move_leaders(&node, &meta, &avoided, usize::MAX).await;
+        } else if calm >= CALM_ROUNDS && move_leaders(&node, &meta, &avoided, 1).await {
             calm = 0;
         }
     }
@@ -75,6 +81,9 @@ fn ping(node: &Node) {
                 .call(other, Body::Status(question), PING_FOR)
                 .await;
             if let Ok(Body::StatusAnswer(status)) = answer {
+                for led in &status.leads {
+                    node.hear_leader(led.shard, other, led.term);
+                }
                 let sign = SignOfLife {
                     at_ms: node.clock().now_ms(),
                     full: status.full,
@@ -89,7 +98,8 @@ fn ping(node: &Node) {
     }
 }
 
-fn led(node: &Node) -> Vec<(u32, Replica)> {
+/// The shards that this node leads, as far as it knows.
+pub(super) fn led(node: &Node) -> Vec<(u32, Replica)> {
     let meta = node.meta_replica().cloned().map(|replica| (META_SHARD, replica));
     let data = node
         .shards()
@@ -97,7 +107,7 @@ fn led(node: &Node) -> Vec<(u32, Replica)> {
         .map(|shard| (shard.id, shard.replica.clone()));
     meta.into_iter()
         .chain(data)
-        .filter(|(_, replica)| replica.status().is_leader)
+        .filter(|(shard, replica)| replica.status().is_leader && node.leads(*shard))
         .collect()
 }
 
@@ -157,21 +167,22 @@ fn caught_up(status: &ReplicaStatus, replica: u64) -> bool {
     matched + CAUGHT_UP_WITHIN >= status.last_log.unwrap_or(0)
 }
 
-/// Where a shard's leader should be: evenly spread, the same on every node's list. A node whose disk is full leads only
-/// where nobody else can.
-fn preferred(meta: &MetaState, shard: u32, full: &BTreeSet<u32>) -> Option<u32> {
+/// Where a shard's leader should be: evenly spread, the same on every node's list. A node to be avoided leads only where
+/// nobody else can.
+fn preferred(meta: &MetaState, shard: u32, avoided: &BTreeSet<u32>) -> Option<u32> {
     let nodes: Vec<u32> = meta.nodes().keys().copied().collect();
     let turns = (0..nodes.len()).map(|turn| nodes[(shard as usize + turn) % nodes.len()]);
     turns
         .clone()
-        .find(|node| !full.contains(node))
+        .find(|node| !avoided.contains(node))
         .or_else(|| turns.clone().next())
 }
 
-async fn move_one_leader(node: &Node, meta: &MetaState) -> bool {
-    let full = node.full_nodes();
+/// Gives shards that are led here to where their leaders should be; true if there were any.
+async fn move_leaders(node: &Node, meta: &MetaState, avoided: &BTreeSet<u32>, at_most: usize) -> bool {
+    let mut moved = 0;
     for (shard, replica) in led(node) {
-        let Some(better) = preferred(meta, shard, &full).filter(|&better| better != node.id()) else {
+        let Some(better) = preferred(meta, shard, avoided).filter(|&better| better != node.id()) else {
             continue;
         };
         let status = replica.status();
@@ -185,10 +196,13 @@ async fn move_one_leader(node: &Node, meta: &MetaState) -> bool {
             if let Err(error) = replica.transfer_leader(target).await {
                 tracing::info!(shard, %error, "the leader did not move");
             }
-            return true;
+            moved += 1;
+            if moved == at_most {
+                break;
+            }
         }
     }
-    false
+    moved > 0
 }
 
 /// Gives every led shard to its most advanced follower.

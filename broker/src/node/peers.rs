@@ -1,12 +1,12 @@
 //! What this node does with the requests of other nodes.
 
 use flotilla_proto::peer::{
-    ForwardResponse, Hello, RaftRequest, RaftResponse, Refusal, StatusRequest, StatusResponse, raft_response,
-    refusal,
+    ForwardResponse, Hello, Led, RaftRequest, RaftResponse, Refusal, StatusRequest, StatusResponse,
+    raft_response, refusal,
 };
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{META_SHARD, Node, catalogue};
+use super::{META_SHARD, Node, catalogue, membership};
 use crate::peer::{Body, PeerHandler};
 
 impl PeerHandler for Node {
@@ -66,6 +66,13 @@ impl Node {
             nodes,
             meta_leader: self.leader(META_SHARD).unwrap_or(0),
             full: !self.store().log().has_room(),
+            leads: membership::led(self)
+                .into_iter()
+                .map(|(shard, replica)| Led {
+                    shard,
+                    term: replica.status().term,
+                })
+                .collect(),
         }
     }
 }

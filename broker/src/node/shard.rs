@@ -2,10 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
@@ -43,37 +40,70 @@ pub struct DataShard {
 
 /// Who leads a shard, as last seen.
 #[derive(Debug, Default)]
-pub struct Leadership {
-    here: AtomicBool,
-    /// Replica id; 0 is nobody.
-    leader: AtomicU64,
-    moved_ms: AtomicU64,
+pub struct Leadership(Mutex<Seen>);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Seen {
+    term: u64,
+    /// The node that leads.
+    leader: Option<u32>,
+    here: bool,
+    moved_ms: u64,
 }
 
 impl Leadership {
-    /// Takes over what a replica reports now; true if this node began or ceased to lead.
+    /// Takes over what the replica here reports now; true if this node began or ceased to lead.
     pub fn see(&self, status: &ReplicaStatus, now_ms: u64) -> bool {
-        let leader = status.leader.unwrap_or(0);
-        if self.leader.swap(leader, Ordering::Relaxed) != leader {
-            self.moved_ms.store(now_ms, Ordering::Relaxed);
+        self.take(Seen {
+            term: status.term,
+            leader: status.leader.map(super::node_of),
+            here: status.is_leader,
+            moved_ms: now_ms,
+        })
+    }
+
+    /// Takes over what another node says of itself: that it leads. A replica whose log waits for room cannot even take
+    /// down its leader's vote, and would stand in the way of its own node's requests until there is room.
+    pub fn hear(&self, leader: u32, term: u64, now_ms: u64) -> bool {
+        let newer = term > self.seen().term;
+        newer
+            && self.take(Seen {
+                term,
+                leader: Some(leader),
+                here: false,
+                moved_ms: now_ms,
+            })
+    }
+
+    fn take(&self, new: Seen) -> bool {
+        let mut seen = self.0.lock().expect("no panic while held");
+        if new.term < seen.term {
+            return false;
         }
-        self.here.swap(status.is_leader, Ordering::Relaxed) != status.is_leader
+        let old = std::mem::replace(&mut *seen, new);
+        if old.leader == new.leader {
+            seen.moved_ms = old.moved_ms;
+        }
+        old.here != new.here
+    }
+
+    fn seen(&self) -> Seen {
+        *self.0.lock().expect("no panic while held")
     }
 
     /// When another leader was seen last, or none.
     pub fn moved_ms(&self) -> u64 {
-        self.moved_ms.load(Ordering::Relaxed)
+        self.seen().moved_ms
     }
 
     /// True if this node leads.
     pub fn here(&self) -> bool {
-        self.here.load(Ordering::Relaxed)
+        self.seen().here
     }
 
     /// The node that leads.
     pub fn node(&self) -> Option<u32> {
-        let leader = self.leader.load(Ordering::Relaxed);
-        (leader != 0).then(|| super::node_of(leader))
+        self.seen().leader
     }
 }
 
@@ -356,5 +386,38 @@ async fn off_the_runtime<T: Send + 'static>(call: impl FnOnce() -> T + Send + 's
             // The runtime is being shut down, and this task with it.
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(term: u64, leader: u32, is_leader: bool) -> ReplicaStatus {
+        ReplicaStatus {
+            term,
+            leader: Some(super::super::replica_of(leader, 1)),
+            is_leader,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn another_node_that_leads_a_newer_term_counts_more_than_the_replica_here() {
+        let leadership = Leadership::default();
+        assert!(leadership.see(&status(4, 2, true), 10));
+        assert!(!leadership.hear(1, 4, 20), "not newer");
+        assert_eq!((leadership.here(), leadership.node()), (true, Some(2)));
+        assert!(leadership.hear(1, 5, 30));
+        assert!(
+            !leadership.see(&status(4, 2, true), 40),
+            "what it still believes is old"
+        );
+        assert_eq!((leadership.here(), leadership.node()), (false, Some(1)));
+        assert_eq!(leadership.moved_ms(), 30);
+        assert!(!leadership.see(&status(5, 1, false), 50));
+        assert_eq!(leadership.moved_ms(), 30, "the same leader");
+        assert!(leadership.see(&status(6, 2, true), 60));
+        assert_eq!((leadership.node(), leadership.moved_ms()), (Some(2), 60));
     }
 }

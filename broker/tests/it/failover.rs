@@ -206,11 +206,30 @@ async fn a_node_with_an_empty_disk_comes_back_as_another_replica() {
     }
 }
 
+/// Gives the lead of a shard to a node.
+async fn make_leader(cluster: &Cluster, shard: u32, to: u32) {
+    while !cluster.service(to).node().leads(shard) {
+        for at in cluster.running() {
+            let node = cluster.service(at).node();
+            let replica = match shard {
+                0 => node.meta_replica().unwrap().clone(),
+                shard => node.shard(shard).unwrap().replica.clone(),
+            };
+            if node.leads(shard) {
+                replica.transfer_leader(u64::from(to) << 16 | 1).await.unwrap();
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_room_waits_for_it_while_the_others_serve() {
     let cluster = Cluster::start(3).await;
     cluster.machines[&2].disk.set_capacity(18 << 20);
     let node = cluster.service(2).node().clone();
+    // It still leads the catalogue when its disk gets full, and cannot take down that another node does.
+    make_leader(&cluster, 0, 2).await;
     let mut sent = 0;
     while !node.store().log().is_stuck() {
         assert!(sent < 200, "node 2 finds room beyond its disk");
