@@ -72,6 +72,8 @@ pub const MAX_ENTRY_COMMANDS: usize = 4096;
 pub const PIPELINE_BYTES: usize = 512 * 1024;
 /// An entry is cut when other tasks have run this often without adding a command to it.
 pub const FRUITLESS_YIELDS: u32 = 3;
+/// While fewer commands than this are on their way, the next entry is cut at once.
+pub const FEW_COMMANDS_IN_FLIGHT: usize = 8;
 /// Entries of one shard that may be on their way to a quorum.
 pub const MAX_ENTRIES_IN_FLIGHT: usize = 4;
 

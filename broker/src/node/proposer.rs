@@ -1,10 +1,11 @@
 //! Turns the commands that wait for one shard into entries of its log.
 //!
-//! Nagle's rule, with entries for segments: when nothing is on its way, what waits goes
-//! at once; otherwise it waits for the entry before it, unless enough waits to fill
-//! another one. An entry costs Raft the same for one command as for a thousand, so an
-//! idle shard answers at once and a busy one makes large entries. There is no timed
-//! linger; before an entry is cut other ready tasks run while they keep adding commands.
+//! Nagle's rule, with entries for segments: when only a few commands are on their way,
+//! what waits goes at once; otherwise it waits for the entry before it, unless enough
+//! waits to fill another one. An entry costs Raft the same for one command as for a
+//! thousand, so a shard with little to do answers at once, also while one entry is late,
+//! and a busy one makes large entries. There is no timed linger; before an entry is cut
+//! other ready tasks run while they keep adding commands.
 
 use std::sync::{
     Arc,
@@ -22,8 +23,8 @@ use flotilla_proto::record::Command;
 use crate::{
     clock::Clock,
     limits::{
-        FRUITLESS_YIELDS, MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS, MAX_QUEUED_BYTES,
-        MAX_QUEUED_COMMANDS, PIPELINE_BYTES,
+        FEW_COMMANDS_IN_FLIGHT, FRUITLESS_YIELDS, MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS,
+        MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS, PIPELINE_BYTES,
     },
 };
 
@@ -145,16 +146,19 @@ struct Batches {
 impl Batches {
     async fn run(mut self) {
         let mut on_their_way = FuturesUnordered::new();
+        let mut commands = 0;
         loop {
             let under_way = on_their_way.len();
             let enough = self.queued_bytes.load(Ordering::Relaxed) >= PIPELINE_BYTES;
-            let cut = under_way == 0 || (enough && under_way < MAX_ENTRIES_IN_FLIGHT);
+            let few = commands < FEW_COMMANDS_IN_FLIGHT;
+            let cut = under_way == 0 || ((few || enough) && under_way < MAX_ENTRIES_IN_FLIGHT);
             tokio::select! {
                 biased;
-                Some(()) = on_their_way.next() => {}
+                Some(done) = on_their_way.next() => commands -= done,
                 first = next(&mut self.held, &mut self.receiver), if cut => {
                     let Some(first) = first else { break };
                     let batch = self.gather(first).await;
+                    commands += batch.len();
                     on_their_way.push(propose(self.replica.clone(), self.clock.now_ms(), batch));
                 }
                 () = self.enough.notified(), if !cut => {}
@@ -194,7 +198,9 @@ async fn next(held: &mut Option<Proposal>, receiver: &mut mpsc::Receiver<Proposa
     }
 }
 
-async fn propose(replica: Replica, time_ms: u64, batch: Vec<Proposal>) {
+/// Tells how many commands the entry had.
+async fn propose(replica: Replica, time_ms: u64, batch: Vec<Proposal>) -> usize {
+    let commands = batch.len();
     let mut entry = EntryBuilder::new(time_ms);
     for proposal in &batch {
         entry.push(&proposal.command);
@@ -216,6 +222,7 @@ async fn propose(replica: Replica, time_ms: u64, batch: Vec<Proposal>) {
             }
         }
     }
+    commands
 }
 
 impl From<ProposeError> for SubmitError {
