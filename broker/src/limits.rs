@@ -68,7 +68,7 @@ pub const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 pub const MAX_ENTRY_BYTES: usize = 2 * 1024 * 1024;
 /// Commands in one entry.
 pub const MAX_ENTRY_COMMANDS: usize = 4096;
-/// While an entry is on its way, the next one is cut only when this many bytes wait.
+/// While more than a few commands are on their way, the next entry is cut only when this many bytes wait.
 pub const PIPELINE_BYTES: usize = 512 * 1024;
 /// An entry is cut when other tasks have run this often without adding a command to it.
 pub const FRUITLESS_YIELDS: u32 = 3;

@@ -68,9 +68,11 @@ impl Node {
             full: !self.store().log().has_room(),
             leads: membership::led(self)
                 .into_iter()
-                .map(|(shard, replica)| Led {
-                    shard,
-                    term: replica.status().term,
+                .filter_map(|(shard, replica)| {
+                    // One look: that it leads and in which term must belong together.
+                    let status = replica.status();
+                    let term = status.term;
+                    status.is_leader.then_some(Led { shard, term })
                 })
                 .collect(),
         }
