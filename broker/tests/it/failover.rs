@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use flotilla_proto::rocketmq::Code;
 
-use crate::cluster::{Cluster, ack, code, properties, receive, send, send_large, wait_for};
+use crate::cluster::{Cluster, PATIENCE, ack, code, properties, receive, send, send_large, wait_for};
 
 const LONG: Duration = Duration::from_secs(5);
 
@@ -206,21 +206,24 @@ async fn a_node_with_an_empty_disk_comes_back_as_another_replica() {
     }
 }
 
-/// Gives the lead of a shard to a node.
-async fn make_leader(cluster: &Cluster, shard: u32, to: u32) {
-    while !cluster.service(to).node().leads(shard) {
-        for at in cluster.running() {
-            let node = cluster.service(at).node();
-            let replica = match shard {
-                0 => node.meta_replica().unwrap().clone(),
-                shard => node.shard(shard).unwrap().replica.clone(),
-            };
-            if node.leads(shard) {
-                replica.transfer_leader(u64::from(to) << 16 | 1).await.unwrap();
+/// Gives the lead of the catalogue to a node.
+async fn lead_catalogue(cluster: &Cluster, to: u32) {
+    let target = cluster.service(to).node().meta_replica().unwrap();
+    let mut status = target.subscribe();
+    let led = async {
+        while !status.current().is_leader {
+            for at in cluster.running() {
+                let replica = cluster.service(at).node().meta_replica().unwrap();
+                if replica.status().is_leader {
+                    replica.transfer_leader(target.id()).await.unwrap();
+                }
             }
+            assert!(status.changed().await, "the replica stopped");
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    };
+    tokio::time::timeout(PATIENCE, led)
+        .await
+        .expect("the catalogue's leader moves");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +232,7 @@ async fn a_node_without_room_waits_for_it_while_the_others_serve() {
     cluster.machines[&2].disk.set_capacity(18 << 20);
     let node = cluster.service(2).node().clone();
     // It still leads the catalogue when its disk gets full, and cannot take down that another node does.
-    make_leader(&cluster, 0, 2).await;
+    lead_catalogue(&cluster, 2).await;
     let mut sent = 0;
     while !node.store().log().is_stuck() {
         assert!(sent < 200, "node 2 finds room beyond its disk");
