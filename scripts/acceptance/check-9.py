@@ -1,159 +1,68 @@
-#!/usr/bin/env python3
 """Check 9: consumers that are slow or far behind do not slow a producer down.
 
 A steady producer (open loop, latency from when each message was due) sends to a topic with an old backlog, in turns
 alone and beside two crowds that use the same topic:
 
 - 50 consumer groups that start at new messages, receive and never acknowledge: each one receive of up to 32 messages a
-  second, with a long poll of 2 s, from all nodes in turn; what they leased comes again after INVISIBLE.
+  second, from all queues in turn; what they leased comes again after INVISIBLE.
 - 10 consumer groups that read the backlog from its oldest message, receiving and acknowledging 32 at a time, each at
-  READERS_RATE. A group that has read as much as the backlog holds is followed by a new one that begins anew.
+  READERS_RATE.
 
-Their pace is bounded because two cores have to carry the clients too: it is the broker that is tested, not how Python
-takes the processor from it. They run in a process of their own with a lower priority, whose processor time is printed.
+Their pace is bounded because two cores have to carry the clients too: it is the broker that is tested, not how its
+clients take the processor from it. Each crowd is one process (`flotilla bench consume`) with a connection to each node
+for every group and a lower priority; its processor time is printed.
 
 The p99 of a steady load tells first of all whether a processor was free when one was needed. So a run counts only if
 the machine below took no more than STOLEN of a core from this virtual one meanwhile, whatever its result; others are
 done again, up to three times as many as wanted.
 
-Parameters: DURATION (30 s per run), RATE (500 messages/s of the producer), ROUNDS (2 runs of each kind), STOLEN (0.05),
+Parameters: DURATION (30 s per run), RATE (500 messages/s of the producer), ROUNDS (3 runs of each kind), STOLEN (0.05),
 NEVER (50 groups), READERS (10 groups), READERS_RATE (100 messages/s each), BACKLOG (200000 messages of 1 KiB: more than
 the nodes' caches hold), INVISIBLE (15 s).
 """
 
 import math
-import multiprocessing
 import os
 import re
-import resource
-import threading
 import time
-from collections import Counter
 from pathlib import Path
 from statistics import median
 
-from lib import Bench, Check, http, parameter, percentile, verify
-from rpc import Broken, Client, attempt_of
-from grpc.experimental import ChannelOptions  # after rpc, which sees to it that there is gRPC
+from lib import Bench, Check, parameter, verify
 
-DURATION, RATE, ROUNDS = parameter("DURATION", 30), parameter("RATE", 500), parameter("ROUNDS", 2)
+DURATION, RATE, ROUNDS = parameter("DURATION", 30), parameter("RATE", 500), parameter("ROUNDS", 3)
 STOLEN = parameter("STOLEN", 0.05)
-NEVER, READERS, READERS_RATE = parameter("NEVER", 50), parameter("READERS", 10), parameter("READERS_RATE", 100.0)
+NEVER, READERS, READERS_RATE = parameter("NEVER", 50), parameter("READERS", 10), parameter("READERS_RATE", 100)
 BACKLOG, INVISIBLE = parameter("BACKLOG", 200_000), parameter("INVISIBLE", 15)
-TOPIC, BATCH, WARMUP, RATIO = "load", 32, 3, 1.5
+TOPIC, BATCH, WARMUP, MARGIN, RATIO = "load", 32, 3, 10, 1.5
 TARGET = ["--topic", TOPIC, "--queues", 12, "--payload", 1024]
-# Answers are read by the thread that asked. Otherwise each connection has a thread that hands every message over, and a
-# hundred of them in turns at one interpreter delay everybody on the machine.
-OPTIONS = [(ChannelOptions.SingleThreadedUnaryStream, 1)]
-
-
-class Group(threading.Thread):
-    """One consumer group at work, and its books."""
-
-    def __init__(self, crowd, name, start_at):
-        super().__init__(daemon=True, name=name)
-        self.crowd, self.start_at, self.turns = crowd, start_at, 0
-        self.clients = [Client(address, client_id=name, options=OPTIONS) for address in crowd.clients]
-        self.books = {"received": 0, "again": 0, "begun": 0, "receives_ms": [], "failures": []}
-        self.begin(name)
-
-    def begin(self, group):
-        self.books["begun"] += 1
-        body = {"name": group, "start_at": self.start_at}
-        answer = http("POST", self.crowd.http, "/v1/consumer-groups", body, timeout=30)
-        if answer[0] != 201:
-            self.failed(f"create: {answer}")
-
-    def failed(self, what):
-        self.books["failures"].append(what)
-
-    def receive(self, group, poll_s):
-        """One receive, each from the next node; the client that asked, and what came."""
-        self.turns += 1
-        client, began = self.clients[self.turns % len(self.clients)], time.monotonic()
-        try:
-            status, messages = client.receive(TOPIC, group, BATCH, INVISIBLE, poll_s, timeout=poll_s + 10)
-        except Broken as broken:
-            self.failed(f"receive: {broken.args[0]}")
-            return client, []
-        if status not in ("OK", "MESSAGE_NOT_FOUND"):
-            self.failed(f"receive: {status}")
-        if messages:
-            self.books["receives_ms"].append((time.monotonic() - began) * 1000)
-        self.books["received"] += len(messages)
-        self.books["again"] += sum(attempt_of(each) > 1 for each in messages)
-        return client, messages
-
-
-class Never(Group):
-    """Receives once a second, and never acknowledges."""
-
-    def run(self):
-        due = time.monotonic()
-        while not self.crowd.over.is_set():
-            self.receive(self.name, 2.0)
-            # One that is late does not catch up: it is slow.
-            due = max(due + 1.0, time.monotonic())
-            self.crowd.pause_until(due)
-
-
-class Reader(Group):
-    """Reads from the beginning at its pace, and acknowledges everything."""
-
-    def run(self):
-        due, left, group = time.monotonic(), BACKLOG, self.name
-        while not self.crowd.over.is_set():
-            client, messages = self.receive(group, 0.5)
-            if messages:
-                self.acknowledge(client, group, messages)
-            # One that is late catches up one second at most.
-            due = max(due + max(len(messages), 1) / READERS_RATE, time.monotonic() - 1.0)
-            left -= len(messages)
-            if left <= 0:
-                left, group = BACKLOG, f"{self.name}-{self.books['begun']}"
-                self.begin(group)
-            self.crowd.pause_until(due)
-
-    def acknowledge(self, client, group, messages):
-        try:
-            for answer in client.ack(TOPIC, group, messages, timeout=10):
-                if answer != "OK":
-                    self.failed(f"acknowledge: {answer}")
-        except Broken as broken:
-            self.failed(f"acknowledge: {broken.args[0]}")
 
 
 class Crowd:
-    """All groups of one run, in a process of their own until `over`; what each did is put into `results`."""
+    """Consumer groups at work, from before a producer's first message until after its last."""
 
-    def __init__(self, clients, http_address, over, turn):
-        self.clients, self.http, self.over = clients, http_address, over
-        self.never = [Never(self, f"never-{turn}-{number}", "last") for number in range(NEVER)]
-        self.readers = [Reader(self, f"reader-{turn}-{number}", "first") for number in range(READERS)]
+    def __init__(self, check, cluster, name, groups, pace, *args):
+        self.check, self.name, self.groups, self.pace = check, name, groups, pace
+        self.seconds = WARMUP + DURATION + MARGIN
+        self.bench = Bench(check, name, "consume", cluster, "--topic", TOPIC, "--group", name, "--groups", groups,
+                           "--consumers", 1, "--connections", groups, "--receive-every", f"{BATCH * 1000 // pace}ms",
+                           "--invisible", f"{INVISIBLE}s", "--warmup", "0s", "--duration", f"{self.seconds}s", *args,
+                           nice=5)
 
-    def pause_until(self, due):
-        self.over.wait(max(0.0, due - time.monotonic()))
-
-    @classmethod
-    def process(cls, clients, http_address, started, over, results, turn):
-        os.nice(5)
-        crowd = cls(clients, http_address, threading.Event(), turn)
-        began, before = time.monotonic(), cpu_seconds()
-        for number, group in enumerate(crowd.never + crowd.readers):
-            group.start()
-            time.sleep(1.0 / (NEVER + READERS))  # so that they do not all ask in the same moment
-        started.set()
-        over.wait(DURATION + 120)  # in case nobody is left to say that it is over
-        crowd.over.set()
-        took, cpu = time.monotonic() - began, cpu_seconds() - before
-        for group in crowd.never + crowd.readers:
-            group.join(15)
-        results.put((took, cpu, [group.books for group in crowd.never], [group.books for group in crowd.readers]))
-
-
-def cpu_seconds():
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    def judge(self):
+        """Each group received something, and all together at least half of what was meant, or it is no load."""
+        check, report = self.check, self.bench.wait(self.seconds + 60)
+        if report is None:
+            return
+        received = list(report["consumed"]["by_group"].values())
+        cpu = report["cost"]["cpu_us_per_message"]["client"] * report["receiving"]["messages"] / 1e6
+        check.say(f"{self.name}: {len(received)} groups received {sum(received)} messages, {min(received)} to "
+                  f"{max(received)} each, {report['consumed']['redelivered']} of them again, with {cpu / self.seconds:.0%} "
+                  f"of a core")
+        check.must(len(received) == self.groups and all(received), f"{self.name}: {received.count(0)} groups received nothing")
+        meant = self.groups * self.pace * self.seconds
+        check.must(sum(received) >= meant / 2, f"{self.name}: {sum(received)} messages received, and {meant} meant")
+        check.must(not report["failures"], f"{self.name}: {report['failures']}")
 
 
 def waiting_seconds():
@@ -185,24 +94,9 @@ def fill(check, cluster):
     return stored
 
 
-def judge_groups(check, what, books, pace, seconds):
-    """Each received something, and all together at least half of what was meant, or it is no load."""
-    received, meant = [each["received"] for each in books], len(books) * pace * seconds
-    receives = [took for each in books for took in each["receives_ms"]]
-    check.say(f"{what}: {len(books)} groups received {sum(received)} messages, {min(received, default=0)} to "
-              f"{max(received, default=0)} each ({sum(each['begun'] for each in books)} groups begun, "
-              f"{sum(each['again'] for each in books)} messages again); receives that brought some: p50 "
-              f"{percentile(receives, 0.5):.0f} ms, p99 {percentile(receives, 0.99):.0f} ms, "
-              f"max {max(receives, default=0):.0f} ms")
-    check.must(all(received), f"{what}: {received.count(0)} of {len(books)} groups received nothing")
-    check.must(sum(received) >= meant / 2, f"{what}: {sum(received)} messages received, and {meant:.0f} meant")
-    failures = Counter(failure for each in books for failure in each["failures"])
-    check.must(not failures, f"{what}: {dict(failures)}")
-
-
-def produce(check, cluster, name, over=None):
-    """The steady producer; its p99 in milliseconds, or None, and how much of a core was stolen meanwhile. `over` is set at
-    the end of its window."""
+def produce(check, cluster, name, crowds=()):
+    """The steady producer, beside crowds that are already there; its p99 in milliseconds, or None, and how much of a core
+    was stolen meanwhile."""
     bench = Bench(check, name, "produce", cluster, *TARGET, "--rate", RATE, "--warmup", f"{WARMUP}s",
                   "--duration", f"{DURATION}s")
     bench.wait_flowing(cluster)
@@ -210,8 +104,8 @@ def produce(check, cluster, name, over=None):
     time.sleep(WARMUP + DURATION)
     waited = (waiting_seconds() - waited) / (WARMUP + DURATION)
     stolen = (stolen_seconds() - stolen) / (WARMUP + DURATION)
-    if over:
-        over.set()
+    for crowd in crowds:
+        check.must(crowd.bench.running(), f"{crowd.name} ended before the producer")
     report = bench.wait(DURATION + 300)
     verify(check, report, name)
     if report is None:
@@ -229,22 +123,15 @@ def produce(check, cluster, name, over=None):
     return p99, stolen
 
 
-def produce_beside(check, cluster, name, turn):
-    # Not forked: gRPC's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    started, over, results = context.Event(), context.Event(), context.Queue()
-    arguments = ([node.client for node in cluster.nodes], cluster[1].http, started, over, results, turn)
-    process = context.Process(target=Crowd.process, args=arguments, daemon=True)
-    process.start()
-    if not check.must(started.wait(60), "the consumer groups did not start"):
-        return None, 0.0
-    p99, stolen = produce(check, cluster, name, over)
-    took, cpu, never, readers = results.get(timeout=60)
-    process.join(10)
-    check.say(f"{name}: the consumers' process used {cpu / took:.0%} of a core in {took:.0f} s")
-    judge_groups(check, f"{name}, never acknowledging", never, min(BATCH, RATE), took)
-    judge_groups(check, f"{name}, reading the backlog", readers, READERS_RATE, took)
-    return p99, stolen
+def produce_beside(check, cluster, name):
+    crowds = [
+        Crowd(check, cluster, f"{name}-never-acknowledging", NEVER, BATCH, "--ack", "none", "--start-at", "last"),
+        Crowd(check, cluster, f"{name}-reading-the-backlog", READERS, READERS_RATE, "--ack", "batch"),
+    ]
+    result = produce(check, cluster, name, crowds)
+    for crowd in crowds:
+        crowd.judge()
+    return result
 
 
 def count(check, results, result):
@@ -270,7 +157,7 @@ def body(check):
             count(check, alone, produce(check, cluster, f"alone-{turn}"))
         if len(beside) < ROUNDS:
             cluster.wait_healthy()
-            count(check, beside, produce_beside(check, cluster, f"beside-{turn}", turn))
+            count(check, beside, produce_beside(check, cluster, f"beside-{turn}"))
     check.must(len(alone) == len(beside) == ROUNDS, f"only {len(alone)} runs alone and {len(beside)} beside the others "
                                                     f"found a quiet machine")
     if check.must(alone and beside and None not in alone + beside, "not every run has a report"):
@@ -281,6 +168,4 @@ def body(check):
     cluster.wait_healthy(30)
 
 
-# The consumers' process imports this file.
-if __name__ == "__main__":
-    Check(9, f"{NEVER} groups never acknowledge, {READERS} read a backlog, beside {RATE} messages/s").run(body)
+Check(9, f"{NEVER} groups never acknowledge, {READERS} read a backlog, beside {RATE} messages/s").run(body)

@@ -310,11 +310,11 @@ class Cluster:
 class Bench:
     """One run of `flotilla bench` in the background."""
 
-    def __init__(self, check, name, mode, cluster, *args, calibrate=False):
+    def __init__(self, check, name, mode, cluster, *args, calibrate=False, nice=0):
         self.check, self.name = check, name
         self.json = check.logs / f"{name}.json"
         self.output = check.logs / f"{name}.txt"
-        command = [FLOTILLA, "bench", mode, "--endpoint", cluster.endpoints, "--http", cluster.https,
+        command = ["nice", "-n", str(nice), FLOTILLA, "bench", mode, "--endpoint", cluster.endpoints, "--http", cluster.https,
                    "--json", str(self.json), *map(str, args)]
         if not calibrate:
             command.append("--no-calibrate")

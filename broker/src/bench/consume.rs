@@ -45,10 +45,54 @@ pub(super) struct Consumers {
     pub group: String,
     pub ack: Ack,
     pub invisible: Duration,
+    pub pace: Pace,
     pub books: Books,
     pub recorder: Arc<Recorder>,
     /// False: only topics with outstanding messages are asked.
     pub listening: AtomicBool,
+}
+
+/// When the workers of a consumer group receive.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Pace {
+    /// From the beginning of one receive to the next; `None`: without pause.
+    pub every: Option<Duration>,
+    /// The first worker's lane and turn among those of all consumer groups, and how many they are: they have lanes of
+    /// their own, and do not all begin in the same moment.
+    pub first: usize,
+    pub of: usize,
+}
+
+impl Pace {
+    fn turns(self, worker: usize, now: Instant) -> Turns {
+        let share = (self.first + worker) as f64 / self.of.max(1) as f64;
+        Turns {
+            every: self.every,
+            next: now + self.every.unwrap_or_default().mul_f64(share),
+        }
+    }
+}
+
+/// The turns of one worker.
+struct Turns {
+    every: Option<Duration>,
+    next: Instant,
+}
+
+impl Turns {
+    /// When a worker that is free at `now` receives. One that is late does not catch up: it is slow.
+    fn turn(&mut self, now: Instant) -> Instant {
+        let at = self.next.max(now);
+        self.next = at + self.every.unwrap_or_default();
+        at
+    }
+
+    async fn wait(&mut self) {
+        if self.every.is_some() {
+            let at = self.turn(Instant::now());
+            tokio::time::sleep_until(at.into()).await;
+        }
+    }
 }
 
 /// Running workers; they end when this is dropped.
@@ -119,31 +163,34 @@ impl Consumers {
     /// Starts workers that receive until they are dropped.
     pub(super) async fn start(self: &Arc<Self>, wanted: Option<usize>) -> Running {
         let places = self.places().await;
-        let count = wanted
-            .unwrap_or(super::limits::DEFAULT_CONSUMERS.min(places.len()))
-            .max(1);
+        let count = workers(wanted, places.len());
         let worker = |lane: usize| {
             // More workers than queues share queues.
-            let own: Vec<Place> = match places.len() {
+            let mut own: Vec<Place> = match places.len() {
                 0 => Vec::new(),
                 all if all <= count => vec![places[lane % all]],
                 _ => places.iter().skip(lane).step_by(count).copied().collect(),
             };
-            tokio::spawn(self.clone().work(lane, own))
+            // Consumer groups with a worker each do not all begin at the same queue.
+            let begin = self.pace.first % own.len().max(1);
+            own.rotate_left(begin);
+            let turns = self.pace.turns(lane, Instant::now());
+            tokio::spawn(self.clone().work(self.pace.first + lane, own, turns))
         };
         Running((0..count).map(worker).collect())
     }
 
-    async fn work(self: Arc<Self>, lane: usize, places: Vec<Place>) {
+    async fn work(self: Arc<Self>, lane: usize, places: Vec<Place>, mut turns: Turns) {
         let patience = if places.len() > 1 { SHORT_POLL } else { LONG_POLL };
         loop {
             let mut polled = false;
             for &place in &places {
                 while self.wants(place) {
                     polled = true;
+                    turns.wait().await;
                     match self.poll(lane, place, patience).await {
-                        // There is probably more where this came from.
-                        Ok(count) if count == RECEIVE_BATCH as usize => {}
+                        // There is probably more where this came from; but who pauses looks at all queues in turn.
+                        Ok(count) if count == RECEIVE_BATCH as usize && turns.every.is_none() => {}
                         Ok(_) => break,
                         Err(_) => {
                             tokio::time::sleep(PAUSE).await;
@@ -323,9 +370,42 @@ impl Consumers {
     }
 }
 
+/// How many workers a consumer group has.
+pub(super) fn workers(wanted: Option<usize>, queues: usize) -> usize {
+    wanted
+        .unwrap_or(super::limits::DEFAULT_CONSUMERS.min(queues))
+        .max(1)
+}
+
 fn prost_duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: duration.subsec_nanos() as i32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_of_all_groups_begin_one_after_the_other_and_do_not_catch_up() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let turns = |first, worker| {
+            let pace = Pace {
+                every: Some(Duration::from_secs(1)),
+                first,
+                of: 4,
+            };
+            pace.turns(worker, began)
+        };
+        assert_eq!(turns(2, 1).turn(began), at(750));
+        let mut first = turns(0, 0);
+        assert_eq!(first.turn(began), began);
+        assert_eq!(first.turn(at(20)), at(1000));
+        // It was busy for three turns and a half: the next one is at once, and those after it keep their distance.
+        assert_eq!(first.turn(at(4500)), at(4500));
+        assert_eq!(first.turn(at(4600)), at(5500));
     }
 }

@@ -152,7 +152,7 @@ impl Nodes {
             ("/v1/topics", format!("creating topic {name}"), body)
         };
         let group = |name: &String| {
-            let body = json!({ "name": name, "fifo": fifo, "start_at": "first" });
+            let body = json!({ "name": name, "fifo": fifo, "start_at": plan.consume.start_at.name() });
             (
                 "/v1/consumer-groups",
                 format!("creating consumer group {name}"),

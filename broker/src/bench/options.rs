@@ -149,6 +149,12 @@ pub(super) struct Consume {
     /// Open receives per consumer group; by default one per queue, at most 256
     #[arg(long, value_name = "N")]
     pub consumers: Option<usize>,
+    /// Where consumer groups that are created begin (needs --http)
+    #[arg(long, value_name = "WHERE", default_value = "first")]
+    pub start_at: StartAt,
+    /// Each consumer begins a receive at most so often, as slow consumers do (only `consume`)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub receive_every: Option<Duration>,
     /// How received messages are acknowledged
     #[arg(long, value_name = "HOW", default_value = "batch")]
     pub ack: Ack,
@@ -177,6 +183,25 @@ pub(super) enum Retry {
     Same,
     /// In the next queue, as the SDKs do
     Next,
+}
+
+/// Where a new consumer group begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum StartAt {
+    /// At the oldest message
+    First,
+    /// At messages sent from then on (only `consume`)
+    Last,
+}
+
+impl StartAt {
+    /// As the HTTP interface calls it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Last => "last",
+        }
+    }
 }
 
 /// How received messages are acknowledged.
@@ -311,6 +336,8 @@ impl Plan {
         plan.produce.rate = Rate::Max;
         plan.consume.groups = 1;
         plan.consume.until_empty = false;
+        plan.consume.receive_every = None;
+        plan.consume.start_at = StartAt::First;
         plan.consume.patience = Duration::from_secs(5);
         plan
     }
@@ -370,9 +397,15 @@ fn check_load(mode: Mode, produce: &Produce, consume: &Consume) -> Result<(), Be
     if consume.consumers == Some(0) {
         return Err(usage("--consumers 0 receives nothing"));
     }
-    if mode != Mode::Consume && (consume.groups != 1 || consume.ack == Ack::None || consume.until_empty) {
+    let only_consume = consume.groups != 1
+        || consume.ack == Ack::None
+        || consume.until_empty
+        || consume.receive_every.is_some()
+        || consume.start_at == StartAt::Last;
+    if mode != Mode::Consume && only_consume {
         return Err(usage(format!(
-            "--groups, --ack none and --until-empty go with `consume`: `{}` verifies with one consumer group",
+            "--groups, --ack none, --until-empty, --receive-every and --start-at last go with `consume`: \
+             `{}` verifies with one consumer group, from the beginning and without pauses",
             mode.name()
         )));
     }
@@ -495,6 +528,8 @@ mod tests {
             ("produce --in-flight 0", "between 1"),
             ("both --ack none", "go with `consume`"),
             ("produce --groups 3", "go with `consume`"),
+            ("produce --receive-every 1s", "go with `consume`"),
+            ("both --start-at last", "go with `consume`"),
         ] {
             let refusal = plan(line).unwrap_err();
             assert!(refusal.contains(reason), "{line}: {refusal}");

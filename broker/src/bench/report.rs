@@ -13,7 +13,7 @@ use super::options::{Mode, Plan, Rate};
 use super::recorder::{FailureCount, Gap, LatencySummary, Second};
 use super::schedule::Arrivals;
 use super::session::Loaded;
-use super::tally::Counts;
+use super::tally::Consumed;
 
 /// The whole report. Scripts read it: fields may be added, never renamed.
 #[derive(Clone, Debug, Serialize)]
@@ -27,7 +27,7 @@ pub(super) struct Report {
     pub sending: Option<Sending>,
     pub receiving: Option<Receiving>,
     pub verification: Option<Verification>,
-    pub consumed: Option<Counts>,
+    pub consumed: Option<Consumed>,
     pub failures: BTreeMap<String, FailureCount>,
     pub cost: Cost,
     pub calibration: Option<Calibration>,
@@ -101,9 +101,9 @@ impl Report {
             .as_ref()
             .is_none_or(|verdict| verdict.holds() && verdict.acknowledged > 0)
             && loaded
-                .counts
+                .consumed
                 .as_ref()
-                .is_none_or(|counts| counts.unexpected == 0 && counts.received > 0);
+                .is_none_or(|consumed| consumed.all.unexpected == 0 && consumed.all.received > 0);
         let ceiling = calibration
             .as_ref()
             .map(|calibration| calibration.noop_messages_per_second);
@@ -143,7 +143,7 @@ impl Report {
                 verdict,
                 seconds: loaded.verification.unwrap_or_default().as_secs_f64(),
             }),
-            consumed: loaded.counts.clone(),
+            consumed: loaded.consumed.clone(),
             failures: recorder.failures(),
             cost,
             calibration,
@@ -284,7 +284,11 @@ impl Report {
                 writeln!(out, "               {example}")?;
             }
         }
-        if let Some(counts) = &self.consumed {
+        if let Some(Consumed {
+            all: counts,
+            by_group,
+        }) = &self.consumed
+        {
             writeln!(
                 out,
                 "  consumed     {} messages, {} distinct: {} redelivered, {} duplicated, {} unexpected, {} foreign",
@@ -295,6 +299,16 @@ impl Report {
                 counts.unexpected,
                 counts.foreign,
             )?;
+            if by_group.len() > 1 {
+                let (least, most) = (by_group.values().min(), by_group.values().max());
+                writeln!(
+                    out,
+                    "               {} to {} by each of {} consumer groups",
+                    least.unwrap_or(&0),
+                    most.unwrap_or(&0),
+                    by_group.len()
+                )?;
+            }
         }
         writeln!(out, "{}", if self.passed { "passed" } else { "FAILED" })
     }

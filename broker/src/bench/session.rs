@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::body::RunId;
 use super::calibrate::{self, Calibration};
 use super::client::Cluster;
-use super::consume::{Books, Consumers, Running};
+use super::consume::{Books, Consumers, Pace, Running, workers};
 use super::ledger::Ledger;
 use super::nodes::{Nodes, Readings};
 use super::options::{Mode, Plan, Rate};
@@ -16,7 +16,7 @@ use super::progress::Progress;
 use super::recorder::Recorder;
 use super::report::Report;
 use super::schedule::{Due, Schedule, Source};
-use super::tally::{Counts, Tally};
+use super::tally::Consumed;
 use super::{BenchError, limits, locked};
 
 /// After the last acknowledged message arrived, consumers listen on for what must not come.
@@ -40,7 +40,7 @@ pub(super) struct Loaded {
     pub queues: u32,
     pub recorder: Arc<Recorder>,
     pub ledger: Option<Arc<Ledger>>,
-    pub counts: Option<Counts>,
+    pub consumed: Option<Consumed>,
     pub before: Readings,
     pub after: Readings,
     /// Milliseconds since 1970 at which the measured window began.
@@ -174,17 +174,23 @@ impl Preparation<'_> {
 
     fn consumers(
         &self,
-        group: &str,
+        number: usize,
         books: Books,
         recorder: &Arc<Recorder>,
         listening: bool,
     ) -> Arc<Consumers> {
+        let each = workers(self.plan.consume.consumers, self.queues as usize);
         Arc::new(Consumers {
             cluster: self.cluster.clone(),
             topics: self.topics.clone(),
-            group: group.to_owned(),
+            group: self.groups[number].clone(),
             ack: self.plan.consume.ack,
             invisible: self.plan.consume.invisible,
+            pace: Pace {
+                every: self.plan.consume.receive_every,
+                first: number * each,
+                of: self.groups.len() * each,
+            },
             books,
             recorder: recorder.clone(),
             listening: AtomicBool::new(listening),
@@ -200,7 +206,7 @@ impl Preparation<'_> {
             started_ms: (super::body::now_ns() / 1_000_000).saturating_sub(started_ago),
             recorder,
             ledger: None,
-            counts: None,
+            consumed: None,
             before: readings.0,
             after: readings.1,
             backlog: (0, 0),
@@ -225,16 +231,11 @@ impl Preparation<'_> {
         if self.verify == Verify::Yes {
             // Nothing of this is measured, so it has a recorder of its own.
             let unmeasured = self.recorder(rate);
-            let priming = self.consumers(&self.groups[0], Books::Ledger(ledger.clone()), &unmeasured, true);
+            let priming = self.consumers(0, Books::Ledger(ledger.clone()), &unmeasured, true);
             priming.prime().await?;
         }
         let recorder = self.recorder(rate);
-        let consumers = self.consumers(
-            &self.groups[0],
-            Books::Ledger(ledger.clone()),
-            &recorder,
-            receiving,
-        );
+        let consumers = self.consumers(0, Books::Ledger(ledger.clone()), &recorder, receiving);
         let running = if receiving {
             Some(consumers.start(self.plan.consume.consumers).await)
         } else {
@@ -329,10 +330,8 @@ impl Preparation<'_> {
 
     async fn consume(self) -> Result<Loaded, BenchError> {
         let recorder = self.recorder(None);
-        let all: Vec<Arc<Consumers>> = self
-            .groups
-            .iter()
-            .map(|group| self.consumers(group, Books::Tally(Mutex::new(Tally::default())), &recorder, true))
+        let all: Vec<Arc<Consumers>> = (0..self.groups.len())
+            .map(|number| self.consumers(number, Books::Tally(Mutex::default()), &recorder, true))
             .collect();
         let mut running = Vec::new();
         for consumers in &all {
@@ -351,14 +350,14 @@ impl Preparation<'_> {
         };
         let readings = self.readings(&recorder, over).await;
         drop((progress, running));
-        let mut counts = Counts::default();
+        let mut consumed = Consumed::default();
         for consumers in &all {
             if let Books::Tally(tally) = &consumers.books {
-                counts.add(locked(tally).counts());
+                consumed.add(&consumers.group, locked(tally).counts());
             }
         }
         Ok(Loaded {
-            counts: Some(counts),
+            consumed: Some(consumed),
             ..self.loaded(recorder.clone(), readings)
         })
     }

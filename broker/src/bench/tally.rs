@@ -31,8 +31,24 @@ pub(super) struct Counts {
     pub foreign: u64,
 }
 
+/// What all consumer groups of a run received.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Consumed {
+    #[serde(flatten)]
+    pub all: Counts,
+    /// Messages received, by consumer group.
+    pub by_group: BTreeMap<String, u64>,
+}
+
+impl Consumed {
+    pub(super) fn add(&mut self, group: &str, counts: &Counts) {
+        self.all.add(counts);
+        self.by_group.insert(group.to_owned(), counts.received);
+    }
+}
+
 impl Counts {
-    pub(super) fn add(&mut self, other: &Self) {
+    fn add(&mut self, other: &Self) {
         self.received += other.received;
         self.distinct += other.distinct;
         self.redelivered += other.redelivered;

@@ -150,7 +150,7 @@ async fn consuming_counts_what_is_there() {
         .await
         .expect("it consumes");
     let report = report(&consuming, &loaded);
-    let counts = report.consumed.as_ref().expect("it counts");
+    let counts = &report.consumed.as_ref().expect("it counts").all;
     assert_eq!(
         (counts.distinct, counts.received),
         (filled.recorder.totals().0, filled.recorder.totals().0)
