@@ -198,12 +198,12 @@ impl Replica {
             .map_err(|fatal| self.stopped(&fatal))
     }
 
-    /// Stands for election now, without waiting for anybody's silence.
+    /// Stands for election now, if a quorum has no leader either (pre-vote): a leader that lives is not disturbed.
     pub async fn campaign(&self) -> Result<(), ProposeError> {
         self.inner
             .raft
             .trigger()
-            .elect(false)
+            .elect(true)
             .await
             .map_err(|fatal| self.stopped(&fatal))
     }

@@ -63,6 +63,7 @@ async fn bring_up(node: &Node) -> Result<(), StopReason> {
         }
     };
     let meta = open_meta(node, &identity).await?;
+    tokio::spawn(membership::first_leader(node.clone(), META_SHARD, meta.clone()));
     if identity.incarnation == 1 {
         let members = identity.nodes.keys().map(|&id| (replica_of(id, 1), id)).collect();
         meta.initialize(members).await.map_err(fatal)?;
@@ -338,6 +339,7 @@ async fn open_shards(node: &Node, identity: &Identity, meta: &MetaState) -> Resu
             .write()
             .expect("no panic while held")
             .insert(id, Arc::clone(&shard));
+        tokio::spawn(membership::first_leader(node.clone(), id, shard.replica.clone()));
         tokio::spawn(keeper::run(node.clone(), shard));
     }
     Ok(())

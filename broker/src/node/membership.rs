@@ -18,6 +18,9 @@ const PING_FOR: Duration = Duration::from_millis(1_000);
 const CAUGHT_UP_WITHIN: u64 = 64;
 /// Rounds a leader waits before it moves to its preferred node, so that restarts settle first.
 const CALM_ROUNDS: u32 = 6;
+/// How often a node stands for election after its start, and how many times.
+const FIRST_TRY_EVERY: Duration = Duration::from_millis(100);
+const FIRST_TRIES: u32 = 50;
 /// How long a hand-over of one shard may take at shutdown.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
@@ -53,6 +56,30 @@ pub(super) async fn run(node: Node) {
             move_leaders(&node, &meta, &avoided, usize::MAX).await;
         } else if calm >= CALM_ROUNDS && move_leaders(&node, &meta, &avoided, 1).await {
             calm = 0;
+        }
+    }
+}
+
+/// After a start, lets the node that should lead a shard stand for election at once, again and again until somebody was
+/// elected: when all nodes start together nobody has to wait for the silence of a leader that cannot be, and candidates
+/// do not take each other's votes.
+pub(super) async fn first_leader(node: Node, shard: u32, replica: Replica) {
+    let before = replica.status().term;
+    let mut stop = node.inner.stop.subscribe();
+    for _ in 0..FIRST_TRIES {
+        let status = replica.status();
+        let elected = status.is_leader || status.term > before;
+        if elected || preferred(&node.meta(), shard, &BTreeSet::new()) != Some(node.id()) {
+            return;
+        }
+        if let Err(error) = replica.campaign().await {
+            tracing::info!(shard, %error, "standing for election is left to the usual timeouts");
+            return;
+        }
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(Option::is_some) => return,
+            () = tokio::time::sleep(FIRST_TRY_EVERY) => {}
         }
     }
 }
