@@ -1,34 +1,62 @@
-//! Time and chance, the two things that no replica may decide for itself.
+//! Time and chance, the things that no replica may decide for itself.
 //!
 //! The leader asks here and writes what it got into the command. The simulator
-//! puts its own clock and seed behind the trait.
+//! puts its own clocks and seed behind the trait.
 
-/// Wall clock and randomness of one node.
+/// The clocks and the randomness of one node.
 pub trait Clock: Send + Sync + 'static {
-    /// Milliseconds since the Unix epoch. May jump; the core keeps the maximum.
-    fn now_ms(&self) -> u64;
+    /// Milliseconds since the Unix epoch. May jump, and differs from node to node: for people, never to measure how long
+    /// something lasts.
+    fn wall_ms(&self) -> u64;
+
+    /// Milliseconds since some moment of this process. Never jumps; means nothing to anybody else.
+    fn steady_ms(&self) -> u64;
 
     /// A number no other node draws: receipt nonces, identities.
     fn random_u64(&self) -> u64;
 }
 
-/// The operating system's clock and random source.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct SystemClock;
+#[cfg(not(madsim))]
+pub use system::SystemClock;
 
 #[cfg(not(madsim))]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one home of the wall clock and of chance"
-)]
-impl Clock for SystemClock {
-    fn now_ms(&self) -> u64 {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        // A clock before 1970 is broken; zero delays everything and breaks nothing.
-        since.map_or(0, |d| d.as_millis() as u64)
+mod system {
+    #![expect(
+        clippy::disallowed_methods,
+        reason = "the one home of the system's clocks and of chance"
+    )]
+
+    use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+    use super::Clock;
+
+    /// The operating system's clocks and random source.
+    #[derive(Debug, Clone, Copy)]
+    pub struct SystemClock {
+        started: Instant,
     }
 
-    fn random_u64(&self) -> u64 {
-        rand::random()
+    impl Default for SystemClock {
+        fn default() -> Self {
+            SystemClock {
+                started: Instant::now(),
+            }
+        }
+    }
+
+    impl Clock for SystemClock {
+        fn wall_ms(&self) -> u64 {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            // A clock before 1970 is broken; zero is as good as any.
+            since.map_or(0, |since| since.as_millis() as u64)
+        }
+
+        fn steady_ms(&self) -> u64 {
+            self.started.elapsed().as_millis() as u64
+        }
+
+        fn random_u64(&self) -> u64 {
+            rand::random()
+        }
     }
 }

@@ -34,6 +34,7 @@ pub mod peers_transport;
 pub mod proposer;
 pub mod retention;
 pub mod shard;
+pub mod shard_time;
 
 use clients::Clients;
 use forward::ForwardHandler;
@@ -240,7 +241,7 @@ impl Node {
     pub fn leader(&self, shard: u32) -> Option<u32> {
         if shard == META_SHARD {
             let status = self.meta_replica()?.status();
-            self.inner.meta_leadership.see(&status, self.clock().now_ms());
+            self.inner.meta_leadership.see(&status, self.clock().steady_ms());
             return self.inner.meta_leadership.node();
         }
         self.inner
@@ -254,7 +255,7 @@ impl Node {
 
     /// Another node says that it leads a shard.
     fn hear_leader(&self, shard: u32, leader: u32, term: u64) {
-        let now = self.clock().now_ms();
+        let now = self.clock().steady_ms();
         let ceased = if shard == META_SHARD {
             self.inner.meta_leadership.hear(leader, term, now)
         } else {
@@ -273,7 +274,7 @@ impl Node {
 
     /// This node and those that answered it lately.
     pub fn alive_nodes(&self) -> BTreeSet<u32> {
-        let now = self.clock().now_ms();
+        let now = self.clock().steady_ms();
         let heard = self.inner.heard.lock().expect("no panic while held");
         let alive = heard
             .iter()

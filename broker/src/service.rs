@@ -130,7 +130,7 @@ impl Service {
     fn saw(&self, caller: &Caller) {
         let node = self.node();
         node.clients()
-            .saw(&caller.client_id, &caller.language, node.clock().now_ms());
+            .saw(&caller.client_id, &caller.language, node.clock().steady_ms());
     }
 
     /// The topic of this name; it comes into being if that is allowed.

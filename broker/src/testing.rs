@@ -36,7 +36,7 @@ impl OneNode {
             SimDisk::new(1).mount(),
             MemoryEngine::new().mount(),
             Arc::new(Alone),
-            Arc::new(SystemClock),
+            Arc::new(SystemClock::default()),
         )
         .await
         .unwrap();

@@ -26,7 +26,8 @@ use crate::{
 pub struct Context {
     /// Where the command stands in the log.
     pub position: Position,
-    /// The leader's clock. The core's time never goes back.
+    /// The shard's time as its leader reckoned it, milliseconds. The core's time never goes back: to a leader that was
+    /// behind, times in its commands are later by as much, so that what was to last as long as it should does.
     pub time_ms: u64,
 }
 
@@ -102,11 +103,12 @@ impl Core {
             kv.put(keys::NOW, &value)?;
         }
         let at = context.position;
+        let late_ms = self.now_ms - context.time_ms;
         match &command.command {
             Some(command::Command::Append(append)) => commands::append::apply(self, kv, at, append),
-            Some(command::Command::Deliver(deliver)) => commands::deliver::apply(self, kv, deliver),
+            Some(command::Command::Deliver(deliver)) => commands::deliver::apply(self, kv, late_ms, deliver),
             Some(command::Command::Ack(ack)) => commands::ack::apply(self, kv, ack),
-            Some(command::Command::Release(release)) => commands::release::apply(self, kv, release),
+            Some(command::Command::Release(release)) => commands::release::apply(self, kv, late_ms, release),
             Some(command::Command::Tick(tick)) => commands::tick::apply(self, kv, tick),
             Some(command::Command::Trim(trim)) => commands::trim::apply(self, kv, trim),
             Some(command::Command::Configure(configure)) => commands::configure::apply(self, kv, configure),

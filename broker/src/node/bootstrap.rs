@@ -312,7 +312,11 @@ async fn open_shards(node: &Node, identity: &Identity, meta: &MetaState) -> Resu
         if node.shard(id).is_some() {
             continue;
         }
-        let machine = Arc::new(QueueMachine::new(Arc::clone(&node.inner.hub)));
+        let machine = Arc::new(QueueMachine::new(
+            identity.replica(),
+            Arc::clone(&node.inner.hub),
+            Arc::clone(node.clock()),
+        ));
         let replica = node
             .inner
             .store

@@ -89,7 +89,7 @@ impl Node {
             return Ok(None);
         };
         match replica
-            .propose(meta::encode(self.clock().now_ms(), command))
+            .propose(meta::encode(self.clock().wall_ms(), command))
             .await
         {
             Ok(applied) => Ok(Some(

@@ -24,20 +24,23 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
     let mut status = shard.replica.subscribe();
     let mut renewed_ms = 0;
     loop {
-        if shard.leadership().see(&status.current(), node.clock().now_ms()) {
+        if shard
+            .leadership()
+            .see(&status.current(), node.clock().steady_ms())
+        {
             // Waiters look again: queues came here, or went elsewhere.
             node.inner.hub.ring_all();
         }
         let leads = shard.leads();
         let mut wait = LOOK_EVERY;
         if leads {
-            let now = node.clock().now_ms();
-            if now >= renewed_ms + RENEW_EVERY_MS || renewed_ms > now {
+            let now = node.clock().steady_ms();
+            if now >= renewed_ms + RENEW_EVERY_MS {
                 renewed_ms = now;
-                renew(&node, &shard, now).await;
+                renew(&node, &shard).await;
                 drop_deleted(&node, &shard).await;
             }
-            wait = wait.min(tick(&node, &shard).await);
+            wait = wait.min(tick(&shard).await);
         }
         tokio::select! {
             biased;
@@ -50,12 +53,12 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
 }
 
 /// Expires what is due; tells how long nothing will be.
-async fn tick(node: &Node, shard: &DataShard) -> Duration {
+async fn tick(shard: &DataShard) -> Duration {
     loop {
         let Some(deadline) = shard.machine.read(|core| core.next_deadline()) else {
             return LOOK_EVERY;
         };
-        let now = node.clock().now_ms();
+        let now = shard.now_ms();
         if deadline > now {
             return Duration::from_millis(deadline - now);
         }
@@ -73,13 +76,14 @@ async fn tick(node: &Node, shard: &DataShard) -> Duration {
 }
 
 /// Prolongs leases of push consumers that gave a sign of life lately.
-async fn renew(node: &Node, shard: &DataShard, now: u64) {
+async fn renew(node: &Node, shard: &DataShard) {
+    let (now, steady) = (shard.now_ms(), node.clock().steady_ms());
     let due = shard
         .machine
         .read(|core| core.renewable(now + RENEW_BEFORE_MS, RENEW_AT_ONCE));
     for (group, queue, lease) in due {
         let too_old = now.saturating_sub(lease.first_leased_ms) > RENEW_AT_MOST_MS;
-        if too_old || !node.inner.clients.alive(lease.client, now) {
+        if too_old || !node.inner.clients.alive(lease.client, steady) {
             continue;
         }
         let release = record::Release {

@@ -10,23 +10,31 @@ use tokio::sync::Notify;
 use super::{
     hub::Hub,
     kv::{Reading, Writing},
+    shard_time::ShardTime,
 };
+use crate::clock::Clock;
 
 /// One data shard's core, shared between the log that changes it and the leader that reads it.
 pub struct QueueMachine {
     core: Mutex<Core>,
+    /// Id of the replica whose state this is.
+    replica: u64,
     hub: Arc<Hub>,
     /// Rings when a deadline appeared that may be earlier than all before.
     pub timer: Notify,
+    /// By which deadlines are measured.
+    pub time: ShardTime,
 }
 
 impl QueueMachine {
     /// An empty core; `restore` fills it before anything else happens.
-    pub fn new(hub: Arc<Hub>) -> Self {
+    pub fn new(replica: u64, hub: Arc<Hub>, clock: Arc<dyn Clock>) -> Self {
         Self {
             core: Mutex::new(Core::default()),
+            replica,
             hub,
             timer: Notify::new(),
+            time: ShardTime::new(clock),
         }
     }
 
@@ -49,6 +57,9 @@ impl QueueMachine {
 impl Machine for QueueMachine {
     fn restore(&self, state: &dyn StateRead) -> Result<(), EngineError> {
         let core = Core::load(&Reading(state)).map_err(engine)?;
+        if core.now_ms() > 0 {
+            self.time.followed_to(core.now_ms());
+        }
         *self.core.lock().expect("a panic in the core stops the node") = core;
         self.timer.notify_one();
         self.hub.ring_all();
@@ -74,6 +85,11 @@ impl Machine for QueueMachine {
             let outcome = core.apply(&mut view, context, &command).map_err(engine)?;
             self.hint(&outcome.effects);
             replies.push(outcome.reply);
+        }
+        if at.node == self.replica {
+            self.time.led_to(core.now_ms());
+        } else {
+            self.time.followed_to(core.now_ms());
         }
         Ok(Applied::of(replies))
     }

@@ -112,7 +112,7 @@ fn ping(node: &Node) {
                     node.hear_leader(led.shard, other, led.term);
                 }
                 let sign = SignOfLife {
-                    at_ms: node.clock().now_ms(),
+                    at_ms: node.clock().steady_ms(),
                     full: status.full,
                 };
                 node.inner

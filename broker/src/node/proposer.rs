@@ -20,12 +20,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use flotilla_proto::record::Command;
 
-use crate::{
-    clock::Clock,
-    limits::{
-        FEW_COMMANDS_IN_FLIGHT, FRUITLESS_YIELDS, MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS,
-        MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS, PIPELINE_BYTES,
-    },
+use super::machine::QueueMachine;
+use crate::limits::{
+    FEW_COMMANDS_IN_FLIGHT, FRUITLESS_YIELDS, MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS,
+    MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS, PIPELINE_BYTES,
 };
 
 /// Why a command has no reply.
@@ -67,13 +65,13 @@ pub struct Proposer {
 
 impl Proposer {
     /// Starts the proposer of a replica. It ends when every handle is dropped.
-    pub fn start(replica: Replica, clock: Arc<dyn Clock>) -> Self {
+    pub fn start(replica: Replica, machine: Arc<QueueMachine>) -> Self {
         let (queue, receiver) = mpsc::channel(MAX_QUEUED_COMMANDS);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let enough = Arc::new(Notify::new());
         let work = Batches {
             replica,
-            clock,
+            machine,
             receiver,
             queued_bytes: Arc::clone(&queued_bytes),
             enough: Arc::clone(&enough),
@@ -135,7 +133,7 @@ impl Proposer {
 
 struct Batches {
     replica: Replica,
-    clock: Arc<dyn Clock>,
+    machine: Arc<QueueMachine>,
     receiver: mpsc::Receiver<Proposal>,
     queued_bytes: Arc<AtomicUsize>,
     enough: Arc<Notify>,
@@ -159,7 +157,7 @@ impl Batches {
                     let Some(first) = first else { break };
                     let batch = self.gather(first).await;
                     commands += batch.len();
-                    on_their_way.push(propose(self.replica.clone(), self.clock.now_ms(), batch));
+                    on_their_way.push(propose(self.replica.clone(), self.machine.time.now_ms(), batch));
                 }
                 () = self.enough.notified(), if !cut => {}
             }

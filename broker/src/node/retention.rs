@@ -38,7 +38,7 @@ pub(super) async fn run(node: Node) {
 /// What may be forgotten.
 #[derive(Debug, Clone, Copy)]
 struct Horizon {
-    /// Stored before this time.
+    /// Stored before this time of the shard.
     before_ms: u64,
     /// Or at or below this index, because the log is too large.
     through_index: Option<u64>,
@@ -53,7 +53,6 @@ async fn round(node: &Node) -> Result<(), Fault> {
         return Ok(());
     };
     let retention_ms = node.options().retention.as_millis() as u64;
-    let before_ms = node.clock().now_ms().saturating_sub(retention_ms);
     let too_large = total > node.options().retention_bytes;
     for shard in node.shards() {
         let Some(&(_, last)) = oldest.shards.get(&shard.id) else {
@@ -61,7 +60,7 @@ async fn round(node: &Node) -> Result<(), Fault> {
         };
         if shard.leads() {
             let horizon = Horizon {
-                before_ms,
+                before_ms: shard.now_ms().saturating_sub(retention_ms),
                 through_index: too_large.then_some(last),
             };
             trim(node, &shard, horizon).await?;

@@ -51,6 +51,7 @@ struct Seen {
     moved_ms: u64,
 }
 
+/// Times are of the node's steady clock.
 impl Leadership {
     /// Takes over what the replica here reports now; true if this node began or ceased to lead.
     pub fn see(&self, status: &ReplicaStatus, now_ms: u64) -> bool {
@@ -156,7 +157,7 @@ pub enum DeliverError {
 impl DataShard {
     /// Puts a replica to work.
     pub fn new(id: u32, replica: Replica, machine: Arc<QueueMachine>, clock: Arc<dyn Clock>) -> Self {
-        let proposer = Proposer::start(replica.clone(), Arc::clone(&clock));
+        let proposer = Proposer::start(replica.clone(), Arc::clone(&machine));
         Self {
             id,
             replica,
@@ -166,6 +167,11 @@ impl DataShard {
             clock,
             delivering: Mutex::default(),
         }
+    }
+
+    /// The shard's own time, milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        self.machine.time.now_ms()
     }
 
     /// Who leads it.
@@ -185,7 +191,7 @@ impl DataShard {
             return Ok(Vec::new());
         };
         self.subscribe_if_needed(queue, want).await?;
-        let now = self.clock.now_ms();
+        let now = self.now_ms();
         let choice = self.choose(group, queue, now, want.count)?;
         if choice.redeliver.is_empty() && choice.new_count == 0 {
             return Ok(Vec::new());

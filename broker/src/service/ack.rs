@@ -170,12 +170,10 @@ impl Service {
             request.group.as_ref(),
             &request.receipt_handle,
         )?;
-        let clock = self.node().clock();
         let new = Handle {
             nonce: next_nonce(handle.nonce, asked),
             ..handle
         };
-        let at_ms = clock.now_ms().saturating_add(asked.as_millis() as u64);
         let done = self
             .at_leader(
                 caller,
@@ -196,6 +194,7 @@ impl Service {
                     if retried && lease.is_some_and(|lease| lease.nonce == new.nonce) {
                         return Ok(Try::Done(ReleaseResult::Done));
                     }
+                    let at_ms = shard.now_ms().saturating_add(asked.as_millis() as u64);
                     Ok(
                         match release(&shard, &handle, action, Some(at_ms), new.nonce).await? {
                             // The first try may have been the last attempt, and made a dead letter of it.

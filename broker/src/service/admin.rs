@@ -265,7 +265,7 @@ impl Service {
         let mut text = String::new();
         let counters = self.counters();
         let store = self.node().store().stats();
-        let now = self.node().clock().now_ms();
+        let now = self.node().clock().steady_ms();
         for (name, help, value) in [
             (
                 "rocketmq_messages_in_total",

@@ -231,18 +231,16 @@ impl Service {
     /// How long until a message that waits for its retry can be had here.
     fn until_visible(&self, receive: &Receive) -> Duration {
         let node = self.node();
-        let now = node.clock().now_ms();
         let next = (0..)
             .zip(receive.topic.queue_shards.iter().copied())
             .filter(|&(_, shard)| node.leads(shard))
             .filter_map(|(number, shard)| {
-                node.shard(shard)?
-                    .next_visible(receive.group.id, QueueId::new(receive.topic.id, number))
+                let shard = node.shard(shard)?;
+                let at = shard.next_visible(receive.group.id, QueueId::new(receive.topic.id, number))?;
+                Some(at.saturating_sub(shard.now_ms()).max(1))
             })
             .min();
-        next.map_or(LOOK_EVERY, |at| {
-            Duration::from_millis(at.saturating_sub(now).max(1))
-        })
+        next.map_or(LOOK_EVERY, Duration::from_millis)
     }
 
     /// Other nodes that lead queues of the topic, with one of their shards.
@@ -277,7 +275,7 @@ impl Service {
         let node = self.node();
         let since = node
             .clock()
-            .now_ms()
+            .steady_ms()
             .saturating_sub(ROUTE_MAX_AGE.as_millis() as u64);
         let mut shards = receive.topic.queue_shards.iter();
         let moved = |&shard: &u32| {
@@ -331,7 +329,7 @@ impl Service {
 
     fn answer_receive(&self, receive: &Receive, deliveries: Vec<Delivery>) -> Vec<ReceiveMessageResponse> {
         let stamp = element(Content::DeliveryTimestamp(to_timestamp(
-            self.node().clock().now_ms(),
+            self.node().clock().wall_ms(),
         )));
         if deliveries.is_empty() {
             let nothing = answer::status(Code::MessageNotFound, "no message within the poll");

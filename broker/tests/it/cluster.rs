@@ -125,7 +125,7 @@ impl Cluster {
             wires: Arc::clone(&self.wires),
         });
         let machine = self.machines.get_mut(&id).unwrap();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let node = Node::start(
             options,
             machine.disk.mount(),

@@ -14,7 +14,12 @@ use crate::{
     subscription::InFlight,
 };
 
-pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, deliver: &Deliver) -> Result<Outcome, Fault> {
+pub(crate) fn apply(
+    core: &mut Core,
+    kv: &mut dyn KeyValue,
+    late_ms: u64,
+    deliver: &Deliver,
+) -> Result<Outcome, Fault> {
     let (queue, group) = (QueueId(deliver.queue), GroupId(deliver.group));
     let now = core.now_ms;
     let Some(known) = core.subscriptions.get(&(queue, group)) else {
@@ -40,7 +45,7 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, deliver: &Deliver) -
             .min(next - known.cursor);
         chosen.extend((known.cursor..known.cursor + count).map(|offset| (offset, 1)));
     }
-    let deadline_ms = deliver.deadline_ms.max(now);
+    let deadline_ms = deliver.deadline_ms.saturating_add(late_ms).max(now);
     let mut leases = Vec::with_capacity(chosen.len());
     for (offset, attempt) in chosen {
         let Some(message) = Message::get(kv, queue, offset)? else {

@@ -11,7 +11,12 @@ use crate::{
     subscription::InFlight,
 };
 
-pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, release: &Release) -> Result<Outcome, Fault> {
+pub(crate) fn apply(
+    core: &mut Core,
+    kv: &mut dyn KeyValue,
+    late_ms: u64,
+    release: &Release,
+) -> Result<Outcome, Fault> {
     let (queue, group) = (QueueId(release.queue), GroupId(release.group));
     let (Some(lease), Ok(action)) = (&release.lease, Action::try_from(release.action)) else {
         return Ok(Reply::Refused(Refusal::Malformed).into());
@@ -26,7 +31,8 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, release: &Release) -
     };
     let exhausted = row.attempt >= known.rules.max_attempts;
     let by_backoff = now.saturating_add(delay_ms(known.rules.backoff.as_ref(), row.attempt));
-    let at_ms = release.at_ms.unwrap_or(by_backoff).max(now);
+    let asked = release.at_ms.map(|at_ms| at_ms.saturating_add(late_ms));
+    let at_ms = asked.unwrap_or(by_backoff).max(now);
     let row = match action {
         Action::Unspecified => return Ok(Reply::Refused(Refusal::Malformed).into()),
         Action::DeadLetter => {

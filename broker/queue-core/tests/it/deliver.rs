@@ -147,6 +147,19 @@ fn a_deadline_in_the_past_is_over_at_once_and_not_before() {
 }
 
 #[test]
+fn a_leader_that_is_behind_gives_no_shorter_leases() {
+    let mut shard = Shard::subscribed();
+    shard.fill(Q, 1);
+    shard.now_ms -= 400;
+    let deliver = Deliver {
+        deadline_ms: shard.now_ms + LEASE_MS,
+        ..new_ones(0, 1)
+    };
+    shard.delivered(deliver);
+    assert_eq!(shard.in_flight(0).unwrap().at_ms, START_MS + LEASE_MS);
+}
+
+#[test]
 fn one_command_leases_a_bounded_number() {
     let mut shard = Shard::subscribed();
     shard.careful = false;

@@ -195,12 +195,13 @@ impl Model {
 
     pub(crate) fn apply(&mut self, context: Context, command: &Command) -> Reply {
         self.now = self.now.max(context.time_ms);
+        let late = self.now - context.time_ms;
         match &command.command {
             None => Reply::Refused(Refusal::Malformed),
             Some(Kind::Append(append)) => self.append(context.position, append),
-            Some(Kind::Deliver(deliver)) => self.deliver(deliver),
+            Some(Kind::Deliver(deliver)) => self.deliver(late, deliver),
             Some(Kind::Ack(ack)) => self.ack(ack),
-            Some(Kind::Release(release)) => self.release(release),
+            Some(Kind::Release(release)) => self.release(late, release),
             Some(Kind::Tick(tick)) => self.tick(tick),
             Some(Kind::Trim(trim)) => self.trim(trim),
             Some(Kind::CopyForward(copy)) => self.copy_forward(context.position, copy),
@@ -237,7 +238,7 @@ impl Model {
         }
     }
 
-    fn deliver(&mut self, deliver: &Deliver) -> Reply {
+    fn deliver(&mut self, late: u64, deliver: &Deliver) -> Reply {
         let now = self.now;
         let messages = self
             .queue(deliver.queue)
@@ -269,7 +270,7 @@ impl Model {
                 nonce: deliver.nonce,
                 attempt,
                 leased: true,
-                at_ms: deliver.deadline_ms.max(now),
+                at_ms: deliver.deadline_ms.saturating_add(late).max(now),
                 auto_renew: deliver.auto_renew,
                 client: deliver.client,
                 first_leased_ms: now,
@@ -323,7 +324,7 @@ impl Model {
         true
     }
 
-    fn release(&mut self, release: &Release) -> Reply {
+    fn release(&mut self, late: u64, release: &Release) -> Reply {
         let malformed = Reply::Refused(Refusal::Malformed);
         let (group, queue) = (release.group, release.queue);
         let (Some(lease), Ok(action)) = (&release.lease, Action::try_from(release.action)) else {
@@ -336,6 +337,7 @@ impl Model {
         let last = view.attempt >= sub.rules.max_attempts;
         let at_ms = release
             .at_ms
+            .map(|at| at.saturating_add(late))
             .unwrap_or(self.now + sub.wait(view.attempt))
             .max(self.now);
         let give_up = action == Action::DeadLetter || (action == Action::Retry && last);

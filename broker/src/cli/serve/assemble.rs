@@ -90,7 +90,7 @@ impl Assembly {
             Arc::new(disk),
             Arc::new(engine),
             transport,
-            Arc::new(SystemClock),
+            Arc::new(SystemClock::default()),
         )
         .await?;
         hello.is(&node);
