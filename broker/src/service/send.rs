@@ -1,8 +1,7 @@
 //! SendMessage: validate, choose a queue, put the messages into its shard's log.
 //!
-//! The queue is chosen by message id among the queues led here, so that a retry meets
-//! the first try's dedup entry. Once a command may have reached a log, only that shard
-//! is asked again: its dedup window tells what happened.
+//! A message's shard follows from its id, so that a retry, at whatever node and after
+//! whatever happened, meets the first try's dedup entry (docs/adr/0005).
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -63,7 +62,7 @@ impl Service {
         let name = check_request(caller, &request)?;
         let topic = self.topic(&name).await?;
         check_kinds(&topic, &request.messages)?;
-        let now = self.node().clock().now_ms();
+        let now = self.node().clock().wall_ms();
         let host = &self.node().options().client_addr;
         let (mut count, mut size) = (0, 0);
         let mut outgoing = Vec::with_capacity(request.messages.len());
@@ -96,68 +95,48 @@ impl Service {
         topic: &Arc<record::Topic>,
         mut outgoing: Vec<Outgoing>,
         original: Option<Vec<Message>>,
-        mut pinned: Option<u32>,
+        pinned: Option<u32>,
     ) -> Result<SendMessageResponse, Refused> {
         let deadline = Instant::now() + caller.patience();
         let seed = client_hash(&outgoing[0].message_id);
-        let mut unsure = false;
-        let mut full = self.node().full_nodes();
+        let home = pinned.unwrap_or_else(|| home_shard(topic, seed));
         let me = self.node().id();
+        let mut unsure = false;
         loop {
-            let others =
-                full.contains(&me) && !caller.forwarded && self.has_room_elsewhere(topic, pinned, &full);
-            let last_refusal = match self.led_here(topic, pinned, seed).filter(|_| !others) {
-                Some(_) if full.contains(&me) => self.no_room(caller, &full)?,
-                Some((queue, shard)) => {
-                    let maybe = append_all(&shard, queue, &mut outgoing).await?;
+            let full = self.node().full_nodes();
+            let last_refusal = match self.node().leader(home) {
+                Some(leader) if full.contains(&leader) => self.no_room(caller, &full)?,
+                Some(leader) if leader == me => {
+                    let (queue, shard) = self.queue_here(topic, home, seed)?;
+                    unsure |= append_all(&shard, queue, &mut outgoing).await?;
                     if outgoing.iter().all(|message| message.result.is_some()) {
                         return Ok(respond(outgoing));
-                    }
-                    if maybe {
-                        unsure = true;
-                        pinned = Some(shard.id);
                     }
                     Refused::new(Code::HaNotAvailable, "the shard lost its leader; send again")
                 }
                 // The outcome is not known, and it is not for this node to find out.
-                None if caller.forwarded && unsure => return Err(self::unsure()),
-                None if caller.forwarded => return Err(not_leader()),
-                None => match self.leader_elsewhere(topic, pinned, &full) {
-                    Some((to, shard)) => {
-                        let messages = original
-                            .clone()
-                            .expect("kept for a request that may be forwarded");
-                        match self.send_there(caller, to, shard, messages, deadline).await? {
-                            There::Answered(response) => {
-                                // Nothing was stored there: another leader may have room.
-                                let refused = is_no_room(&response) && full.insert(to);
-                                if !refused || !self.has_room_elsewhere(topic, pinned, &full) {
-                                    return Ok(response);
-                                }
-                                continue;
-                            }
-                            There::NotLeader => Refused::new(
-                                Code::HaNotAvailable,
-                                "the queue's leader is changing; send again",
-                            ),
-                            There::Unsure => {
-                                pinned = Some(shard);
-                                Refused::new(
-                                    Code::ProxyTimeout,
-                                    "the queue's leader did not answer; send again with the same message id",
-                                )
-                            }
+                _ if caller.forwarded && unsure => return Err(self::unsure()),
+                _ if caller.forwarded => return Err(not_leader()),
+                Some(leader) => {
+                    let messages = original
+                        .clone()
+                        .expect("kept for a request that may be forwarded");
+                    match self.send_there(caller, leader, home, messages, deadline).await? {
+                        There::Answered(response) if is_no_room(&response) => self.no_room(caller, &full)?,
+                        There::Answered(response) => return Ok(response),
+                        There::NotLeader => {
+                            Refused::new(Code::HaNotAvailable, "the queue's leader is changing; send again")
                         }
+                        There::Unsure => Refused::new(
+                            Code::ProxyTimeout,
+                            "the queue's leader did not answer; send again with the same message id",
+                        ),
                     }
-                    // There are leaders, but none with room.
-                    None if self.has_room_elsewhere(topic, pinned, &BTreeSet::new()) => {
-                        self.no_room(caller, &full)?
-                    }
-                    None => Refused::new(
-                        Code::HaNotAvailable,
-                        "no queue of the topic has a leader; a majority of the nodes must run",
-                    ),
-                },
+                }
+                None => Refused::new(
+                    Code::HaNotAvailable,
+                    "the message's shard has no leader; a majority of the nodes must run",
+                ),
             };
             if Instant::now() + RETRY_AFTER >= deadline {
                 return Err(last_refusal);
@@ -166,40 +145,24 @@ impl Service {
         }
     }
 
-    /// A queue of the topic led here, in the pinned shard if there is one.
-    fn led_here(
+    /// The queue for a message among those of the topic in a shard of this node.
+    fn queue_here(
         &self,
         topic: &record::Topic,
-        pinned: Option<u32>,
+        shard: u32,
         seed: u64,
-    ) -> Option<(QueueId, Arc<DataShard>)> {
-        let node = self.node();
-        let led: Vec<(u32, u32)> = (0..)
-            .zip(topic.queue_shards.iter().copied())
-            .filter(|&(_, shard)| pinned.is_none_or(|pinned| pinned == shard) && node.leads(shard))
+    ) -> Result<(QueueId, Arc<DataShard>), Refused> {
+        let numbers: Vec<u32> = (0..)
+            .zip(topic.queue_shards.iter())
+            .filter(|&(_, &of)| of == shard)
+            .map(|(number, _)| number)
             .collect();
-        let &(number, shard) = led.get((seed % led.len().max(1) as u64) as usize)?;
-        Some((QueueId::new(topic.id, number), node.shard(shard)?))
-    }
-
-    /// Shards of the topic led by other nodes that are not known to be full, with those nodes.
-    fn leaders_elsewhere(
-        &self,
-        topic: &record::Topic,
-        pinned: Option<u32>,
-        full: &BTreeSet<u32>,
-    ) -> impl Iterator<Item = (u32, u32)> {
-        let node = self.node();
-        topic
-            .queue_shards
-            .iter()
-            .filter(move |&&shard| pinned.is_none_or(|pinned| pinned == shard))
-            .filter_map(|&shard| node.leader(shard).map(|leader| (leader, shard)))
-            .filter(move |&(leader, _)| leader != node.id() && (pinned.is_some() || !full.contains(&leader)))
-    }
-
-    fn has_room_elsewhere(&self, topic: &record::Topic, pinned: Option<u32>, full: &BTreeSet<u32>) -> bool {
-        self.leaders_elsewhere(topic, pinned, full).next().is_some()
+        let number = numbers.get((seed % numbers.len().max(1) as u64) as usize);
+        match (number, self.node().shard(shard)) {
+            (Some(&number), Some(here)) => Ok((QueueId::new(topic.id, number), here)),
+            // A forwarded request of a node that knows another catalogue.
+            _ => Err(not_leader()),
+        }
     }
 
     /// The leaders have no room. A node that runs and has some will soon lead: then this is what to say if it does not,
@@ -210,19 +173,6 @@ impl Service {
             return Err(refused);
         }
         Ok(refused)
-    }
-
-    /// One of them, in turn.
-    fn leader_elsewhere(
-        &self,
-        topic: &record::Topic,
-        pinned: Option<u32>,
-        full: &BTreeSet<u32>,
-    ) -> Option<(u32, u32)> {
-        let candidates: Vec<(u32, u32)> = self.leaders_elsewhere(topic, pinned, full).collect();
-        candidates
-            .get(self.next_turn() % candidates.len().max(1))
-            .copied()
     }
 
     /// Waits until a shard is led by another node than this one.
@@ -277,6 +227,13 @@ impl Service {
             Err(ForwardError::NotLeader { unsure: true } | ForwardError::Peer(_)) => Ok(There::Unsure),
         }
     }
+}
+
+/// The shard for a message of this topic: the same at every node and at every try.
+fn home_shard(topic: &record::Topic, seed: u64) -> u32 {
+    // Not the low bits: those choose the queue in the shard.
+    let queue = (seed >> 32) % topic.queue_shards.len() as u64;
+    topic.queue_shards[queue as usize]
 }
 
 /// What became of a send on another node.
