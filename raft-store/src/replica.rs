@@ -16,6 +16,7 @@ use crate::{
     health::Health,
     limits::MAX_PAYLOAD_BYTES,
     log::{NodeLog, ReadError},
+    log_id::LogId,
     machine::{Applied, Machine, StateRead},
     record::{Kind, Record, RecordHead},
     runtime::in_order,
@@ -24,7 +25,7 @@ use crate::{
     storage::StateMachine,
     store::WeakStore,
     transport::Transport,
-    types::{Data, Fatal, RaftLogId, Responder, TypeConfig},
+    types::{Data, Fatal, RaftLogId, Responder, TypeConfig, convert},
 };
 
 mod change;
@@ -237,7 +238,14 @@ impl Replica {
     /// while `read` runs. Locks of the machine must be taken inside of it, not around it: applying takes them in
     /// that order. Calls must not be nested.
     pub fn read_state<R>(&self, read: impl FnOnce(&dyn StateRead) -> R) -> R {
-        self.inner.state.with_read(|state, _| read(state))
+        self.read_state_at(|_, state| read(state))
+    }
+
+    /// Like [`Self::read_state`], with the last entry that the state has in it. The status may not know of it yet.
+    pub fn read_state_at<R>(&self, read: impl FnOnce(Option<LogId>, &dyn StateRead) -> R) -> R {
+        self.inner
+            .state
+            .with_read(|state, standing| read(standing.applied.as_ref().map(convert::from_raft), state))
     }
 
     /// Answers a message of another replica. What order matters for is queued during this call, before the future is

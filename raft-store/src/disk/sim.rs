@@ -66,6 +66,10 @@ pub enum Fault {
     /// The machine stops here: this operation and all later ones fail, until the next mount. What was not synced then
     /// depends on the [`SimDisk::crash`] that should come first.
     PowerLoss,
+    /// A write that is reported as done and never happens. Writes only.
+    Lost,
+    /// A write that is reported as done and lands at another place of its file. Writes only.
+    Misdirected,
 }
 
 /// How often the disk did what.
@@ -109,6 +113,11 @@ impl SimDisk {
     /// Forgets faults that were injected and have not happened.
     pub fn clear_faults(&self) {
         self.world().clear_faults();
+    }
+
+    /// How many injected faults have not happened yet.
+    pub fn faults_waiting(&self) -> usize {
+        self.world().faults_waiting()
     }
 
     /// Flips one bit of a file, on the medium and in what is read.

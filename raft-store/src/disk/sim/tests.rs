@@ -125,3 +125,30 @@ fn after_a_power_loss_nothing_works_until_the_next_mount() {
     sim.crash(Loss::All);
     assert_eq!(sim.mount().list("").unwrap(), Vec::<String>::new());
 }
+
+#[test]
+fn a_lost_write_is_reported_as_done_and_never_seen() {
+    let sim = half_written();
+    let disk = sim.mount();
+    let file = disk.open("d/a", false).unwrap();
+    sim.inject(Operation::Write, 1, Fault::Lost);
+    file.write_at(b"xy", 0).unwrap();
+    assert_eq!(
+        (sim.faults_waiting(), read(&disk, "d/a")),
+        (0, b"123456abcd".to_vec())
+    );
+}
+
+#[test]
+fn a_misdirected_write_lands_somewhere_else() {
+    let sim = SimDisk::new(1);
+    let disk = sim.mount();
+    let file = disk.open("f", true).unwrap();
+    file.set_len(1 << 20).unwrap();
+    sim.inject(Operation::Write, 1, Fault::Misdirected);
+    file.write_at(b"xy", 5).unwrap();
+    let bytes = read(&disk, "f");
+    let place = bytes.windows(2).position(|two| two == b"xy").unwrap();
+    assert_ne!(place, 5);
+    assert_eq!(place % 512, 0);
+}

@@ -10,6 +10,9 @@ use super::Operation;
 use super::SimCounts;
 use super::content::Content;
 
+/// Disks find the wrong place in steps of these, bytes.
+const SECTOR: u64 = 512;
+
 /// A change of a file that no sync has covered yet.
 #[derive(Clone)]
 enum Unsynced {
@@ -113,11 +116,17 @@ impl World {
 
     pub(super) fn inject(&mut self, operation: Operation, nth: u64, fault: Fault) {
         assert!(nth > 0, "the next operation is number 1");
+        let lies = matches!(fault, Fault::Lost | Fault::Misdirected);
+        assert!(!lies || operation == Operation::Write, "only writes get lost");
         self.faults.push((operation, nth, fault));
     }
 
     pub(super) fn clear_faults(&mut self) {
         self.faults.clear();
+    }
+
+    pub(super) fn faults_waiting(&self) -> usize {
+        self.faults.len()
     }
 
     /// Counts an operation; the fault that it meets, if any.
@@ -150,7 +159,8 @@ impl World {
     /// For operations that are done or not done, nothing between.
     fn count_whole(&mut self, operation: Operation) -> io::Result<()> {
         match self.count(operation) {
-            None => Ok(()),
+            // There are no bytes that could get lost.
+            None | Some(Fault::Lost | Fault::Misdirected) => Ok(()),
             Some(fault) => Err(error_of(fault)),
         }
     }
@@ -165,9 +175,14 @@ impl World {
     pub(super) fn write(&mut self, id: u64, data: &[u8], offset: u64) -> io::Result<()> {
         let fault = self.count(Operation::Write);
         let cut = match fault {
-            None => data.len(),
+            None | Some(Fault::Misdirected) => data.len(),
+            Some(Fault::Lost) => return Ok(()),
             Some(Fault::Full) => return Err(error_of(Fault::Full)),
             Some(Fault::Error | Fault::PowerLoss) => self.chance.below(data.len() as u64 + 1) as usize,
+        };
+        let offset = match fault {
+            Some(Fault::Misdirected) => self.chance.below(self.len(id).max(1)) / SECTOR * SECTOR,
+            _ => offset,
         };
         let grows = (offset + cut as u64).saturating_sub(self.len(id));
         if grows > self.free_bytes() {
@@ -181,7 +196,7 @@ impl World {
             data: data.to_vec(),
         });
         match fault {
-            None => Ok(()),
+            None | Some(Fault::Misdirected) => Ok(()),
             Some(fault) => Err(error_of(fault)),
         }
     }
@@ -439,6 +454,7 @@ fn error_of(fault: Fault) -> io::Error {
         Fault::Error => io::Error::other("simulated I/O error"),
         Fault::Full => io::Error::new(io::ErrorKind::StorageFull, "simulated disk is full"),
         Fault::PowerLoss => io::Error::other("simulated power loss"),
+        Fault::Lost | Fault::Misdirected => unreachable!("nobody is told"),
     }
 }
 
