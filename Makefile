@@ -8,7 +8,10 @@
 #   make fix        the only one that writes: formats, applies the lints' own corrections
 #   make bench      load against one and three local nodes, with calibration
 #   make test-sdk   the official SDKs, unmodified, against a node (SDKS="python rust go java")
-#   make sim-smoke  a short deterministic simulation of a cluster
+#   make sim-smoke  what CI runs of the simulator: a few seeds twice, some once, its own tests
+#   make sim N=100  so many simulated worlds, from seed FIRST on
+#   make sim-meta N=10      the same, each in two processes that must agree in everything
+#   make sim-replay SEED=1  one world again, with a timeline
 
 SHELL := /bin/sh
 PREPARE := . scripts/rocksdb-env.sh
@@ -16,8 +19,12 @@ PREPARE := . scripts/rocksdb-env.sh
 CARGO_FLAGS ?=
 RUN_ARGS ?=
 SDKS ?=
+# Simulated worlds, and the first of their seeds.
+N ?= 100
+FIRST ?= 1
+SIM := CARGO_FLAGS="$(CARGO_FLAGS)" scripts/sim.sh
 
-.PHONY: help run cluster build test verify fix bench test-sdk sim-smoke
+.PHONY: help run cluster build test verify fix bench test-sdk sim sim-meta sim-replay sim-smoke
 .DEFAULT_GOAL := help
 
 help:
@@ -48,4 +55,13 @@ test-sdk:
 	@CARGO_FLAGS="$(CARGO_FLAGS)" scripts/test-sdk.sh $(SDKS)
 
 sim-smoke:
-	@CARGO_FLAGS="$(CARGO_FLAGS)" scripts/sim-smoke.sh
+	@$(SIM) smoke
+
+sim:
+	@$(SIM) sweep $(N) $(FIRST)
+
+sim-meta:
+	@$(SIM) meta $(N) $(FIRST)
+
+sim-replay:
+	@$(SIM) replay $(SEED)

@@ -11,12 +11,17 @@ use flotilla_proto::{
 use mq::receive_message_response::Content;
 use prost::Message;
 
-use crate::{host::client_addr, peers::SimTransport, trace::Trace};
+use crate::{
+    history::Place,
+    host::client_addr,
+    peers::{Disorder, SimTransport},
+    trace::Trace,
+};
 
-/// The topic all clients use.
-pub const TOPIC: &str = "orders";
-/// The consumer group all consumers are in.
-pub const GROUP: &str = "billing";
+/// The deadline of requests that do not wait for anything.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Messages a receive asks for.
+const BATCH: i32 = 8;
 
 /// One client, with a connection to every node.
 pub struct Client {
@@ -29,10 +34,8 @@ pub struct Client {
 pub struct Received {
     /// The id the producer gave it.
     pub message_id: String,
-    /// Number of the queue.
-    pub queue: i32,
-    /// Offset in the queue.
-    pub offset: i64,
+    /// Where it stands.
+    pub place: Place,
     /// 1 on first delivery.
     pub attempt: i32,
     /// For the acknowledgement.
@@ -53,7 +56,7 @@ pub enum Failure {
 impl Client {
     /// Client `id` of a cluster of `nodes`. Runs where it is called.
     #[must_use]
-    pub fn new(id: u32, nodes: u32, trace: Trace) -> Client {
+    pub fn new(id: u32, nodes: u32, disorder: Disorder, trace: Trace) -> Client {
         // Clients are numbered above all nodes.
         let node = 1000 + id;
         let hello = Hello {
@@ -61,7 +64,7 @@ impl Client {
             node,
             ..Hello::default()
         };
-        let transport = SimTransport::new(Arc::new(move || hello), trace);
+        let transport = SimTransport::new(Arc::new(move || hello), disorder, trace);
         let addresses: BTreeMap<u32, String> = (1..=nodes)
             .map(|node| (node, client_addr(node).to_string()))
             .collect();
@@ -73,9 +76,9 @@ impl Client {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn route(&self, node: u32) -> Result<Vec<u32>, Failure> {
+    pub async fn route(&self, node: u32, topic: &str) -> Result<Vec<u32>, Failure> {
         let request = mq::QueryRouteRequest {
-            topic: Some(resource(TOPIC)),
+            topic: Some(resource(topic)),
             ..Default::default()
         };
         let answer: mq::QueryRouteResponse = self.call_one(node, "QueryRoute", &request).await?;
@@ -91,7 +94,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn send(&self, node: u32, message_id: &str, body: Bytes) -> Result<i64, Failure> {
+    pub async fn send(&self, node: u32, topic: &str, message_id: &str, body: Bytes) -> Result<i64, Failure> {
         let properties = mq::SystemProperties {
             message_id: message_id.into(),
             message_type: mq::MessageType::Normal.into(),
@@ -100,7 +103,7 @@ impl Client {
             ..Default::default()
         };
         let message = mq::Message {
-            topic: Some(resource(TOPIC)),
+            topic: Some(resource(topic)),
             system_properties: Some(properties),
             body,
             ..Default::default()
@@ -126,13 +129,14 @@ impl Client {
     pub async fn receive(
         &self,
         node: u32,
+        (topic, group): (&str, &str),
         poll: Duration,
         invisible: Duration,
     ) -> Result<Vec<Received>, Failure> {
         let request = mq::ReceiveMessageRequest {
-            group: Some(resource(GROUP)),
+            group: Some(resource(group)),
             message_queue: Some(mq::MessageQueue {
-                topic: Some(resource(TOPIC)),
+                topic: Some(resource(topic)),
                 id: -1,
                 ..Default::default()
             }),
@@ -140,12 +144,12 @@ impl Client {
                 r#type: mq::FilterType::Tag.into(),
                 expression: "*".into(),
             }),
-            batch_size: 8,
+            batch_size: BATCH,
             invisible_duration: Some(span(invisible)),
             long_polling_timeout: Some(span(poll)),
             ..Default::default()
         };
-        let ttl = poll + Duration::from_secs(3);
+        let ttl = poll + PATIENCE;
         let answers: Vec<mq::ReceiveMessageResponse> =
             self.call(node, "ReceiveMessage", &request, ttl).await?;
         let mut received = Vec::new();
@@ -153,7 +157,7 @@ impl Client {
             match answer.content {
                 Some(Content::Status(status)) if status.code() == mq::Code::MessageNotFound => {}
                 Some(Content::Status(status)) => good(Some(status))?,
-                Some(Content::Message(message)) => received.push(receipt(message)),
+                Some(Content::Message(message)) => received.push(receipt(topic, message)),
                 _ => {}
             }
         }
@@ -164,20 +168,63 @@ impl Client {
     ///
     /// # Errors
     /// See [`Failure`]; a lease that is over is a `Status`.
-    pub async fn ack(&self, node: u32, message: &Received) -> Result<(), Failure> {
+    pub async fn ack(&self, node: u32, group: &str, message: &Received) -> Result<(), Failure> {
         let entry = mq::AckMessageEntry {
             message_id: message.message_id.clone(),
             receipt_handle: message.handle.clone(),
             ..Default::default()
         };
         let request = mq::AckMessageRequest {
-            group: Some(resource(GROUP)),
-            topic: Some(resource(TOPIC)),
+            group: Some(resource(group)),
+            topic: Some(resource(&message.place.topic)),
             entries: vec![entry],
         };
         let answer: mq::AckMessageResponse = self.call_one(node, "AckMessage", &request).await?;
         good(answer.status)?;
         good(answer.entries.into_iter().next().and_then(|entry| entry.status))
+    }
+
+    /// Hides a leased message for another time; the new handle.
+    ///
+    /// # Errors
+    /// See [`Failure`]; a lease that is over is a `Status`.
+    pub async fn hide(
+        &self,
+        node: u32,
+        group: &str,
+        message: &Received,
+        invisible: Duration,
+    ) -> Result<String, Failure> {
+        let request = mq::ChangeInvisibleDurationRequest {
+            group: Some(resource(group)),
+            topic: Some(resource(&message.place.topic)),
+            receipt_handle: message.handle.clone(),
+            invisible_duration: Some(span(invisible)),
+            message_id: message.message_id.clone(),
+            ..Default::default()
+        };
+        let answer: mq::ChangeInvisibleDurationResponse =
+            self.call_one(node, "ChangeInvisibleDuration", &request).await?;
+        good(answer.status)?;
+        Ok(answer.receipt_handle)
+    }
+
+    /// Makes a leased message a dead letter.
+    ///
+    /// # Errors
+    /// See [`Failure`]; a lease that is over is a `Status`.
+    pub async fn bury(&self, node: u32, group: &str, message: &Received) -> Result<(), Failure> {
+        let request = mq::ForwardMessageToDeadLetterQueueRequest {
+            group: Some(resource(group)),
+            topic: Some(resource(&message.place.topic)),
+            receipt_handle: message.handle.clone(),
+            message_id: message.message_id.clone(),
+            ..Default::default()
+        };
+        let answer: mq::ForwardMessageToDeadLetterQueueResponse = self
+            .call_one(node, "ForwardMessageToDeadLetterQueue", &request)
+            .await?;
+        good(answer.status)
     }
 
     async fn call_one<M: Message + Default>(
@@ -186,7 +233,7 @@ impl Client {
         rpc: &str,
         request: &impl Message,
     ) -> Result<M, Failure> {
-        let answers = self.call(node, rpc, request, Duration::from_secs(3)).await?;
+        let answers = self.call(node, rpc, request, PATIENCE).await?;
         answers
             .into_iter()
             .next()
@@ -228,12 +275,15 @@ impl Client {
     }
 }
 
-fn receipt(message: mq::Message) -> Received {
+fn receipt(topic: &str, message: mq::Message) -> Received {
     let properties = message.system_properties.unwrap_or_default();
     Received {
         message_id: properties.message_id,
-        queue: properties.queue_id,
-        offset: properties.queue_offset.unwrap_or(-1),
+        place: Place {
+            topic: message.topic.map_or_else(|| topic.to_owned(), |topic| topic.name),
+            queue: properties.queue_id,
+            offset: properties.queue_offset.unwrap_or(-1),
+        },
         attempt: properties.delivery_attempt.unwrap_or(0),
         handle: properties.receipt_handle.unwrap_or_default(),
         body: message.body,

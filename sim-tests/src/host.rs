@@ -2,13 +2,17 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use broker::{
-    node::{Node, NodeOptions, StopReason},
+    node::{Node, NodeError, NodeOptions, StopReason},
     peer::{Body, HelloSource, PROTOCOL_VERSION, PeerHandler, PeerTransport},
     service::{Caller, Service},
 };
@@ -20,26 +24,27 @@ use futures::future::{BoxFuture, FutureExt};
 use madsim::{
     rand::{Rng, thread_rng},
     runtime::{Handle, NodeHandle},
+    task::NodeId,
 };
 use prost::Message;
 use raft_store::{
-    RaftOptions, StoreOptions,
+    RaftOptions, StoreError, StoreOptions,
     disk::sim::{Loss, SimDisk},
     engine::memory::MemoryEngine,
 };
+use tracing::debug;
 
 use crate::{
-    clock::SimClock,
+    clock::{SimClock, WallClock},
     disk::TracedDisk,
-    peers::{SimTransport, serve},
+    history::History,
+    peers::{Disorder, SimTransport, serve},
+    plan::Plan,
     trace::Trace,
 };
 
 const PEER_PORT: u16 = 8083;
 const CLIENT_PORT: u16 = 8081;
-
-/// A sync of the simulated disk takes this long.
-const SYNC_DELAY: Duration = Duration::from_millis(1);
 
 /// Where a node's peer port is.
 #[must_use]
@@ -62,64 +67,169 @@ pub struct Host {
     /// The number of its node.
     pub id: u32,
     machine: NodeHandle,
-    disk: SimDisk,
-    engine: MemoryEngine,
-    running: Arc<Mutex<Option<Node>>>,
-    trace: Trace,
+    process: Process,
 }
 
 impl Host {
-    /// Builds the machine and starts its broker, one of `nodes`.
+    /// Builds the machine and starts its broker.
     #[must_use]
-    pub fn start(id: u32, nodes: u32, trace: Trace) -> Host {
-        let disk = SimDisk::new(thread_rng().r#gen());
-        disk.set_sync_delay(Some(SYNC_DELAY));
-        let engine = MemoryEngine::new();
-        let running = Arc::default();
+    pub fn start(id: u32, plan: &Plan, history: &History, disorder: &Disorder, trace: &Trace) -> Host {
         let process = Process {
             id,
-            nodes,
-            disk: disk.clone(),
-            engine: engine.clone(),
-            running: Arc::clone(&running),
+            plan: plan.clone(),
+            hardware: Arc::new(Mutex::new(Hardware::new(plan))),
+            running: Arc::default(),
+            wall: WallClock::ahead(thread_rng().gen_range(-plan.skew_ms..=plan.skew_ms)),
+            may_stop: Arc::default(),
+            damaged: Arc::default(),
+            condemned: Arc::default(),
+            exited: Arc::default(),
+            history: history.clone(),
+            disorder: disorder.clone(),
             trace: trace.clone(),
         };
+        let life = process.clone();
         let machine = Handle::current()
             .create_node()
             .name(format!("node-{id}"))
             .ip(ip(id))
-            .init(move || process.clone().run())
+            .init(move || life.clone().run())
             .build();
-        Host {
-            id,
-            machine,
-            disk,
-            engine,
-            running,
-            trace,
-        }
+        Host { id, machine, process }
     }
 
     /// The running node, once it has started.
     #[must_use]
     pub fn node(&self) -> Option<Node> {
-        lock(&self.running).clone()
+        self.service().map(|service| service.node().clone())
+    }
+
+    /// Its service, for administration.
+    #[must_use]
+    pub fn service(&self) -> Option<Arc<Service>> {
+        lock(&self.process.running).clone()
+    }
+
+    /// The machine, for faults of its network.
+    #[must_use]
+    pub fn machine(&self) -> NodeId {
+        self.machine.id()
+    }
+
+    /// Its disk.
+    #[must_use]
+    pub fn disk(&self) -> SimDisk {
+        lock(&self.process.hardware).disk.clone()
     }
 
     /// Kills the process and cuts the power: what was not synced is lost, torn or kept, as chance has it.
     pub fn crash(&self) {
-        self.trace.event("crash", &[self.id.into()], &[]);
-        *lock(&self.running) = None;
+        self.trace("crash");
+        self.end();
+        let hardware = lock(&self.process.hardware);
+        hardware.disk.crash(Loss::Random(thread_rng().r#gen()));
+        let unflushed = hardware.engine.unflushed();
+        hardware.engine.crash(thread_rng().gen_range(0..=unflushed));
+    }
+
+    /// Kills the process; the machine goes on, and what was written stays.
+    pub fn kill(&self) {
+        self.trace("kill");
+        self.end();
+        // Flushed or not, the state engine's own log is off: what it had in memory is gone.
+        let hardware = lock(&self.process.hardware);
+        hardware.engine.crash(0);
+    }
+
+    fn end(&self) {
+        *lock(&self.process.running) = None;
         Handle::current().kill(self.machine.id());
-        self.disk.crash(Loss::Random(thread_rng().r#gen()));
-        let unflushed = self.engine.unflushed();
-        self.engine.crash(thread_rng().gen_range(0..=unflushed));
+    }
+
+    /// Takes away everything that is stored. Only while nothing runs.
+    pub fn wipe(&self) {
+        self.trace("wipe");
+        self.process.damaged.store(false, Ordering::SeqCst);
+        *lock(&self.process.hardware) = Hardware::new(&self.process.plan);
     }
 
     /// Starts the process again on what its disk kept.
     pub fn restart(&self) {
-        self.trace.event("restart", &[self.id.into()], &[]);
+        self.trace("restart");
+        self.process.may_stop.store(false, Ordering::SeqCst);
+        self.process.condemned.store(false, Ordering::SeqCst);
+        self.process.exited.store(false, Ordering::SeqCst);
+        *lock(&self.process.running) = None;
         Handle::current().restart(self.machine.id());
+    }
+
+    /// Stops the process until [`Self::resume`].
+    pub fn pause(&self) {
+        self.trace("pause");
+        Handle::current().pause(self.machine.id());
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&self) {
+        self.trace("resume");
+        Handle::current().resume(self.machine.id());
+    }
+
+    /// From now until its next start the node may stop by itself: its disk is about to fail.
+    pub fn may_stop(&self) {
+        self.process.may_stop.store(true, Ordering::SeqCst);
+    }
+
+    /// What is stored here is no longer what was written. The node may find out at any time until everything is taken
+    /// away from it.
+    pub fn damage(&self) {
+        self.trace("damage");
+        self.process.damaged.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the stored data is damaged and the node has not found out.
+    #[must_use]
+    pub fn damaged(&self) -> bool {
+        self.process.damaged.load(Ordering::SeqCst)
+    }
+
+    /// Whether the process has ended because what it has stored is damaged.
+    #[must_use]
+    pub fn condemned(&self) -> bool {
+        self.process.condemned.load(Ordering::SeqCst)
+    }
+
+    /// Its wall clock.
+    #[must_use]
+    pub fn wall_clock(&self) -> &WallClock {
+        &self.process.wall
+    }
+
+    /// Whether the process has ended by itself.
+    #[must_use]
+    pub fn exited(&self) -> bool {
+        self.process.exited.load(Ordering::SeqCst)
+    }
+
+    fn trace(&self, what: &str) {
+        self.process.trace.event(what, &[self.id.into()], &[]);
+    }
+}
+
+/// What lasts when a process dies.
+struct Hardware {
+    disk: SimDisk,
+    engine: MemoryEngine,
+}
+
+impl Hardware {
+    fn new(plan: &Plan) -> Hardware {
+        let disk = SimDisk::new(thread_rng().r#gen());
+        disk.set_sync_delay(Some(Duration::from_micros(plan.sync_us)));
+        Hardware {
+            disk,
+            engine: MemoryEngine::new(),
+        }
     }
 }
 
@@ -127,30 +237,76 @@ impl Host {
 #[derive(Clone)]
 struct Process {
     id: u32,
-    nodes: u32,
-    disk: SimDisk,
-    engine: MemoryEngine,
-    running: Arc<Mutex<Option<Node>>>,
+    plan: Plan,
+    hardware: Arc<Mutex<Hardware>>,
+    running: Arc<Mutex<Option<Arc<Service>>>>,
+    wall: WallClock,
+    may_stop: Arc<AtomicBool>,
+    damaged: Arc<AtomicBool>,
+    condemned: Arc<AtomicBool>,
+    exited: Arc<AtomicBool>,
+    history: History,
+    disorder: Disorder,
     trace: Trace,
+}
+
+/// Why a life ended by itself.
+enum End {
+    /// It found out that its data is damaged.
+    Damage(String),
+    /// Anything else.
+    Failure(String),
 }
 
 impl Process {
     async fn run(self) {
+        let (why, excused) = match self.live().await {
+            Ok(()) => (String::new(), true),
+            Err(End::Failure(why)) => (why, self.may_stop.load(Ordering::SeqCst)),
+            Err(End::Damage(why)) => {
+                self.condemned.store(true, Ordering::SeqCst);
+                (why, self.damaged.load(Ordering::SeqCst))
+            }
+        };
+        debug!(node = self.id, why, excused, "stopped by itself");
+        if !excused {
+            self.history
+                .broken(format!("P11: node {} stopped by itself: {why}", self.id));
+        }
+        *lock(&self.running) = None;
+        self.exited.store(true, Ordering::SeqCst);
+    }
+
+    async fn live(&self) -> Result<(), End> {
         let me: Arc<OnceLock<Node>> = Arc::default();
         let hello = greeting(self.id, Arc::clone(&me));
-        let transport = SimTransport::new(hello.clone(), self.trace.clone());
-        let disk = TracedDisk::new(self.disk.mount(), self.id.into(), self.trace.clone());
+        let transport = SimTransport::new(hello.clone(), self.disorder.clone(), self.trace.clone());
+        let (disk, engine) = {
+            let hardware = lock(&self.hardware);
+            (hardware.disk.mount(), hardware.engine.mount())
+        };
+        let disk = TracedDisk::new(disk, self.id.into(), self.trace.clone());
         let node = Node::start(
             self.options(),
             Arc::new(disk),
-            self.engine.mount(),
+            engine,
             transport as Arc<dyn PeerTransport>,
-            Arc::new(SimClock::new(self.id.into(), self.trace.clone())),
+            Arc::new(SimClock::new(
+                self.id.into(),
+                self.wall.clone(),
+                self.trace.clone(),
+            )),
         )
         .await
-        .unwrap_or_else(|error| panic!("node {} cannot start: {error}", self.id));
+        .map_err(|error| match error {
+            NodeError::Store(StoreError::Corrupt(what)) => End::Damage(what),
+            NodeError::Identity(error) if error.kind() == io::ErrorKind::InvalidData => {
+                End::Damage(error.to_string())
+            }
+            error => End::Failure(format!("it cannot start: {error}")),
+        })?;
         assert!(me.set(node.clone()).is_ok(), "a life starts once");
-        let service = Service::new(node.clone());
+        let service = Arc::new(Service::new(node.clone()));
         let trace = &self.trace;
         tokio::spawn(serve(
             peer_addr(self.id),
@@ -161,38 +317,42 @@ impl Process {
         tokio::spawn(serve(
             client_addr(self.id),
             hello,
-            Arc::new(Front { service }),
+            Arc::new(Front {
+                service: service.clone(),
+            }),
             trace.clone(),
         ));
-        *lock(&self.running) = Some(node.clone());
+        *lock(&self.running) = Some(service);
         match node.wait_stopped().await {
-            StopReason::Shutdown => {}
-            reason => panic!("node {} stopped: {reason:?}", self.id),
+            StopReason::Shutdown => Ok(()),
+            StopReason::Condemned(what) => Err(End::Damage(what)),
+            StopReason::Fatal(what) => Err(End::Failure(what)),
         }
     }
 
     fn options(&self) -> NodeOptions {
-        let initial_cluster: BTreeMap<u32, String> = (1..=self.nodes)
+        let plan = &self.plan;
+        let initial_cluster: BTreeMap<u32, String> = (1..=plan.nodes)
             .map(|node| (node, peer_addr(node).to_string()))
             .collect();
         NodeOptions {
             node_id: self.id,
             initial_cluster,
-            data_shards: Some(self.nodes),
+            data_shards: Some(plan.shards),
             peer_addr: peer_addr(self.id).to_string(),
             client_addr: client_addr(self.id).to_string(),
             http_addr: String::new(),
             auto_create_topics: true,
             auto_create_groups: true,
-            default_queues: 4,
+            default_queues: plan.queues,
             retention: Duration::from_secs(24 * 3600),
             retention_bytes: 1 << 40,
             raft: RaftOptions::default(),
             store: StoreOptions {
                 // Small, so that segments roll over and the state is flushed within a short run.
-                segment_bytes: 256 * 1024,
+                segment_bytes: plan.segment_bytes,
                 cache_bytes: 64 * 1024,
-                flush_every_bytes: 128 * 1024,
+                flush_every_bytes: plan.flush_bytes,
                 ..StoreOptions::new(thread_rng().gen_range(1..=u64::MAX))
             },
         }
@@ -213,7 +373,7 @@ fn greeting(id: u32, node: Arc<OnceLock<Node>>) -> HelloSource {
 
 /// The client port: what tonic is to a real broker, thinner.
 struct Front {
-    service: Service,
+    service: Arc<Service>,
 }
 
 impl PeerHandler for Front {
@@ -252,6 +412,10 @@ async fn answer(service: &Service, remote_host: String, request: ForwardRequest)
                 .collect()
         }
         "AckMessage" => one(&service.ack_message(&caller, decode(body)).await),
+        "ChangeInvisibleDuration" => one(&service.change_invisible_duration(&caller, decode(body)).await),
+        "ForwardMessageToDeadLetterQueue" => one(&service
+            .forward_message_to_dead_letter_queue(&caller, decode(body))
+            .await),
         other => panic!("no client of the simulator sends {other}"),
     };
     ForwardResponse {

@@ -20,19 +20,52 @@ use broker::peer::{
 use bytes::Bytes;
 use flotilla_proto::peer::{Frame, Hello};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use madsim::net::{Endpoint, Receiver, Sender};
+use madsim::{
+    net::{Endpoint, Receiver, Sender},
+    rand::{Rng, thread_rng},
+};
 use prost::Message;
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::trace::Trace;
 
+/// A line that is silent for so long while an answer is waited for is broken. Longer than any poll of a simulated client.
+const SILENCE: Duration = Duration::from_secs(5);
+const _: () = assert!(
+    SILENCE.as_secs() == limits::KEEP_ALIVE_INTERVAL.as_secs() + limits::KEEP_ALIVE_TIMEOUT.as_secs(),
+    "as real links have it"
+);
+
+/// What a bad network does to requests besides losing them: some come a second time, after others that were sent later, as
+/// from a connection that was given up and is read to its end all the same. Clones are the same network.
+#[derive(Clone, Default)]
+pub struct Disorder(Arc<Mutex<f64>>);
+
+/// How much later the second copy comes at most, milliseconds.
+const STRAY_MS: u64 = 1_500;
+
+impl Disorder {
+    /// From now on this share of the requests comes twice.
+    pub fn set(&self, share: f64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = share;
+    }
+
+    /// How much later a request comes again, if it does.
+    fn strays(&self) -> Option<Duration> {
+        let share = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let strays = share > 0.0 && thread_rng().gen_bool(share);
+        strays.then(|| Duration::from_millis(thread_rng().gen_range(0..STRAY_MS)))
+    }
+}
+
 /// The links of one caller to all others.
 pub struct SimTransport {
     me: HelloSource,
+    disorder: Disorder,
     trace: Trace,
     links: Mutex<BTreeMap<u32, Link>>,
 }
@@ -53,9 +86,10 @@ impl Drop for Link {
 impl SimTransport {
     /// Knows nobody until [`PeerTransport::set_peers`].
     #[must_use]
-    pub fn new(me: HelloSource, trace: Trace) -> Arc<Self> {
+    pub fn new(me: HelloSource, disorder: Disorder, trace: Trace) -> Arc<Self> {
         Arc::new(SimTransport {
             me,
+            disorder,
             trace,
             links: Mutex::new(BTreeMap::new()),
         })
@@ -89,6 +123,16 @@ impl PeerTransport for SimTransport {
                 .map(|link| link.calls.clone())
                 .ok_or(PeerError::NotConnected)?
         };
+        if let Some(later) = self.disorder.strays() {
+            let (calls, body) = (calls.clone(), body.clone());
+            tokio::spawn(async move {
+                sleep(later).await;
+                // Whoever waited for this answer has gone.
+                if let Ok(call) = calls.begin(body) {
+                    let _ = call.answer(ttl).await;
+                }
+            });
+        }
         calls.begin(body)?.answer(ttl).await
     }
 
@@ -142,12 +186,22 @@ impl Line {
         let (wire, mut answers) = greeting.map_err(|_| Broken)??;
         *greeted = true;
         let mut queue = queue.unwrap_or_else(|| self.calls.open());
+        // What HTTP/2's pings do for real links: a line on which nothing comes back, though it should, is broken.
+        let (mut waiting, mut heard) = (0_u64, Instant::now());
         loop {
             tokio::select! {
                 biased;
-                next = queue.recv() => wire.send(next.ok_or(Broken)?.frame).await?,
+                next = queue.recv() => {
+                    if waiting == 0 {
+                        heard = Instant::now();
+                    }
+                    waiting += 1;
+                    wire.send(next.ok_or(Broken)?.frame).await?;
+                }
+                () = sleep_until(heard + SILENCE), if waiting > 0 => return Err(Broken),
                 answer = wire.receive(&mut answers) => {
                     let Frame { id, body: Some(body) } = answer? else { return Err(Broken) };
+                    (waiting, heard) = (waiting.saturating_sub(1), Instant::now());
                     if is_request(&body) {
                         return Err(Broken);
                     }
@@ -340,7 +394,7 @@ mod tests {
         let ip = "10.0.0.1".parse().expect("an address");
         (
             Handle::current().create_node().ip(ip).build(),
-            SimTransport::new(source(1), trace.clone()),
+            SimTransport::new(source(1), Disorder::default(), trace.clone()),
         )
     }
 

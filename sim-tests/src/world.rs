@@ -1,362 +1,283 @@
-//! The first world: three nodes, clients that send and receive, and a nemesis that kills leaders.
+//! A world: a cluster, clients and a nemesis, as the seed drew them, and the verdict.
 //!
-//! First safety under faults, then the faults stop and liveness is demanded: everything acknowledged is
-//! received, and all replicas of a shard are equal.
+//! First safety under faults; then all faults stop and liveness is demanded: everything acknowledged is received, every
+//! node takes part again, and all replicas of a shard are equal (P11). Oracles watch all the time.
 
-use std::{
-    net::Ipv4Addr,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
-    time::Duration,
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use broker::{
+    node::{Node, kv::Reading},
+    views::{BackoffView, GroupSpec, StartAt, TopicSpec},
 };
-
-use broker::node::{Node, kv::Reading};
-use bytes::Bytes;
-use flotilla_proto::rocketmq::Code;
 use madsim::{
     Config,
     rand::{Rng, thread_rng},
-    runtime::{Handle, Runtime},
+    runtime::Runtime,
     time::TimeHandle,
 };
-use raft_store::{Replica, StateRead};
 use tokio::time::sleep;
-use tracing::debug;
 
 use crate::{
-    client::{Client, Failure, Received},
+    atlas::{self, Atlas},
+    coverage::Coverage,
+    history::{History, Tally},
     host::Host,
-    ledger::{Ledger, Tally},
     log,
-    trace::{Digest, Trace, fnv_of},
+    nemesis::{self, Scene},
+    oracle::cluster::Watch,
+    peers::Disorder,
+    plan::Plan,
+    trace::{Digest, Trace},
+    workload::Clients,
 };
 
-const NODES: u32 = 3;
-const PRODUCERS: u32 = 2;
-const CONSUMERS: u32 = 2;
-/// What each producer sends.
-const MESSAGES: u32 = 150;
-/// Leaders killed in a run.
-const KILLS: u32 = 2;
-/// The shortest lease the service gives.
-const INVISIBLE: Duration = Duration::from_secs(10);
-/// Longest a receive waits.
-const POLL: Duration = Duration::from_secs(2);
-/// From the end of all faults to everything drained and equal: two leases and a few elections.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// From the end of all faults to everything drained: some leases and retries, one after the other, and a few elections.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// From then until every replica is where its leader is.
+const LEVEL: Duration = Duration::from_secs(60);
+/// A cluster forms within this.
+const FORMED: Duration = Duration::from_secs(60);
+/// How often the oracles look into the nodes, and every how many looks they compare states.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const STATES_EVERY: u64 = 10;
 /// A run that takes longer than this has lost its way.
-const TIME_LIMIT: Duration = Duration::from_secs(600);
+const TIME_LIMIT: Duration = Duration::from_secs(1_800);
 
 /// How a run ended.
 #[derive(Debug)]
 pub struct Report {
+    /// What was drawn.
+    pub plan: String,
     /// The trace; equal for equal seeds.
     pub digest: Digest,
     /// Counts.
     pub tally: Tally,
+    /// What happened how often.
+    pub coverage: BTreeMap<String, u64>,
     /// Simulated time.
     pub simulated: Duration,
     /// Broken promises, and lines logged as ERROR. Empty is good.
     pub violations: Vec<String>,
+    /// What happened to the messages they are about.
+    pub timeline: Vec<String>,
+    /// Changes that would make the world simpler.
+    pub simpler: Vec<String>,
 }
 
-/// Runs the world of a seed. Call it in a fresh thread: what hash maps iterate by is drawn per thread.
+/// Why there is no run.
+#[derive(Debug)]
+pub enum CannotRun {
+    /// The trace file cannot be made.
+    Trace(std::io::Error),
+    /// The world cannot be changed like that.
+    Change(String),
+}
+
+/// Runs the world of a seed, made simpler by some changes. Call it in a fresh thread: what hash maps iterate by is drawn per
+/// thread.
 ///
 /// # Errors
-/// The trace file cannot be made.
-pub fn run(seed: u64, trace: Option<&Path>) -> std::io::Result<Report> {
-    let trace = Trace::new(trace)?;
+/// See [`CannotRun`].
+pub fn run(seed: u64, changes: &[String], trace: Option<&Path>) -> Result<Report, CannotRun> {
+    let trace = Trace::new(trace).map_err(CannotRun::Trace)?;
     let mut runtime = Runtime::with_seed_and_config(seed, Config::default());
     runtime.set_time_limit(TIME_LIMIT);
-    let ledger = Ledger::default();
-    let simulated = runtime.block_on(story(trace.clone(), ledger.clone()));
-    let mut violations = ledger.verdict();
-    violations.extend(log::errors().into_iter().map(|line| format!("ERROR: {line}")));
+    let story = runtime.block_on(story(changes, trace.clone()));
+    let story = story.map_err(CannotRun::Change)?;
+    let mut violations = story.history.verdict();
+    if !story.may_log_errors {
+        violations.extend(log::errors().into_iter().map(|line| format!("ERROR: {line}")));
+    }
     Ok(Report {
+        plan: story.plan.to_string(),
         digest: trace.digest(),
-        tally: ledger.tally(),
-        simulated,
+        tally: story.history.tally(),
+        coverage: story.coverage.all(),
+        simulated: story.simulated,
         violations,
+        timeline: story.history.timeline(),
+        simpler: story.plan.simpler(),
     })
+}
+
+struct Story {
+    plan: Plan,
+    history: History,
+    coverage: Coverage,
+    simulated: Duration,
+    may_log_errors: bool,
 }
 
 fn now() -> Duration {
     TimeHandle::current().elapsed()
 }
 
-async fn story(trace: Trace, ledger: Ledger) -> Duration {
-    let hosts: Vec<Host> = (1..=NODES)
-        .map(|id| Host::start(id, NODES, trace.clone()))
+async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
+    let mut plan = Plan::draw();
+    for change in changes {
+        plan.change(change)?;
+    }
+    let plan = plan;
+    let groups = (0..plan.groups).map(|number| plan.group(number)).collect();
+    let history = History::new(groups, plan.max_attempts);
+    let coverage = Coverage::default();
+    nemesis::usual_network(&plan);
+    let disorder = Disorder::default();
+    let hosts: Vec<Host> = (1..=plan.nodes)
+        .map(|id| Host::start(id, &plan, &history, &disorder, &trace))
         .collect();
-    wait_ready(&hosts).await;
-    trace.event("ready", &[], &[]);
+    let hosts = Arc::new(hosts);
+    found(&hosts, &plan, &history).await;
+    trace.event("founded", &[], &[]);
 
-    let clients = Clients::start(&trace, &ledger);
-    nemesis(&hosts).await;
+    let watch = tokio::spawn(watch(hosts.clone(), history.clone()));
+    let rebuild = tokio::spawn(rebuild(hosts.clone(), coverage.clone()));
+    let clients = Clients::start(&plan, &history, &coverage, &disorder, &trace);
+    let scene = Scene {
+        hosts: hosts.clone(),
+        plan: plan.clone(),
+        disorder,
+        atlas: Atlas::default(),
+        coverage: coverage.clone(),
+    };
+    nemesis::run(scene).await;
 
     trace.event("faults end", &[], &[]);
-    let end = now() + PATIENCE;
-    let drained = |clients: &Clients| clients.producers_left() == 0 && ledger.drained();
-    while !drained(&clients) && now() < end {
-        sleep(Duration::from_millis(100)).await;
-    }
-    if !drained(&clients) {
-        let left = clients.producers_left();
-        ledger.broken(format!(
-            "P11: not drained {PATIENCE:?} after the last fault; {left} producers still send"
-        ));
+    if !history.is_broken() {
+        live(&hosts, &clients, &history).await;
     }
     clients.stop();
-    compare_replicas(&hosts, &ledger).await;
-    now()
+    watch.abort();
+    rebuild.abort();
+    let may_log_errors = coverage.all().keys().any(|what| {
+        [
+            "fault full disk",
+            "fault disk error",
+            "fault bit flip",
+            "fault lying disk",
+        ]
+        .contains(&what.as_str())
+    });
+    Ok(Story {
+        plan,
+        history,
+        coverage,
+        simulated: now(),
+        may_log_errors,
+    })
 }
 
-async fn wait_ready(hosts: &[Host]) {
-    let ready = || {
+/// Waits for the cluster, and makes the topics and consumer groups.
+async fn found(hosts: &[Host], plan: &Plan, history: &History) {
+    let formed = await_true(FORMED, || {
         hosts
             .iter()
             .all(|host| host.node().is_some_and(|node| node.ready().is_ok()))
-    };
-    while !ready() {
-        sleep(Duration::from_millis(50)).await;
+    });
+    if !formed.await {
+        return history.broken(format!("P11: the cluster was not formed within {FORMED:?}"));
     }
-}
-
-/// Kills the leader of some data shard, again and again, and lets it come back.
-async fn nemesis(hosts: &[Host]) {
-    for _ in 0..KILLS {
-        sleep(Duration::from_millis(thread_rng().gen_range(1_000..4_000))).await;
-        let shard = thread_rng().gen_range(1..=NODES);
-        let leader = hosts
-            .iter()
-            .find(|host| host.node().is_some_and(|node| node.leads(shard)));
-        let Some(victim) = leader else { continue };
-        debug!(at = ?now(), node = victim.id, shard, "crash");
-        victim.crash();
-        sleep(Duration::from_millis(thread_rng().gen_range(500..6_000))).await;
-        debug!(at = ?now(), node = victim.id, "restart");
-        victim.restart();
-        wait_ready(hosts).await;
-    }
-}
-
-/// The clients of a run, on machines of their own.
-struct Clients {
-    producing: Arc<AtomicU32>,
-    stopped: Arc<AtomicBool>,
-}
-
-impl Clients {
-    fn start(trace: &Trace, ledger: &Ledger) -> Clients {
-        let producing = Arc::new(AtomicU32::new(PRODUCERS));
-        let stopped = Arc::new(AtomicBool::new(false));
-        for id in 1..=PRODUCERS + CONSUMERS {
-            let machine = Handle::current()
-                .create_node()
-                .name(format!("client-{id}"))
-                .ip(Ipv4Addr::new(10, 0, 1, id as u8).into())
-                .build();
-            let (trace, ledger) = (trace.clone(), ledger.clone());
-            if id <= PRODUCERS {
-                let producing = producing.clone();
-                machine.spawn(async move {
-                    produce(&Client::new(id, NODES, trace), id, &ledger).await;
-                    producing.fetch_sub(1, Ordering::SeqCst);
-                });
-            } else {
-                let stopped = stopped.clone();
-                machine.spawn(async move {
-                    let client = Arc::new(Client::new(id, NODES, trace));
-                    for node in 1..=NODES {
-                        tokio::spawn(consume(client.clone(), node, ledger.clone(), stopped.clone()));
-                    }
-                });
-            }
-        }
-        Clients { producing, stopped }
-    }
-
-    fn producers_left(&self) -> u32 {
-        self.producing.load(Ordering::SeqCst)
-    }
-
-    fn stop(&self) {
-        self.stopped.store(true, Ordering::SeqCst);
-    }
-}
-
-/// Sends every message until it is acknowledged, to a node the route names.
-async fn produce(client: &Client, id: u32, ledger: &Ledger) {
-    let mut route = Vec::new();
-    let mut turn = id;
-    for number in 0..MESSAGES {
-        let message_id = format!("{id}-{number:04}");
-        let size = thread_rng().gen_range(1..4_000);
-        let body = Bytes::from(
-            message_id
-                .clone()
-                .into_bytes()
-                .repeat(size / message_id.len() + 1),
-        );
-        loop {
-            turn += 1;
-            if route.is_empty() {
-                match client.route(1 + turn % NODES).await {
-                    Ok(nodes) => route = nodes,
-                    Err(_) => {
-                        sleep(Duration::from_millis(50)).await;
-                        continue;
-                    }
-                }
-            }
-            let Some(node) = route.get(turn as usize % route.len().max(1)).copied() else {
-                continue;
-            };
-            ledger.sending(&message_id);
-            let answer = client.send(node, &message_id, body.clone()).await;
-            debug!(at = ?now(), id = message_id, node, ?answer, "sent");
-            match answer {
-                Ok(offset) => {
-                    ledger.stored(&message_id, offset);
-                    break;
-                }
-                Err(_) => {
-                    route.clear();
-                    sleep(Duration::from_millis(20)).await;
-                }
-            }
-        }
-        sleep(Duration::from_millis(thread_rng().gen_range(1..40))).await;
-    }
-}
-
-/// Receives from one node and acknowledges most of what comes; the rest comes again after its lease.
-async fn consume(client: Arc<Client>, node: u32, ledger: Ledger, stopped: Arc<AtomicBool>) {
-    while !stopped.load(Ordering::SeqCst) {
-        let asked = now();
-        let Ok(messages) = client.receive(node, POLL, INVISIBLE).await else {
-            sleep(Duration::from_millis(50)).await;
-            continue;
+    let service = hosts[0].service().expect("it is ready");
+    for topic in (0..plan.topics).map(|number| plan.topic(number)) {
+        let spec = TopicSpec {
+            name: topic,
+            queues: Some(plan.queues),
+            message_type: "NORMAL".into(),
         };
-        for message in messages {
-            let place = (message.queue, message.offset);
-            debug!(at = ?now(), id = message.message_id, ?place, attempt = message.attempt, node, "received");
-            ledger.delivered(
-                (&message.message_id, place, message.attempt),
-                asked,
-                now(),
-                INVISIBLE,
-            );
-            if !message.body.starts_with(message.message_id.as_bytes()) {
-                ledger.broken(format!("P8: the body of {} is another's", message.message_id));
-            }
-            let forgotten = message.attempt == 1 && thread_rng().gen_bool(0.05);
-            if forgotten {
-                continue;
-            }
-            acknowledge(&client, node, &message, &ledger).await;
+        while service.create_topic(spec.clone()).await.is_err() && service.describe_topic(&spec.name).is_err()
+        {
+            sleep(LOOK_EVERY).await;
+        }
+    }
+    for group in (0..plan.groups).map(|number| plan.group(number)) {
+        let spec = GroupSpec {
+            name: group,
+            max_attempts: Some(plan.max_attempts),
+            backoff: Some(BackoffView::Customized {
+                next_ms: vec![thread_rng().gen_range(1..3_000)],
+            }),
+            fifo: false,
+            start_at: StartAt::First,
+        };
+        while service.create_group(spec.clone()).await.is_err() && service.describe_group(&spec.name).is_err()
+        {
+            sleep(LOOK_EVERY).await;
         }
     }
 }
 
-/// Acknowledges until the answer is certain. A stale handle after an uncertain try says nothing.
-async fn acknowledge(client: &Client, mut node: u32, message: &Received, ledger: &Ledger) {
-    let mut unsure = false;
+/// Oracles that look into the nodes, all the time.
+async fn watch(hosts: Arc<Vec<Host>>, history: History) {
+    let mut watch = Watch::default();
+    for look in 0_u64.. {
+        let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
+        let mut wrong = Vec::new();
+        watch.look(&nodes, look.is_multiple_of(STATES_EVERY), &mut wrong);
+        wrong.into_iter().for_each(|what| history.broken(what));
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// What `flotilla serve` does when the stored data is damaged: sets it aside and starts again with nothing.
+async fn rebuild(hosts: Arc<Vec<Host>>, coverage: Coverage) {
     loop {
-        let answer = client.ack(node, message).await;
-        debug!(at = ?now(), id = message.message_id, node, ?answer, "acknowledged");
-        match answer {
-            Ok(()) => return ledger.acked(&message.message_id, (message.queue, message.offset), now()),
-            Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
-                if unsure {
-                    ledger.maybe_acked(&message.message_id);
-                }
-                return; // Otherwise the lease is over, and the message comes again.
-            }
-            Err(_) => {
-                unsure = true;
-                node = node % NODES + 1;
-                sleep(Duration::from_millis(50)).await;
-            }
+        for host in hosts.iter().filter(|host| host.condemned()) {
+            coverage.count("node condemned");
+            host.kill();
+            host.wipe();
+            host.restart();
         }
+        sleep(LOOK_EVERY).await;
     }
 }
 
-/// Waits until all replicas of a shard stand at the same entry, and compares their states (P10).
-async fn compare_replicas(hosts: &[Host], ledger: &Ledger) {
+/// P11: elect, agree, serve, drain.
+async fn live(hosts: &[Host], clients: &Clients, history: &History) {
+    let done = || clients.producers_left() == 0 && history.drained();
+    if !await_true(PATIENCE, done).await {
+        let left = clients.producers_left();
+        return history.broken(format!(
+            "P11: not drained {PATIENCE:?} after the last fault; {left} producers still send, left are {:?}",
+            history.left()
+        ));
+    }
+    if !await_true(LEVEL, || atlas::whole(hosts) && level(hosts)).await {
+        return history.broken("P11: the cluster is not whole again, or its replicas are not level".into());
+    }
     let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
-    if nodes.len() < hosts.len() {
-        ledger.broken("P11: a node is not running at the end".into());
-        return;
-    }
-    let end = now() + PATIENCE;
-    for shard in 1..=NODES {
-        loop {
-            let replicas: Vec<Replica> = nodes
-                .iter()
-                .filter_map(|node| Some(node.shard(shard)?.replica.clone()))
-                .collect();
-            let applied: Vec<_> = replicas.iter().map(|replica| replica.status().applied).collect();
-            let level = replicas.len() == nodes.len() && applied.windows(2).all(|pair| pair[0] == pair[1]);
-            if level {
-                let states: Vec<u64> = replicas
-                    .iter()
-                    .map(|replica| replica.read_state(state_hash))
-                    .collect();
-                let level = replicas
-                    .iter()
-                    .map(|replica| replica.status().applied)
-                    .collect::<Vec<_>>()
-                    == applied;
-                if level && states.windows(2).any(|pair| pair[0] != pair[1]) {
-                    ledger.broken(format!(
-                        "P10: shard {shard} differs between its replicas at {:?}",
-                        applied[0]
-                    ));
-                }
-                if level {
-                    break;
-                }
-            }
-            if now() > end {
-                ledger.broken(format!(
-                    "P11: the replicas of shard {shard} are not level: {applied:?}"
-                ));
-                break;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-        for node in &nodes {
-            if let Some(shard) = node.shard(shard) {
-                let checked = shard
-                    .replica
-                    .read_state(|state| shard.machine.read(|core| core.check(&Reading(state))));
-                if let Err(what) = checked {
-                    ledger.broken(format!("P4: shard {} on node {}: {what}", shard.id, node.id()));
-                }
+    let mut wrong = Vec::new();
+    Watch::default().look(&nodes, true, &mut wrong);
+    for node in &nodes {
+        for shard in node.shards() {
+            let replica = &shard.replica;
+            let checked = replica.read_state(|state| shard.machine.read(|core| core.check(&Reading(state))));
+            if let Err(what) = checked {
+                wrong.push(format!("P4: shard {} on node {}: {what}", shard.id, node.id()));
             }
         }
     }
+    wrong.into_iter().for_each(|what| history.broken(what));
 }
 
-fn state_hash(state: &dyn StateRead) -> u64 {
-    let mut all = Vec::new();
-    let mut from = Vec::new();
-    loop {
-        let pairs = state.scan(&from, &[], 1_000).expect("the state can be read");
-        let Some((last, _)) = pairs.last() else {
-            return fnv_of(&all);
-        };
-        from = last.to_vec();
-        from.push(0);
-        for (key, value) in &pairs {
-            all.extend((key.len() as u64).to_le_bytes());
-            all.extend_from_slice(key);
-            all.extend((value.len() as u64).to_le_bytes());
-            all.extend_from_slice(value);
+/// All replicas of each shard have applied the same.
+fn level(hosts: &[Host]) -> bool {
+    let mut applied = BTreeMap::new();
+    let nodes = hosts.iter().filter_map(Host::node);
+    nodes
+        .flat_map(|node| crate::oracle::cluster::replicas(&node))
+        .all(|replica| {
+            let status = replica.status();
+            *applied.entry(status.shard).or_insert(status.applied) == status.applied
+        })
+}
+
+async fn await_true(patience: Duration, condition: impl Fn() -> bool) -> bool {
+    let end = now() + patience;
+    while !condition() {
+        if now() > end {
+            return false;
         }
+        sleep(LOOK_EVERY).await;
     }
+    true
 }

@@ -1,0 +1,29 @@
+#!/bin/sh
+# The deterministic simulator: builds it (its own target directory: the flag rebuilds every dependency, but neither
+# RocksDB nor any C++) and runs it.
+#
+#   scripts/sim.sh smoke            what CI runs: a few seeds twice, more seeds once, and the simulator's own tests
+#   scripts/sim.sh meta N [FIRST]   each seed in two processes that must agree
+#   scripts/sim.sh sweep N [FIRST]  each seed once
+#   scripts/sim.sh replay SEED      one seed, with a readable timeline
+set -eu
+cd "$(dirname "$0")/.."
+export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin" RUSTFLAGS="--cfg madsim"
+flags="${CARGO_FLAGS:-} -p sim-tests --target-dir target/sim"
+what="$1"
+shift
+{
+    # shellcheck disable=SC2086 # a list of flags
+    cargo build $flags --profile sim --bin sim
+    sim=target/sim/sim/sim
+    case "$what" in
+    smoke)
+        "$sim" meta 3
+        "$sim" sweep 20 1000
+        # shellcheck disable=SC2086
+        cargo test $flags --profile sim
+        ;;
+    replay) FLOTILLA_LOG="${FLOTILLA_LOG:-sim_tests=debug}" "$sim" run "$@" ;;
+    *) "$sim" "$what" "$@" ;;
+    esac
+}

@@ -1,0 +1,263 @@
+//! What clients did and saw, in the order in which it happened, and the oracles that watch it.
+//!
+//! The history knows nothing of the broker: only what an application can know.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use crate::oracle::{self, Oracle};
+
+/// Where a message stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Full name of the topic.
+    pub topic: String,
+    /// Number of the queue.
+    pub queue: i32,
+    /// Offset in the queue.
+    pub offset: i64,
+}
+
+/// A message that came, as its consumer saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The consumer group.
+    pub group: String,
+    /// From where.
+    pub place: Place,
+    /// The message id.
+    pub id: String,
+    /// 1 for the first.
+    pub attempt: i32,
+    /// When the receive was sent.
+    pub asked: Duration,
+    /// For how long nobody else gets it, from some moment after `asked`.
+    pub invisible: Duration,
+    /// The body is the one that was sent.
+    pub intact: bool,
+}
+
+/// Something a client did or saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A message is about to be sent (again).
+    Sending { topic: String, id: String },
+    /// The service acknowledged the send.
+    Stored { topic: String, id: String, offset: i64 },
+    /// A message came.
+    Delivered(Delivery),
+    /// The service accepted an acknowledgement.
+    Acked { group: String, place: Place, id: String },
+    /// The service accepted that the message stays hidden for `invisible` from some moment after `asked`.
+    Hidden {
+        group: String,
+        place: Place,
+        asked: Duration,
+        invisible: Duration,
+    },
+    /// That was tried, and nobody knows whether it was carried out.
+    HideUnsure {
+        group: String,
+        place: Place,
+        asked: Duration,
+        invisible: Duration,
+    },
+    /// An acknowledgement was tried, and nobody knows whether it was carried out.
+    AckUnsure { group: String, place: Place, id: String },
+    /// The service accepted that the message is a dead letter.
+    Buried { group: String, place: Place, id: String },
+}
+
+impl Event {
+    /// Whether a text is about the message of this event.
+    fn is_in(&self, text: &str) -> bool {
+        let (id, place) = match self {
+            Event::Sending { id, .. } | Event::Stored { id, .. } => (Some(id), None),
+            Event::Delivered(it) => (Some(&it.id), Some(&it.place)),
+            Event::Acked { id, place, .. }
+            | Event::AckUnsure { id, place, .. }
+            | Event::Buried { id, place, .. } => (Some(id), Some(place)),
+            Event::Hidden { place, .. } | Event::HideUnsure { place, .. } => (None, Some(place)),
+        };
+        id.is_some_and(|id| text.contains(id.as_str()))
+            || place.is_some_and(|place| text.contains(&format!("{place:?}")))
+    }
+}
+
+/// Dead letters of a consumer group are in a topic of this name and the group's.
+pub const DEAD_LETTERS: &str = "%DLQ%";
+
+/// Counts for the report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Sends that were acknowledged.
+    pub stored: usize,
+    /// Deliveries to consumers.
+    pub delivered: usize,
+    /// Acknowledgements that were accepted.
+    pub acked: usize,
+}
+
+/// The history of one run. Clones are the same history.
+#[derive(Clone)]
+pub struct History(Arc<Mutex<Book>>);
+
+struct Book {
+    oracles: Vec<Box<dyn Oracle>>,
+    events: Vec<(Duration, Event)>,
+    violations: Vec<String>,
+    tally: Tally,
+    groups: BTreeSet<String>,
+    /// Of stored messages: the consumer groups that are not done with them.
+    left: BTreeMap<(String, String), BTreeSet<String>>,
+    /// (consumer group, message) that were done before the producer knew that the message is stored.
+    done: BTreeSet<(String, String, String)>,
+}
+
+impl History {
+    /// An empty one, with all oracles; every message is for each of these consumer groups.
+    #[must_use]
+    pub fn new(groups: BTreeSet<String>, max_attempts: u32) -> History {
+        History(Arc::new(Mutex::new(Book {
+            oracles: oracle::all(&groups, max_attempts),
+            events: Vec::new(),
+            violations: Vec::new(),
+            tally: Tally::default(),
+            groups,
+            left: BTreeMap::new(),
+            done: BTreeSet::new(),
+        })))
+    }
+
+    /// Something happened at `at`, simulated time since the start.
+    pub fn record(&self, at: Duration, event: &Event) {
+        let mut book = self.book();
+        let Book {
+            oracles, violations, ..
+        } = &mut *book;
+        for oracle in oracles {
+            oracle.see(at, event, violations);
+        }
+        book.follow(event);
+        book.events.push((at, event.clone()));
+    }
+
+    /// A promise was found broken elsewhere.
+    pub fn broken(&self, what: String) {
+        self.book().violations.push(what);
+    }
+
+    /// True once every consumer group is done with every stored message.
+    #[must_use]
+    pub fn drained(&self) -> bool {
+        self.book().left.is_empty()
+    }
+
+    /// The first few messages somebody is not done with, for people.
+    #[must_use]
+    pub fn left(&self) -> Vec<String> {
+        let book = self.book();
+        let line = |((topic, id), groups): (&(String, String), &BTreeSet<String>)| {
+            format!("{topic} {id} for {groups:?}")
+        };
+        book.left.iter().take(5).map(line).collect()
+    }
+
+    /// Everything that must not be, at the end of the run.
+    #[must_use]
+    pub fn verdict(&self) -> Vec<String> {
+        let mut book = self.book();
+        let Book {
+            oracles, violations, ..
+        } = &mut *book;
+        for oracle in oracles {
+            oracle.end(violations);
+        }
+        violations.clone()
+    }
+
+    /// What happened to the messages that the violations are about, in order, one line each.
+    #[must_use]
+    pub fn timeline(&self) -> Vec<String> {
+        let book = self.book();
+        let blamed = |event: &Event| book.violations.iter().any(|what| event.is_in(what));
+        let blamed = book.events.iter().filter(|(_, event)| blamed(event));
+        blamed
+            .map(|(at, event)| format!("{at:>12.3?}  {event:?}"))
+            .collect()
+    }
+
+    /// Whether something is wrong already.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        !self.book().violations.is_empty()
+    }
+
+    /// Counts.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.book().tally
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    fn follow(&mut self, event: &Event) {
+        match event {
+            Event::Stored { topic, id, .. } => {
+                self.tally.stored += 1;
+                let (topic, id) = (topic.clone(), id.clone());
+                let done = |group: &String| {
+                    let key = (group.clone(), topic.clone(), id.clone());
+                    self.done.contains(&key)
+                };
+                let left: BTreeSet<String> =
+                    self.groups.iter().filter(|group| !done(group)).cloned().collect();
+                if !left.is_empty() {
+                    self.left.insert((topic, id), left);
+                }
+            }
+            Event::Delivered(delivery) => {
+                self.tally.delivered += 1;
+                if let Some(group) = delivery.place.topic.strip_prefix(DEAD_LETTERS) {
+                    self.finish(group, &delivery.id);
+                }
+            }
+            Event::Acked { group, id, .. } => {
+                self.tally.acked += 1;
+                self.finish(group, id);
+            }
+            Event::AckUnsure { group, id, .. } => self.finish(group, id),
+            // A dead letter is done with when it is seen among the dead letters.
+            Event::Sending { .. }
+            | Event::Hidden { .. }
+            | Event::HideUnsure { .. }
+            | Event::Buried { .. } => {}
+        }
+    }
+
+    /// A consumer group is done with a message.
+    fn finish(&mut self, group: &str, id: &str) {
+        let topic = topic_of(id).to_owned();
+        self.done.insert((group.to_owned(), topic.clone(), id.to_owned()));
+        let key = (topic, id.to_owned());
+        if let Some(left) = self.left.get_mut(&key) {
+            left.remove(group);
+            if left.is_empty() {
+                self.left.remove(&key);
+            }
+        }
+    }
+}
+
+/// Ids of the simulator's messages begin with the topic that they were sent to, wherever they are found later.
+#[must_use]
+pub fn topic_of(id: &str) -> &str {
+    id.split('/').next().unwrap_or(id)
+}

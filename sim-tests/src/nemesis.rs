@@ -1,0 +1,111 @@
+//! Faults, drawn by weight and healed again. Every fault of `plan::Fault` has its room here; each begins, lasts, and ends
+//! by itself, so that when the nemesis is over the world is whole, but for what the cluster has to repair.
+
+use std::{sync::Arc, time::Duration};
+
+use madsim::{
+    rand::{Rng, seq::SliceRandom, thread_rng},
+    time::TimeHandle,
+};
+use tokio::time::sleep;
+use tracing::debug;
+
+use crate::{
+    atlas::Atlas,
+    coverage::Coverage,
+    host::Host,
+    peers::Disorder,
+    plan::{Fault, Plan},
+};
+
+mod clock;
+mod disk;
+mod network;
+mod process;
+
+pub(crate) use network::usual as usual_network;
+
+/// What faults have to do with.
+#[derive(Clone)]
+pub struct Scene {
+    /// All machines of the cluster.
+    pub hosts: Arc<Vec<Host>>,
+    /// The world's plan.
+    pub plan: Plan,
+    /// What the network does to requests.
+    pub disorder: Disorder,
+    /// What may be broken.
+    pub atlas: Atlas,
+    /// Counters.
+    pub coverage: Coverage,
+}
+
+/// Lets faults come for as long as the plan says; returns when all of them are healed.
+pub async fn run(scene: Scene) {
+    let all: Vec<_> = (0..scene.plan.at_once)
+        .map(|_| tokio::spawn(one(scene.clone())))
+        .collect();
+    for nemesis in all {
+        nemesis.await.expect("a nemesis does not panic");
+    }
+    network::heal();
+}
+
+async fn one(scene: Scene) {
+    let faults: Vec<(Fault, u32)> = scene
+        .plan
+        .faults
+        .iter()
+        .map(|(fault, weight)| (*fault, *weight))
+        .collect();
+    let end = scene.plan.faults_for;
+    loop {
+        let pause = thread_rng().gen_range(0..=2 * scene.plan.fault_every_ms);
+        sleep(Duration::from_millis(pause)).await;
+        let now = TimeHandle::current().elapsed();
+        if faults.is_empty() || now >= end {
+            return;
+        }
+        let (fault, _) = faults
+            .choose_weighted(&mut thread_rng(), |(_, weight)| *weight)
+            .expect("there are some");
+        debug!(at = ?now, ?fault, "fault");
+        if commit(&scene, *fault).await {
+            scene.coverage.count(fault.name());
+        }
+    }
+}
+
+/// Carries out a fault and heals it; false if it could not be just now.
+async fn commit(scene: &Scene, fault: Fault) -> bool {
+    match fault {
+        Fault::KillLeader => process::kill_leader(scene).await,
+        Fault::KillSome => process::kill_some(scene).await,
+        Fault::KillAll => process::kill_all(scene).await,
+        Fault::Pause => process::pause(scene).await,
+        Fault::Isolate => network::isolate(scene).await,
+        Fault::Split => network::split(scene).await,
+        Fault::OneWay => network::one_way(scene).await,
+        Fault::Loss => network::loss(scene).await,
+        Fault::Latency => network::latency(scene).await,
+        Fault::SlowDisk => disk::slow(scene).await,
+        Fault::FullDisk => disk::full(scene).await,
+        Fault::DiskError => disk::error(scene).await,
+        Fault::Wipe => disk::wipe(scene).await,
+        Fault::BitFlip => disk::flip(scene).await,
+        Fault::LyingDisk => disk::lie(scene).await,
+        Fault::ClockJump => clock::jump(scene),
+        Fault::Disorder => network::disorder(scene).await,
+    }
+}
+
+impl Scene {
+    fn anybody(&self) -> &Host {
+        self.hosts.choose(&mut thread_rng()).expect("there are hosts")
+    }
+}
+
+/// Waits for a while that is drawn, milliseconds.
+async fn last(ms: std::ops::Range<u64>) {
+    sleep(Duration::from_millis(thread_rng().gen_range(ms))).await;
+}

@@ -1,0 +1,169 @@
+//! Disks that are slow, full, broken, new, or that lie.
+
+use std::time::Duration;
+
+use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
+use raft_store::disk::sim::{Fault, Operation, SimDisk};
+use tokio::time::sleep;
+
+use super::{Scene, last};
+use crate::host::Host;
+
+pub(super) async fn slow(scene: &Scene) -> bool {
+    let disk = scene.anybody().disk();
+    let slow = Duration::from_millis(thread_rng().gen_range(20..300));
+    disk.set_sync_delay(Some(slow));
+    last(500..10_000).await;
+    disk.set_sync_delay(Some(Duration::from_micros(scene.plan.sync_us)));
+    true
+}
+
+/// There is room for a little more, or for nothing.
+pub(super) async fn full(scene: &Scene) -> bool {
+    let disk = scene.anybody().disk();
+    let used: usize = disk
+        .files()
+        .iter()
+        .filter_map(|name| Some(disk.read_file(name)?.len()))
+        .sum();
+    disk.set_capacity(used as u64 + thread_rng().gen_range(0..scene.plan.segment_bytes));
+    last(500..10_000).await;
+    disk.set_capacity(u64::MAX);
+    true
+}
+
+/// A write or a sync fails: the node may answer nothing any more, and has to stop. Somebody starts it again.
+pub(super) async fn error(scene: &Scene) -> bool {
+    let victim = scene.anybody();
+    let Some(_hold) = scene.atlas.hold(victim.id) else {
+        return false;
+    };
+    victim.may_stop();
+    let operation = if thread_rng().gen_bool(0.5) {
+        Operation::Write
+    } else {
+        Operation::Sync
+    };
+    let disk = victim.disk();
+    disk.inject(operation, thread_rng().gen_range(1..50), Fault::Error);
+    let failed = await_exit(victim, Duration::from_secs(10)).await;
+    disk.clear_faults();
+    // What a failed sync should have made durable may be gone: as good as a power loss.
+    victim.crash();
+    last(100..3_000).await;
+    victim.restart();
+    failed
+}
+
+async fn await_exit(host: &Host, patience: Duration) -> bool {
+    const LOOK: Duration = Duration::from_millis(5);
+    let mut looks = patience.as_millis() / LOOK.as_millis();
+    while !host.exited() && looks > 0 {
+        looks -= 1;
+        sleep(LOOK).await;
+    }
+    host.exited()
+}
+
+/// The machine is replaced: it comes back under the same address with nothing.
+pub(super) async fn wipe(scene: &Scene) -> bool {
+    let victim = scene.anybody();
+    let Some(_hold) = scene.atlas.hold(victim.id) else {
+        return false;
+    };
+    if !scene.atlas.may_forget(victim.id, &scene.hosts) {
+        return false;
+    }
+    victim.crash();
+    victim.wipe();
+    last(100..8_000).await;
+    victim.restart();
+    true
+}
+
+/// Waits for the node to find out, then for the cluster to make it whole, so that nobody harms it, or another, before.
+const FOUND_OUT: Duration = Duration::from_secs(10);
+
+/// A bit of a file goes over. Not in the last batch of the log: that cannot be told from one that was being written when the
+/// power went (docs/on-disk-format.md).
+pub(super) async fn flip(scene: &Scene) -> bool {
+    let victim = scene.anybody();
+    let Some(_hold) = scene.atlas.hold(victim.id) else {
+        return false;
+    };
+    let disk = victim.disk();
+    let Some((file, len)) = old_file(&disk) else {
+        return false;
+    };
+    if !scene.atlas.may_forget(victim.id, &scene.hosts) {
+        return false;
+    }
+    victim.damage();
+    disk.flip_bit(
+        &file,
+        thread_rng().gen_range(0..len),
+        thread_rng().gen_range(0..8),
+    );
+    find_out(victim).await;
+    true
+}
+
+/// A closed segment, its sidecar or the identity, and how long it is.
+fn old_file(disk: &SimDisk) -> Option<(String, u64)> {
+    let files = disk.files();
+    let last = files.iter().filter(|name| name.ends_with(".seg")).max()?.clone();
+    let old = files.iter().filter(|name| {
+        (name.ends_with(".seg") && **name < last) || name.ends_with(".idx") || *name == "IDENTITY"
+    });
+    let old: Vec<&String> = old.collect();
+    let file = (*old.choose(&mut thread_rng())?).clone();
+    let bytes = disk.read_file(&file)?;
+    // What follows the last byte that is not zero was never written.
+    let len = bytes.iter().rposition(|byte| *byte != 0)? as u64 + 1;
+    Some((file, len))
+}
+
+/// A write is lost or goes astray. Whoever writes goes on, so that something stands behind what is missing.
+pub(super) async fn lie(scene: &Scene) -> bool {
+    const MORE_SYNCS: u64 = 4;
+    let victim = scene.anybody();
+    let Some(_hold) = scene.atlas.hold(victim.id) else {
+        return false;
+    };
+    if !scene.atlas.may_forget(victim.id, &scene.hosts) {
+        return false;
+    }
+    victim.damage();
+    let disk = victim.disk();
+    let lie = if thread_rng().gen_bool(0.5) {
+        Fault::Lost
+    } else {
+        Fault::Misdirected
+    };
+    disk.inject(Operation::Write, thread_rng().gen_range(1..20), lie);
+    let mut told_at = None;
+    for _ in 0..1_000 {
+        sleep(Duration::from_millis(10)).await;
+        if victim.condemned() {
+            break;
+        }
+        let syncs = disk.counts().syncs;
+        if disk.faults_waiting() == 0 && syncs >= *told_at.get_or_insert(syncs) + MORE_SYNCS {
+            break;
+        }
+    }
+    let lied = disk.faults_waiting() == 0;
+    disk.clear_faults();
+    find_out(victim).await;
+    lied
+}
+
+/// Damage is found when something is read: at the latest by a start. One that nobody ever reads harms nobody.
+async fn find_out(victim: &Host) {
+    last(0..FOUND_OUT.as_millis() as u64).await;
+    if !victim.condemned() {
+        victim.kill();
+        last(100..1_000).await;
+        victim.restart();
+    }
+}

@@ -1,0 +1,114 @@
+//! The oracles: each watches one promise, and says so when it is broken. Numbers are those of ARCHITECTURE.md; words in
+//! quotes are Jepsen's names for what queues and logs get wrong.
+//!
+//! Oracles draw no randomness and know nothing of the broker. Those of this folder see what clients see; `cluster` looks
+//! into the nodes.
+//!
+//! | file | promise |
+//! |---|---|
+//! | `durable` | P1: nothing acknowledged is lost, nothing is invented |
+//! | `lease` | P3: nobody gets what somebody else has leased |
+//! | `conserve` | P4: attempts go up, and what is acknowledged does not come again |
+//! | `once` | P7: what was sent once is stored once |
+//! | `offsets` | P8: offsets are dense, and what stands at one never changes |
+//! | `dead` | P9: dead letters, exactly once, and never more attempts than allowed |
+//! | `cluster` | P10, and Raft's own: one leader a term, one entry an index |
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::history::Event;
+
+pub mod cluster;
+mod conserve;
+mod dead;
+mod durable;
+mod lease;
+mod offsets;
+mod once;
+
+/// Watches one promise.
+pub trait Oracle: Send {
+    /// Looks at what happened at `at`; adds to `wrong` what must not be.
+    fn see(&mut self, at: Duration, event: &Event, wrong: &mut Vec<String>);
+
+    /// Everything has happened, and every message should be where it belongs.
+    fn end(&mut self, _wrong: &mut Vec<String>) {}
+}
+
+/// All that watch histories.
+pub(crate) fn all(groups: &BTreeSet<String>, max_attempts: u32) -> Vec<Box<dyn Oracle>> {
+    vec![
+        Box::new(durable::Durable::new(groups.clone())),
+        Box::<lease::Leases>::default(),
+        Box::<conserve::Conserve>::default(),
+        Box::<once::Once>::default(),
+        Box::<offsets::Offsets>::default(),
+        Box::new(dead::Dead::new(max_attempts)),
+    ]
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Synthetic histories, in seconds.
+
+    use std::time::Duration;
+
+    use super::Oracle;
+    use crate::history::{Delivery, Event, Place};
+
+    pub(crate) const S: fn(u64) -> Duration = Duration::from_secs;
+
+    pub(crate) fn place(offset: i64) -> Place {
+        Place {
+            topic: "t".into(),
+            queue: 0,
+            offset,
+        }
+    }
+
+    pub(crate) fn sending(id: &str) -> Event {
+        Event::Sending {
+            topic: "t".into(),
+            id: id.into(),
+        }
+    }
+
+    pub(crate) fn stored(id: &str, offset: i64) -> Event {
+        Event::Stored {
+            topic: "t".into(),
+            id: id.into(),
+            offset,
+        }
+    }
+
+    /// To consumer group "g" at once, leased for ten seconds.
+    pub(crate) fn delivered(id: &str, offset: i64, attempt: i32, asked: u64) -> Event {
+        Event::Delivered(Delivery {
+            group: "g".into(),
+            place: place(offset),
+            id: id.into(),
+            attempt,
+            asked: S(asked),
+            invisible: S(10),
+            intact: true,
+        })
+    }
+
+    pub(crate) fn acked(id: &str, offset: i64) -> Event {
+        Event::Acked {
+            group: "g".into(),
+            place: place(offset),
+            id: id.into(),
+        }
+    }
+
+    /// What an oracle says about a history; each event with the second at which it happened.
+    pub(crate) fn judge(oracle: &mut dyn Oracle, events: &[(u64, Event)]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (at, event) in events {
+            oracle.see(S(*at), event, &mut wrong);
+        }
+        oracle.end(&mut wrong);
+        wrong
+    }
+}

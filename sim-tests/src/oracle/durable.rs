@@ -1,0 +1,131 @@
+//! P1: an acknowledged send survives ("lost"), and nothing comes that nobody sent ("unexpected") or that is not what was
+//! sent ("corrupt").
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::Oracle;
+use crate::history::{DEAD_LETTERS, Event, topic_of};
+
+/// Who got what.
+pub(super) struct Durable {
+    groups: BTreeSet<String>,
+    sent: BTreeSet<String>,
+    stored: BTreeSet<String>,
+    /// By consumer group.
+    came: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Durable {
+    /// Every message is for each of these consumer groups.
+    pub(super) fn new(groups: BTreeSet<String>) -> Durable {
+        Durable {
+            groups,
+            sent: BTreeSet::new(),
+            stored: BTreeSet::new(),
+            came: BTreeMap::new(),
+        }
+    }
+}
+
+impl Oracle for Durable {
+    fn see(&mut self, at: Duration, event: &Event, wrong: &mut Vec<String>) {
+        match event {
+            Event::Sending { id, .. } => {
+                self.sent.insert(id.clone());
+            }
+            Event::Stored { id, .. } => {
+                self.stored.insert(id.clone());
+            }
+            Event::Delivered(it) => {
+                let dead_of = it.place.topic.strip_prefix(DEAD_LETTERS);
+                if !self.sent.contains(&it.id) {
+                    wrong.push(format!(
+                        "P1 unexpected: {} came at {at:?} and was never sent",
+                        it.id
+                    ));
+                } else if dead_of.is_none() && topic_of(&it.id) != it.place.topic {
+                    wrong.push(format!("P1 unexpected: {} came from {:?}", it.id, it.place));
+                }
+                if !it.intact {
+                    wrong.push(format!("P1 corrupt: the body of {} is not what was sent", it.id));
+                }
+                let group = dead_of.unwrap_or(&it.group).to_owned();
+                self.came.entry(group).or_default().insert(it.id.clone());
+            }
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, wrong: &mut Vec<String>) {
+        for group in &self.groups {
+            let came = self.came.get(group);
+            for id in &self.stored {
+                if !came.is_some_and(|came| came.contains(id)) {
+                    wrong.push(format!(
+                        "P1 lost: {id} was acknowledged and never came to {group}"
+                    ));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::*, *};
+
+    fn oracle() -> Durable {
+        Durable::new(BTreeSet::from(["g".to_owned()]))
+    }
+
+    #[test]
+    fn what_was_sent_and_came_is_good_and_unknown_ends_may_go_either_way() {
+        let events = [
+            (0, sending("t/1")),
+            (1, stored("t/1", 0)),
+            (2, delivered("t/1", 0, 1, 2)),
+            (3, sending("t/2")),
+            (3, sending("t/3")),
+            (4, delivered("t/3", 1, 1, 4)),
+        ];
+        assert_eq!(judge(&mut oracle(), &events), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_lost_message_is_found() {
+        let wrong = judge(&mut oracle(), &[(0, sending("t/1")), (1, stored("t/1", 0))]);
+        assert!(wrong.len() == 1 && wrong[0].starts_with("P1 lost"), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_message_that_only_another_group_got_is_lost() {
+        let mut oracle = Durable::new(BTreeSet::from(["g".to_owned(), "h".to_owned()]));
+        let events = [
+            (0, sending("t/1")),
+            (1, stored("t/1", 0)),
+            (2, delivered("t/1", 0, 1, 2)),
+        ];
+        let wrong = judge(&mut oracle, &events);
+        assert!(wrong.len() == 1 && wrong[0].ends_with("to h"), "{wrong:?}");
+    }
+
+    #[test]
+    fn invented_misplaced_and_damaged_messages_are_found() {
+        let wrong = judge(&mut oracle(), &[(0, delivered("t/1", 0, 1, 0))]);
+        assert!(wrong[0].starts_with("P1 unexpected"), "{wrong:?}");
+        let wrong = judge(
+            &mut oracle(),
+            &[(0, sending("u/1")), (0, delivered("u/1", 0, 1, 0))],
+        );
+        assert!(wrong[0].starts_with("P1 unexpected"), "{wrong:?}");
+        let Event::Delivered(mut it) = delivered("t/1", 0, 1, 0) else {
+            unreachable!()
+        };
+        it.intact = false;
+        let wrong = judge(&mut oracle(), &[(0, sending("t/1")), (0, Event::Delivered(it))]);
+        assert!(wrong[0].starts_with("P1 corrupt"), "{wrong:?}");
+    }
+}

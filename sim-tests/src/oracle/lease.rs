@@ -1,0 +1,107 @@
+//! P3: a leased message is not given to anybody of the same consumer group before its deadline, across failovers too.
+//!
+//! A client does not know when exactly its lease began, only that it was after it asked. So a lease lasts at least from
+//! then for as long as was agreed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::Oracle;
+use crate::history::{Event, Place};
+
+/// Until when what was delivered is leased at least, by consumer group and place.
+#[derive(Default)]
+pub(super) struct Leases(BTreeMap<(String, Place), Duration>);
+
+impl Oracle for Leases {
+    fn see(&mut self, at: Duration, event: &Event, wrong: &mut Vec<String>) {
+        match event {
+            Event::Delivered(it) => {
+                let key = (it.group.clone(), it.place.clone());
+                if let Some(until) = self.0.get(&key)
+                    && at < *until
+                {
+                    wrong.push(format!(
+                        "P3: {} came to {} again at {at:?} from {:?}, leased until {until:?}",
+                        it.id, it.group, it.place
+                    ));
+                }
+                self.0.insert(key, it.asked + it.invisible);
+            }
+            Event::Hidden {
+                group,
+                place,
+                asked,
+                invisible,
+            } => {
+                self.0.insert((group.clone(), place.clone()), *asked + *invisible);
+            }
+            Event::HideUnsure {
+                group,
+                place,
+                asked,
+                invisible,
+            } => {
+                let until = self.0.entry((group.clone(), place.clone())).or_default();
+                *until = (*until).min(*asked + *invisible);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::*, *};
+
+    fn hide(asked: u64, invisible: u64, sure: bool) -> Event {
+        let (group, place, asked, invisible) = ("g".to_owned(), place(0), S(asked), S(invisible));
+        if sure {
+            Event::Hidden {
+                group,
+                place,
+                asked,
+                invisible,
+            }
+        } else {
+            Event::HideUnsure {
+                group,
+                place,
+                asked,
+                invisible,
+            }
+        }
+    }
+
+    fn judged(between: Option<(u64, Event)>, again: u64) -> usize {
+        let mut events = vec![(1, delivered("t/1", 0, 1, 1))];
+        events.extend(between);
+        events.push((again, delivered("t/1", 0, 2, again)));
+        judge(&mut Leases::default(), &events).len()
+    }
+
+    #[test]
+    fn a_lease_lasts_from_the_question_for_as_long_as_agreed() {
+        assert_eq!(judged(None, 10), 1);
+        assert_eq!(judged(None, 11), 0);
+    }
+
+    #[test]
+    fn hiding_makes_it_longer_or_shorter() {
+        assert_eq!(judged(Some((5, hide(5, 20, true))), 24), 1);
+        assert_eq!(judged(Some((5, hide(5, 20, true))), 25), 0);
+        assert_eq!(judged(Some((3, hide(3, 1, true))), 4), 0);
+    }
+
+    #[test]
+    fn of_two_possible_ends_the_earlier_one_counts() {
+        assert_eq!(judged(Some((5, hide(5, 20, false))), 11), 0);
+        assert_eq!(judged(Some((5, hide(5, 20, false))), 10), 1);
+        assert_eq!(judged(Some((3, hide(3, 1, false))), 4), 0);
+    }
+
+    #[test]
+    fn another_place_is_another_lease() {
+        let events = [(1, delivered("t/1", 0, 1, 1)), (2, delivered("t/1", 1, 1, 2))];
+        assert_eq!(judge(&mut Leases::default(), &events).len(), 0);
+    }
+}

@@ -1,0 +1,380 @@
+//! The drawn world: everything a seed decides before the run begins, and what is printed of it.
+//!
+//! Swarm testing: a world has some kinds of faults and of operations and not others, because a fault that is always
+//! there hides what would happen without it.
+
+use std::{collections::BTreeMap, fmt, ops::Range, time::Duration};
+
+use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
+
+/// What can go wrong in a world. Each has a room of its own in `nemesis`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// The leader of some shard loses power.
+    KillLeader,
+    /// Several nodes lose power at once.
+    KillSome,
+    /// All nodes lose power at once.
+    KillAll,
+    /// A node stops for a while, and goes on as if nothing had been (SIGSTOP).
+    Pause,
+    /// One node hears and says nothing.
+    Isolate,
+    /// The nodes fall into two halves.
+    Split,
+    /// One node does not hear another, which hears it.
+    OneWay,
+    /// Packets get lost everywhere.
+    Loss,
+    /// Packets are slow everywhere.
+    Latency,
+    /// A disk syncs a hundred times slower.
+    SlowDisk,
+    /// A disk has no room.
+    FullDisk,
+    /// A write or a sync fails: the node stops, and is started again.
+    DiskError,
+    /// A node comes back with an empty disk.
+    Wipe,
+    /// A bit of a stored file is another one from now on.
+    BitFlip,
+    /// A write never happens, or lands elsewhere, and nobody is told.
+    LyingDisk,
+    /// A node's wall clock jumps by up to an hour.
+    ClockJump,
+    /// Requests come a second time, after others that were sent later.
+    Disorder,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Fault; 17] = [
+        Fault::KillLeader,
+        Fault::KillSome,
+        Fault::KillAll,
+        Fault::Pause,
+        Fault::Isolate,
+        Fault::Split,
+        Fault::OneWay,
+        Fault::Loss,
+        Fault::Latency,
+        Fault::SlowDisk,
+        Fault::FullDisk,
+        Fault::DiskError,
+        Fault::Wipe,
+        Fault::BitFlip,
+        Fault::LyingDisk,
+        Fault::ClockJump,
+        Fault::Disorder,
+    ];
+
+    /// How many nodes a world needs for it to mean anything.
+    fn nodes_needed(self) -> u32 {
+        match self {
+            Fault::Wipe | Fault::BitFlip | Fault::LyingDisk => 3,
+            Fault::Isolate | Fault::Split | Fault::OneWay | Fault::KillSome => 2,
+            _ => 1,
+        }
+    }
+
+    /// The name in counters.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::KillLeader => "fault kill leader",
+            Fault::KillSome => "fault kill some",
+            Fault::KillAll => "fault kill all",
+            Fault::Pause => "fault pause",
+            Fault::Isolate => "fault isolate",
+            Fault::Split => "fault split",
+            Fault::OneWay => "fault one way",
+            Fault::Loss => "fault loss",
+            Fault::Latency => "fault latency",
+            Fault::SlowDisk => "fault slow disk",
+            Fault::FullDisk => "fault full disk",
+            Fault::DiskError => "fault disk error",
+            Fault::Wipe => "fault wipe",
+            Fault::BitFlip => "fault bit flip",
+            Fault::LyingDisk => "fault lying disk",
+            Fault::ClockJump => "fault clock jump",
+            Fault::Disorder => "fault disorder",
+        }
+    }
+}
+
+/// What consumers do with messages, as shares of all deliveries; the rest is acknowledged at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Habits {
+    /// Never acknowledged: the lease ends by itself.
+    pub forget: f64,
+    /// Hidden for another time instead.
+    pub hide: f64,
+    /// Sent to the dead-letter topic.
+    pub bury: f64,
+    /// Acknowledged only when the lease is over.
+    pub late: f64,
+}
+
+/// A world, drawn.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Nodes of the cluster.
+    pub nodes: u32,
+    /// Data shards.
+    pub shards: u32,
+    /// Queues of each topic.
+    pub queues: u32,
+    /// Topics.
+    pub topics: u32,
+    /// Consumer groups; each receives every message.
+    pub groups: u32,
+    /// Most deliveries of a message to each consumer group before it is a dead letter.
+    pub max_attempts: u32,
+    /// Producers.
+    pub producers: u32,
+    /// What each of them sends.
+    pub messages: u32,
+    /// Its pause between two sends, milliseconds.
+    pub pause_ms: Range<u64>,
+    /// Largest body, bytes.
+    pub body: usize,
+    /// What consumers do.
+    pub habits: Habits,
+    /// Of a packet, milliseconds.
+    pub latency_ms: Range<u64>,
+    /// Share of packets that are lost and repeated.
+    pub loss: f64,
+    /// Most that a node's wall clock is ahead or behind at the start, milliseconds.
+    pub skew_ms: i64,
+    /// Of a disk, microseconds.
+    pub sync_us: u64,
+    /// Size of log segments, bytes.
+    pub segment_bytes: u64,
+    /// The state is flushed when the log has grown by so many bytes.
+    pub flush_bytes: u64,
+    /// Faults of this world and how often each comes, relative to the others.
+    pub faults: BTreeMap<Fault, u32>,
+    /// Faults at the same time, at most.
+    pub at_once: u32,
+    /// Mean pause between two faults of one nemesis, milliseconds.
+    pub fault_every_ms: u64,
+    /// How long there are faults.
+    pub faults_for: Duration,
+}
+
+impl Plan {
+    /// Draws a world. Uses the simulation's randomness, so it belongs to the run.
+    #[must_use]
+    pub fn draw() -> Plan {
+        let mut rng = thread_rng();
+        let nodes = *[1, 3, 3, 3, 3, 3, 5, 5, 4, 7]
+            .choose(&mut rng)
+            .expect("there are some");
+        let mut faults: BTreeMap<Fault, u32> = BTreeMap::new();
+        for fault in Fault::ALL {
+            if nodes >= fault.nodes_needed() && rng.gen_bool(0.4) {
+                faults.insert(fault, rng.gen_range(1..=10));
+            }
+        }
+        let share = |rng: &mut madsim::rand::GlobalRng, most: f64| {
+            if rng.gen_bool(0.5) {
+                rng.gen_range(0.0..most)
+            } else {
+                0.0
+            }
+        };
+        let slowest = rng.gen_range(2..=20);
+        Plan {
+            nodes,
+            shards: rng.gen_range(1..=4),
+            queues: rng.gen_range(1..=6),
+            topics: rng.gen_range(1..=2),
+            groups: rng.gen_range(1..=3),
+            max_attempts: rng.gen_range(2..=16),
+            producers: rng.gen_range(1..=3),
+            messages: rng.gen_range(50..=400),
+            pause_ms: 1..rng.gen_range(5..=80),
+            body: rng.gen_range(20..=8_000),
+            habits: Habits {
+                forget: share(&mut rng, 0.1),
+                hide: share(&mut rng, 0.1),
+                bury: share(&mut rng, 0.05),
+                late: share(&mut rng, 0.05),
+            },
+            latency_ms: 1..slowest,
+            loss: share(&mut rng, 0.02),
+            skew_ms: *[0, 0, 50, 2_000, 3_600_000]
+                .choose(&mut rng)
+                .expect("there are some"),
+            sync_us: rng.gen_range(100..=3_000),
+            segment_bytes: 1 << rng.gen_range(16..=20),
+            flush_bytes: 1 << rng.gen_range(14..=18),
+            faults,
+            at_once: rng.gen_range(1..=2),
+            fault_every_ms: rng.gen_range(500..=6_000),
+            faults_for: Duration::from_secs(rng.gen_range(10..=40)),
+        }
+    }
+
+    /// Makes the world simpler in one respect: `messages=20`, `without=Pause`. The shrinker's words.
+    ///
+    /// # Errors
+    /// Says what cannot be changed in this way.
+    pub fn change(&mut self, change: &str) -> Result<(), String> {
+        let (what, value) = change
+            .split_once('=')
+            .ok_or_else(|| format!("{change}: want NAME=VALUE"))?;
+        let number = || {
+            value
+                .parse::<u32>()
+                .map_err(|_| format!("{change}: want a number"))
+        };
+        match what {
+            "without" => {
+                let fault = Fault::ALL.iter().find(|fault| format!("{fault:?}") == value);
+                let fault = fault.ok_or_else(|| format!("{change}: no such fault"))?;
+                self.faults.remove(fault);
+            }
+            "messages" => self.messages = number()?,
+            "producers" => self.producers = number()?,
+            "groups" => self.groups = number()?,
+            "topics" => self.topics = number()?,
+            "queues" => self.queues = number()?,
+            "shards" => self.shards = number()?,
+            "at_once" => self.at_once = number()?,
+            "faults_for" => self.faults_for = Duration::from_secs(number()?.into()),
+            "skew_ms" => self.skew_ms = number()?.into(),
+            "habits" if value == "none" => {
+                self.habits = Habits {
+                    forget: 0.0,
+                    hide: 0.0,
+                    bury: 0.0,
+                    late: 0.0,
+                };
+            }
+            "loss" if value == "none" => self.loss = 0.0,
+            _ => return Err(format!("{change}: nothing of that name can be changed so")),
+        }
+        Ok(())
+    }
+
+    /// Changes that would make the world simpler, the most promising first.
+    #[must_use]
+    pub fn simpler(&self) -> Vec<String> {
+        let mut changes: Vec<String> = self
+            .faults
+            .keys()
+            .map(|fault| format!("without={fault:?}"))
+            .collect();
+        let mut less = |what: &str, now: u32, least: u32| {
+            if now / 2 >= least {
+                changes.push(format!("{what}={}", now / 2));
+            } else if now > least {
+                changes.push(format!("{what}={least}"));
+            }
+        };
+        less(
+            "faults_for",
+            u32::try_from(self.faults_for.as_secs()).unwrap_or(u32::MAX),
+            1,
+        );
+        less("messages", self.messages, 1);
+        less("producers", self.producers, 1);
+        less("groups", self.groups, 1);
+        less("topics", self.topics, 1);
+        less("queues", self.queues, 1);
+        less("shards", self.shards, 1);
+        less("at_once", self.at_once, 1);
+        let habits = self.habits;
+        if habits.forget + habits.hide + habits.bury + habits.late > 0.0 {
+            changes.push("habits=none".into());
+        }
+        if self.loss > 0.0 {
+            changes.push("loss=none".into());
+        }
+        if self.skew_ms > 0 {
+            changes.push("skew_ms=0".into());
+        }
+        changes
+    }
+
+    /// The topics' names.
+    #[must_use]
+    pub fn topic(&self, number: u32) -> String {
+        format!("topic-{number}")
+    }
+
+    /// The consumer groups' names.
+    #[must_use]
+    pub fn group(&self, number: u32) -> String {
+        format!("group-{number}")
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults: Vec<String> = self
+            .faults
+            .iter()
+            .map(|(fault, weight)| format!("{fault:?}*{weight}"))
+            .collect();
+        write!(
+            out,
+            "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
+             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?}",
+            self.nodes,
+            self.shards,
+            self.topics,
+            self.queues,
+            self.groups,
+            self.max_attempts,
+            self.producers,
+            self.messages,
+            self.pause_ms,
+            self.body,
+            self.habits,
+            self.latency_ms,
+            self.loss,
+            self.skew_ms,
+            self.sync_us,
+            self.segment_bytes,
+            self.flush_bytes,
+            faults.join(" "),
+            self.at_once,
+            self.fault_every_ms,
+            self.faults_for
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[madsim::test]
+    async fn everything_that_would_be_simpler_can_be_changed_until_nothing_is_left() {
+        let mut plan = Plan::draw();
+        let mut steps = 0;
+        while let Some(change) = plan.simpler().first() {
+            assert_eq!(plan.change(change), Ok(()), "{change}");
+            steps += 1;
+            assert!(steps < 200, "{change} changes nothing");
+        }
+        assert!(plan.faults.is_empty());
+        assert_eq!((plan.messages, plan.producers, plan.groups), (1, 1, 1));
+    }
+
+    #[madsim::test]
+    async fn changes_that_mean_nothing_are_refused() {
+        let mut plan = Plan::draw();
+        for change in [
+            "messages",
+            "messages=many",
+            "without=Rain",
+            "weather=1",
+            "habits=all",
+        ] {
+            assert!(plan.change(change).is_err(), "{change}");
+        }
+    }
+}

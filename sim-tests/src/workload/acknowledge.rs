@@ -1,0 +1,42 @@
+//! AckMessage, until the answer is certain, at one node after the other.
+
+use flotilla_proto::rocketmq::Code;
+use tracing::debug;
+
+use super::{Context, now, pause};
+use crate::{
+    client::{Failure, Received},
+    history::Event,
+};
+
+pub(super) async fn acknowledge(context: &Context, mut node: u32, group: &str, message: &Received) {
+    let (group, place, id) = (
+        group.to_owned(),
+        message.place.clone(),
+        message.message_id.clone(),
+    );
+    let mut unsure = false;
+    while !context.stopped() {
+        let answer = context.client.ack(node, &group, message).await;
+        debug!(at = ?now(), id, group, node, ?answer, "acknowledged");
+        match answer {
+            Ok(()) => {
+                context.coverage.count("ack done");
+                return context.record(&Event::Acked { group, place, id });
+            }
+            Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
+                context.coverage.count("ack refused");
+                if unsure {
+                    context.record(&Event::AckUnsure { group, place, id });
+                }
+                return; // Otherwise the lease is over, and the message comes again.
+            }
+            Err(failure) => {
+                context.coverage.count("ack unknown");
+                unsure |= !matches!(failure, Failure::Status(Code::TooManyRequests, _));
+                node = context.next(node);
+                pause().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! ForwardMessageToDeadLetterQueue, until the answer is certain.
+
+use flotilla_proto::rocketmq::Code;
+use tracing::debug;
+
+use super::{Context, now, pause};
+use crate::{
+    client::{Failure, Received},
+    history::Event,
+};
+
+pub(super) async fn bury(context: &Context, mut node: u32, group: &str, message: &Received) {
+    while !context.stopped() {
+        let answer = context.client.bury(node, group, message).await;
+        debug!(at = ?now(), id = message.message_id, group, node, ?answer, "buried");
+        match answer {
+            Ok(()) => {
+                context.coverage.count("bury done");
+                return context.record(&Event::Buried {
+                    group: group.to_owned(),
+                    place: message.place.clone(),
+                    id: message.message_id.clone(),
+                });
+            }
+            // It is a dead letter already, or the lease is over and it comes again.
+            Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
+                return context.coverage.count("bury refused");
+            }
+            Err(_) => {
+                context.coverage.count("bury unknown");
+                node = context.next(node);
+                pause().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! ReceiveMessage: long polls at one node, and then whatever this consumer is in the habit of.
+
+use std::time::Duration;
+
+use madsim::rand::{Rng, thread_rng};
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::{Context, UNDERTAKER, acknowledge, bury, hide, now, send};
+use crate::{
+    client::{Failure, Received},
+    history::{Delivery, Event},
+};
+
+/// The shortest lease the service gives.
+const INVISIBLE: Duration = Duration::from_secs(10);
+/// After a receive that failed, the next one waits so long.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Longest a receive waits.
+const POLL: Duration = Duration::from_secs(2);
+
+pub(super) async fn consume(context: Context, node: u32, topic: String, group: String) {
+    while !context.stopped() {
+        let asked = now();
+        let messages = match context
+            .client
+            .receive(node, (&topic, &group), POLL, INVISIBLE)
+            .await
+        {
+            Ok(messages) => messages,
+            Err(failure) => {
+                match failure {
+                    Failure::Status(code, _) => {
+                        context.coverage.count(&format!("receive {}", code.as_str_name()))
+                    }
+                    Failure::Peer(_) => context.coverage.count("receive unknown"),
+                }
+                sleep(RETRY_AFTER).await;
+                continue;
+            }
+        };
+        context.coverage.count(if messages.is_empty() {
+            "receive nothing"
+        } else {
+            "receive some"
+        });
+        for message in messages {
+            let id = &message.message_id;
+            debug!(at = ?now(), id, group, place = ?message.place, attempt = message.attempt, node, "received");
+            if message.attempt > 1 {
+                context.coverage.count("receive again");
+            }
+            context.record(&Event::Delivered(Delivery {
+                group: group.clone(),
+                place: message.place.clone(),
+                id: id.clone(),
+                attempt: message.attempt,
+                asked,
+                invisible: INVISIBLE,
+                intact: message.body == send::body_of(id, message.body.len().saturating_sub(1)),
+            }));
+            deal_with(&context, node, &group, &message).await;
+        }
+    }
+}
+
+async fn deal_with(context: &Context, node: u32, group: &str, message: &Received) {
+    if group == UNDERTAKER {
+        return acknowledge::acknowledge(context, node, group, message).await;
+    }
+    let habits = context.plan.habits;
+    let drawn = thread_rng().gen_range(0.0..1.0);
+    let mut below = 0.0;
+    let mut within = |share: f64| {
+        below += share;
+        drawn < below
+    };
+    if within(habits.forget) {
+        context.coverage.count("consumer forgets");
+    } else if within(habits.hide) {
+        hide::hide(context, node, group, message).await;
+    } else if within(habits.bury) {
+        bury::bury(context, node, group, message).await;
+    } else if within(habits.late) {
+        let (context, group, message) = (context.clone(), group.to_owned(), message.clone());
+        tokio::spawn(async move {
+            sleep(INVISIBLE + Duration::from_millis(thread_rng().gen_range(0..2_000))).await;
+            context.coverage.count("consumer is late");
+            acknowledge::acknowledge(&context, node, &group, &message).await;
+        });
+    } else {
+        acknowledge::acknowledge(context, node, group, message).await;
+    }
+}
