@@ -1,0 +1,196 @@
+//! Bugs on purpose: the simulator is believed as far as it finds them.
+//!
+//! Each is of a kind that real systems have shipped, and small: in calm weather the cluster works with it. The product
+//! crates ask [`is`] at the planted places, under `cfg(madsim)` only; without it neither the places nor this crate are
+//! compiled. One bug at most is active in a process, from its start on.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// No bug is active.
+const NONE: usize = usize::MAX;
+
+static ACTIVE: AtomicUsize = AtomicUsize::new(NONE);
+
+macro_rules! bugs {
+    ($($bug:ident, $name:literal, $kind:literal, $what:literal;)+) => {
+        /// The planted bugs.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Bug {
+            $(#[doc = $what] $bug,)+
+        }
+
+        /// All of them, in the order of the layers they are planted in.
+        pub const ALL: &[Bug] = &[$(Bug::$bug,)+];
+
+        impl Bug {
+            /// What it is called on the command line.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Bug::$bug => $name,)+ }
+            }
+
+            /// What the planted code does.
+            #[must_use]
+            pub fn what(self) -> &'static str {
+                match self { $(Bug::$bug => $what,)+ }
+            }
+
+            /// The kind of bug that real systems shipped.
+            #[must_use]
+            pub fn kind(self) -> &'static str {
+                match self { $(Bug::$bug => $kind,)+ }
+            }
+        }
+    };
+}
+
+bugs! {
+    // The node's log.
+    SyncDropped, "sync-dropped", "write acknowledged from the page cache",
+        "the log reports a batch as durable without a sync";
+    AnsweredBeforeSync, "answered-before-sync", "replica counts an entry that it has not synced",
+        "an append is reported to Raft as stored as soon as it is queued";
+    DirectoryNotSynced, "directory-not-synced", "file synced, its name not",
+        "a new segment's directory entry is not synced";
+    FailedSyncRetried, "failed-sync-retried", "a failed fsync is tried again and believed",
+        "a sync that failed is repeated, and its success taken at face value";
+    TornTailAsCorruption, "torn-tail-as-corruption", "a crash in the middle of a write makes a node unusable",
+        "a torn tail that was never acknowledged counts as corruption";
+    CorruptionAsTornTail, "corruption-as-torn-tail", "corruption in the middle silently ends the log",
+        "a damaged batch ends the log although later ones prove that it was synced";
+    UncommittedTailDropped, "uncommitted-tail-dropped", "restart truncates entries that were acknowledged",
+        "what is not known to be committed is cut off at the start";
+    VoteNotSynced, "vote-not-synced", "vote answered before it is durable",
+        "a vote is queued to be written and answered at once";
+    VoteNotSaved, "vote-not-saved", "amnesia after a vote",
+        "only a replica's first vote is written, later ones stay in memory";
+    VoteLostAtRoll, "vote-lost-at-roll", "log rotation loses what must outlive a file",
+        "the head of a new segment does not repeat the votes";
+
+    // Raft around openraft.
+    LostAnswerCounts, "lost-answer-counts", "acknowledged before a quorum",
+        "an append whose answer was lost counts as stored by that follower";
+    ElectionWithoutLogCheck, "election-without-log-check", "leader that lacks committed entries",
+        "a voter does not compare the candidate's log with its own";
+    AnswersForAnother, "answers-for-another", "two members with one identity",
+        "a replica takes messages for an earlier incarnation of its node";
+    WipedReplicaVotes, "wiped-replica-votes", "member rejoins with an empty disk under its old identity",
+        "a node that lost its directory goes on under its old incarnation";
+    OldReplicaStays, "old-replica-stays", "removed member is still counted",
+        "the replica of a lost directory stays a voter beside its successor";
+    WrongReplicaRemoved, "wrong-replica-removed", "membership change removes the wrong member",
+        "the new replica of a node takes the place of another node's replica";
+
+    // The state under the log.
+    AppliedBeforeSync, "applied-before-sync", "state ahead of its own log after a crash",
+        "a committed entry is applied before this node has synced it";
+    AppliedSavedFirst, "applied-saved-first", "applied index and state are not saved atomically",
+        "the applied index is written in a batch before that of the rows";
+    AppliedSavedRarely, "applied-saved-rarely", "entries are applied twice after a restart",
+        "the applied index is written with every eighth batch only";
+    LocalTimeInState, "local-time-in-state", "replica state depends on something local",
+        "an entry is applied with this node's time instead of the entry's";
+    PurgedBeforeFlush, "purged-before-flush", "log truncated past the last checkpoint",
+        "log entries are given up before the state that has them is flushed";
+
+    // Snapshots.
+    SnapshotWithoutLeases, "snapshot-without-leases", "snapshot leaves a table out",
+        "what is in flight is not part of a snapshot";
+    SnapshotWithoutDedup, "snapshot-without-dedup", "snapshot leaves a table out",
+        "the dedup window is not part of a snapshot";
+    SnapshotClaimsMore, "snapshot-claims-more", "snapshot older than its index",
+        "a snapshot's index is read when the file is written, its state before";
+    SnapshotWithoutMessages, "snapshot-without-messages", "snapshot refers to data that it does not bring",
+        "the log records that the state refers to are not part of a snapshot";
+
+    // Retention.
+    SegmentRecycledEarly, "segment-recycled-early", "file deleted while something in it is alive",
+        "a segment is given back without asking the state whether it is needed";
+    DeadLettersNotKept, "dead-letters-not-kept", "second reference to data is not counted",
+        "the search for the oldest live entry overlooks dead letters";
+    TrimForgetsLeased, "trim-forgets-leased", "retention deletes what a consumer works on",
+        "trimming deletes the places of leased messages too";
+    TrimOneTooMany, "trim-one-too-many", "retention off by one",
+        "trimming forgets one message more than it was told to";
+
+    // The queue core.
+    LeaseEndedEarly, "lease-ended-early", "lease deadline ignored",
+        "a tick ends leases three seconds before their deadline";
+    LeasesForgottenAtRestart, "leases-forgotten-at-restart", "leases live in memory only",
+        "after a restart leased messages can be delivered at once";
+    DeadlinesForgottenAtRestart, "deadlines-forgotten-at-restart", "timer not rebuilt after a restart",
+        "after a restart no lease of before ever ends by itself";
+    StaleReceiptAccepted, "stale-receipt-accepted", "expired receipt is accepted after the redelivery",
+        "an acknowledgement is accepted by offset, whoever holds the lease";
+    AttemptNotCounted, "attempt-not-counted", "redelivery not counted",
+        "a redelivery has the attempt of the delivery before";
+    AttemptCountedTwice, "attempt-counted-twice", "redelivery counted twice",
+        "a redelivery counts as two attempts";
+    MaxAttemptsOffByOne, "max-attempts-off-by-one", "one attempt more than allowed",
+        "a message is given up after one attempt too many";
+    HideIgnored, "hide-ignored", "lease extension answered and not done",
+        "a longer invisible time gives a new receipt and keeps the old deadline";
+    DeadLetterTwice, "dead-letter-twice", "dead letter duplicated",
+        "a message that is given up is put into the dead-letter queue twice";
+    DeadLetterLost, "dead-letter-lost", "message removed before it is stored elsewhere",
+        "a message that is given up does not come into the dead-letter queue";
+    QueueEndSavedRarely, "queue-end-saved-rarely", "offset used again after a restart",
+        "a queue's end is written with every fourth message only";
+    CursorNotSaved, "cursor-not-saved", "consumer position lost at a restart",
+        "a delivery does not write the consumer group's position";
+    DedupIgnored, "dedup-ignored", "retried send stored twice",
+        "the dedup window is kept and not looked at";
+    DedupForgottenAtRestart, "dedup-forgotten-at-restart", "dedup window lost at a restart",
+        "the dedup window is not loaded when the state is";
+
+    // The broker.
+    LeasesReleasedAtFailover, "leases-released-at-failover", "unacknowledged deliveries forgotten by a new leader",
+        "a new leader ends all leases that its predecessor gave";
+    WallClockDeadlines, "wall-clock-deadlines", "lease measured by a clock that jumps",
+        "a shard's time is the wall clock of its leader";
+    DeposedLeaderDelivers, "deposed-leader-delivers", "read from a deposed leader",
+        "a delivery whose commit failed with the leadership is handed out all the same";
+    AckOnLeaderOnly, "ack-on-leader-only", "change of state beside the log",
+        "an acknowledgement is applied to the leader's memory and not proposed";
+    LateAckAnsweredOk, "late-ack-answered-ok", "acknowledgement dropped and answered OK",
+        "an acknowledgement without a lease is answered with OK";
+    DedupBeforeCommit, "dedup-before-commit", "dedup recorded before the commit",
+        "a leader remembers a send when it is proposed, and answers a retry by that";
+    UnsureSendAnsweredOk, "unsure-send-answered-ok", "unknown outcome reported as success",
+        "a forwarded send whose answer was lost is answered with OK";
+    UnsureSendGoesElsewhere, "unsure-send-goes-elsewhere", "retry of an unknown outcome at another shard",
+        "a forwarded send whose answer was lost is sent to any shard again";
+    RepliesMixedUp, "replies-mixed-up", "answers of a batch go to the wrong callers",
+        "the replies of an entry with several commands are handed out shifted by one";
+}
+
+/// Makes the bug of this name active for the rest of the process; false if there is none.
+pub fn activate(name: &str) -> bool {
+    let at = ALL.iter().position(|bug| bug.name() == name);
+    if let Some(at) = at {
+        ACTIVE.store(at, Ordering::Relaxed);
+    }
+    at.is_some()
+}
+
+/// Whether this bug is the active one.
+#[must_use]
+pub fn is(bug: Bug) -> bool {
+    ACTIVE.load(Ordering::Relaxed) == bug as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_one_bug_is_active_at_most() {
+        for (at, bug) in ALL.iter().enumerate() {
+            assert_eq!(*bug as usize, at);
+            assert!(ALL[..at].iter().all(|other| other.name() != bug.name()));
+            assert!(activate(bug.name()));
+            assert_eq!(ALL.iter().filter(|bug| is(**bug)).count(), 1);
+        }
+        assert!(!activate("no such bug"));
+    }
+}
