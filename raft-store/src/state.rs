@@ -249,6 +249,20 @@ impl ShardState {
                 None => Change::Delete(key),
             });
         }
+        // Planted: two writes where one would do.
+        #[cfg(madsim)]
+        if plant::is(plant::Bug::AppliedSavedFirst) {
+            let mut first = WriteBatch::default();
+            self.put_standing(&mut first, &after, after.membership != standing.membership);
+            self.engine.write(first)?;
+        }
+        // Planted: the applied index is thought to be a matter of speed only.
+        #[cfg(madsim)]
+        if plant::is(plant::Bug::AppliedSavedRarely) && skips(&standing, &after) {
+            self.engine.write(batch)?;
+            *standing = after;
+            return Ok(result);
+        }
         self.put_standing(&mut batch, &after, after.membership != standing.membership);
         self.engine.write(batch)?;
         *standing = after;
@@ -350,6 +364,15 @@ impl ShardState {
         *standing = Standing::default();
         Ok(())
     }
+}
+
+/// Of the planted bug of an applied index that is seldom saved: this is one of the other times.
+#[cfg(madsim)]
+fn skips(before: &Standing, after: &Standing) -> bool {
+    let eighth = after
+        .applied
+        .is_some_and(|applied| applied.index.is_multiple_of(8));
+    before.membership == after.membership && !eighth
 }
 
 /// The shards an engine holds, and whose replicas they are.

@@ -84,7 +84,11 @@ enum Begun {
 }
 
 fn begin(inner: &Inner, request: RaftRequest) -> Begun {
-    if request.shard != inner.shard || request.to != inner.replica {
+    let ours = request.to == inner.replica;
+    // Planted: whoever has the node's address is meant.
+    #[cfg(madsim)]
+    let ours = ours || plant::is(plant::Bug::AnswersForAnother);
+    if request.shard != inner.shard || !ours {
         return Begun::Answered(refuse(
             Reason::NoSuchReplica,
             format!("this is replica {}", inner.replica),
@@ -121,6 +125,9 @@ impl Inner {
         let Some(request) = convert::vote_request_from_proto(request) else {
             return malformed();
         };
+        // Planted: every candidate's log is as good as ours.
+        #[cfg(madsim)]
+        let request = self.with_our_log(request);
         match self.raft.vote(request).await {
             Ok(response) => Response::Vote(convert::vote_response_to_proto(&response)),
             Err(error) => refuse(Reason::Stopped, error.to_string()),
@@ -131,10 +138,22 @@ impl Inner {
         let Some(request) = convert::vote_request_from_proto(request) else {
             return malformed();
         };
+        #[cfg(madsim)]
+        let request = self.with_our_log(request);
         match self.raft.pre_vote(request).await {
             Ok(response) => Response::PreVote(convert::vote_response_to_proto(&response)),
             Err(error) => refuse(Reason::Stopped, error.to_string()),
         }
+    }
+
+    /// The planted bug of an election that compares no logs.
+    #[cfg(madsim)]
+    fn with_our_log(&self, mut request: crate::types::VoteRequest) -> crate::types::VoteRequest {
+        if plant::is(plant::Bug::ElectionWithoutLogCheck) {
+            let ours = self.log.shard(self.shard).last.map(convert::to_raft);
+            request.last_log_id = request.last_log_id.max(ours);
+        }
+        request
     }
 
     async fn transfer(&self, request: peer::TransferLeaderRequest) -> Response {

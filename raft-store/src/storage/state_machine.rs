@@ -132,6 +132,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let Some((last, _)) = batch.last() else {
                 return Ok(());
             };
+            // Planted: committed is taken for stored here.
+            #[cfg(madsim)]
+            if plant::is(plant::Bug::AppliedBeforeSync) {
+                self.apply_batch(batch).map_err(|e| self.health.engine(e))?;
+                continue;
+            }
             self.synced.wait(last.id().index).await?;
             self.apply_batch(batch).map_err(|e| self.health.engine(e))?;
             tokio::task::yield_now().await;

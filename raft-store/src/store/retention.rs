@@ -45,6 +45,12 @@ impl Store {
         let mut purges = Vec::new();
         for (shard, last) in &points {
             let replica = self.replica(*shard).ok_or(RetentionError::NotOpen(*shard))?;
+            // Planted: closed and old is taken for not needed.
+            #[cfg(madsim)]
+            if plant::is(plant::Bug::SegmentRecycledEarly) {
+                purges.push((replica, last.index));
+                continue;
+            }
             if let Some(oldest) = replica.oldest_live_index()?
                 && oldest <= last.index
             {
