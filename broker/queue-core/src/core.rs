@@ -71,15 +71,31 @@ impl Core {
             let (queue, group, mut rest) = subscription_key(key)?;
             let offset = rest.key_long()?;
             let row = InFlight::load(Reader::value("lease", value)?)?;
+            // Planted: who held it is forgotten.
+            #[cfg(madsim)]
+            let row = InFlight {
+                leased: row.leased && !plant::is(plant::Bug::LeasesForgottenAtRestart),
+                ..row
+            };
             core.subscription_mut(queue, group)
                 .ok_or_else(orphan)?
                 .set(offset, row);
+            // Planted: the timers are not part of the state.
+            #[cfg(madsim)]
+            if plant::is(plant::Bug::DeadlinesForgottenAtRestart) {
+                return Ok(());
+            }
             if row.leased {
                 core.deadlines.insert((row.at_ms, queue, group, offset));
             }
             Ok(())
         })?;
         keys::each(kv, Key::of(keys::DEDUP), |key, value| {
+            // Planted: the window begins anew.
+            #[cfg(madsim)]
+            if plant::is(plant::Bug::DedupForgottenAtRestart) {
+                return Ok(());
+            }
             core.dedup
                 .load(Reader::key("dedup", key)?, Reader::value("dedup", value)?)
         })?;
@@ -250,6 +266,11 @@ impl Core {
         if let Some((key, _)) = kv.scan(&all, &all.end(), 1)?.into_iter().next() {
             oldest = Some(Reader::key("displaced", key)?.key_long()?);
         }
+        // Planted: only what stands in order is looked at.
+        #[cfg(madsim)]
+        if plant::is(plant::Bug::DeadLettersNotKept) {
+            oldest = None;
+        }
         for (&queue, ends) in &self.queues {
             if let Some(index) = first_in_order(kv, queue, ends)? {
                 oldest = Some(oldest.map_or(index, |known: u64| known.min(index)));
@@ -377,6 +398,26 @@ impl Core {
         Ok(())
     }
 
+    /// The planted bug of an acknowledgement beside the log: in this memory only.
+    #[cfg(madsim)]
+    pub fn planted_ack(&mut self, group: GroupId, queue: QueueId, offset: u64, nonce: u64) -> bool {
+        let Some(known) = self.subscriptions.get_mut(&(queue, group)) else {
+            return false;
+        };
+        let Some(row) = known
+            .in_flight()
+            .get(&offset)
+            .filter(|row| row.nonce == nonce)
+            .copied()
+        else {
+            return false;
+        };
+        known.remove(offset);
+        known.acked += 1;
+        self.deadlines.remove(&(row.at_ms, queue, group, offset));
+        true
+    }
+
     /// True if any consumer group has the message in flight.
     pub(crate) fn is_in_flight(&self, queue: QueueId, offset: u64) -> bool {
         let range = (queue, GroupId(0))..=(queue, GroupId(u32::MAX));
@@ -406,6 +447,19 @@ impl Core {
                 "message {queue:?}/{offset} is in flight but has no place"
             )));
         };
+        // Planted: the first thing to be done is done twice, or not at all.
+        #[cfg(madsim)]
+        if plant::is(plant::Bug::DeadLetterTwice) {
+            self.push(kv, target, message.stored.position, true)?;
+        }
+        #[cfg(madsim)]
+        if plant::is(plant::Bug::DeadLetterLost) {
+            self.remove_in_flight(kv, queue, group, offset)?;
+            let known = self.subscription_mut(queue, group).expect("just read");
+            known.dead_lettered += 1;
+            known.store(kv, queue, group)?;
+            return Ok(Some(Effect::Appended { queue: target }));
+        }
         self.push(kv, target, message.stored.position, true)?;
         self.remove_in_flight(kv, queue, group, offset)?;
         let known = self.subscription_mut(queue, group).expect("just read");

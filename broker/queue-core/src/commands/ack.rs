@@ -16,7 +16,11 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, ack: &Ack) -> Result
     for lease in &ack.leases {
         let known = core.subscriptions.get(&(queue, group));
         let row = known.and_then(|known| known.in_flight().get(&lease.offset));
-        if row.is_none_or(|row| row.nonce != lease.nonce) {
+        let stale = row.is_none_or(|row| row.nonce != lease.nonce);
+        // Planted: in flight is in flight.
+        #[cfg(madsim)]
+        let stale = stale && !(plant::is(plant::Bug::StaleReceiptAccepted) && row.is_some());
+        if stale {
             results.push(AckResult::Stale);
             continue;
         }

@@ -16,7 +16,11 @@ pub(crate) fn apply(
     append: &Append,
 ) -> Result<Outcome, Fault> {
     let queue = QueueId(append.queue);
-    if let Some((queue, offset)) = core.dedup.find(queue.topic(), &append.message_id, core.now_ms) {
+    let known = core.dedup.find(queue.topic(), &append.message_id, core.now_ms);
+    // Planted: nobody asks.
+    #[cfg(madsim)]
+    let known = known.filter(|_| !plant::is(plant::Bug::DedupIgnored));
+    if let Some((queue, offset)) = known {
         return Ok(Reply::Appended {
             queue,
             offset,

@@ -33,7 +33,12 @@ pub(crate) fn apply(
             .get(&offset)
             .filter(|row| !row.leased && row.at_ms <= now);
         if let Some(row) = due.filter(|_| chosen.last().is_none_or(|&(last, _)| last < offset)) {
-            chosen.push((offset, row.attempt.saturating_add(1)));
+            let attempt = row.attempt.saturating_add(1);
+            // Planted: another count.
+            #[cfg(madsim)]
+            let attempt = attempt + u32::from(plant::is(plant::Bug::AttemptCountedTwice))
+                - u32::from(plant::is(plant::Bug::AttemptNotCounted));
+            chosen.push((offset, attempt));
         }
     }
     if deliver.first_new == known.cursor {
@@ -74,6 +79,14 @@ pub(crate) fn apply(
         known.cursor = known.cursor.max(offset + 1);
     }
     let mut effects = Vec::new();
+    // Planted: the position is thought to be written with the next acknowledgement.
+    #[cfg(madsim)]
+    if plant::is(plant::Bug::CursorNotSaved) && deliver.redeliver.is_empty() {
+        return Ok(Outcome {
+            reply: Reply::Delivered { leases },
+            effects: vec![Effect::LeaseDeadline { at_ms: deadline_ms }],
+        });
+    }
     if !leases.is_empty() {
         core.subscriptions[&(queue, group)].store(kv, queue, group)?;
         effects.push(Effect::LeaseDeadline { at_ms: deadline_ms });

@@ -55,6 +55,12 @@ pub(crate) fn apply(
             }
             waits
         }
+        // Planted: a new receipt for the old deadline.
+        #[cfg(madsim)]
+        Action::Extend if row.leased && plant::is(plant::Bug::HideIgnored) => InFlight {
+            nonce: release.new_nonce,
+            ..row
+        },
         Action::Extend if row.leased => InFlight {
             at_ms,
             nonce: release.new_nonce,

@@ -23,6 +23,14 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, tick: &Tick) -> Resu
         let Some(&(deadline, queue, group, offset)) = core.deadlines.first() else {
             break;
         };
+        // Planted: leases are ended together, also those that are not over.
+        #[cfg(madsim)]
+        let now = now
+            + if plant::is(plant::Bug::LeaseEndedEarly) {
+                3_000
+            } else {
+                0
+            };
         if deadline > now {
             break;
         }
@@ -31,6 +39,10 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, tick: &Tick) -> Resu
         let row = known.in_flight()[&offset];
         let delay = delay_ms(known.rules.backoff.as_ref(), row.attempt);
         let exhausted = row.attempt >= known.rules.max_attempts;
+        // Planted: the last attempt is not the last.
+        #[cfg(madsim)]
+        let exhausted = exhausted
+            && !(plant::is(plant::Bug::MaxAttemptsOffByOne) && row.attempt == known.rules.max_attempts);
         if exhausted && let Some(effect) = core.dead_letter(kv, queue, group, offset)? {
             dead_lettered += 1;
             effects.push(effect);

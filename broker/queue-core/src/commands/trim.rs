@@ -22,9 +22,16 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, trim: &Trim) -> Resu
         .into());
     };
     let wanted = trim.first.clamp(ends.first, ends.next);
+    // Planted: up to it, and with it.
+    #[cfg(madsim)]
+    let wanted = (wanted + u64::from(plant::is(plant::Bug::TrimOneTooMany))).min(ends.next);
     let first = wanted.min(ends.first.saturating_add(u64::from(trim.limit)));
     for offset in ends.first..first {
-        if !core.is_in_flight(queue, offset) {
+        let keep = core.is_in_flight(queue, offset);
+        // Planted: who still works on it is not asked.
+        #[cfg(madsim)]
+        let keep = keep && !plant::is(plant::Bug::TrimForgetsLeased);
+        if !keep {
             Message::delete(kv, queue, offset)?;
         }
     }
