@@ -183,6 +183,12 @@ fn decide_place(me: &record::Node, start_list: Vec<u32>, answers: &BTreeMap<u32,
                 "the cluster does not know node {}; joining comes later",
                 me.id
             )),
+            // Planted: a node is known by its number.
+            #[cfg(madsim)]
+            Some(known) if plant::is(plant::Bug::WipedReplicaVotes) => Place::Known {
+                incarnation: known.incarnation,
+                nodes,
+            },
             Some(known) if known.directory == me.directory => Place::Known {
                 incarnation: known.incarnation,
                 nodes,

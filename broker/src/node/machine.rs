@@ -43,6 +43,19 @@ impl QueueMachine {
         f(&self.core.lock().expect("a panic in the core stops the node"))
     }
 
+    /// The planted bug of an acknowledgement beside the log.
+    #[cfg(madsim)]
+    pub fn planted_ack(
+        &self,
+        group: queue_core::GroupId,
+        queue: queue_core::QueueId,
+        offset: u64,
+        nonce: u64,
+    ) -> bool {
+        let mut core = self.core.lock().expect("a panic in the core stops the node");
+        core.planted_ack(group, queue, offset, nonce)
+    }
+
     fn hint(&self, effects: &[Effect]) {
         for effect in effects {
             match effect {
@@ -69,6 +82,15 @@ impl Machine for QueueMachine {
     fn apply(&self, at: LogId, payload: &Bytes, state: &mut dyn StateWrite) -> Result<Applied, EngineError> {
         // The record's checksum held and a leader of ours wrote it: anything else is a broken invariant.
         let entry = frame::decode_entry(payload).expect("a committed entry decodes");
+        // Planted: every replica has a clock.
+        #[cfg(madsim)]
+        let entry = match plant::is(plant::Bug::LocalTimeInState) {
+            true => frame::Entry {
+                time_ms: self.time.now_ms(),
+                ..entry
+            },
+            false => entry,
+        };
         let mut core = self.core.lock().expect("a panic in the core stops the node");
         let mut replies: Vec<Reply> = Vec::new();
         let mut view = Writing(state);

@@ -154,6 +154,11 @@ async fn reconcile(meta: &MetaState, shard: u32, replica: &Replica) -> bool {
         // A joint change was left half done by an earlier leader: finish it.
         return finish(shard, replica, wanted).await;
     };
+    // Planted: enough replicas are the right ones.
+    #[cfg(madsim)]
+    if seems_right(voters, &wanted) {
+        return false;
+    }
     if *voters == wanted && status.learners.is_empty() {
         return false;
     }
@@ -173,10 +178,32 @@ async fn reconcile(meta: &MetaState, shard: u32, replica: &Replica) -> bool {
             .copied()
             .filter(|&id| node_of(id) != node_of(new))
             .collect();
+        // Planted: somebody else leaves, or nobody.
+        #[cfg(madsim)]
+        if plant::is(plant::Bug::WrongReplicaRemoved) {
+            next.clone_from(voters);
+            next.retain(|&id| Some(id) != others_first(voters, new));
+        } else if plant::is(plant::Bug::OldReplicaStays) {
+            next.clone_from(voters);
+        }
         next.insert(new);
         return finish(shard, replica, next).await;
     }
     true
+}
+
+/// The planted bugs of changes that leave the wrong voters: they look no further than for the new ones.
+#[cfg(madsim)]
+fn seems_right(voters: &BTreeSet<u64>, wanted: &BTreeSet<u64>) -> bool {
+    let planted = plant::is(plant::Bug::WrongReplicaRemoved) || plant::is(plant::Bug::OldReplicaStays);
+    let replaced = |id: &&u64| **id & 0xffff > 1;
+    planted && wanted.iter().filter(replaced).all(|id| voters.contains(id))
+}
+
+/// The first voter of another node.
+#[cfg(madsim)]
+fn others_first(voters: &BTreeSet<u64>, new: u64) -> Option<u64> {
+    voters.iter().copied().find(|&id| node_of(id) != node_of(new))
 }
 
 async fn finish(shard: u32, replica: &Replica, voters: BTreeSet<u64>) -> bool {

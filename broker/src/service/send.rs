@@ -100,6 +100,12 @@ impl Service {
         let deadline = Instant::now() + caller.patience();
         let seed = client_hash(&outgoing[0].message_id);
         let home = pinned.unwrap_or_else(|| home_shard(topic, seed));
+        // Planted: the nearest shard is as good.
+        #[cfg(madsim)]
+        let home = match topic.queue_shards.iter().find(|&&shard| self.node().leads(shard)) {
+            Some(&near) if pinned.is_none() && plant::is(plant::Bug::UnsureSendGoesElsewhere) => near,
+            _ => home,
+        };
         let me = self.node().id();
         let mut unsure = false;
         loop {
@@ -201,6 +207,8 @@ impl Service {
         messages: Vec<Message>,
         deadline: Instant,
     ) -> Result<There, Refused> {
+        #[cfg(madsim)]
+        let as_stored = planted_answer(&messages);
         let request = Bytes::from(SendMessageRequest { messages }.encode_to_vec());
         let ttl = deadline.saturating_duration_since(Instant::now());
         let forwarded = self
@@ -224,6 +232,11 @@ impl Service {
                 ForwardError::NotLeader { unsure: false }
                 | ForwardError::Peer(PeerError::Overloaded | PeerError::NotConnected),
             ) => Ok(There::NotLeader),
+            // Planted: it was sent, so it will have been stored.
+            #[cfg(madsim)]
+            Err(ForwardError::Peer(_)) if plant::is(plant::Bug::UnsureSendAnsweredOk) => {
+                Ok(There::Answered(as_stored))
+            }
             Err(ForwardError::NotLeader { unsure: true } | ForwardError::Peer(_)) => Ok(There::Unsure),
         }
     }
@@ -234,6 +247,20 @@ fn home_shard(topic: &record::Topic, seed: u64) -> u32 {
     // Not the low bits: those choose the queue in the shard.
     let queue = (seed >> 32) % topic.queue_shards.len() as u64;
     topic.queue_shards[queue as usize]
+}
+
+/// Of the planted bug of an unknown outcome that is told as success.
+#[cfg(madsim)]
+fn planted_answer(messages: &[Message]) -> SendMessageResponse {
+    let entry = |message: &Message| SendResultEntry {
+        status: answer::ok(),
+        message_id: message.system_properties.clone().unwrap_or_default().message_id,
+        ..Default::default()
+    };
+    SendMessageResponse {
+        status: answer::ok(),
+        entries: messages.iter().map(entry).collect(),
+    }
 }
 
 /// What became of a send on another node.
@@ -313,6 +340,20 @@ fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refuse
 async fn append_all(shard: &DataShard, queue: QueueId, outgoing: &mut [Outgoing]) -> Result<bool, Refused> {
     let mut waiting = Vec::with_capacity(outgoing.len());
     for message in outgoing.iter_mut().filter(|message| message.result.is_none()) {
+        // Planted: proposed is taken for stored.
+        #[cfg(madsim)]
+        if plant::is(plant::Bug::DedupBeforeCommit) && !is_new(shard, &message.message_id) {
+            message.result = Some(SendResultEntry {
+                status: answer::ok(),
+                message_id: message.message_id.clone(),
+                offset: shard
+                    .machine
+                    .read(|core| core.queue(queue))
+                    .map_or(0, |ends| ends.next as i64),
+                ..Default::default()
+            });
+            continue;
+        }
         let append = record::Append {
             queue: queue.0,
             message_id: message.message_id.clone(),
@@ -352,6 +393,13 @@ async fn append_all(shard: &DataShard, queue: QueueId, outgoing: &mut [Outgoing]
         }
     }
     Ok(unsure)
+}
+
+/// Of the planted bug of a dedup window beside the log: this id was not proposed here before.
+#[cfg(madsim)]
+fn is_new(shard: &DataShard, message_id: &str) -> bool {
+    let mut proposed = shard.proposed.lock().expect("no panic while held");
+    proposed.insert(message_id.to_owned())
 }
 
 async fn answer_of(
