@@ -12,6 +12,7 @@
 #   make sim N=100  so many simulated worlds, from seed FIRST on
 #   make sim-meta N=10      the same, each in two processes that must agree in everything
 #   make sim-replay SEED=1  one world again, with a timeline
+#   make sim-plant  how many seeds (MAX at most) it takes to find each of the bugs planted on purpose (BUGS="sync-dropped")
 
 SHELL := /bin/sh
 PREPARE := . scripts/rocksdb-env.sh
@@ -22,9 +23,12 @@ SDKS ?=
 # Simulated worlds, and the first of their seeds.
 N ?= 100
 FIRST ?= 1
+# Planted bugs: seeds tried for each, and which (all of them).
+MAX ?= 2000
+BUGS ?=
 SIM := CARGO_FLAGS="$(CARGO_FLAGS)" scripts/sim.sh
 
-.PHONY: help run cluster build test verify fix bench test-sdk sim sim-meta sim-replay sim-smoke
+.PHONY: help run cluster build test verify fix bench test-sdk sim sim-meta sim-replay sim-plant sim-smoke
 .DEFAULT_GOAL := help
 
 help:
@@ -65,3 +69,6 @@ sim-meta:
 
 sim-replay:
 	@$(SIM) replay $(SEED)
+
+sim-plant:
+	@$(SIM) plant $(MAX) $(BUGS)

@@ -6,6 +6,7 @@
 #   scripts/sim.sh meta N [FIRST]   each seed in two processes that must agree
 #   scripts/sim.sh sweep N [FIRST]  each seed once
 #   scripts/sim.sh replay SEED      one seed, with a readable timeline
+#   scripts/sim.sh plant MAX [BUG..]  how many seeds it takes to find each planted bug
 set -eu
 cd "$(dirname "$0")/.."
 export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin" RUSTFLAGS="--cfg madsim"

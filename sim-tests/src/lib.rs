@@ -9,6 +9,7 @@
 //! | `plan` | the world a seed draws |
 //! | `client`, `workload` | a client of the service over the simulated network, and what clients do |
 //! | `history`, `oracle` | what clients did and saw, and the promises that must hold for it |
+//! | `janitor` | an administrator who has messages forgotten |
 //! | `nemesis`, `atlas` | faults, and what may be broken at the same time |
 //! | `coverage` | counters of what happened |
 //! | `world` | all of it, and the verdict |
@@ -30,6 +31,8 @@ pub mod disk;
 pub mod history;
 #[cfg(madsim)]
 pub mod host;
+#[cfg(madsim)]
+pub mod janitor;
 #[cfg(madsim)]
 pub mod log;
 #[cfg(madsim)]

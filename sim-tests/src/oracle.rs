@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `durable` | P1: nothing acknowledged is lost, nothing is invented |
 //! | `lease` | P3: nobody gets what somebody else has leased |
+//! | `receipt` | P3: an acknowledgement counts if its lease is the present one, and only then |
 //! | `conserve` | P4: attempts go up, and what is acknowledged does not come again |
 //! | `once` | P7: what was sent once is stored once |
 //! | `offsets` | P8: offsets are dense, and what stands at one never changes |
@@ -25,6 +26,7 @@ mod durable;
 mod lease;
 mod offsets;
 mod once;
+mod receipt;
 
 /// Watches one promise.
 pub trait Oracle: Send {
@@ -40,6 +42,7 @@ pub(crate) fn all(groups: &BTreeSet<String>, max_attempts: u32) -> Vec<Box<dyn O
     vec![
         Box::new(durable::Durable::new(groups.clone())),
         Box::<lease::Leases>::default(),
+        Box::<receipt::Receipts>::default(),
         Box::<conserve::Conserve>::default(),
         Box::<once::Once>::default(),
         Box::<offsets::Offsets>::default(),
@@ -99,6 +102,8 @@ pub(crate) mod testing {
             group: "g".into(),
             place: place(offset),
             id: id.into(),
+            attempt: 1,
+            asked: S(0),
         }
     }
 

@@ -14,7 +14,7 @@ use madsim::{runtime::Handle, time::TimeHandle};
 use tokio::time::sleep;
 
 use crate::{
-    client::Client,
+    client::{Client, Received},
     coverage::Coverage,
     history::{DEAD_LETTERS, Event, History},
     peers::Disorder,
@@ -52,6 +52,15 @@ struct Context {
 impl Context {
     fn record(&self, event: &Event) {
         self.history.record(now(), event);
+    }
+
+    /// From now on the lease of this delivery may have another end than its deadline.
+    fn ending(&self, group: &str, message: &Received) {
+        self.record(&Event::Ending {
+            group: group.to_owned(),
+            place: message.place.clone(),
+            attempt: message.attempt,
+        });
     }
 
     fn stopped(&self) -> bool {

@@ -22,7 +22,7 @@ use crate::{
     coverage::Coverage,
     history::{History, Tally},
     host::Host,
-    log,
+    janitor, log,
     nemesis::{self, Scene},
     oracle::cluster::Watch,
     peers::Disorder,
@@ -140,13 +140,19 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         atlas: Atlas::default(),
         coverage: coverage.clone(),
     };
-    nemesis::run(scene).await;
-
-    trace.event("faults end", &[], &[]);
-    if !history.is_broken() {
+    let janitor = tokio::spawn(janitor::run(hosts.clone(), plan.clone(), coverage.clone()));
+    let rest = async {
+        nemesis::run(scene).await;
+        trace.event("faults end", &[], &[]);
         live(&hosts, &clients, &history).await;
+    };
+    tokio::select! {
+        biased;
+        () = broken(&history) => {}
+        () = rest => {}
     }
     clients.stop();
+    janitor.abort();
     watch.abort();
     rebuild.abort();
     let may_log_errors = coverage.all().keys().any(|what| {
@@ -165,6 +171,13 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         simulated: now(),
         may_log_errors,
     })
+}
+
+/// Returns once a promise is broken: what would come after tells nothing more.
+async fn broken(history: &History) {
+    while !history.is_broken() {
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Waits for the cluster, and makes the topics and consumer groups.

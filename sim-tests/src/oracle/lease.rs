@@ -1,31 +1,42 @@
 //! P3: a leased message is not given to anybody of the same consumer group before its deadline, across failovers too.
 //!
 //! A client does not know when exactly its lease began, only that it was after it asked. So a lease lasts at least from
-//! then for as long as was agreed.
+//! then for as long as was agreed. An attempt that nobody saw is a delivery whose answer was lost: its lease lasts as
+//! long as any, because nobody has its receipt.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::Oracle;
 use crate::history::{Event, Place};
 
-/// Until when what was delivered is leased at least, by consumer group and place.
+/// What was delivered, by consumer group and place.
 #[derive(Default)]
-pub(super) struct Leases(BTreeMap<(String, Place), Duration>);
+pub(super) struct Leases(BTreeMap<(String, Place), Lease>);
+
+#[derive(Default)]
+struct Lease {
+    /// It lasts at least until then.
+    until: Duration,
+    attempt: i32,
+}
 
 impl Oracle for Leases {
     fn see(&mut self, at: Duration, event: &Event, wrong: &mut Vec<String>) {
         match event {
             Event::Delivered(it) => {
                 let key = (it.group.clone(), it.place.clone());
-                if let Some(until) = self.0.get(&key)
-                    && at < *until
-                {
-                    wrong.push(format!(
-                        "P3: {} came to {} again at {at:?} from {:?}, leased until {until:?}",
-                        it.id, it.group, it.place
-                    ));
+                if let Some(Lease { until, attempt }) = self.0.get(&key) {
+                    let unseen = u32::try_from(it.attempt - attempt - 1).unwrap_or(0);
+                    let until = *until + it.invisible * unseen;
+                    if at < until {
+                        wrong.push(format!(
+                            "P3: {} came to {} again at {at:?} from {:?}, attempt {} after {attempt}, leased until {until:?}",
+                            it.id, it.group, it.place, it.attempt
+                        ));
+                    }
                 }
-                self.0.insert(key, it.asked + it.invisible);
+                let (until, attempt) = (it.asked + it.invisible, it.attempt);
+                self.0.insert(key, Lease { until, attempt });
             }
             Event::Hidden {
                 group,
@@ -33,7 +44,8 @@ impl Oracle for Leases {
                 asked,
                 invisible,
             } => {
-                self.0.insert((group.clone(), place.clone()), *asked + *invisible);
+                let lease = self.0.entry((group.clone(), place.clone())).or_default();
+                lease.until = *asked + *invisible;
             }
             Event::HideUnsure {
                 group,
@@ -41,8 +53,8 @@ impl Oracle for Leases {
                 asked,
                 invisible,
             } => {
-                let until = self.0.entry((group.clone(), place.clone())).or_default();
-                *until = (*until).min(*asked + *invisible);
+                let lease = self.0.entry((group.clone(), place.clone())).or_default();
+                lease.until = lease.until.min(*asked + *invisible);
             }
             _ => {}
         }
@@ -97,6 +109,18 @@ mod tests {
         assert_eq!(judged(Some((5, hide(5, 20, false))), 11), 0);
         assert_eq!(judged(Some((5, hide(5, 20, false))), 10), 1);
         assert_eq!(judged(Some((3, hide(3, 1, false))), 4), 0);
+    }
+
+    #[test]
+    fn an_attempt_that_nobody_saw_has_a_lease_too() {
+        let events = |again| {
+            [
+                (1, delivered("t/1", 0, 1, 1)),
+                (again, delivered("t/1", 0, 3, again)),
+            ]
+        };
+        assert_eq!(judge(&mut Leases::default(), &events(20)).len(), 1);
+        assert_eq!(judge(&mut Leases::default(), &events(21)).len(), 0);
     }
 
     #[test]

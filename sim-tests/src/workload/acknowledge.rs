@@ -15,6 +15,8 @@ pub(super) async fn acknowledge(context: &Context, mut node: u32, group: &str, m
         message.place.clone(),
         message.message_id.clone(),
     );
+    let (attempt, asked) = (message.attempt, now());
+    context.ending(&group, message);
     let mut unsure = false;
     while !context.stopped() {
         let answer = context.client.ack(node, &group, message).await;
@@ -22,14 +24,26 @@ pub(super) async fn acknowledge(context: &Context, mut node: u32, group: &str, m
         match answer {
             Ok(()) => {
                 context.coverage.count("ack done");
-                return context.record(&Event::Acked { group, place, id });
+                return context.record(&Event::Acked {
+                    group,
+                    place,
+                    id,
+                    attempt,
+                    asked,
+                });
             }
             Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
                 context.coverage.count("ack refused");
-                if unsure {
-                    context.record(&Event::AckUnsure { group, place, id });
-                }
-                return; // Otherwise the lease is over, and the message comes again.
+                // Refused at once, the lease is over, and the message comes again.
+                return context.record(&match unsure {
+                    true => Event::AckUnsure { group, place, id },
+                    false => Event::AckRefused {
+                        group,
+                        place,
+                        id,
+                        attempt,
+                    },
+                });
             }
             Err(failure) => {
                 context.coverage.count("ack unknown");

@@ -10,6 +10,7 @@ use crate::{
 };
 
 pub(super) async fn bury(context: &Context, mut node: u32, group: &str, message: &Received) {
+    context.ending(group, message);
     while !context.stopped() {
         let answer = context.client.bury(node, group, message).await;
         debug!(at = ?now(), id = message.message_id, group, node, ?answer, "buried");

@@ -14,6 +14,7 @@ use crate::{
 pub(super) async fn hide(context: &Context, node: u32, group: &str, message: &Received) {
     let invisible = Duration::from_millis(thread_rng().gen_range(1..20_000));
     let asked = now();
+    context.ending(group, message);
     let answer = context.client.hide(node, group, message, invisible).await;
     debug!(at = ?now(), id = message.message_id, group, node, ?invisible, ?answer, "hidden");
     let (group, place) = (group.to_owned(), message.place.clone());

@@ -44,7 +44,8 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
         } else {
             "receive some"
         });
-        for message in messages {
+        // They all came now, however long it takes to deal with each.
+        for message in &messages {
             let id = &message.message_id;
             debug!(at = ?now(), id, group, place = ?message.place, attempt = message.attempt, node, "received");
             if message.attempt > 1 {
@@ -59,7 +60,9 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
                 invisible: INVISIBLE,
                 intact: message.body == send::body_of(id, message.body.len().saturating_sub(1)),
             }));
-            deal_with(&context, node, &group, &message).await;
+        }
+        for message in &messages {
+            deal_with(&context, node, &group, message).await;
         }
     }
 }

@@ -1,0 +1,48 @@
+//! Runs simulated clusters.
+//!
+//! `sim run SEED [--trace FILE] [--plant BUG]` runs one world and prints what was drawn, what happened, and the hash of
+//! everything. `sim meta N [FIRST]` runs seeds in two processes each, and demands equal hashes: the simulator proves
+//! itself before it is believed. `sim sweep N [FIRST]` runs seeds once each and sums up what they covered.
+//! `sim plant [MAX_SEEDS] [BUG..]` counts how many seeds it takes to find each planted bug.
+
+#[cfg(madsim)]
+mod planted;
+#[cfg(madsim)]
+mod process;
+#[cfg(madsim)]
+mod run;
+#[cfg(madsim)]
+mod sweep;
+
+#[cfg(madsim)]
+fn main() -> std::process::ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    command(&words).unwrap_or_else(|| {
+        eprintln!(
+            "usage: sim run SEED [--trace FILE] [--plant BUG] | sim meta N [FIRST] | sim sweep N [FIRST] | \
+             sim plant [MAX_SEEDS] [BUG..]"
+        );
+        std::process::ExitCode::from(2)
+    })
+}
+
+/// Does what the words say; nothing if they say nothing.
+#[cfg(madsim)]
+fn command(words: &[&str]) -> Option<std::process::ExitCode> {
+    let number = |text: &str| text.parse::<u64>().ok();
+    match words {
+        ["run", seed, options @ ..] => run::run(number(seed)?, options),
+        [how @ ("meta" | "sweep"), count] => Some(sweep::many(how, number(count)?, 1)),
+        [how @ ("meta" | "sweep"), count, first] => Some(sweep::many(how, number(count)?, number(first)?)),
+        ["plant", most, names @ ..] if number(most).is_some() => planted::all(number(most)?, names),
+        ["plant", names @ ..] => planted::all(planted::MAX_SEEDS, names),
+        _ => None,
+    }
+}
+
+#[cfg(not(madsim))]
+fn main() {
+    eprintln!("the simulator is built with RUSTFLAGS=\"--cfg madsim\": run `make sim-smoke`");
+    std::process::exit(2);
+}

@@ -1,0 +1,73 @@
+//! One world, in this process.
+
+use std::process::ExitCode;
+
+use sim_tests::{log, world};
+
+use crate::process::{COVERED, PLAN, RESULT};
+
+/// Violations that are printed; those that follow are seldom another story.
+const SHOWN: usize = 20;
+
+/// Runs the world of a seed; nothing if an option is unknown.
+pub(crate) fn run(seed: u64, options: &[&str]) -> Option<ExitCode> {
+    let mut trace = None;
+    for option in options.chunks(2) {
+        match option {
+            ["--trace", file] => trace = Some((*file).into()),
+            ["--plant", bug] if plant::activate(bug) => {}
+            _ => return None,
+        }
+    }
+    Some(run_traced(seed, trace))
+}
+
+fn run_traced(seed: u64, trace: Option<std::path::PathBuf>) -> ExitCode {
+    log::start();
+    let report = match in_a_fresh_thread(move || world::run(seed, trace.as_deref())) {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("seed {seed}: the trace file cannot be written: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let tally = report.tally;
+    println!("{PLAN} {}", report.plan);
+    let covered: Vec<String> = report
+        .coverage
+        .iter()
+        .map(|(what, count)| format!("{what}={count}"))
+        .collect();
+    println!("{COVERED} {}", covered.join(";"));
+    println!(
+        "{RESULT} seed {seed} hash {:016x} events {} stored {} delivered {} acked {} simulated {:.3} s violations {}",
+        report.digest.hash,
+        report.digest.events,
+        tally.stored,
+        tally.delivered,
+        tally.acked,
+        report.simulated.as_secs_f64(),
+        report.violations.len()
+    );
+    for violation in report.violations.iter().take(SHOWN) {
+        println!("seed {seed}: {violation}");
+    }
+    if report.violations.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Hash maps of the standard library iterate by keys drawn once per thread; only in a thread that has
+/// not drawn yet do they come from the seed.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this thread is what holds the simulator"
+)]
+fn in_a_fresh_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match std::thread::spawn(work).join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}

@@ -1,0 +1,124 @@
+//! Many worlds: each once, or each in two processes that must agree in everything.
+
+use std::{collections::BTreeMap, io::Write, process::ExitCode};
+
+use sim_tests::plan::Fault;
+
+use crate::process::{AT_ONCE, Run, Said};
+
+/// A sweep of at least so many seeds must have seen everything.
+const ENOUGH_SEEDS: u64 = 100;
+/// What a sweep must have seen besides every fault.
+const MUST_HAPPEN: [&str; 14] = [
+    "send stored",
+    "send unknown",
+    "receive some",
+    "receive nothing",
+    "receive again",
+    "ack done",
+    "ack refused",
+    "ack unknown",
+    "hide done",
+    "hide refused",
+    "bury done",
+    "consumer forgets",
+    "consumer is late",
+    "janitor trims",
+];
+
+/// The sums of a sweep.
+#[derive(Default)]
+struct Sums {
+    passed: u64,
+    failed: u64,
+    simulated: f64,
+    covered: BTreeMap<String, u64>,
+}
+
+impl Sums {
+    fn take(&mut self, seed: u64, said: Said) {
+        match said.wrong {
+            None => {
+                println!("ok      {}", said.result);
+                self.passed += 1;
+            }
+            Some(why) => {
+                println!("FAILED  seed {seed}: {why}");
+                self.failed += 1;
+            }
+        }
+        self.simulated += simulated_seconds(&said.result);
+        for (what, count) in said.covered {
+            *self.covered.entry(what).or_default() += count;
+        }
+        let _ = std::io::stdout().flush();
+    }
+
+    fn end(mut self, count: u64) -> ExitCode {
+        for (what, count) in &self.covered {
+            println!("{count:>10}  {what}");
+        }
+        println!("{:.1} simulated cluster-hours", self.simulated / 3600.0);
+        if count >= ENOUGH_SEEDS {
+            let faults = Fault::ALL.iter().map(|fault| fault.name());
+            for what in faults
+                .chain(MUST_HAPPEN)
+                .filter(|what| !self.covered.contains_key(*what))
+            {
+                println!("FAILED  in {count} seeds this never happened: {what}");
+                self.failed += 1;
+            }
+        }
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs seeds from `first` on, as `how` says: "sweep" or "meta".
+pub(crate) fn many(how: &str, count: u64, first: u64) -> ExitCode {
+    let mut sums = Sums::default();
+    let mut waiting: Vec<u64> = (first..first + count).rev().collect();
+    while !waiting.is_empty() {
+        if how == "meta" {
+            let seed = waiting.pop().expect("there is one");
+            sums.take(seed, twice(seed));
+            continue;
+        }
+        let next = waiting.len().saturating_sub(AT_ONCE);
+        let runs: Vec<Run> = waiting
+            .split_off(next)
+            .into_iter()
+            .rev()
+            .map(Run::start)
+            .collect();
+        for run in runs {
+            sums.take(run.seed, run.finish());
+        }
+    }
+    sums.end(count)
+}
+
+/// Side by side: they must not notice each other.
+fn twice(seed: u64) -> Said {
+    let (one, other) = (Run::start(seed), Run::start(seed));
+    let (mut said, other) = (one.finish(), other.finish());
+    if said.result != other.result {
+        said.wrong = Some(format!(
+            "two runs differ:\n        {}\n        {}",
+            said.result, other.result
+        ));
+    }
+    said
+}
+
+fn simulated_seconds(result: &str) -> f64 {
+    let mut words = result.split(' ').skip_while(|word| *word != "simulated");
+    words
+        .nth(1)
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(0.0)
+}
