@@ -46,6 +46,11 @@ never flotilla-proto "--all-features" queue-core raft-store broker
 never queue-core "" tokio madsim-tokio madsim tonic openraft rocksdb raft-store broker rand
 never raft-store "--no-default-features" queue-core broker tonic axum rocksdb
 never raft-store "--all-features" queue-core broker tonic axum
+# Bugs on purpose are in the simulator only.
+never queue-core "" plant
+never raft-store "--all-features" plant
+never broker "--all-features" plant
+never plant "" flotilla-proto queue-core raft-store broker
 never sim-tests "" rocksdb librocksdb-sys tonic
 RUSTFLAGS="--cfg madsim"
 export RUSTFLAGS
