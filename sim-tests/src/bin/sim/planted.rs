@@ -19,7 +19,7 @@ pub(crate) const MAX_SEEDS: u64 = 2_000;
 /// How long one bug may be looked for.
 const BUG_BUDGET: Duration = Duration::from_secs(1_800);
 /// A run that takes longer has lost its way, and says nothing.
-const RUN_BUDGET: Duration = Duration::from_secs(120);
+const RUN_BUDGET: Duration = Duration::from_secs(60);
 /// How often a run is asked whether it is over.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 /// Of so many bugs out of a hundred the simulator must find.
@@ -85,75 +85,120 @@ fn conclude(searches: &[Search]) -> ExitCode {
     }
 }
 
-/// Tries one seed after the other; `sound` remembers which seeds pass without a bug.
+/// One run under way.
+struct Run {
+    seed: u64,
+    child: Child,
+    end: Instant,
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the driver, outside of the simulation"
+)]
+impl Run {
+    fn start(seed: u64, bug: Option<Bug>) -> Run {
+        Run {
+            seed,
+            child: process::start(seed, bug),
+            end: Instant::now() + RUN_BUDGET,
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        let ended = self.child.try_wait().expect("a started program can be asked");
+        ended.is_some()
+    }
+
+    fn is_over(&mut self) -> bool {
+        self.has_ended() || Instant::now() >= self.end
+    }
+
+    /// What it said; nothing if it took too long.
+    fn finish(mut self) -> Option<Output> {
+        while !self.is_over() {
+            thread::sleep(ASK_EVERY);
+        }
+        let ended = self.has_ended();
+        if !ended {
+            let _ = self.child.kill();
+        }
+        let output = self.child.wait_with_output().expect("a started program ends");
+        ended.then_some(output)
+    }
+
+    fn give_up(mut self) {
+        self.end = Instant::now();
+        self.finish();
+    }
+}
+
+/// Tries seeds in order, some at the same time; `sound` remembers which of them pass without a bug.
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the driver, outside of the simulation"
 )]
 fn look_for(bug: Bug, most: u64, sound: &mut BTreeMap<u64, bool>) -> Search {
     let began = Instant::now();
+    let mut running: Vec<Run> = Vec::new();
+    let mut failed: BTreeMap<u64, Output> = BTreeMap::new();
     let mut seeds = 0;
-    while seeds < most && began.elapsed() < BUG_BUDGET {
-        let first = seeds + 1;
-        let last = most.min(seeds + AT_ONCE as u64);
-        for (seed, output) in run((first..=last).map(|seed| (seed, Some(bug)))) {
-            seeds = seed;
-            let Some(output) = output.filter(|output| !output.status.success()) else {
-                continue;
-            };
+    loop {
+        // A failure is judged when all seeds before it are over.
+        let oldest = running.first().map_or(u64::MAX, |run| run.seed);
+        while failed.first_key_value().is_some_and(|(seed, _)| *seed < oldest) {
+            let (seed, output) = failed.pop_first().expect("just seen");
             if is_sound(seed, sound) {
+                running.into_iter().for_each(Run::give_up);
                 let found = Some(process::first_complaint(&output));
-                return Search { bug, seeds, found };
+                return Search {
+                    bug,
+                    seeds: seed,
+                    found,
+                };
+            }
+        }
+        let more = seeds < most && began.elapsed() < BUG_BUDGET && failed.is_empty();
+        if more && running.len() < AT_ONCE {
+            seeds += 1;
+            if sound.get(&seeds) != Some(&false) {
+                running.push(Run::start(seeds, Some(bug)));
+            }
+        } else if running.is_empty() {
+            return Search {
+                bug,
+                seeds,
+                found: None,
+            };
+        } else {
+            thread::sleep(ASK_EVERY);
+            for (seed, output) in ended(&mut running) {
+                match output {
+                    Some(output) if output.status.success() => {}
+                    Some(output) => _ = failed.insert(seed, output),
+                    // Not to be waited for with every other bug.
+                    None => _ = is_sound(seed, sound),
+                }
             }
         }
     }
-    Search {
-        bug,
-        seeds,
-        found: None,
-    }
+}
+
+/// Takes out the runs that are over, with what they said.
+fn ended(running: &mut Vec<Run>) -> Vec<(u64, Option<Output>)> {
+    let over: Vec<Run> = running.extract_if(.., Run::is_over).collect();
+    over.into_iter().map(|run| (run.seed, run.finish())).collect()
 }
 
 /// Whether a seed passes without a planted bug; says so where it does not.
 fn is_sound(seed: u64, sound: &mut BTreeMap<u64, bool>) -> bool {
     *sound.entry(seed).or_insert_with(|| {
-        let (_, output) = run([(seed, None)].into_iter()).pop().expect("there is one");
-        let why = match &output {
-            None => format!("takes longer than {RUN_BUDGET:?}"),
+        let why = match Run::start(seed, None).finish() {
+            None => format!("it takes longer than {RUN_BUDGET:?}"),
             Some(output) if output.status.success() => return true,
-            Some(output) => process::first_complaint(output),
+            Some(output) => process::first_complaint(&output),
         };
         println!("seed {seed} proves nothing, because it fails without a planted bug: {why}");
         false
     })
-}
-
-/// Runs seeds at the same time; nothing came of those that took too long.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the driver, outside of the simulation"
-)]
-fn run(all: impl Iterator<Item = (u64, Option<Bug>)>) -> Vec<(u64, Option<Output>)> {
-    let end = Instant::now() + RUN_BUDGET;
-    let children: Vec<(u64, Child)> = all.map(|(seed, bug)| (seed, process::start(seed, bug))).collect();
-    children
-        .into_iter()
-        .map(|(seed, mut child)| {
-            let mut ended = false;
-            while !ended && Instant::now() < end {
-                ended = child
-                    .try_wait()
-                    .expect("a started program can be asked")
-                    .is_some();
-                if !ended {
-                    thread::sleep(ASK_EVERY);
-                }
-            }
-            if !ended {
-                let _ = child.kill();
-            }
-            let output = child.wait_with_output().expect("a started program ends");
-            (seed, ended.then_some(output))
-        })
-        .collect()
 }
