@@ -77,7 +77,7 @@ pub enum Event {
         asked: Duration,
         invisible: Duration,
     },
-    /// That was tried, and nobody knows whether it was carried out.
+    /// That is being tried, and nobody knows yet, or ever, whether it is carried out.
     HideUnsure {
         group: String,
         place: Place,

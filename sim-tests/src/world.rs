@@ -89,8 +89,13 @@ pub fn run(seed: u64, changes: &[String], trace: Option<&Path>) -> Result<Report
     let mut violations = story.history.verdict();
     if !story.may_log_errors {
         let errors = log::errors().into_iter();
-        let expected = |line: &String| story.plan.faults.contains_key(&Fault::FullDisk) && line.contains(FULL);
-        violations.extend(errors.filter(|line| !expected(line)).map(|line| format!("ERROR: {line}")));
+        let expected =
+            |line: &String| story.plan.faults.contains_key(&Fault::FullDisk) && line.contains(FULL);
+        violations.extend(
+            errors
+                .filter(|line| !expected(line))
+                .map(|line| format!("ERROR: {line}")),
+        );
     }
     Ok(Report {
         plan: story.plan.to_string(),
@@ -159,15 +164,10 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     janitor.abort();
     watch.abort();
     rebuild.abort();
-    let may_log_errors = coverage.all().keys().any(|what| {
-        [
-            
-            "fault disk error",
-            "fault bit flip",
-            "fault lying disk",
-        ]
-        .contains(&what.as_str())
-    });
+    let may_log_errors = coverage
+        .all()
+        .keys()
+        .any(|what| ["fault disk error", "fault bit flip", "fault lying disk"].contains(&what.as_str()));
     Ok(Story {
         plan,
         history,

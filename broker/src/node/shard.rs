@@ -69,7 +69,9 @@ impl Leadership {
     /// Takes over what another node says of itself: that it leads. A replica whose log waits for room cannot even take
     /// down its leader's vote, and would stand in the way of its own node's requests until there is room.
     pub fn hear(&self, leader: u32, term: u64, now_ms: u64) -> bool {
-        let newer = term > self.seen().term;
+        let seen = self.seen();
+        // In one term a leader can be replaced by one with a larger id (openraft's order of votes).
+        let newer = (term, Some(leader)) > (seen.term, seen.leader);
         newer
             && self.take(Seen {
                 term,
@@ -81,7 +83,8 @@ impl Leadership {
 
     fn take(&self, new: Seen) -> bool {
         let mut seen = self.0.lock().expect("no panic while held");
-        if new.term < seen.term {
+        let replaced = new.leader.is_some() && new.leader < seen.leader;
+        if new.term < seen.term || (new.term == seen.term && replaced) {
             return false;
         }
         let old = std::mem::replace(&mut *seen, new);
@@ -469,5 +472,16 @@ mod tests {
         assert_eq!(leadership.moved_ms(), 30, "the same leader");
         assert!(leadership.see(&status(6, 2, true), 60));
         assert_eq!((leadership.node(), leadership.moved_ms()), (Some(2), 60));
+    }
+
+    #[test]
+    fn in_one_term_a_leader_can_be_replaced_by_one_with_a_larger_id() {
+        let leadership = Leadership::default();
+        assert!(leadership.see(&status(4, 2, true), 10));
+        assert!(leadership.hear(3, 4, 20));
+        assert_eq!((leadership.here(), leadership.node()), (false, Some(3)));
+        assert!(!leadership.see(&status(4, 2, true), 30), "it does not know yet");
+        assert!(!leadership.hear(2, 4, 40));
+        assert_eq!((leadership.here(), leadership.node()), (false, Some(3)));
     }
 }

@@ -14,38 +14,28 @@ use crate::{
 pub(super) async fn hide(context: &Context, node: u32, group: &str, message: &Received) {
     let invisible = Duration::from_millis(thread_rng().gen_range(1..20_000));
     let asked = now();
+    let (group_name, place) = (group.to_owned(), message.place.clone());
     context.ending(group, message);
+    // It can be carried out, and the message come again, before the answer is here.
+    context.record(&Event::HideUnsure {
+        group: group_name.clone(),
+        place: place.clone(),
+        asked,
+        invisible,
+    });
     let answer = context.client.hide(node, group, message, invisible).await;
     debug!(at = ?now(), id = message.message_id, group, node, ?invisible, ?answer, "hidden");
-    let (group, place) = (group.to_owned(), message.place.clone());
     match answer {
         Ok(_) => {
             context.coverage.count("hide done");
             context.record(&Event::Hidden {
-                group,
+                group: group_name,
                 place,
                 asked,
                 invisible,
             });
         }
-        Err(Failure::Status(..)) => {
-            context.coverage.count("hide refused");
-            // Another node may have done it before this answer.
-            context.record(&Event::HideUnsure {
-                group,
-                place,
-                asked,
-                invisible,
-            });
-        }
-        Err(Failure::Peer(_)) => {
-            context.coverage.count("hide unknown");
-            context.record(&Event::HideUnsure {
-                group,
-                place,
-                asked,
-                invisible,
-            });
-        }
+        Err(Failure::Status(..)) => context.coverage.count("hide refused"),
+        Err(Failure::Peer(_)) => context.coverage.count("hide unknown"),
     }
 }

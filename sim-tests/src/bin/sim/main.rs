@@ -1,9 +1,10 @@
 //! Runs simulated clusters.
 //!
-//! `sim run SEED [--trace FILE] [--plant BUG]` runs one world and prints what was drawn, what happened, and the hash of
+//! `sim run SEED [--trace FILE] [--plant BUG] [--change NAME=VALUE]..` runs one world and prints what was drawn, what happened, and the hash of
 //! everything. `sim meta N [FIRST]` runs seeds in two processes each, and demands equal hashes: the simulator proves
 //! itself before it is believed. `sim sweep N [FIRST]` runs seeds once each and sums up what they covered.
-//! `sim plant [MAX_SEEDS] [BUG..]` counts how many seeds it takes to find each planted bug.
+//! `sim plant [MAX_SEEDS] [BUG..]` counts how many seeds it takes to find each planted bug. `sim shrink SEED [--plant BUG]`
+//! looks for the simplest form of a world that fails.
 
 #[cfg(madsim)]
 mod planted;
@@ -11,6 +12,8 @@ mod planted;
 mod process;
 #[cfg(madsim)]
 mod run;
+#[cfg(madsim)]
+mod shrink;
 #[cfg(madsim)]
 mod sweep;
 
@@ -20,8 +23,8 @@ fn main() -> std::process::ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     command(&words).unwrap_or_else(|| {
         eprintln!(
-            "usage: sim run SEED [--trace FILE] [--plant BUG] | sim meta N [FIRST] | sim sweep N [FIRST] | \
-             sim plant [MAX_SEEDS] [BUG..]"
+            "usage: sim run SEED [--trace FILE] [--plant BUG] [--change NAME=VALUE].. | sim meta N [FIRST] | \
+             sim sweep N [FIRST] | sim plant [MAX_SEEDS] [BUG..] | sim shrink SEED [--plant BUG]"
         );
         std::process::ExitCode::from(2)
     })
@@ -35,6 +38,7 @@ fn command(words: &[&str]) -> Option<std::process::ExitCode> {
         ["run", seed, options @ ..] => run::run(number(seed)?, options),
         [how @ ("meta" | "sweep"), count] => Some(sweep::many(how, number(count)?, 1)),
         [how @ ("meta" | "sweep"), count, first] => Some(sweep::many(how, number(count)?, number(first)?)),
+        ["shrink", seed, options @ ..] => Some(shrink::shrink(number(seed)?, options)),
         ["plant", most, names @ ..] if number(most).is_some() => planted::all(number(most)?, names),
         ["plant", names @ ..] => planted::all(planted::MAX_SEEDS, names),
         _ => None,

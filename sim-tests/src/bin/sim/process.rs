@@ -12,16 +12,19 @@ pub(crate) const AT_ONCE: usize = 2;
 pub(crate) const PLAN: &str = "plan:";
 pub(crate) const RESULT: &str = "result:";
 pub(crate) const COVERED: &str = "covered:";
+pub(crate) const SIMPLER: &str = "simpler:";
 
 /// Starts a run of a seed, with a planted bug or without.
 pub(crate) fn start(seed: u64, bug: Option<plant::Bug>) -> Child {
+    start_with(seed, &bug.map_or(Vec::new(), |bug| vec!["--plant", bug.name()]))
+}
+
+/// Starts a run of a seed with options.
+pub(crate) fn start_with(seed: u64, options: &[&str]) -> Child {
     let myself = env::current_exe().expect("this program has a path");
-    let mut command = Command::new(myself);
-    command.args(["run", &seed.to_string()]);
-    if let Some(bug) = bug {
-        command.args(["--plant", bug.name()]);
-    }
-    command
+    Command::new(myself)
+        .args(["run", &seed.to_string()])
+        .args(options)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

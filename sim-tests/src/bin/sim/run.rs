@@ -2,32 +2,43 @@
 
 use std::process::ExitCode;
 
-use sim_tests::{log, world};
+use sim_tests::{
+    log,
+    world::{self, CannotRun},
+};
 
-use crate::process::{COVERED, PLAN, RESULT};
+use crate::process::{COVERED, PLAN, RESULT, SIMPLER};
 
 /// Violations that are printed; those that follow are seldom another story.
 const SHOWN: usize = 20;
 
+/// Lines of the timeline that are printed.
+const TIMELINE: usize = 200;
+
 /// Runs the world of a seed; nothing if an option is unknown.
 pub(crate) fn run(seed: u64, options: &[&str]) -> Option<ExitCode> {
-    let mut trace = None;
+    let (mut changes, mut trace) = (Vec::new(), None);
     for option in options.chunks(2) {
         match option {
             ["--trace", file] => trace = Some((*file).into()),
+            ["--change", change] => changes.push((*change).to_owned()),
             ["--plant", bug] if plant::activate(bug) => {}
             _ => return None,
         }
     }
-    Some(run_traced(seed, trace))
+    Some(run_traced(seed, changes, trace))
 }
 
-fn run_traced(seed: u64, trace: Option<std::path::PathBuf>) -> ExitCode {
+fn run_traced(seed: u64, changes: Vec<String>, trace: Option<std::path::PathBuf>) -> ExitCode {
     log::start();
-    let report = match in_a_fresh_thread(move || world::run(seed, trace.as_deref())) {
+    let report = match in_a_fresh_thread(move || world::run(seed, &changes, trace.as_deref())) {
         Ok(report) => report,
-        Err(error) => {
+        Err(CannotRun::Trace(error)) => {
             eprintln!("seed {seed}: the trace file cannot be written: {error}");
+            return ExitCode::from(2);
+        }
+        Err(CannotRun::Change(what)) => {
+            eprintln!("seed {seed}: {what}");
             return ExitCode::from(2);
         }
     };
@@ -39,6 +50,7 @@ fn run_traced(seed: u64, trace: Option<std::path::PathBuf>) -> ExitCode {
         .map(|(what, count)| format!("{what}={count}"))
         .collect();
     println!("{COVERED} {}", covered.join(";"));
+    println!("{SIMPLER} {}", report.simpler.join(";"));
     println!(
         "{RESULT} seed {seed} hash {:016x} events {} stored {} delivered {} acked {} simulated {:.3} s violations {}",
         report.digest.hash,
@@ -51,6 +63,9 @@ fn run_traced(seed: u64, trace: Option<std::path::PathBuf>) -> ExitCode {
     );
     for violation in report.violations.iter().take(SHOWN) {
         println!("seed {seed}: {violation}");
+    }
+    for line in report.timeline.iter().take(TIMELINE) {
+        println!("{line}");
     }
     if report.violations.is_empty() {
         ExitCode::SUCCESS
