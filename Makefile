@@ -13,6 +13,7 @@
 #   make sim-meta N=10      the same, each in two processes that must agree in everything
 #   make sim-replay SEED=1  one world again, with a timeline
 #   make sim-plant  how many seeds (MAX at most) it takes to find each of the bugs planted on purpose (BUGS="sync-dropped")
+#   make chaos SECONDS=60   three real nodes that are killed, stopped, cut off and filled up; the simulator's oracles judge
 
 SHELL := /bin/sh
 PREPARE := . scripts/rocksdb-env.sh
@@ -26,9 +27,11 @@ FIRST ?= 1
 # Planted bugs: seeds tried for each, and which (all of them).
 MAX ?= 2000
 BUGS ?=
+# How long chaos makes faults.
+SECONDS ?= 60
 SIM := CARGO_FLAGS="$(CARGO_FLAGS)" scripts/sim.sh
 
-.PHONY: help run cluster build test verify fix bench test-sdk sim sim-meta sim-replay sim-plant sim-smoke
+.PHONY: help run cluster build test verify fix bench test-sdk sim sim-meta sim-replay sim-plant sim-smoke chaos
 .DEFAULT_GOAL := help
 
 help:
@@ -72,3 +75,6 @@ sim-replay:
 
 sim-plant:
 	@$(SIM) plant $(MAX) $(BUGS)
+
+chaos: build
+	@$(PREPARE) && CARGO_FLAGS="$(CARGO_FLAGS)" scripts/chaos.sh $(SECONDS)

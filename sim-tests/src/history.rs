@@ -154,7 +154,7 @@ impl History {
         })))
     }
 
-    /// Something happened at `at`, simulated time since the start.
+    /// Something happened at `at`, time since the start.
     pub fn record(&self, at: Duration, event: &Event) {
         let mut book = self.book();
         let Book {
@@ -282,7 +282,7 @@ impl Book {
     }
 }
 
-/// Ids of the simulator's messages begin with the topic that they were sent to, wherever they are found later.
+/// Ids of messages begin with the topic that they were sent to, wherever they are found later.
 #[must_use]
 pub fn topic_of(id: &str) -> &str {
     id.split('/').next().unwrap_or(id)

@@ -1,5 +1,13 @@
 //! Deterministic simulation of whole clusters: the broker's own node, meta, queue and service code
-//! under a simulated scheduler, network, clock and disk, all drawn from one seed.
+//! under a simulated scheduler, network, clock and disk, all drawn from one seed. And, without the simulator, chaos: real
+//! processes under real faults, judged by the same oracles.
+//!
+//! | module | what |
+//! |---|---|
+//! | `history`, `oracle` | what clients did and saw, and the promises that must hold for it |
+//! | `chaos` | real processes, and what is done to them; built without the flag below: see `make chaos` |
+//!
+//! The simulator is built only with `RUSTFLAGS="--cfg madsim"` (see `make sim-smoke`):
 //!
 //! | module | what |
 //! |---|---|
@@ -8,17 +16,16 @@
 //! | `host` | one machine: what lasts, and the broker process that can be killed |
 //! | `plan` | the world a seed draws |
 //! | `client`, `workload` | a client of the service over the simulated network, and what clients do |
-//! | `history`, `oracle` | what clients did and saw, and the promises that must hold for it |
 //! | `janitor` | an administrator who has messages forgotten |
 //! | `nemesis`, `atlas` | faults, and what may be broken at the same time |
 //! | `coverage` | counters of what happened |
 //! | `world` | all of it, and the verdict |
 //! | `log` | log lines with simulated time; an ERROR fails the run |
-//!
-//! Built only with `RUSTFLAGS="--cfg madsim"`: see `make sim-smoke`.
 
 #[cfg(madsim)]
 pub mod atlas;
+#[cfg(not(madsim))]
+pub mod chaos;
 #[cfg(madsim)]
 pub mod client;
 #[cfg(madsim)]
@@ -27,7 +34,6 @@ pub mod clock;
 pub mod coverage;
 #[cfg(madsim)]
 pub mod disk;
-#[cfg(madsim)]
 pub mod history;
 #[cfg(madsim)]
 pub mod host;
@@ -37,7 +43,6 @@ pub mod janitor;
 pub mod log;
 #[cfg(madsim)]
 pub mod nemesis;
-#[cfg(madsim)]
 pub mod oracle;
 #[cfg(madsim)]
 pub mod peers;

@@ -2,7 +2,7 @@
 //! quotes are Jepsen's names for what queues and logs get wrong.
 //!
 //! Oracles draw no randomness and know nothing of the broker. Those of this folder see what clients see; `cluster` looks
-//! into the nodes.
+//! into the nodes, and so is there in the simulator only.
 //!
 //! | file | promise |
 //! |---|---|
@@ -19,6 +19,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::history::Event;
 
+#[cfg(madsim)]
 pub mod cluster;
 mod conserve;
 mod dead;

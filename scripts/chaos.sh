@@ -1,0 +1,19 @@
+#!/bin/sh
+# Three real nodes under real faults, judged by the simulator's oracles: see docs/chaos.md. The release binary must have
+# been built.
+#
+#   scripts/chaos.sh SECONDS [FLAGS...]    faults for so long; flags of `chaos`, see --help
+#
+# Environment: FLOTILLA (the binary, default target/release/flotilla), TMPDIR (the disk that is tested).
+set -eu
+cd "$(dirname "$0")/.."
+export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+seconds=${1:?usage: scripts/chaos.sh SECONDS [FLAGS...]}
+shift
+# The program ends by itself well before; this is for the case that it does not. On SIGTERM it cleans up.
+limit=$((seconds + 600))
+# The simulator's profile: fast, and with every check on.
+# shellcheck disable=SC2086 # a list of flags
+cargo build ${CARGO_FLAGS:-} -p sim-tests --profile sim --bin chaos
+exec timeout --foreground --kill-after=60 "$limit" \
+    "${CARGO_TARGET_DIR:-target}/sim/chaos" --seconds "$seconds" --flotilla "${FLOTILLA:-target/release/flotilla}" "$@"

@@ -1,0 +1,229 @@
+//! Faults: which, when, and on whom. Each begins, lasts and is healed by itself, so that when the last one is over nothing
+//! is broken but what the cluster has to repair.
+//!
+//! | file | what |
+//! |---|---|
+//! | `process` | nodes that are killed, restarted and stopped |
+//! | `network` | links that are cut, lossy or slow |
+//! | `disk` | a disk that is full |
+
+use std::{
+    io,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use clap::ValueEnum;
+use tokio::time::sleep;
+
+use super::{book::Book, gaps::Happened, network::Network, node::Node, random::Random};
+
+mod disk;
+mod network;
+mod process;
+
+/// From the end of a fault to the beginning of the next, milliseconds.
+const QUIET_MS: Range<u64> = 1_500..3_000;
+/// A fault begins only if so much time is left for it.
+const LEAST: Duration = Duration::from_secs(3);
+/// Every so often there are two faults at once, one of them of the network.
+const PAIR_EVERY: u32 = 3;
+
+/// What can go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(super) enum Fault {
+    /// kill -9 of a node, preferably of the one that leads most
+    Kill,
+    /// kill -9 of all nodes at once
+    KillAll,
+    /// An orderly end, and a new start
+    Restart,
+    /// The same of all nodes at once
+    RestartAll,
+    /// SIGSTOP, and SIGCONT
+    Pause,
+    /// One node and everybody else, clients included, do not hear each other
+    Isolate,
+    /// One node and the other nodes do not hear each other; clients reach all
+    Partition,
+    /// One node does not hear another, which hears it
+    OneWay,
+    /// Packets get lost everywhere
+    Loss,
+    /// All links are slow
+    Latency,
+    /// A node's disk has no room
+    FullDisk,
+}
+
+impl Fault {
+    pub(super) const ALL: [Fault; 11] = [
+        Fault::Kill,
+        Fault::KillAll,
+        Fault::Restart,
+        Fault::RestartAll,
+        Fault::Pause,
+        Fault::Isolate,
+        Fault::Partition,
+        Fault::OneWay,
+        Fault::Loss,
+        Fault::Latency,
+        Fault::FullDisk,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Fault::Kill => "kill -9",
+            Fault::KillAll => "kill -9 of all",
+            Fault::Restart => "restart",
+            Fault::RestartAll => "restart of all",
+            Fault::Pause => "pause",
+            Fault::Isolate => "isolate",
+            Fault::Partition => "partition",
+            Fault::OneWay => "one way",
+            Fault::Loss => "loss",
+            Fault::Latency => "latency",
+            Fault::FullDisk => "full disk",
+        }
+    }
+
+    fn is_of_the_network(self) -> bool {
+        use Fault::{Isolate, Latency, Loss, OneWay, Partition};
+        matches!(self, Isolate | Partition | OneWay | Loss | Latency)
+    }
+
+    /// Goes together with a fault of the network.
+    fn is_of_a_process(self) -> bool {
+        !self.is_of_the_network() && self != Fault::FullDisk
+    }
+}
+
+/// What faults have to do with.
+#[derive(Clone)]
+pub(super) struct Scene {
+    pub(super) nodes: Arc<Vec<Node>>,
+    pub(super) network: Arc<dyn Network>,
+    pub(super) book: Book,
+    /// Producers send as much as they can: so that a full disk is felt.
+    pub(super) heavy: Arc<AtomicBool>,
+    /// When there are no faults any more.
+    pub(super) end: Duration,
+}
+
+/// Faults one after the other, from a bag that is filled again when it is empty; what happened, in order.
+pub(super) async fn run(scene: &Scene, possible: &[Fault], random: &mut Random) -> Vec<Happened> {
+    let mut happened = Vec::new();
+    let mut bag: Vec<Fault> = Vec::new();
+    for turn in 1_u32.. {
+        sleep(random.millis(QUIET_MS)).await;
+        if scene.left() < LEAST {
+            break;
+        }
+        if bag.is_empty() {
+            bag = possible.to_vec();
+            random.shuffle(&mut bag);
+        }
+        let first = bag.pop().expect("it was filled");
+        let second = turn
+            .is_multiple_of(PAIR_EVERY)
+            .then(|| partner(first, &mut bag))
+            .flatten();
+        let faults: Vec<Fault> = [first].into_iter().chain(second).collect();
+        let from = scene.book.now();
+        let names: Vec<&str> = faults.iter().map(|fault| fault.name()).collect();
+        commit_all(scene, &faults, random).await;
+        faults
+            .iter()
+            .for_each(|fault| scene.book.count(&format!("fault {}", fault.name())));
+        happened.push(Happened {
+            name: if second.is_some() {
+                "two at once".into()
+            } else {
+                names[0].into()
+            },
+            from,
+            until: scene.book.now(),
+        });
+    }
+    happened
+}
+
+/// Something from the bag that can happen at the same time.
+fn partner(first: Fault, bag: &mut Vec<Fault>) -> Option<Fault> {
+    let fits = |other: &Fault| {
+        first.is_of_the_network() && other.is_of_a_process()
+            || first.is_of_a_process() && other.is_of_the_network()
+    };
+    let at = bag.iter().position(fits)?;
+    Some(bag.swap_remove(at))
+}
+
+async fn commit_all(scene: &Scene, faults: &[Fault], random: &mut Random) {
+    let all: Vec<_> = faults.iter().map(|fault| (*fault, random.fork())).collect();
+    let all = all.into_iter().map(|(fault, random)| async move {
+        if let Err(error) = commit(scene, fault, random).await {
+            scene
+                .book
+                .broken(format!("run: {} could not be carried out: {error}", fault.name()));
+        }
+    });
+    futures::future::join_all(all).await;
+}
+
+/// Carries out a fault, and heals it.
+async fn commit(scene: &Scene, fault: Fault, random: Random) -> io::Result<()> {
+    match fault {
+        Fault::Kill => process::kill(scene, random).await,
+        Fault::KillAll => process::kill_all(scene, random).await,
+        Fault::Restart => process::restart(scene, random).await,
+        Fault::RestartAll => process::restart_all(scene, random).await,
+        Fault::Pause => process::pause(scene, random).await,
+        Fault::Isolate => network::isolate(scene, random).await,
+        Fault::Partition => network::partition(scene, random).await,
+        Fault::OneWay => network::one_way(scene, random).await,
+        Fault::Loss => network::loss(scene, random).await,
+        Fault::Latency => network::latency(scene, random).await,
+        Fault::FullDisk => disk::full(scene, random).await,
+    }
+}
+
+impl Scene {
+    fn left(&self) -> Duration {
+        self.end.saturating_sub(self.book.now())
+    }
+
+    fn anybody(&self, random: &mut Random) -> &Node {
+        &self.nodes[random.within(0..self.nodes.len() as u64) as usize]
+    }
+
+    /// Waits for a while that is drawn, but not beyond the end of all faults.
+    async fn last(&self, ms: Range<u64>, random: &mut Random) {
+        sleep(random.millis(ms).min(self.left())).await;
+    }
+
+    fn heavy(&self, heavy: bool) {
+        self.heavy.store(heavy, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_faults_at_once_never_concern_the_same_thing() {
+        for first in Fault::ALL {
+            let mut bag = Fault::ALL.to_vec();
+            let Some(second) = partner(first, &mut bag) else {
+                assert_eq!(first, Fault::FullDisk);
+                continue;
+            };
+            assert_ne!(first.is_of_the_network(), second.is_of_the_network());
+            assert_eq!(bag.len(), Fault::ALL.len() - 1);
+        }
+    }
+}

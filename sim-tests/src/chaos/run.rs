@@ -1,0 +1,323 @@
+//! A run: a cluster, clients and faults, and the verdict.
+//!
+//! First safety under faults; then all faults stop and liveness is demanded: everything acknowledged is received, and every
+//! replica has caught up (P11). The oracles watch all the time.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    task::block_in_place,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    book::Book,
+    cleanup::Cleanup,
+    cluster, disks,
+    faults::{self, Fault, Scene},
+    gaps::Happened,
+    network,
+    node::{Common, Node},
+    options::Options,
+    random::Random,
+    report::{self, Verdict},
+    workload::{Clients, GROUPS, TOPICS, UNDERTAKER},
+};
+use crate::history::History;
+
+const NODES: u32 = 3;
+const QUEUES: u32 = 6;
+/// Few, so that some messages become dead letters.
+const MAX_ATTEMPTS: u32 = 6;
+/// The undertaker tries as long as it takes.
+const UNDERTAKER_ATTEMPTS: u32 = 1_000;
+const BACKOFF_MS: u64 = 500;
+/// A cluster forms within this, and topics and consumer groups are made.
+const FORMED: Duration = Duration::from_secs(60);
+/// Before the first fault so many sends are acknowledged, within this.
+const FLOWING: usize = 200;
+const FLOWS: Duration = Duration::from_secs(30);
+/// After the last fault producers go on for so long: the end of the last window in which gaps are looked for.
+const AFTER: Duration = Duration::from_secs(4);
+/// From then to everything drained: some leases and retries, one after the other, and a few elections.
+const DRAINED: Duration = Duration::from_secs(120);
+/// From then until every replica has caught up.
+const WHOLE: Duration = Duration::from_secs(60);
+/// A fault that began in time may end so late: orderly ends of processes.
+const OVERTIME: Duration = Duration::from_secs(90);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A node that ends by itself is started again, so that the rest of the run means something, but not forever.
+const RESTARTS: u32 = 10;
+/// What may be logged as ERROR when a disk is full.
+const DISK_IS_FULL: &str = "the disk is full to the last segment";
+
+/// Runs it all; the verdict, or why there could be no run.
+pub(super) async fn run(options: &Options, cleanup: &Cleanup) -> Result<Verdict, String> {
+    let seed = options.seed.unwrap_or_else(Random::any_seed);
+    let mut random = Random::new(seed);
+    println!("chaos: seed {seed}, faults for {} s", options.seconds);
+    let text = |error: io::Error| error.to_string();
+    fs::create_dir_all(&options.out).map_err(text)?;
+    let groups = GROUPS.map(String::from).into_iter().collect::<BTreeSet<_>>();
+    let history = History::new(groups, MAX_ATTEMPTS);
+    let book = Book::new(history, &options.out.join("history.log")).map_err(text)?;
+    let scene = prepare(options, cleanup, &book, &mut random)
+        .await
+        .map_err(text)?;
+    let limit =
+        FORMED * 3 + FLOWS + Duration::from_secs(options.seconds) + OVERTIME + AFTER + DRAINED + WHOLE;
+    let told = timeout(limit, story(options, cleanup, scene, random)).await;
+    let (faults, mut violations) = told.map_err(|_| format!("the run did not end within {limit:?}"))??;
+    violations.extend(book.history.verdict());
+    let verdict = report::print(&book, &faults, &violations);
+    violations.iter().for_each(|what| book.keep(what));
+    book.close();
+    println!(
+        "logs of the nodes and the history are in {}",
+        options.out.display()
+    );
+    Ok(verdict)
+}
+
+/// Network, disks and nodes, of which none runs yet.
+async fn prepare(
+    options: &Options,
+    cleanup: &Cleanup,
+    book: &Book,
+    random: &mut Random,
+) -> io::Result<Scene> {
+    let program = fs::canonicalize(&options.flotilla)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", options.flotilla.display())))?;
+    let (network, why) = network::make(options.network, NODES, random, cleanup).await?;
+    if let Some(why) = why {
+        book.note(&format!("no network namespaces: {why}"));
+    }
+    book.note(&format!(
+        "network: {}; latency: {}",
+        network.describe(),
+        network.slowness()
+    ));
+    let data = std::env::temp_dir().join(format!("flotilla-chaos-{}", std::process::id()));
+    cleanup.will_make_directory(data.clone())?;
+    fs::create_dir_all(&data)?;
+    let common = Common {
+        program,
+        network: network.clone(),
+        cleanup: cleanup.clone(),
+        nodes: NODES,
+    };
+    let node = |id: u32| -> io::Result<Node> {
+        let log = options.out.join(format!("node-{id}.log"));
+        fs::write(&log, "")?;
+        Ok(Node::new(
+            id,
+            data.join(format!("node-{id}")),
+            log,
+            common.clone(),
+        ))
+    };
+    let nodes = (1..=NODES).map(node).collect::<io::Result<Vec<_>>>()?;
+    Ok(Scene {
+        nodes: Arc::new(nodes),
+        network,
+        book: book.clone(),
+        heavy: Arc::default(),
+        end: Duration::ZERO,
+    })
+}
+
+/// The faults that are possible here. Disks are mounted for it.
+fn possible(options: &Options, cleanup: &Cleanup, scene: &Scene) -> Vec<Fault> {
+    let mut wanted = options.faults.clone();
+    if wanted.is_empty() {
+        wanted = Fault::ALL.to_vec();
+    }
+    if wanted.contains(&Fault::FullDisk) {
+        let mounted = scene.nodes.iter().try_for_each(|node| {
+            let image: PathBuf = node.directory.with_extension("img");
+            disks::mount(&image, &node.directory, cleanup)
+        });
+        if let Err(error) = mounted {
+            scene.book.note(&format!(
+                "full disk: skipped, it needs root to mount small file systems: {error}"
+            ));
+            wanted.retain(|fault| *fault != Fault::FullDisk);
+        }
+    }
+    wanted
+}
+
+/// Everything that happens; the faults, and what is wrong besides the history.
+async fn story(
+    options: &Options,
+    cleanup: &Cleanup,
+    mut scene: Scene,
+    mut random: Random,
+) -> Result<(Vec<Happened>, Vec<String>), String> {
+    let book = scene.book.clone();
+    let possible = block_in_place(|| possible(options, cleanup, &scene));
+    let nodes = scene.nodes.clone();
+    found(&nodes).await?;
+    book.note("the cluster is formed");
+    let watch = tokio::spawn(watch(nodes.clone(), book.clone()));
+    let addresses: Vec<String> = nodes.iter().map(Node::clients).collect();
+    let clients = Clients::start(&addresses, &book, &mut random);
+    if !soon(FLOWS, || book.history.tally().stored >= FLOWING).await {
+        return Err(format!(
+            "clients could send nothing within {FLOWS:?} before the first fault"
+        ));
+    }
+    scene.heavy = clients.switches.heavy.clone();
+    scene.end = book.now() + Duration::from_secs(options.seconds);
+    let faults = faults::run(&scene, &possible, &mut random).await;
+    book.note("faults end");
+    live(&nodes, &clients, &book).await;
+    watch.abort();
+    clients.stop();
+    let mut violations = logged(
+        &nodes,
+        faults.iter().any(|fault| fault.name == Fault::FullDisk.name()),
+    );
+    let tally = book.history.tally();
+    if faults.is_empty() || tally.acked == 0 {
+        violations.push(format!(
+            "run: {} faults, {} acknowledgements",
+            faults.len(),
+            tally.acked
+        ));
+    }
+    Ok((faults, violations))
+}
+
+/// Starts the nodes, waits for the cluster, and makes the topics and consumer groups.
+async fn found(nodes: &[Node]) -> Result<(), String> {
+    nodes
+        .iter()
+        .try_for_each(Node::start)
+        .map_err(|error| error.to_string())?;
+    if let Err(ailments) = cluster::whole(nodes, FORMED).await {
+        return Err(format!(
+            "the cluster was not formed within {FORMED:?}: {ailments:?}"
+        ));
+    }
+    for topic in TOPICS {
+        cluster::make_topic(nodes, topic, QUEUES, FORMED).await?;
+    }
+    for group in GROUPS {
+        cluster::make_group(nodes, group, MAX_ATTEMPTS, BACKOFF_MS, FORMED).await?;
+    }
+    cluster::make_group(nodes, UNDERTAKER, UNDERTAKER_ATTEMPTS, BACKOFF_MS, FORMED).await
+}
+
+/// Nodes must not end by themselves.
+async fn watch(nodes: Arc<Vec<Node>>, book: Book) {
+    let mut restarts = 0;
+    loop {
+        for node in nodes.iter() {
+            let Ok(Some(status)) = node.ended() else { continue };
+            book.broken(format!("nodes: node {} ended by itself: {status}", node.id));
+            restarts += 1;
+            if restarts > RESTARTS {
+                continue;
+            }
+            if let Err(error) = node.start() {
+                book.broken(format!("run: node {} cannot be started: {error}", node.id));
+            }
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// P11: elect, agree, serve, drain.
+async fn live(nodes: &[Node], clients: &Clients, book: &Book) {
+    sleep(AFTER).await;
+    clients.switches.sent.store(true, Ordering::SeqCst);
+    clients.switches.calm.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    if !soon(DRAINED, || {
+        clients.producers_left() == 0 && book.history.drained()
+    })
+    .await
+    {
+        let left = clients.producers_left();
+        return book.broken(format!(
+            "P11: not drained {DRAINED:?} after the last fault; {left} producers still send, left are {:?}",
+            book.history.left()
+        ));
+    }
+    // What the history does not know of, such as copies of sends that were repeated, is to be consumed as well.
+    if let Err(why) = nothing_left(nodes, DRAINED.saturating_sub(began.elapsed())).await {
+        return book.broken(format!(
+            "P11: not drained {DRAINED:?} after the last fault: {why}"
+        ));
+    }
+    book.note(&format!(
+        "drained {:.1} s after the last send",
+        began.elapsed().as_secs_f64()
+    ));
+    let began = Instant::now();
+    match cluster::whole(nodes, WHOLE).await {
+        Ok(()) => book.note(&format!("whole {:.1} s later", began.elapsed().as_secs_f64())),
+        Err(ailments) => book.broken(format!(
+            "P11: the cluster is not whole after {WHOLE:?}: {ailments:?}"
+        )),
+    }
+}
+
+/// Waits until the nodes, too, say that every consumer group is done with everything.
+async fn nothing_left(nodes: &[Node], patience: Duration) -> Result<(), String> {
+    let end = Instant::now() + patience;
+    loop {
+        let mut left = Vec::new();
+        for group in GROUPS.into_iter().chain([UNDERTAKER]) {
+            match cluster::left_over(nodes, group).await {
+                Ok(0) => {}
+                Ok(some) => left.push(format!("{some} messages for {group}")),
+                Err(why) => left.push(why),
+            }
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            return Err(left.join(", "));
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Panics, and ERRORs that were not to be expected: an ERROR means that a person must look.
+fn logged(nodes: &[Node], disk_was_full: bool) -> Vec<String> {
+    let bad = |line: &&str| {
+        let error = line.split_whitespace().take(3).any(|word| word == "ERROR");
+        let expected = disk_was_full && line.contains(DISK_IS_FULL);
+        line.contains("panicked at") || error && !expected
+    };
+    let look = |node: &Node| match fs::read_to_string(&node.log) {
+        Ok(text) => text
+            .lines()
+            .filter(bad)
+            .map(|line| format!("nodes: node {} logged: {line}", node.id))
+            .collect(),
+        Err(error) => vec![format!("run: {}: {error}", node.log.display())],
+    };
+    nodes.iter().flat_map(look).collect()
+}
+
+/// Whether the condition comes true in time.
+async fn soon(patience: Duration, condition: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + patience;
+    while !condition() {
+        if Instant::now() >= end {
+            return false;
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    true
+}

@@ -1,0 +1,39 @@
+//! AckMessage, until the answer is certain, at one node after the other.
+
+use flotilla_proto::rocketmq::Code;
+
+use super::{Context, pause};
+use crate::{
+    chaos::client::{Failure, Received},
+    history::Event,
+};
+
+pub(super) async fn acknowledge(context: &Context, mut node: u32, group: &str, message: &Received) {
+    let (group, place, id) = (
+        group.to_owned(),
+        message.place.clone(),
+        message.message_id.clone(),
+    );
+    let mut unsure = false;
+    while !context.stopped() {
+        match context.client.ack(node, &group, message).await {
+            Ok(()) => {
+                context.book.count("ack done");
+                return context.book.record(&Event::Acked { group, place, id });
+            }
+            Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
+                context.book.count("ack too late");
+                if unsure {
+                    context.book.record(&Event::AckUnsure { group, place, id });
+                }
+                return; // Otherwise the lease is over, and the message comes again.
+            }
+            Err(failure) => {
+                context.book.failed("ack", node, &failure);
+                unsure |= !matches!(failure, Failure::Status(Code::TooManyRequests, _));
+                node = context.next(node);
+                pause().await;
+            }
+        }
+    }
+}

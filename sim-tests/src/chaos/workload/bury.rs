@@ -1,0 +1,33 @@
+//! ForwardMessageToDeadLetterQueue, until the answer is certain.
+
+use flotilla_proto::rocketmq::Code;
+
+use super::{Context, pause};
+use crate::{
+    chaos::client::{Failure, Received},
+    history::Event,
+};
+
+pub(super) async fn bury(context: &Context, mut node: u32, group: &str, message: &Received) {
+    while !context.stopped() {
+        match context.client.bury(node, group, message).await {
+            Ok(()) => {
+                context.book.count("bury done");
+                return context.book.record(&Event::Buried {
+                    group: group.to_owned(),
+                    place: message.place.clone(),
+                    id: message.message_id.clone(),
+                });
+            }
+            // It is a dead letter already, or the lease is over and it comes again.
+            Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
+                return context.book.count("bury too late");
+            }
+            Err(failure) => {
+                context.book.failed("bury", node, &failure);
+                node = context.next(node);
+                pause().await;
+            }
+        }
+    }
+}
