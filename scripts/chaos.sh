@@ -12,8 +12,8 @@ seconds=${1:?usage: scripts/chaos.sh SECONDS [FLAGS...]}
 shift
 # The program ends by itself well before; this is for the case that it does not. On SIGTERM it cleans up.
 limit=$((seconds + 600))
-# The simulator's profile: fast, and with every check on.
+built=${CARGO_TARGET_DIR:-target}/release
 # shellcheck disable=SC2086 # a list of flags
-cargo build ${CARGO_FLAGS:-} -p sim-tests --profile sim --bin chaos
+cargo build ${CARGO_FLAGS:-} --release -p sim-tests --bin chaos
 exec timeout --foreground --kill-after=60 "$limit" \
-    "${CARGO_TARGET_DIR:-target}/sim/chaos" --seconds "$seconds" --flotilla "${FLOTILLA:-target/release/flotilla}" "$@"
+    "$built/chaos" --seconds "$seconds" --flotilla "${FLOTILLA:-$built/flotilla}" "$@"

@@ -51,8 +51,8 @@ never queue-core "" plant
 never raft-store "--all-features" plant
 never broker "--all-features" plant
 never plant "" flotilla-proto queue-core raft-store broker
-# Chaos, which is not in the simulator, is a client over gRPC.
-never sim-tests "" rocksdb librocksdb-sys axum
+# Chaos, which is not in the build of the simulator, is a client over gRPC.
+never sim-tests "" rocksdb librocksdb-sys
 RUSTFLAGS="--cfg madsim"
 export RUSTFLAGS
 never sim-tests "" rocksdb librocksdb-sys tonic

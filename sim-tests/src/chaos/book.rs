@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::client::Failure;
-use crate::history::{DEAD_LETTERS, Event, History, Place};
+use crate::history::{DEAD_LETTERS, Event, History, Place, topic_of};
 
 /// The book of a run. Clones are the same book.
 #[derive(Clone)]
@@ -112,27 +112,33 @@ impl Book {
         self.pages().acknowledged.clone()
     }
 
-    /// Messages that were sent more than once and stand at more than one place: what the dedup window of one shard cannot
-    /// prevent, because the repetition went to another shard.
+    /// Messages that stand at more than one place. That is allowed to a send that was repeated and went to another shard.
     pub(super) fn copied(&self) -> usize {
-        let pages = self.pages();
-        let repeated = |id: &String| pages.sends.get(id).is_some_and(|sends| *sends > 1);
-        let copied = pages
+        self.pages()
             .places
-            .iter()
-            .filter(|(id, places)| places.len() > 1 && repeated(id));
-        copied.count()
+            .values()
+            .filter(|places| places.len() > 1)
+            .count()
     }
 
-    /// Of those, the messages that stand twice in one and the same queue, where the dedup window should have seen them.
-    pub(super) fn copied_in_one_queue(&self) -> Vec<String> {
-        let pages = self.pages();
+    /// Of those of one topic, the ones that stand twice in one shard, whose dedup window should have known them.
+    pub(super) fn copied_in_one_shard(&self, topic: &str, shards: &BTreeMap<i32, u32>) -> Vec<String> {
         let twice = |places: &BTreeSet<Place>| {
-            let queues: BTreeSet<_> = places.iter().map(|place| (&place.topic, place.queue)).collect();
-            queues.len() < places.len()
+            let found: BTreeSet<Option<&u32>> = places.iter().map(|place| shards.get(&place.queue)).collect();
+            found.len() < places.len()
         };
-        let found = pages.places.iter().filter(|(_, places)| twice(places));
-        found.map(|(id, places)| format!("{id} at {places:?}")).collect()
+        let pages = self.pages();
+        let all = pages
+            .places
+            .iter()
+            .filter(|(id, places)| topic_of(id) == topic && twice(places));
+        all.map(|(id, places)| {
+            format!(
+                "{id} was sent {:?} times and stands at {places:?}",
+                pages.sends.get(id)
+            )
+        })
+        .collect()
     }
 
     /// Writes out the file.

@@ -42,14 +42,9 @@ pub(super) fn print(book: &Book, faults: &[Happened], violations: &[String]) -> 
         tally.stored, tally.delivered, tally.acked
     );
     println!(
-        "{} messages whose send was repeated stand at more than one place (a repetition may go to another shard), {} of them \
-         in one queue",
-        book.copied(),
-        book.copied_in_one_queue().len()
+        "messages stored more than once, in several shards, because their sends were repeated: {}",
+        book.copied()
     );
-    for what in book.copied_in_one_queue().iter().take(SHOWN) {
-        println!("          {what}");
-    }
     judge(violations)
 }
 

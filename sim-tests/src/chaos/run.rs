@@ -73,7 +73,9 @@ pub(super) async fn run(options: &Options, cleanup: &Cleanup) -> Result<Verdict,
     let limit =
         FORMED * 3 + FLOWS + Duration::from_secs(options.seconds) + OVERTIME + AFTER + DRAINED + WHOLE;
     let told = timeout(limit, story(options, cleanup, scene, random)).await;
-    let (faults, mut violations) = told.map_err(|_| format!("the run did not end within {limit:?}"))??;
+    let told = told.unwrap_or_else(|_| Err(format!("it did not end within {limit:?}")));
+    // Also of a run that was cut short everything is told that is known.
+    let (faults, mut violations) = told.unwrap_or_else(|why| (Vec::new(), vec![format!("run: {why}")]));
     violations.extend(book.history.verdict());
     let verdict = report::print(&book, &faults, &violations);
     violations.iter().for_each(|what| book.keep(what));
@@ -178,6 +180,7 @@ async fn story(
     let faults = faults::run(&scene, &possible, &mut random).await;
     book.note("faults end");
     live(&nodes, &clients, &book).await;
+    stored_once(&nodes, &book).await;
     watch.abort();
     clients.stop();
     let mut violations = logged(
@@ -267,6 +270,22 @@ async fn live(nodes: &[Node], clients: &Clients, book: &Book) {
         Err(ailments) => book.broken(format!(
             "P11: the cluster is not whole after {WHOLE:?}: {ailments:?}"
         )),
+    }
+}
+
+/// P7, as far as it is promised to a client that repeats a send anywhere: a shard stores a message once. That takes what only
+/// the nodes know: which queues share a shard.
+async fn stored_once(nodes: &[Node], book: &Book) {
+    for topic in TOPICS {
+        match cluster::shards_of(nodes, topic).await {
+            Ok(shards) => {
+                let wrong = book.copied_in_one_shard(topic, &shards);
+                wrong
+                    .into_iter()
+                    .for_each(|what| book.broken(format!("P7 duplicated in one shard: {what}")));
+            }
+            Err(why) => book.broken(format!("run: the shards of {topic} are not known: {why}")),
+        }
     }
 }
 

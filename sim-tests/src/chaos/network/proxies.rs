@@ -215,3 +215,52 @@ impl Shared {
         delay
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+    /// So long nothing comes from a link that is cut.
+    const WHILE: Duration = Duration::from_millis(100);
+
+    #[tokio::test]
+    async fn a_cut_link_withholds_bytes_of_its_direction_until_it_is_whole() {
+        let proxies = Proxies::make(2, &mut Random::new(1))
+            .await
+            .expect("there are free ports");
+        proxies.started(1, std::process::id());
+        let place = proxies.place(2);
+        let listener = TcpListener::bind(place.peers).await.expect("the port is free");
+        let mut one = TcpStream::connect(place.peers_listed)
+            .await
+            .expect("the proxy listens");
+        let (mut two, _) = timeout(SOON, listener.accept())
+            .await
+            .expect("in time")
+            .expect("a connection");
+        let mut byte = [0];
+
+        let lost = BTreeMap::from([((1, 2), 1.0)]);
+        proxies
+            .set(&Weather { lost, slow: false })
+            .expect("it can be set");
+        one.write_all(b"x").await.expect("it is written");
+        two.write_all(b"y").await.expect("it is written");
+        timeout(SOON, one.read_exact(&mut byte))
+            .await
+            .expect("in time")
+            .expect("a byte");
+        assert_eq!(&byte, b"y");
+        assert!(timeout(WHILE, two.read_exact(&mut byte)).await.is_err());
+
+        proxies.set(&Weather::default()).expect("it can be set");
+        timeout(SOON, two.read_exact(&mut byte))
+            .await
+            .expect("in time")
+            .expect("a byte");
+        assert_eq!(&byte, b"x");
+    }
+}
