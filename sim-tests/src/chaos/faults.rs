@@ -136,6 +136,7 @@ pub(super) async fn run(scene: &Scene, possible: &[Fault], random: &mut Random) 
         let from = scene.book.now();
         let names: Vec<&str> = faults.iter().map(|fault| fault.name()).collect();
         commit_all(scene, &faults, random).await;
+        scene.book.keep(&format!("over: {}", names.join(", ")));
         faults
             .iter()
             .for_each(|fault| scene.book.count(&format!("fault {}", fault.name())));

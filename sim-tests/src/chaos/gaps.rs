@@ -28,8 +28,7 @@ pub(super) fn by_fault(faults: &[Happened], acknowledged: &[Duration]) -> BTreeM
     for (number, fault) in faults.iter().enumerate() {
         // What the next fault does is not this one's.
         let next = faults.get(number + 1).map_or(Duration::MAX, |next| next.from);
-        let until = (fault.until + AFTER).min(next);
-        let gap = longest(acknowledged, fault.from, until);
+        let gap = longest(acknowledged, fault.from, fault.until + AFTER, next);
         gaps.entry(fault.name.clone()).or_default().push(gap);
     }
     let sum = |mut all: Vec<Duration>| {
@@ -44,14 +43,14 @@ pub(super) fn by_fault(faults: &[Happened], acknowledged: &[Duration]) -> BTreeM
     gaps.into_iter().map(|(name, all)| (name, sum(all))).collect()
 }
 
-/// The longest time between two acknowledgements that touches the window, in its full length: also what of it lies before
-/// or after.
-fn longest(acknowledged: &[Duration], from: Duration, until: Duration) -> Duration {
+/// The longest time without an acknowledgement that begins in the window. What of it lies after the window counts as well,
+/// but not what lies before, or after the beginning of the next fault.
+fn longest(acknowledged: &[Duration], from: Duration, until: Duration, next: Duration) -> Duration {
+    let until = until.min(next);
     let first = acknowledged.partition_point(|at| *at < from);
     let after = acknowledged.partition_point(|at| *at <= until);
-    let before = first.checked_sub(1).map_or(Duration::ZERO, |at| acknowledged[at]);
-    let end = acknowledged.get(after).copied().unwrap_or(until);
-    let mut last = before;
+    let end = acknowledged.get(after).copied().unwrap_or(until).min(next);
+    let mut last = from;
     let mut most = Duration::ZERO;
     for at in acknowledged[first..after].iter().copied().chain([end]) {
         most = most.max(at.saturating_sub(last));
@@ -75,13 +74,14 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_counts_in_full_if_it_touches_the_window() {
+    fn a_gap_counts_from_the_beginning_of_the_fault_to_the_next_acknowledgement() {
         let acks: Vec<Duration> = [0, 10, 20, 900, 910, 5_000].map(MS).to_vec();
-        assert_eq!(longest(&acks, MS(500), MS(600)), MS(880));
-        assert_eq!(longest(&acks, MS(15), MS(905)), MS(880));
-        assert_eq!(longest(&acks, MS(905), MS(906)), MS(10));
-        assert_eq!(longest(&acks, MS(5_000), MS(8_000)), MS(4_090));
-        assert_eq!(longest(&[], MS(5), MS(8)), MS(8));
+        let longest = |from, until, next| longest(&acks, MS(from), MS(until), MS(next));
+        assert_eq!(longest(500, 600, 90_000), MS(400));
+        assert_eq!(longest(15, 905, 90_000), MS(880));
+        assert_eq!(longest(905, 920, 90_000), MS(4_090));
+        assert_eq!(longest(905, 920, 1_000), MS(90), "the rest is the next fault's");
+        assert_eq!(longest(5_000, 8_000, 90_000), MS(3_000), "nothing came any more");
     }
 
     #[test]
@@ -89,6 +89,8 @@ mod tests {
         let acks: Vec<Duration> = (0..=1_000).chain(3_000..=9_000).map(MS).collect();
         let gaps = by_fault(&[fault("a", 500, 600), fault("b", 900, 1_500)], &acks);
         assert_eq!((gaps["a"].most, gaps["b"].most), (MS(1), MS(2_000)));
+        let gaps = by_fault(&[fault("a", 500, 600), fault("b", 1_100, 1_500)], &acks);
+        assert_eq!((gaps["a"].most, gaps["b"].most), (MS(100), MS(1_900)));
     }
 
     #[test]
@@ -103,6 +105,9 @@ mod tests {
         ];
         let gaps = &by_fault(&faults, &acks)["a"];
         assert_eq!(gaps.count, 3);
-        assert_eq!(gaps.most, MS(38_000));
+        assert_eq!(
+            (gaps.median, gaps.p99, gaps.most),
+            (MS(9_000), MS(38_000), MS(38_000))
+        );
     }
 }
