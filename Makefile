@@ -12,6 +12,8 @@
 #   make sim N=100  so many simulated worlds, from seed FIRST on
 #   make sim-meta N=10      the same, each in two processes that must agree in everything
 #   make sim-replay SEED=1  one world again, with a timeline
+#   make sim-shrink SEED=1  the simplest form of a world that fails
+#   make sim-speed  how much faster than life the simulator is
 #   make sim-plant  how many seeds (MAX at most) it takes to find each of the bugs planted on purpose (BUGS="sync-dropped")
 #   make chaos SECONDS=60   three real nodes that are killed, stopped, cut off and filled up; the simulator's oracles judge
 
@@ -31,7 +33,7 @@ BUGS ?=
 SECONDS ?= 60
 SIM := CARGO_FLAGS="$(CARGO_FLAGS)" scripts/sim.sh
 
-.PHONY: help run cluster build test verify fix bench test-sdk sim sim-meta sim-replay sim-plant sim-smoke chaos
+.PHONY: help run cluster build test verify fix bench test-sdk sim sim-meta sim-replay sim-shrink sim-speed sim-plant sim-smoke chaos
 .DEFAULT_GOAL := help
 
 help:
@@ -72,6 +74,12 @@ sim-meta:
 
 sim-replay:
 	@$(SIM) replay $(SEED)
+
+sim-shrink:
+	@$(SIM) shrink $(SEED)
+
+sim-speed:
+	@$(SIM) speed
 
 sim-plant:
 	@$(SIM) plant $(MAX) $(BUGS)

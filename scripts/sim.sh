@@ -2,7 +2,7 @@
 # The deterministic simulator: builds it (its own target directory: the flag rebuilds every dependency, but neither
 # RocksDB nor any C++) and runs it.
 #
-#   scripts/sim.sh smoke            what CI runs: a few seeds twice, more seeds once, and the simulator's own tests
+#   scripts/sim.sh smoke            what CI runs: a few seeds twice, those that once failed, 100 of this commit, and the simulator's own tests
 #   scripts/sim.sh meta N [FIRST]   each seed in two processes that must agree
 #   scripts/sim.sh sweep N [FIRST]  each seed once
 #   scripts/sim.sh replay SEED      one seed, with a readable timeline
@@ -20,7 +20,10 @@ shift
     case "$what" in
     smoke)
         "$sim" meta 3
-        "$sim" sweep 20 1000
+        "$sim" seeds sim-tests/seeds.txt
+        # Fresh ones for every commit, and the same again for the same commit.
+        commit=$(git rev-parse --short=7 HEAD 2>/dev/null || echo 1)
+        "$sim" sweep 100 $((0x$commit))
         # shellcheck disable=SC2086
         cargo test $flags --profile sim
         ;;

@@ -216,6 +216,40 @@ impl Plan {
         }
     }
 
+    /// The world that the simulator's speed is measured in: three nodes, no faults, 200 operations of clients a second (a
+    /// send, a delivery and an acknowledgement are three) for two minutes.
+    #[must_use]
+    pub fn calm() -> Plan {
+        Plan {
+            nodes: 3,
+            shards: 3,
+            queues: 6,
+            topics: 1,
+            groups: 1,
+            max_attempts: 16,
+            producers: 4,
+            messages: 2_000,
+            pause_ms: 1..66,
+            body: 1_024,
+            habits: Habits {
+                forget: 0.0,
+                hide: 0.0,
+                bury: 0.0,
+                late: 0.0,
+            },
+            latency_ms: 1..3,
+            loss: 0.0,
+            skew_ms: 0,
+            sync_us: 1_000,
+            segment_bytes: 1 << 20,
+            flush_bytes: 1 << 18,
+            faults: BTreeMap::new(),
+            at_once: 1,
+            fault_every_ms: 1_000,
+            faults_for: Duration::from_secs(1),
+        }
+    }
+
     /// Makes the world simpler in one respect: `messages=20`, `without=Pause`. The shrinker's words.
     ///
     /// # Errors
@@ -253,6 +287,7 @@ impl Plan {
                 };
             }
             "loss" if value == "none" => self.loss = 0.0,
+            "world" if value == "calm" => *self = Plan::calm(),
             _ => return Err(format!("{change}: nothing of that name can be changed so")),
         }
         Ok(())

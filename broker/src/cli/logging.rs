@@ -10,6 +10,7 @@ use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::Sub
 const QUIET: &[(&str, LevelFilter)] = &[
     ("openraft", LevelFilter::ERROR),
     ("openraft::raft::raft_inner", LevelFilter::OFF),
+    ("openraft::core::heartbeat", LevelFilter::OFF),
 ];
 
 /// Chooses lines by FLOTILLA_LOG, else RUST_LOG, else `info`.

@@ -2,7 +2,7 @@
 //! often, and everything once more in a file, for people who look for the cause of a violation.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::File,
     io::{self, BufWriter, Write},
     path::Path,
@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::client::Failure;
-use crate::history::{DEAD_LETTERS, Event, History, Place, topic_of};
+use crate::history::{Event, History};
 
 /// The book of a run. Clones are the same book.
 #[derive(Clone)]
@@ -28,8 +28,6 @@ struct Pages {
     file: BufWriter<File>,
     acknowledged: Vec<Duration>,
     counts: BTreeMap<String, u64>,
-    sends: BTreeMap<String, u32>,
-    places: BTreeMap<String, BTreeSet<Place>>,
 }
 
 impl Book {
@@ -42,8 +40,6 @@ impl Book {
                 file: BufWriter::new(File::create(file)?),
                 acknowledged: Vec::new(),
                 counts: BTreeMap::new(),
-                sends: BTreeMap::new(),
-                places: BTreeMap::new(),
             })),
         })
     }
@@ -60,14 +56,8 @@ impl Book {
         let at = self.now();
         self.history.record(at, event);
         pages.line(at, &format!("{event:?}"));
-        match event {
-            Event::Sending { id, .. } => *pages.sends.entry(id.clone()).or_default() += 1,
-            Event::Stored { .. } => pages.acknowledged.push(at),
-            Event::Delivered(it) if !it.place.topic.starts_with(DEAD_LETTERS) => {
-                let places = pages.places.entry(it.id.clone()).or_default();
-                places.insert(it.place.clone());
-            }
-            _ => {}
+        if let Event::Stored { .. } = event {
+            pages.acknowledged.push(at);
         }
     }
 
@@ -110,35 +100,6 @@ impl Book {
     /// When sends were acknowledged, in order.
     pub(super) fn acknowledged(&self) -> Vec<Duration> {
         self.pages().acknowledged.clone()
-    }
-
-    /// Messages that stand at more than one place. That is allowed to a send that was repeated and went to another shard.
-    pub(super) fn copied(&self) -> usize {
-        self.pages()
-            .places
-            .values()
-            .filter(|places| places.len() > 1)
-            .count()
-    }
-
-    /// Of those of one topic, the ones that stand twice in one shard, whose dedup window should have known them.
-    pub(super) fn copied_in_one_shard(&self, topic: &str, shards: &BTreeMap<i32, u32>) -> Vec<String> {
-        let twice = |places: &BTreeSet<Place>| {
-            let found: BTreeSet<Option<&u32>> = places.iter().map(|place| shards.get(&place.queue)).collect();
-            found.len() < places.len()
-        };
-        let pages = self.pages();
-        let all = pages
-            .places
-            .iter()
-            .filter(|(id, places)| topic_of(id) == topic && twice(places));
-        all.map(|(id, places)| {
-            format!(
-                "{id} was sent {:?} times and stands at {places:?}",
-                pages.sends.get(id)
-            )
-        })
-        .collect()
     }
 
     /// Writes out the file.

@@ -1,11 +1,8 @@
 //! The cluster as its administration shows it: who is ready, who leads, whether it is whole, what is left to consume.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use broker::views::{ClusterView, GroupDetail, TopicDetail};
+use broker::views::{ClusterView, GroupDetail};
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -148,24 +145,6 @@ pub(super) async fn make_group(
     let backoff = json!({ "customized": { "next_ms": [backoff_ms] } });
     let spec = json!({ "name": name, "max_attempts": max_attempts, "backoff": backoff, "start_at": "first" });
     make(nodes, "/v1/consumer-groups", &spec, patience).await
-}
-
-/// The shard of each queue of a topic, as any node tells.
-pub(super) async fn shards_of(nodes: &[Node], topic: &str) -> Result<BTreeMap<i32, u32>, String> {
-    let mut why = "there are no nodes".to_owned();
-    for node in nodes {
-        let text = http::get(&node.http(), &format!("/v1/topics/{topic}")).await;
-        let detail = text
-            .and_then(|text| serde_json::from_str::<TopicDetail>(&text).map_err(|error| error.to_string()));
-        match detail {
-            Ok(detail) => {
-                let queues = detail.queue_list.iter();
-                return Ok(queues.map(|queue| (queue.queue as i32, queue.shard)).collect());
-            }
-            Err(error) => why = error,
-        }
-    }
-    Err(why)
 }
 
 /// Messages that a consumer group is not done with, as any node tells; an error while not every shard can tell.

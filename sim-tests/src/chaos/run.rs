@@ -180,7 +180,6 @@ async fn story(
     let faults = faults::run(&scene, &possible, &mut random).await;
     book.note("faults end");
     live(&nodes, &clients, &book).await;
-    stored_once(&nodes, &book).await;
     watch.abort();
     clients.stop();
     let mut violations = logged(
@@ -270,22 +269,6 @@ async fn live(nodes: &[Node], clients: &Clients, book: &Book) {
         Err(ailments) => book.broken(format!(
             "P11: the cluster is not whole after {WHOLE:?}: {ailments:?}"
         )),
-    }
-}
-
-/// P7, as far as it is promised to a client that repeats a send anywhere: a shard stores a message once. That takes what only
-/// the nodes know: which queues share a shard.
-async fn stored_once(nodes: &[Node], book: &Book) {
-    for topic in TOPICS {
-        match cluster::shards_of(nodes, topic).await {
-            Ok(shards) => {
-                let wrong = book.copied_in_one_shard(topic, &shards);
-                wrong
-                    .into_iter()
-                    .for_each(|what| book.broken(format!("P7 duplicated in one shard: {what}")));
-            }
-            Err(why) => book.broken(format!("run: the shards of {topic} are not known: {why}")),
-        }
     }
 }
 

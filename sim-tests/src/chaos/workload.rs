@@ -13,8 +13,12 @@ use std::{
 
 use tokio::{task::JoinHandle, time::sleep};
 
-use super::{book::Book, client::Client, random::Random};
-use crate::history::DEAD_LETTERS;
+use super::{
+    book::Book,
+    client::{Client, Received},
+    random::Random,
+};
+use crate::history::{DEAD_LETTERS, Event};
 
 mod acknowledge;
 mod bury;
@@ -60,6 +64,15 @@ struct Context {
 }
 
 impl Context {
+    /// From now on the lease of this delivery may have another end than its deadline.
+    fn ending(&self, group: &str, message: &Received) {
+        self.book.record(&Event::Ending {
+            group: group.to_owned(),
+            place: message.place.clone(),
+            attempt: message.attempt,
+        });
+    }
+
     fn stopped(&self) -> bool {
         self.switches.stopped.load(Ordering::SeqCst)
     }

@@ -4,7 +4,7 @@
 //! everything. `sim meta N [FIRST]` runs seeds in two processes each, and demands equal hashes: the simulator proves
 //! itself before it is believed. `sim sweep N [FIRST]` runs seeds once each and sums up what they covered.
 //! `sim plant [MAX_SEEDS] [BUG..]` counts how many seeds it takes to find each planted bug. `sim shrink SEED [--plant BUG]`
-//! looks for the simplest form of a world that fails.
+//! looks for the simplest form of a world that fails. `sim seeds FILE` runs the seeds that are kept. `sim speed` measures.
 
 #[cfg(madsim)]
 mod planted;
@@ -15,6 +15,8 @@ mod run;
 #[cfg(madsim)]
 mod shrink;
 #[cfg(madsim)]
+mod speed;
+#[cfg(madsim)]
 mod sweep;
 
 #[cfg(madsim)]
@@ -24,7 +26,8 @@ fn main() -> std::process::ExitCode {
     command(&words).unwrap_or_else(|| {
         eprintln!(
             "usage: sim run SEED [--trace FILE] [--plant BUG] [--change NAME=VALUE].. | sim meta N [FIRST] | \
-             sim sweep N [FIRST] | sim plant [MAX_SEEDS] [BUG..] | sim shrink SEED [--plant BUG]"
+             sim sweep N [FIRST] | sim plant [MAX_SEEDS] [BUG..] | sim shrink SEED [--plant BUG] | \
+             sim seeds FILE | sim speed"
         );
         std::process::ExitCode::from(2)
     })
@@ -38,6 +41,8 @@ fn command(words: &[&str]) -> Option<std::process::ExitCode> {
         ["run", seed, options @ ..] => run::run(number(seed)?, options),
         [how @ ("meta" | "sweep"), count] => Some(sweep::many(how, number(count)?, 1)),
         [how @ ("meta" | "sweep"), count, first] => Some(sweep::many(how, number(count)?, number(first)?)),
+        ["seeds", file] => Some(sweep::kept(file)),
+        ["speed"] => Some(speed::speed(1)),
         ["shrink", seed, options @ ..] => Some(shrink::shrink(number(seed)?, options)),
         ["plant", most, names @ ..] if number(most).is_some() => planted::all(number(most)?, names),
         ["plant", names @ ..] => planted::all(planted::MAX_SEEDS, names),

@@ -1,6 +1,10 @@
 //! Many worlds: each once, or each in two processes that must agree in everything.
 
-use std::{collections::BTreeMap, io::Write, process::ExitCode};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::Write,
+    process::ExitCode,
+};
 
 use sim_tests::plan::Fault;
 
@@ -54,6 +58,15 @@ impl Sums {
         let _ = std::io::stdout().flush();
     }
 
+    /// Runs seeds, some at the same time: the next begins when any is done, and they are reported in order.
+    fn run(&mut self, mut seeds: impl Iterator<Item = u64>) {
+        let mut under_way: VecDeque<Run> = seeds.by_ref().take(AT_ONCE).map(Run::start).collect();
+        while let Some(run) = under_way.pop_front() {
+            self.take(run.seed, run.finish());
+            under_way.extend(seeds.next().map(Run::start));
+        }
+    }
+
     fn end(mut self, count: u64) -> ExitCode {
         for (what, count) in &self.covered {
             println!("{count:>10}  {what}");
@@ -81,25 +94,34 @@ impl Sums {
 /// Runs seeds from `first` on, as `how` says: "sweep" or "meta".
 pub(crate) fn many(how: &str, count: u64, first: u64) -> ExitCode {
     let mut sums = Sums::default();
-    let mut waiting: Vec<u64> = (first..first + count).rev().collect();
-    while !waiting.is_empty() {
-        if how == "meta" {
-            let seed = waiting.pop().expect("there is one");
-            sums.take(seed, twice(seed));
-            continue;
-        }
-        let next = waiting.len().saturating_sub(AT_ONCE);
-        let runs: Vec<Run> = waiting
-            .split_off(next)
-            .into_iter()
-            .rev()
-            .map(Run::start)
-            .collect();
-        for run in runs {
-            sums.take(run.seed, run.finish());
-        }
+    let seeds = first..first + count;
+    if how == "meta" {
+        seeds.for_each(|seed| sums.take(seed, twice(seed)));
+    } else {
+        println!("seeds {first} to {}", first + count - 1);
+        sums.run(seeds);
     }
     sums.end(count)
+}
+
+/// Runs the seeds of a file: a number at the beginning of a line, then what it once found.
+pub(crate) fn kept(file: &str) -> ExitCode {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("{file}: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let seeds: Vec<u64> = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+        .collect();
+    let mut sums = Sums::default();
+    let count = seeds.len() as u64;
+    sums.run(seeds.into_iter());
+    // Few worlds, chosen: they need not cover everything.
+    sums.end(count.min(ENOUGH_SEEDS - 1))
 }
 
 /// Side by side: they must not notice each other.

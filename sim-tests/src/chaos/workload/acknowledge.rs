@@ -14,19 +14,33 @@ pub(super) async fn acknowledge(context: &Context, mut node: u32, group: &str, m
         message.place.clone(),
         message.message_id.clone(),
     );
+    let (attempt, asked) = (message.attempt, context.book.now());
+    context.ending(&group, message);
     let mut unsure = false;
     while !context.stopped() {
         match context.client.ack(node, &group, message).await {
             Ok(()) => {
                 context.book.count("ack done");
-                return context.book.record(&Event::Acked { group, place, id });
+                return context.book.record(&Event::Acked {
+                    group,
+                    place,
+                    id,
+                    attempt,
+                    asked,
+                });
             }
             Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
                 context.book.count("ack too late");
-                if unsure {
-                    context.book.record(&Event::AckUnsure { group, place, id });
-                }
-                return; // Otherwise the lease is over, and the message comes again.
+                // Refused at once, the lease is over, and the message comes again.
+                return context.book.record(&match unsure {
+                    true => Event::AckUnsure { group, place, id },
+                    false => Event::AckRefused {
+                        group,
+                        place,
+                        id,
+                        attempt,
+                    },
+                });
             }
             Err(failure) => {
                 context.book.failed("ack", node, &failure);

@@ -9,6 +9,7 @@ use crate::{
 };
 
 pub(super) async fn bury(context: &Context, mut node: u32, group: &str, message: &Received) {
+    context.ending(group, message);
     while !context.stopped() {
         match context.client.bury(node, group, message).await {
             Ok(()) => {

@@ -15,6 +15,7 @@ pub(super) async fn hide(context: &Context, node: u32, group: &str, message: &Re
     let invisible = random.millis(INVISIBLE_MS);
     let asked = context.book.now();
     let (owner, place) = (group.to_owned(), message.place.clone());
+    context.ending(group, message);
     // Before the request: the message may come to somebody else before the answer comes here.
     context.book.record(&Event::HideUnsure {
         group: owner.clone(),
