@@ -40,6 +40,11 @@ impl Node {
             self.shard(request.shard).map(|shard| shard.replica.clone())
         };
         match replica {
+            // Planted: whoever has the node's address is meant; the replica itself looks no closer then.
+            #[cfg(madsim)]
+            Some(replica) if plant::is(plant::Bug::AnswersForAnother) => {
+                replica.handle(request).map(Body::RaftAnswer).boxed()
+            }
             // Another incarnation of this node: its votes and acknowledgements are not ours to give.
             Some(replica) if replica.id() == request.to => {
                 replica.handle(request).map(Body::RaftAnswer).boxed()

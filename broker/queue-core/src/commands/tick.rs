@@ -25,12 +25,10 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, tick: &Tick) -> Resu
         };
         // Planted: leases are ended together, also those that are not over.
         #[cfg(madsim)]
-        let now = now
-            + if plant::is(plant::Bug::LeaseEndedEarly) {
-                3_000
-            } else {
-                0
-            };
+        let deadline = match plant::is(plant::Bug::LeaseEndedEarly) {
+            true => deadline.saturating_sub(3_000),
+            false => deadline,
+        };
         if deadline > now {
             break;
         }
