@@ -65,13 +65,26 @@ async fn await_exit(host: &Host, patience: Duration) -> bool {
     host.exited()
 }
 
+/// A moment at which every replica has everything is rare while there is traffic, so one is waited for.
+async fn await_permission(scene: &Scene, victim: &Host) -> bool {
+    const LOOK: Duration = Duration::from_millis(10);
+    const LOOKS: u32 = 500;
+    for _ in 0..LOOKS {
+        if scene.atlas.may_forget(victim.id, &scene.hosts) {
+            return true;
+        }
+        sleep(LOOK).await;
+    }
+    false
+}
+
 /// The machine is replaced: it comes back under the same address with nothing.
 pub(super) async fn wipe(scene: &Scene) -> bool {
     let victim = scene.anybody();
     let Some(_hold) = scene.atlas.hold(victim.id) else {
         return false;
     };
-    if !scene.atlas.may_forget(victim.id, &scene.hosts) {
+    if !await_permission(scene, victim).await {
         return false;
     }
     victim.crash();
