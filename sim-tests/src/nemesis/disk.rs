@@ -108,7 +108,7 @@ pub(super) async fn flip(scene: &Scene) -> bool {
     let Some((file, len)) = old_file(&disk) else {
         return false;
     };
-    if !scene.atlas.may_forget(victim.id, &scene.hosts) {
+    if !await_permission(scene, victim).await {
         return false;
     }
     victim.damage();
@@ -143,7 +143,7 @@ pub(super) async fn lie(scene: &Scene) -> bool {
     let Some(_hold) = scene.atlas.hold(victim.id) else {
         return false;
     };
-    if !scene.atlas.may_forget(victim.id, &scene.hosts) {
+    if !await_permission(scene, victim).await {
         return false;
     }
     victim.damage();
