@@ -1,4 +1,5 @@
-//! SendMessage: each message until it is acknowledged, to a node that the route names; the same message id every time.
+//! SendMessage: each message until it is acknowledged, mostly to a node that the route names; the same message id every
+//! time.
 
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use tracing::debug;
 
 use super::{Context, now, pause};
 use crate::{client::Failure, history::Event};
+
+/// Share of sends that go to any node, whatever it leads.
+const ANY_NODE: f64 = 0.2;
 
 /// The body that belongs to a message id.
 pub(super) fn body_of(id: &str, size: usize) -> Bytes {
@@ -41,7 +45,11 @@ async fn send(context: &Context, topic: &str, message_id: &str, body: Bytes) {
                 }
             }
         }
-        let node = route[turn as usize % route.len()];
+        // An old route, or a client that knows one node only: then the request has one hop more.
+        let node = match thread_rng().gen_bool(ANY_NODE) {
+            true => 1 + turn % context.plan.nodes,
+            false => route[turn as usize % route.len()],
+        };
         let (topic, id) = (topic.to_owned(), message_id.to_owned());
         context.record(&Event::Sending {
             topic: topic.clone(),
