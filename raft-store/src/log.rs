@@ -286,6 +286,12 @@ impl NodeLog {
         self.shared.verify(sequence)
     }
 
+    /// The highest index of each shard's records in the closed segments up to `sequence`. A state that points at or below
+    /// it may need them, whatever of the log is purged: imported records stand below the purge point by nature.
+    pub fn highest_through(&self, sequence: u64) -> BTreeMap<u32, u64> {
+        self.shared.highest_through(sequence)
+    }
+
     /// The purge points that recycling the closed segments up to `sequence` needs: each shard's last entry in them.
     pub fn purge_points_through(&self, sequence: u64) -> Result<PurgePoints, ReadError> {
         self.shared.purge_points_through(sequence)

@@ -56,6 +56,24 @@ impl Shared {
         }
     }
 
+    /// The highest index of each shard's records in the closed segments up to `sequence`: entries, purged or not, and
+    /// imported ones.
+    pub(super) fn highest_through(&self, sequence: u64) -> BTreeMap<u32, u64> {
+        let inner = self.lock();
+        let mut highest = BTreeMap::new();
+        for (shard, _, extent) in inner.written.extents() {
+            let closed = inner
+                .segments
+                .get(&extent.segment)
+                .is_some_and(|it| it.end.is_some());
+            if closed && extent.segment <= sequence {
+                let index: &mut u64 = highest.entry(shard).or_default();
+                *index = (*index).max(extent.end() - 1);
+            }
+        }
+        highest
+    }
+
     pub(super) fn purge_points_through(&self, sequence: u64) -> Result<PurgePoints, ReadError> {
         Ok(self.closed_through(sequence)?.1)
     }

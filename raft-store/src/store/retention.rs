@@ -41,25 +41,24 @@ impl Store {
     /// Gives up all closed segments up to `sequence`, if nothing in them is needed any more: every shard's entries in
     /// them are applied, flushed, and older than the oldest entry its state refers to. Returns the purge points.
     pub async fn recycle_through(&self, sequence: u64) -> Result<PurgePoints, RetentionError> {
+        let highest = self.log().highest_through(sequence);
+        for (shard, last) in highest {
+            // Planted: closed and old is taken for not needed.
+            #[cfg(madsim)]
+            if plant::is(plant::Bug::SegmentRecycledEarly) {
+                continue;
+            }
+            let replica = self.replica(shard).ok_or(RetentionError::NotOpen(shard))?;
+            if let Some(oldest) = replica.oldest_live_index()?
+                && oldest <= last
+            {
+                return Err(RetentionError::Needed { shard, oldest, last });
+            }
+        }
         let points = self.log().purge_points_through(sequence)?;
         let mut purges = Vec::new();
         for (shard, last) in &points {
             let replica = self.replica(*shard).ok_or(RetentionError::NotOpen(*shard))?;
-            // Planted: closed and old is taken for not needed.
-            #[cfg(madsim)]
-            if plant::is(plant::Bug::SegmentRecycledEarly) {
-                purges.push((replica, last.index));
-                continue;
-            }
-            if let Some(oldest) = replica.oldest_live_index()?
-                && oldest <= last.index
-            {
-                return Err(RetentionError::Needed {
-                    shard: *shard,
-                    oldest,
-                    last: last.index,
-                });
-            }
             purges.push((replica, last.index));
         }
         for (replica, last) in purges {

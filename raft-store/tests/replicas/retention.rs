@@ -1,8 +1,8 @@
 //! The log is given up from its start, and never too early.
 
-use raft_store::{PayloadError, RetentionError, StoreOptions};
+use raft_store::{PayloadError, RetentionError, Store, StoreOptions};
 
-use crate::cluster::{Cluster, SHARD, options, payloads};
+use crate::cluster::{Cluster, SHARD, options, payloads, replica_id};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn segments_are_recycled_when_nothing_needs_them() {
@@ -50,4 +50,37 @@ async fn what_was_purged_is_not_replayed_after_a_crash() {
         cluster.nodes[&1].replica().status().purged.map(|id| id.index),
         Some(800)
     );
+}
+
+/// Gives up what nothing needs, as the broker does: from the oldest closed segment on, as far as it goes.
+async fn recycle_all(store: &Store) {
+    for segment in store.log().segments().iter().filter(|segment| !segment.open) {
+        match store.recycle_through(segment.sequence).await {
+            Ok(_) => {}
+            Err(RetentionError::Needed { .. }) => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_referred_to_stays_though_the_log_begins_later() {
+    let mut cluster = Cluster::start(3).await;
+    let filler = "x".repeat(4000);
+    cluster.put_many(&filler, 1000).await;
+    cluster.trim(500).await;
+    cluster.agree().await;
+    for node in cluster.nodes.values() {
+        node.replica().purge_to(900).await.unwrap();
+        recycle_all(node.store()).await;
+    }
+    cluster.add_node(4).await;
+    let leader = cluster.leader_replica().await;
+    leader.add_learner(replica_id(4), 4).await.unwrap();
+    cluster.agree().await;
+    // Its first segments have nothing in them but what came with the snapshot.
+    recycle_all(cluster.nodes[&4].store()).await;
+    for node in cluster.nodes.values() {
+        assert_eq!(payloads(node.replica()).len(), 500, "node {}", node.id);
+    }
 }
