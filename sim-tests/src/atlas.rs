@@ -64,7 +64,8 @@ impl Atlas {
     }
 }
 
-/// Every shard has a voter on every node, and all of them have everything that their leader knows to be committed.
+/// Every shard has its replica on every node as a voter, not that of an earlier disk, and all of them have everything
+/// that their leader knows to be committed.
 #[must_use]
 pub fn whole(hosts: &[Host]) -> bool {
     let nodes: Vec<_> = hosts.iter().filter_map(Host::node).collect();
@@ -72,17 +73,20 @@ pub fn whole(hosts: &[Host]) -> bool {
         return false;
     }
     crate::oracle::cluster::shards(&nodes[0]).all(|shard| {
-        let led = nodes.iter().find_map(|node| {
-            let mut replicas = crate::oracle::cluster::replicas(node).into_iter();
-            let status = replicas.find(|replica| replica.shard() == shard)?.status();
-            status.is_leader.then_some(status)
-        });
+        let all = nodes.iter().flat_map(crate::oracle::cluster::replicas);
+        let ours: Vec<_> = all.filter(|replica| replica.shard() == shard).collect();
+        let present: BTreeSet<u64> = ours.iter().map(|replica| replica.id()).collect();
+        let led = ours
+            .iter()
+            .map(|replica| replica.status())
+            .find(|it| it.is_leader);
         led.is_some_and(|leader| {
             let committed = leader.committed.map(|at| at.index);
             let voters = leader.voters.first().cloned().unwrap_or_default();
             leader.voters.len() == 1
                 && leader.membership_committed
                 && leader.learners.is_empty()
+                && voters == present
                 && voters.len() == hosts.len()
                 && voters.iter().all(|voter| {
                     let matched = leader.replication.get(voter).copied().flatten();
