@@ -129,6 +129,8 @@ pub(crate) struct Inner {
     pub(crate) meta_machine: Arc<MetaMachine>,
     pub(crate) meta_replica: OnceLock<Replica>,
     pub(crate) meta_leadership: Leadership,
+    /// When the last completed look at how far the catalogue has come began.
+    pub(crate) meta_seen: tokio::sync::Mutex<Option<tokio::time::Instant>>,
     pub(crate) shards: RwLock<BTreeMap<u32, Arc<DataShard>>>,
     pub(crate) identity: Mutex<Option<Identity>>,
     pub(crate) forwarded: OnceLock<Arc<dyn ForwardHandler>>,
@@ -164,6 +166,7 @@ impl Node {
                 meta_machine: Arc::new(MetaMachine::new()),
                 meta_replica: OnceLock::new(),
                 meta_leadership: Leadership::default(),
+                meta_seen: tokio::sync::Mutex::default(),
                 shards: RwLock::default(),
                 identity: Mutex::new(identity),
                 forwarded: OnceLock::new(),
@@ -370,6 +373,8 @@ impl Node {
         if let PayloadError::Corrupt(_) = error {
             tracing::error!(%error, "stored data is damaged; this node will be rebuilt from its peers");
             self.stop(StopReason::Condemned(error.to_string()));
+        } else {
+            tracing::error!(%error, "stored data cannot be read");
         }
     }
 }

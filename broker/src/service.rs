@@ -140,13 +140,24 @@ impl Service {
         }
         let options = self.node().options();
         if !options.auto_create_topics || name.starts_with(crate::meta::DEAD_LETTER_PREFIX) {
-            return Err(Refused::new(
-                mq::Code::TopicNotFound,
-                format!("topic {name} does not exist; create it with `flotilla topic create {name}`"),
-            ));
+            return self.existing_topic(name).await?.ok_or_else(|| {
+                Refused::new(
+                    mq::Code::TopicNotFound,
+                    format!("topic {name} does not exist; create it with `flotilla topic create {name}`"),
+                )
+            });
         }
         self.make_topic(name, options.default_queues, mq::MessageType::Normal as i32)
             .await
+    }
+
+    /// The topic of this name, if there is one.
+    async fn existing_topic(&self, name: &str) -> Result<Option<Arc<record::Topic>>, CatalogueError> {
+        if let Some(topic) = self.node().meta().topic(name) {
+            return Ok(Some(topic));
+        }
+        self.node().catch_up_meta().await?;
+        Ok(self.node().meta().topic(name))
     }
 
     async fn make_topic(
@@ -182,14 +193,25 @@ impl Service {
             return Ok(group);
         }
         if !self.node().options().auto_create_groups {
-            return Err(Refused::new(
-                mq::Code::ConsumerGroupNotFound,
-                format!(
-                    "consumer group {name} does not exist; create it with `flotilla group create {name}`"
-                ),
-            ));
+            return self.existing_group(name).await?.ok_or_else(|| {
+                Refused::new(
+                    mq::Code::ConsumerGroupNotFound,
+                    format!(
+                        "consumer group {name} does not exist; create it with `flotilla group create {name}`"
+                    ),
+                )
+            });
         }
         self.make_group(admin::default_group(name)).await
+    }
+
+    /// The consumer group of this name, if there is one.
+    async fn existing_group(&self, name: &str) -> Result<Option<Arc<record::ConsumerGroup>>, CatalogueError> {
+        if let Some(group) = self.node().meta().group(name) {
+            return Ok(Some(group));
+        }
+        self.node().catch_up_meta().await?;
+        Ok(self.node().meta().group(name))
     }
 
     async fn make_group(

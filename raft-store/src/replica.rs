@@ -151,19 +151,38 @@ impl Replica {
     }
 
     /// A linearizable read point: returns when this replica was confirmed as leader after the call began, and has
-    /// applied everything committed before.
-    pub async fn barrier(&self) -> Result<(), BarrierError> {
+    /// applied everything committed before. The index of the last entry that any replica must have applied to show as
+    /// much.
+    pub async fn barrier(&self) -> Result<u64, BarrierError> {
         use openraft::errors::{LinearizableReadError as Refused, RaftError};
         let confirmed = self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex);
         // A leader without a quorum would be waiting for the partition to heal.
         match tokio::time::timeout(self.inner.options.election_max, confirmed).await {
             Err(_) => Err(BarrierError::NoQuorum),
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(read_at)) => Ok(read_at.index()),
             Ok(Err(RaftError::APIError(Refused::ForwardToLeader(forward)))) => Err(BarrierError::NotLeader {
                 leader: forward.leader_id,
             }),
             Ok(Err(RaftError::APIError(Refused::QuorumNotEnough(_)))) => Err(BarrierError::NoQuorum),
             Ok(Err(RaftError::Fatal(fatal))) => Err(BarrierError::Stopped(self.reason(&fatal))),
+        }
+    }
+
+    /// Waits until this replica, leader or not, has applied the entry at `index`. `false` when it has stopped.
+    pub async fn wait_applied(&self, index: u64) -> bool {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            let applied = metrics
+                .borrow_watched()
+                .last_applied
+                .as_ref()
+                .map(|id| id.index());
+            if applied >= Some(index) {
+                return true;
+            }
+            if metrics.changed().await.is_err() {
+                return false;
+            }
         }
     }
 

@@ -201,7 +201,8 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
             queues: Some(plan.queues),
             message_type: "NORMAL".into(),
         };
-        while service.create_topic(spec.clone()).await.is_err() && service.describe_topic(&spec.name).is_err()
+        while service.create_topic(spec.clone()).await.is_err()
+            && service.describe_topic(&spec.name).await.is_err()
         {
             sleep(LOOK_EVERY).await;
         }
@@ -216,7 +217,8 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
             fifo: false,
             start_at: StartAt::First,
         };
-        while service.create_group(spec.clone()).await.is_err() && service.describe_group(&spec.name).is_err()
+        while service.create_group(spec.clone()).await.is_err()
+            && service.describe_group(&spec.name).await.is_err()
         {
             sleep(LOOK_EVERY).await;
         }

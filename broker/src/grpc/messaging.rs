@@ -218,7 +218,7 @@ impl Conversation {
                 biased;
                 () = self.stop.cancelled() => return None,
                 said = self.inbound.message() => match said {
-                    Ok(Some(command)) => self.answers.extend(self.session.handle(command)),
+                    Ok(Some(command)) => self.answers.extend(self.session.handle(command).await),
                     Ok(None) | Err(_) => return None,
                 },
                 push = self.session.next_push() => return Some(push),

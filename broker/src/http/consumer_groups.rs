@@ -49,7 +49,7 @@ pub(super) async fn describe(
     State(api): State<Api>,
     Path(group): Path<String>,
 ) -> Result<Json<GroupDetail>, ApiError> {
-    Ok(Json(api.service.describe_group(&group)?))
+    Ok(Json(api.service.describe_group(&group).await?))
 }
 
 /// Delete a consumer group and what it has read.

@@ -49,7 +49,7 @@ pub(super) async fn describe(
     State(api): State<Api>,
     Path(topic): Path<String>,
 ) -> Result<Json<TopicDetail>, ApiError> {
-    Ok(Json(api.service.describe_topic(&topic)?))
+    Ok(Json(api.service.describe_topic(&topic).await?))
 }
 
 /// Delete a topic and all its messages.

@@ -1,4 +1,7 @@
-//! Changing the catalogue: proposals to the meta shard from any node.
+//! The catalogue: changed by proposals to the meta shard from any node, and read where it may lag behind.
+//!
+//! Every node looks names up in what it has applied itself. A node that has just started, or was cut off, lacks the
+//! latest: that a name is known counts always, that it is not counts only after [`Node::catch_up_meta`].
 
 use std::time::Duration;
 
@@ -7,8 +10,10 @@ use flotilla_proto::{
     peer::{ForwardRequest, ForwardResponse},
     record::{MetaCommand, meta_command},
 };
+use futures::{FutureExt, future::BoxFuture};
 use prost::Message;
 use raft_store::ProposeError;
+use tokio::time::{Instant, timeout};
 
 use super::{META_SHARD, Node, forward::ForwardError};
 use crate::{
@@ -18,6 +23,9 @@ use crate::{
 
 /// The name under which meta proposals travel between nodes.
 pub const RPC: &str = "flotilla.ProposeMeta";
+
+/// The name under which nodes ask the meta leader how far the catalogue has come.
+pub const INDEX_RPC: &str = "flotilla.CatalogueIndex";
 
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -100,6 +108,46 @@ impl Node {
         }
     }
 
+    /// Returns once the catalogue here shows everything that was committed before this call. However many ask, one
+    /// request is on its way to the meta leader, and costs it no disk write.
+    pub fn catch_up_meta(&self) -> BoxFuture<'_, Result<(), CatalogueError>> {
+        let asked = Instant::now();
+        let catch_up = async move {
+            let mut seen = self.inner.meta_seen.lock().await;
+            if seen.is_some_and(|begun| begun > asked) {
+                return; // Another's look began after this call.
+            }
+            let begun = Instant::now();
+            while !self.look_at_meta_leader().await {
+                tokio::time::sleep(PAUSE).await;
+            }
+            *seen = Some(begun);
+        };
+        // In a box, because every request has room for it and next to none needs it.
+        timeout(LEADER_WAIT, catch_up)
+            .map(|caught_up| caught_up.map_err(|_| CatalogueError::NoLeader))
+            .boxed()
+    }
+
+    /// One try of [`Self::catch_up_meta`].
+    async fn look_at_meta_leader(&self) -> bool {
+        let (Some(replica), Some(leader)) = (self.meta_replica(), self.leader(META_SHARD)) else {
+            return false;
+        };
+        if leader == self.id() {
+            return replica.barrier().await.is_ok();
+        }
+        let forwarded = self.forward(leader, INDEX_RPC, META_SHARD, None, Bytes::new(), LEADER_WAIT);
+        let index = match forwarded.await.as_deref() {
+            Ok([index]) => <[u8; 8]>::try_from(&index[..]).map(u64::from_be_bytes),
+            _ => return false,
+        };
+        match index {
+            Ok(index) => replica.wait_applied(index).await,
+            Err(_) => false,
+        }
+    }
+
     /// Waits (bounded) until the catalogue here satisfies `seen`; true if it does.
     pub async fn wait_meta(&self, seen: impl Fn(&meta::MetaState) -> bool) -> bool {
         let mut changes = self.inner.meta_machine.subscribe();
@@ -146,5 +194,23 @@ pub(super) async fn forwarded(node: &Node, request: ForwardRequest) -> ForwardRe
         Ok(None) => refused,
         // No answer at all tells the caller that the outcome is unknown.
         Err(_) => ForwardResponse::default(),
+    }
+}
+
+/// Tells another node how far the catalogue has come, as the leader.
+pub(super) async fn index(node: &Node) -> ForwardResponse {
+    let index = match node.meta_replica() {
+        Some(replica) => replica.barrier().await.ok(),
+        None => None,
+    };
+    match index {
+        Some(index) => ForwardResponse {
+            responses: vec![Bytes::copy_from_slice(&index.to_be_bytes())],
+            ..Default::default()
+        },
+        None => ForwardResponse {
+            not_leader: true,
+            ..Default::default()
+        },
     }
 }

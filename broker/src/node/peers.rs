@@ -17,6 +17,10 @@ impl PeerHandler for Node {
                 let node = self.clone();
                 async move { Body::ForwardAnswer(catalogue::forwarded(&node, request).await) }.boxed()
             }
+            Body::Forward(request) if request.rpc == catalogue::INDEX_RPC => {
+                let node = self.clone();
+                async move { Body::ForwardAnswer(catalogue::index(&node).await) }.boxed()
+            }
             Body::Forward(request) => match self.inner.forwarded.get() {
                 Some(service) => service.forwarded(request).map(Body::ForwardAnswer).boxed(),
                 None => ready(Body::ForwardAnswer(ForwardResponse {

@@ -46,7 +46,7 @@ impl Service {
     /// Done with messages.
     pub async fn ack_message(&self, caller: &Caller, request: AckMessageRequest) -> AckMessageResponse {
         self.saw(caller);
-        let group = match self.check_ack(caller, &request) {
+        let group = match self.check_ack(caller, &request).await {
             Ok(group) => group,
             Err(refused) => return refuse_ack(&request.entries, &refused),
         };
@@ -94,7 +94,7 @@ impl Service {
         }
     }
 
-    fn check_ack(&self, caller: &Caller, request: &AckMessageRequest) -> Result<u32, Refused> {
+    async fn check_ack(&self, caller: &Caller, request: &AckMessageRequest) -> Result<u32, Refused> {
         if request.entries.is_empty() || request.entries.len() > MAX_ACK_ENTRIES {
             return Err(Refused::new(
                 Code::BadRequest,
@@ -102,11 +102,12 @@ impl Service {
             ));
         }
         self.known_group(caller, request.topic.as_ref(), request.group.as_ref())
+            .await
     }
 
     /// The id of an existing consumer group. A lost cause is told as an invalid handle, because
     /// push consumers repeat anything else for ever.
-    fn known_group(
+    async fn known_group(
         &self,
         caller: &Caller,
         topic: Option<&Resource>,
@@ -116,7 +117,7 @@ impl Service {
         names::check_topic(&names::full_name(caller, topic))?;
         let name = names::full_name(caller, group);
         names::check_group(&name)?;
-        let known = self.node().meta().group(&name);
+        let known = self.existing_group(&name).await?;
         known.map(|group| group.id).ok_or_else(|| {
             Refused::new(
                 Code::InvalidReceiptHandle,
@@ -164,12 +165,14 @@ impl Service {
                 ),
             ));
         }
-        let handle = self.check_handle(
-            caller,
-            request.topic.as_ref(),
-            request.group.as_ref(),
-            &request.receipt_handle,
-        )?;
+        let handle = self
+            .check_handle(
+                caller,
+                request.topic.as_ref(),
+                request.group.as_ref(),
+                &request.receipt_handle,
+            )
+            .await?;
         let new = Handle {
             nonce: next_nonce(handle.nonce, asked),
             ..handle
@@ -237,12 +240,14 @@ impl Service {
         caller: &Caller,
         request: &ForwardMessageToDeadLetterQueueRequest,
     ) -> Result<(), Refused> {
-        let handle = self.check_handle(
-            caller,
-            request.topic.as_ref(),
-            request.group.as_ref(),
-            &request.receipt_handle,
-        )?;
+        let handle = self
+            .check_handle(
+                caller,
+                request.topic.as_ref(),
+                request.group.as_ref(),
+                &request.receipt_handle,
+            )
+            .await?;
         let rpc = "ForwardMessageToDeadLetterQueue";
         let done = self
             .at_leader(caller, handle.shard, rpc, request, |shard, retried| async move {
@@ -270,14 +275,14 @@ impl Service {
         }
     }
 
-    fn check_handle(
+    async fn check_handle(
         &self,
         caller: &Caller,
         topic: Option<&Resource>,
         group: Option<&Resource>,
         handle: &str,
     ) -> Result<Handle, Refused> {
-        let group = self.known_group(caller, topic, group)?;
+        let group = self.known_group(caller, topic, group).await?;
         self.handle(handle, group).ok_or_else(stale)
     }
 

@@ -82,15 +82,9 @@ impl Service {
     pub async fn create_topic(&self, spec: TopicSpec) -> Result<TopicView, AdminError> {
         names::check_topic(&spec.name)?;
         let message_type = type_number(&spec.message_type)?;
-        if self.node().meta().topic(&spec.name).is_some() {
-            return Err(AdminError::new(
-                AdminErrorKind::Exists,
-                format!("topic {} exists already", spec.name),
-            ));
-        }
         let queues = spec.queues.unwrap_or(self.node().options().default_queues);
         let create = record::CreateTopic {
-            name: spec.name,
+            name: spec.name.clone(),
             queues,
             message_type,
             if_absent: false,
@@ -106,6 +100,10 @@ impl Service {
                     .await;
                 Ok(topic_view(&topic))
             }
+            MetaReply::Refused(MetaRefusal::Exists) => Err(AdminError::new(
+                AdminErrorKind::Exists,
+                format!("topic {} exists already", spec.name),
+            )),
             other => Err(unexpected(other)),
         }
     }
@@ -120,8 +118,8 @@ impl Service {
     }
 
     /// One topic with its queues.
-    pub fn describe_topic(&self, name: &str) -> Result<TopicDetail, AdminError> {
-        let topic = self.node().meta().topic(name).ok_or_else(|| no_topic(name))?;
+    pub async fn describe_topic(&self, name: &str) -> Result<TopicDetail, AdminError> {
+        let topic = self.existing_topic(name).await?.ok_or_else(|| no_topic(name))?;
         let queue_list = (0..)
             .zip(topic.queue_shards.iter().copied())
             .map(|(number, shard_id)| {
@@ -166,10 +164,7 @@ impl Service {
     /// Makes a consumer group and its dead-letter topic.
     pub async fn create_group(&self, spec: GroupSpec) -> Result<GroupView, AdminError> {
         names::check_group(&spec.name)?;
-        if self.node().meta().group(&spec.name).is_some() {
-            let message = format!("consumer group {} exists already", spec.name);
-            return Err(AdminError::new(AdminErrorKind::Exists, message));
-        }
+        let name = spec.name.clone();
         let create = group_command(spec)?;
         match self
             .node()
@@ -182,6 +177,10 @@ impl Service {
                     .await;
                 Ok(group_view(&group))
             }
+            MetaReply::Refused(MetaRefusal::Exists) => Err(AdminError::new(
+                AdminErrorKind::Exists,
+                format!("consumer group {name} exists already"),
+            )),
             other => Err(unexpected(other)),
         }
     }
@@ -196,10 +195,10 @@ impl Service {
     }
 
     /// One consumer group with what it has not finished.
-    pub fn describe_group(&self, name: &str) -> Result<GroupDetail, AdminError> {
+    pub async fn describe_group(&self, name: &str) -> Result<GroupDetail, AdminError> {
         let node = self.node();
+        let group = self.existing_group(name).await?.ok_or_else(|| no_group(name))?;
         let meta = node.meta();
-        let group = meta.group(name).ok_or_else(|| no_group(name))?;
         let mut queues = Vec::new();
         let mut unreachable_shards = Vec::new();
         for shard_id in 1..=meta.data_shards() {

@@ -43,10 +43,10 @@ impl Service {
 
 impl Session {
     /// Answers one command of the client; commands that answer ours, or are unknown, get none.
-    pub fn handle(&mut self, command: TelemetryCommand) -> Vec<TelemetryCommand> {
+    pub async fn handle(&mut self, command: TelemetryCommand) -> Vec<TelemetryCommand> {
         self.service.saw(&self.caller);
         match command.command {
-            Some(Command::Settings(settings)) => vec![self.settings(settings)],
+            Some(Command::Settings(settings)) => vec![self.settings(settings).await],
             _ => Vec::new(),
         }
     }
@@ -56,7 +56,7 @@ impl Session {
         std::future::pending().await
     }
 
-    fn settings(&self, mut settings: Settings) -> TelemetryCommand {
+    async fn settings(&self, mut settings: Settings) -> TelemetryCommand {
         let refused = match settings.pub_sub.as_mut() {
             Some(PubSub::Publishing(publishing)) => {
                 publishing.max_body_size = MAX_BODY_BYTES as i32;
@@ -66,7 +66,14 @@ impl Session {
             }
             Some(PubSub::Subscription(subscription)) => {
                 let name = names::full_name(&self.caller, subscription.group.as_ref());
-                let known = self.service.node().meta().group(&name);
+                // Whether the group is ordered must not depend on how far this node's catalogue has come.
+                let (known, refused) = match names::check_group(&name) {
+                    Ok(()) => match self.service.existing_group(&name).await {
+                        Ok(known) => (known, None),
+                        Err(error) => (None, Some(error.into())),
+                    },
+                    Err(refused) => (None, Some(refused)),
+                };
                 subscription.fifo = Some(known.as_ref().is_some_and(|group| group.fifo));
                 subscription.receive_batch_size = Some(MAX_RECEIVE_BATCH as i32);
                 subscription.long_polling_timeout = Some(Duration {
@@ -77,7 +84,7 @@ impl Session {
                 subscription.max_lite_topic_size = Some(LITE_TOPIC_SIZE);
                 let language = language(&settings, &self.caller);
                 settings.backoff_policy = Some(consumer_policy(known.as_deref(), language));
-                names::check_group(&name).err()
+                refused
             }
             None => Some(answer::Refused::new(
                 Code::BadRequest,

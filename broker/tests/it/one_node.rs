@@ -41,7 +41,8 @@ async fn what_is_sent_is_received_once_and_acknowledged() {
     }
     let (status, messages) = receive(service, "orders", "readers", SHORT).await;
     assert_eq!((status, messages.len()), (Code::MessageNotFound, 0));
-    let lag = service.describe_group("readers").expect("the group exists").total;
+    let readers = service.describe_group("readers").await;
+    let lag = readers.expect("the group exists").total;
     assert_eq!((lag.ready, lag.leased, lag.waiting), (0, 0, 0));
 }
 

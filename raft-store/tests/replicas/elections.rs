@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_store::{BarrierError, ProposeError};
+use raft_store::{BarrierError, ProposeError, RaftOptions};
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, eventually, payloads, replica_id};
@@ -72,6 +72,37 @@ async fn leadership_goes_where_it_is_asked_to_go() {
     );
     cluster.put("b").await;
     assert_eq!(cluster.leader().await, to);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_handing_over_nobody_hears_of_is_replaced() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("a").await;
+    let from = cluster.leader().await;
+    let old = cluster.nodes[&from].replica().clone();
+    let lost = cluster.lost_calls(from);
+    cluster.cut(from);
+    old.transfer_leader(replica_id(from % 3 + 1)).await.unwrap();
+    eventually("word of it lost on the way to both", || async {
+        (cluster.lost_calls(from) >= lost + 2).then_some(())
+    })
+    .await;
+    cluster.heal();
+    cluster.put("b").await;
+    // And the old one is as good a leader as ever when its turn comes again.
+    let new = cluster.leader().await;
+    let transferred = cluster.nodes[&new].replica().transfer_leader(old.id()).await;
+    transferred.unwrap();
+    eventually("the way back", || async { old.status().is_leader.then_some(()) }).await;
+    cluster.put("c").await;
+    let term = old.status().term;
+    let idle = Instant::now();
+    eventually("a heartbeat that a quorum answers", || async {
+        let ago = Duration::from_millis(old.status().quorum_acked_ms_ago?);
+        (idle.elapsed().checked_sub(ago)? > 2 * RaftOptions::default().heartbeat).then_some(())
+    })
+    .await;
+    assert_eq!((old.status().is_leader, old.status().term), (true, term));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
