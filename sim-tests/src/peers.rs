@@ -123,8 +123,10 @@ impl PeerTransport for SimTransport {
                 .map(|link| link.calls.clone())
                 .ok_or(PeerError::NotConnected)?
         };
-        if let Some(later) = self.disorder.strays() {
-            let (calls, body) = (calls.clone(), body.clone());
+        let copy = self.disorder.strays().map(|later| (later, body.clone()));
+        let answer = calls.begin(body)?.answer(ttl).await;
+        // Not before the first has its answer: else that could tell what the second did, and no connection does this.
+        if let Some((later, body)) = copy {
             tokio::spawn(async move {
                 sleep(later).await;
                 // Whoever waited for this answer has gone.
@@ -133,7 +135,7 @@ impl PeerTransport for SimTransport {
                 }
             });
         }
-        calls.begin(body)?.answer(ttl).await
+        answer
     }
 
     fn set_peers(&self, mut addresses: BTreeMap<u32, String>) {

@@ -89,7 +89,11 @@ async fn deal_with(context: &Context, node: u32, group: &str, message: &Received
         tokio::spawn(async move {
             sleep(INVISIBLE + Duration::from_millis(thread_rng().gen_range(0..2_000))).await;
             context.coverage.count("consumer is late");
-            acknowledge::acknowledge(&context, node, &group, &message).await;
+            if thread_rng().gen_bool(0.5) {
+                acknowledge::acknowledge(&context, node, &group, &message).await;
+            } else {
+                hide::hide(&context, node, &group, &message).await;
+            }
         });
     } else {
         acknowledge::acknowledge(context, node, group, message).await;
