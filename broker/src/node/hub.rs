@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -35,8 +35,25 @@ pub struct Seat {
     hub: Arc<Hub>,
     topic: u32,
     group: u32,
-    /// Rings when there may be something to receive.
-    pub bell: Arc<Notify>,
+    bell: Arc<Notify>,
+    /// A hint was taken, and what it is about has not been looked at.
+    hinted: AtomicBool,
+}
+
+impl Seat {
+    /// Waits for a hint that there may be something to receive, given after this call.
+    pub fn hint(&self) -> impl Future<Output = ()> + '_ {
+        let rung = self.bell.notified();
+        async {
+            rung.await;
+            self.hinted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whatever hint there was has been followed.
+    pub fn looked(&self) {
+        self.hinted.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Hub {
@@ -54,6 +71,7 @@ impl Hub {
             topic,
             group,
             bell: Arc::clone(&seats.bell),
+            hinted: AtomicBool::new(false),
         })
     }
 
@@ -102,8 +120,9 @@ impl Drop for Seat {
             seats.taken -= 1;
             if seats.taken == 0 {
                 groups.remove(&self.group);
-            } else {
-                // A hint this waiter took and did not use belongs to the next one.
+            } else if *self.hinted.get_mut() {
+                // A hint that this waiter took and did not follow belongs to the next one. No other: whoever is woken
+                // looks at other nodes too, and the waiters there would wake those here, for ever.
                 seats.bell.notify_one();
             }
         }
@@ -115,6 +134,8 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -126,6 +147,25 @@ mod tests {
         drop(b);
         assert_eq!(hub.waiting(), 0);
         assert!(hub.topics.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_waiter_that_leaves_wakes_another_only_for_a_hint_it_did_not_follow() {
+        let hub = Arc::new(Hub::default());
+        let (stays, leaves) = (hub.sit(1, 2).unwrap(), hub.sit(1, 2).unwrap());
+        drop(leaves);
+        assert_eq!(stays.hint().now_or_never(), None);
+        let followed = hub.sit(1, 2).unwrap();
+        hub.ring(1);
+        assert_eq!(followed.hint().now_or_never(), Some(()));
+        followed.looked();
+        drop(followed);
+        assert_eq!(stays.hint().now_or_never(), None);
+        let cut_off = hub.sit(1, 2).unwrap();
+        hub.ring(1);
+        assert_eq!(cut_off.hint().now_or_never(), Some(()));
+        drop(cut_off);
+        assert_eq!(stays.hint().now_or_never(), Some(()));
     }
 
     #[test]

@@ -102,9 +102,11 @@ impl Service {
             return Ok(responses);
         }
         let deliveries = loop {
-            let rung = seat.bell.notified();
+            let rung = seat.hint();
             let mut pause = LOOK_EVERY;
-            match self.take_here(&receive).await {
+            let taken = self.take_here(&receive).await;
+            seat.looked();
+            match taken {
                 Ok(Some(deliveries)) if !deliveries.is_empty() => break deliveries,
                 Ok(Some(_)) => {
                     if let Some(responses) = self.take_elsewhere(caller, &receive, &request).await {
