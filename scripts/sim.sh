@@ -25,7 +25,7 @@ shift
         commit=$(git rev-parse --short=7 HEAD 2>/dev/null || echo 1)
         "$sim" sweep 100 $((0x$commit))
         # shellcheck disable=SC2086
-        cargo test $flags --profile sim
+        cargo test $flags --profile sim --lib --bins --tests
         ;;
     replay) FLOTILLA_LOG="${FLOTILLA_LOG:-sim_tests=debug}" "$sim" run "$@" ;;
     *) "$sim" "$what" "$@" ;;

@@ -25,4 +25,5 @@ pub mod peer;
 pub mod service;
 #[cfg(all(test, feature = "server"))]
 mod testing;
+pub mod third_parties;
 pub mod views;

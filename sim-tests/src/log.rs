@@ -5,6 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use broker::third_parties::QUIET;
 use tracing::{Event, Level, Subscriber, field::Field};
 use tracing_subscriber::{
     EnvFilter, Layer,
@@ -18,10 +19,11 @@ static ERRORS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// Starts logging, once per process. `FLOTILLA_LOG` chooses what is shown (nothing by default).
 pub fn start() {
     let filter = EnvFilter::try_from_env("FLOTILLA_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
-    // madsim opens spans of level ERROR around every poll of a task: they cost a tenth of the time.
+    // madsim opens spans of level ERROR around every poll of a task, which cost time and say nothing.
     let errors_only = Targets::new()
         .with_default(LevelFilter::ERROR)
-        .with_target("madsim", LevelFilter::OFF);
+        .with_target("madsim", LevelFilter::OFF)
+        .with_targets(QUIET.iter().copied());
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)

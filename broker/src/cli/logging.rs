@@ -2,16 +2,9 @@
 
 use std::io::IsTerminal;
 
-use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// Third parties: what a person must know of them is said by our own lines. openraft warns of every heartbeat
-/// that is late and, while a replica closes, has errors for what is no error.
-const QUIET: &[(&str, LevelFilter)] = &[
-    ("openraft", LevelFilter::ERROR),
-    ("openraft::raft::raft_inner", LevelFilter::OFF),
-    ("openraft::core::heartbeat", LevelFilter::OFF),
-];
+use crate::third_parties::QUIET;
 
 /// Chooses lines by FLOTILLA_LOG, else RUST_LOG, else `info`.
 pub(super) fn init() -> Result<(), String> {

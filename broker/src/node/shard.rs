@@ -236,9 +236,11 @@ impl DataShard {
         let Reply::Delivered { leases } = reply else {
             return Ok(Vec::new());
         };
-        let messages = self
-            .read_messages(leases.iter().map(|lease| lease.position).collect())
-            .await?;
+        let places = leases
+            .iter()
+            .map(|lease| (lease.offset, lease.position))
+            .collect();
+        let messages = self.read_at(queue, places).await?;
         let delivered = leases.into_iter().zip(messages).map(|(lease, message)| Delivery {
             queue,
             offset: lease.offset,
@@ -326,6 +328,34 @@ impl DataShard {
     pub async fn read_message(&self, at: Position) -> Result<record::StoredMessage, PayloadError> {
         let mut messages = self.read_messages(vec![at]).await?;
         Ok(messages.pop().expect("one place, one message"))
+    }
+
+    /// Reads messages of a queue by offset and place. An entry that the state points at and that is not there is damage.
+    async fn read_at(
+        &self,
+        queue: QueueId,
+        places: Vec<(u64, Position)>,
+    ) -> Result<Vec<record::StoredMessage>, DeliverError> {
+        let positions = places.iter().map(|&(_, at)| at).collect();
+        let missing = match self.read_messages(positions).await {
+            Err(PayloadError::NotFound(index)) => index,
+            read => return Ok(read?),
+        };
+        for (offset, at) in places.into_iter().filter(|(_, at)| at.index == missing) {
+            let stands_at = self.replica.read_state(|state| {
+                self.machine
+                    .read(|core| core.locate(&Reading(state), queue, offset))
+            })?;
+            // Copied forward or forgotten since it was looked up: then it is elsewhere, or gone by right.
+            if stands_at.is_some_and(|stored| stored.position == at) {
+                let what = format!(
+                    "entry {missing} of shard {} has a message and is not there",
+                    self.id
+                );
+                return Err(PayloadError::Corrupt(what).into());
+            }
+        }
+        Err(PayloadError::NotFound(missing).into())
     }
 
     /// Reads messages by their places: recent ones from memory, old ones where the disk holds up nobody.

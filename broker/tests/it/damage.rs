@@ -5,7 +5,7 @@ use bytes::Bytes;
 use flotilla_proto::rocketmq::Code;
 use raft_store::engine::{Change, WriteBatch};
 
-use crate::cluster::{Cluster, PATIENCE, code, send};
+use crate::cluster::{Cluster, PATIENCE, code, receive, send, send_large};
 
 /// Shard 1, section of raft-store, its row about the membership.
 const MEMBERSHIP: &[u8] = b"\0\0\0\x01\0membership";
@@ -28,6 +28,32 @@ async fn damaged_state_found_at_the_start_condemns_the_data_directory() {
     engine.flush().unwrap();
     cluster.boot(2).await;
     let node = cluster.service(2).node().clone();
+    let reason = tokio::time::timeout(PATIENCE, node.wait_stopped())
+        .await
+        .expect("the node stops");
+    assert!(matches!(reason, StopReason::Condemned(_)), "{reason:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_segment_is_gone_condemns_the_data_directory() {
+    let mut cluster = Cluster::start(1).await;
+    for id in 0..8 {
+        let sent = send_large(cluster.service(1), "orders", &format!("m{id}")).await;
+        assert_eq!(code(&sent.status), Code::Ok);
+    }
+    // Nothing is in memory any more.
+    cluster.kill(1).await;
+    cluster.boot(1).await;
+    cluster.wait_ready().await;
+    let node = cluster.service(1).node().clone();
+    let log = node.store().log();
+    let closed = log.segments().into_iter().filter(|segment| !segment.open);
+    let newest = closed.last().expect("there are closed segments").sequence;
+    log.recycle_through(newest)
+        .await
+        .expect("the log gives them up when told to");
+    let (status, _) = receive(cluster.service(1), "orders", "readers", PATIENCE).await;
+    assert_eq!(status, Code::InternalServerError);
     let reason = tokio::time::timeout(PATIENCE, node.wait_stopped())
         .await
         .expect("the node stops");
