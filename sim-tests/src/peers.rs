@@ -178,6 +178,10 @@ impl Line {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the simulated tokio's Instant is std's, on a clock that madsim sets"
+    )]
     async fn connect(
         &self,
         to: SocketAddr,

@@ -150,46 +150,83 @@ fn wanted(meta: &MetaState) -> BTreeSet<u64> {
 async fn reconcile(meta: &MetaState, shard: u32, replica: &Replica) -> bool {
     let status = replica.status();
     let wanted = wanted(meta);
-    let [voters] = status.voters.as_slice() else {
-        // A joint change was left half done by an earlier leader: finish it.
-        return finish(shard, replica, wanted).await;
-    };
     // Planted: enough replicas are the right ones.
     #[cfg(madsim)]
-    if seems_right(voters, &wanted) {
+    if let [voters] = status.voters.as_slice()
+        && seems_right(voters, &wanted)
+    {
         return false;
     }
-    if *voters == wanted && status.learners.is_empty() {
-        return false;
-    }
-    let Some(&new) = wanted.iter().find(|id| !voters.contains(id)) else {
-        return finish(shard, replica, wanted).await;
-    };
-    if !status.learners.contains(&new) {
-        tracing::info!(shard, replica = new, "adding a learner");
-        if let Err(error) = replica.add_learner(new, node_of(new)).await {
-            tracing::info!(shard, %error, "adding a learner is tried again");
+    match step(&status.voters, &status.learners, &wanted, |id| {
+        caught_up(&status, id)
+    }) {
+        Step::Done => return false,
+        Step::Wait => {}
+        Step::AddLearner(new) => {
+            tracing::info!(shard, replica = new, "adding a learner");
+            if let Err(error) = replica.add_learner(new, node_of(new)).await {
+                tracing::info!(shard, %error, "adding a learner is tried again");
+            }
         }
-        return true;
-    }
-    if caught_up(&status, new) {
-        let mut next: BTreeSet<u64> = voters
-            .iter()
-            .copied()
-            .filter(|&id| node_of(id) != node_of(new))
-            .collect();
-        // Planted: somebody else leaves, or nobody.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::WrongReplicaRemoved) {
-            next.clone_from(voters);
-            next.retain(|&id| Some(id) != others_first(voters, new));
-        } else if plant::is(plant::Bug::OldReplicaStays) {
-            next.clone_from(voters);
+        Step::ChangeVoters(voters) => {
+            tracing::info!(shard, ?voters, "changing the voters");
+            if let Err(error) = replica.change_voters(voters).await {
+                tracing::info!(shard, %error, "changing the voters is tried again");
+            }
         }
-        next.insert(new);
-        return finish(shard, replica, next).await;
     }
     true
+}
+
+/// What to do next about the members of a shard.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Done,
+    /// For a learner to catch up.
+    Wait,
+    AddLearner(u64),
+    ChangeVoters(BTreeSet<u64>),
+}
+
+/// The next step from these voters (two sets in the middle of a joint change) and learners to the wanted voters.
+fn step(
+    voters: &[BTreeSet<u64>],
+    learners: &BTreeSet<u64>,
+    wanted: &BTreeSet<u64>,
+    caught_up: impl Fn(u64) -> bool,
+) -> Step {
+    let [voters] = voters else {
+        // A joint change was left half done by an earlier leader. It is finished as it was meant: what is wanted may be
+        // another thing by now, with replicas that are not even learners.
+        return Step::ChangeVoters(voters.last().cloned().unwrap_or_default());
+    };
+    if voters == wanted && learners.is_empty() {
+        return Step::Done;
+    }
+    let Some(&new) = wanted.iter().find(|id| !voters.contains(id)) else {
+        return Step::ChangeVoters(wanted.clone());
+    };
+    if !learners.contains(&new) {
+        return Step::AddLearner(new);
+    }
+    if !caught_up(new) {
+        return Step::Wait;
+    }
+    let mut next: BTreeSet<u64> = voters
+        .iter()
+        .copied()
+        .filter(|&id| node_of(id) != node_of(new))
+        .collect();
+    // Planted: somebody else leaves, or nobody.
+    #[cfg(madsim)]
+    if plant::is(plant::Bug::WrongReplicaRemoved) {
+        next.clone_from(voters);
+        next.retain(|&id| Some(id) != others_first(voters, new));
+    } else if plant::is(plant::Bug::OldReplicaStays) {
+        next.clone_from(voters);
+    }
+    next.insert(new);
+    Step::ChangeVoters(next)
 }
 
 /// The planted bugs of changes that leave the wrong voters: they look no further than for the new ones.
@@ -204,14 +241,6 @@ fn seems_right(voters: &BTreeSet<u64>, wanted: &BTreeSet<u64>) -> bool {
 #[cfg(madsim)]
 fn others_first(voters: &BTreeSet<u64>, new: u64) -> Option<u64> {
     voters.iter().copied().find(|&id| node_of(id) != node_of(new))
-}
-
-async fn finish(shard: u32, replica: &Replica, voters: BTreeSet<u64>) -> bool {
-    tracing::info!(shard, ?voters, "changing the voters");
-    if let Err(error) = replica.change_voters(voters).await {
-        tracing::info!(shard, %error, "changing the voters is tried again");
-    }
-    true
 }
 
 fn caught_up(status: &ReplicaStatus, replica: u64) -> bool {
@@ -277,5 +306,69 @@ pub(super) async fn hand_over(node: &Node) {
         let mut status = replica.subscribe();
         let moved = async { while status.current().is_leader && status.changed().await {} };
         let _ = tokio::time::timeout(HAND_OVER, moved).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Replicas of nodes 1, 2, ...: the incarnation of each.
+    fn replicas(incarnations: &[u32]) -> BTreeSet<u64> {
+        (1..)
+            .zip(incarnations)
+            .map(|(node, &incarnation)| replica_of(node, incarnation))
+            .collect()
+    }
+
+    /// Takes steps until nothing is to be done; how many.
+    fn walk(mut voters: Vec<BTreeSet<u64>>, mut learners: BTreeSet<u64>, wanted: &BTreeSet<u64>) -> usize {
+        for steps in 0..20 {
+            match step(&voters, &learners, wanted, |_| true) {
+                Step::Done => {
+                    assert_eq!(voters, [wanted.clone()]);
+                    return steps;
+                }
+                Step::Wait => panic!("all have caught up"),
+                Step::AddLearner(new) => assert!(learners.insert(new)),
+                Step::ChangeVoters(next) => {
+                    // What Raft refuses: voters that were never learners.
+                    let known = |id: &u64| learners.contains(id) || voters.iter().any(|set| set.contains(id));
+                    assert!(next.iter().all(known), "{next:?} of {voters:?} and {learners:?}");
+                    learners.retain(|id| !next.contains(id) && wanted.contains(id));
+                    voters = vec![next];
+                }
+            }
+        }
+        panic!("it never ends");
+    }
+
+    #[test]
+    fn a_new_replica_of_a_node_takes_the_place_of_the_old_one() {
+        let (old, new) = (replicas(&[1, 1, 1]), replicas(&[1, 2, 1]));
+        assert_eq!(walk(vec![old], BTreeSet::new(), &new), 2);
+    }
+
+    #[test]
+    fn nothing_is_done_about_the_right_members() {
+        let right = replicas(&[1, 2, 1]);
+        assert_eq!(walk(vec![right.clone()], BTreeSet::new(), &right), 0);
+    }
+
+    #[test]
+    fn a_learner_is_waited_for() {
+        let (old, new) = (replicas(&[1, 1, 1]), replicas(&[1, 2, 1]));
+        let learners = BTreeSet::from([replica_of(2, 2)]);
+        assert_eq!(step(&[old], &learners, &new, |_| false), Step::Wait);
+    }
+
+    #[test]
+    fn a_change_left_half_done_is_finished_although_something_else_is_wanted_by_now() {
+        let (old, meant, wanted) = (replicas(&[1, 1, 1]), replicas(&[1, 2, 1]), replicas(&[1, 2, 2]));
+        assert_eq!(
+            step(&[old.clone(), meant.clone()], &BTreeSet::new(), &wanted, |_| true),
+            Step::ChangeVoters(meant.clone())
+        );
+        assert_eq!(walk(vec![old, meant], BTreeSet::new(), &wanted), 3);
     }
 }

@@ -105,12 +105,13 @@ pub(super) async fn flip(scene: &Scene) -> bool {
         return false;
     };
     let disk = victim.disk();
+    if old_file(&disk).is_none() || !await_permission(scene, victim).await {
+        return false;
+    }
+    // Chosen now: what was there before the wait may have been given back.
     let Some((file, len)) = old_file(&disk) else {
         return false;
     };
-    if !await_permission(scene, victim).await {
-        return false;
-    }
     victim.damage();
     disk.flip_bit(
         &file,
