@@ -89,6 +89,14 @@ impl Run {
     }
 }
 
+/// A place in the source, without where on this machine other crates are kept.
+fn in_crate(place: &str) -> &str {
+    let below = place.rsplit_once("/registry/src/").map(|(_, below)| below);
+    below
+        .and_then(|below| below.split_once('/'))
+        .map_or(place, |(_, place)| place)
+}
+
 /// The first thing that a failed run says about why: a violation, or a panic.
 pub(crate) fn first_complaint(output: &Output) -> String {
     let (text, errors) = (
@@ -98,11 +106,8 @@ pub(crate) fn first_complaint(output: &Output) -> String {
     let violation = text.lines().find(|line| line.starts_with("seed "));
     let panic = || {
         let mut lines = errors.lines().skip_while(|line| !line.contains("panicked at"));
-        Some(
-            format!("panic {}", lines.next()?.split("panicked at ").nth(1)?)
-                + " "
-                + lines.next().unwrap_or_default(),
-        )
+        let place = in_crate(lines.next()?.split("panicked at ").nth(1)?);
+        Some(format!("panic {place} {}", lines.next().unwrap_or_default()))
     };
     match violation {
         Some(line) => line.split_once(": ").map_or(line, |(_, what)| what).to_owned(),
