@@ -95,9 +95,29 @@ impl Client {
     /// # Errors
     /// See [`Failure`].
     pub async fn send(&self, node: u32, topic: &str, message_id: &str, body: Bytes) -> Result<i64, Failure> {
+        self.send_in(None, node, topic, message_id, body).await
+    }
+
+    /// The same in a message group, if there is one: which makes it a FIFO message.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn send_in(
+        &self,
+        message_group: Option<&str>,
+        node: u32,
+        topic: &str,
+        message_id: &str,
+        body: Bytes,
+    ) -> Result<i64, Failure> {
+        let message_type = match message_group {
+            Some(_) => mq::MessageType::Fifo,
+            None => mq::MessageType::Normal,
+        };
         let properties = mq::SystemProperties {
             message_id: message_id.into(),
-            message_type: mq::MessageType::Normal.into(),
+            message_type: message_type.into(),
+            message_group: message_group.map(Into::into),
             body_encoding: mq::Encoding::Identity.into(),
             born_host: format!("client-{}", self.id),
             ..Default::default()

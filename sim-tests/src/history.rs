@@ -47,6 +47,8 @@ pub enum Event {
     Sending { topic: String, id: String },
     /// The service acknowledged the send.
     Stored { topic: String, id: String, offset: i64 },
+    /// The service refused the message for what it is, or had to: it must never come.
+    Refused { id: String },
     /// A message came.
     Delivered(Delivery),
     /// Whoever has the delivery with this attempt is about to end or to change its lease.
@@ -94,7 +96,7 @@ impl Event {
     /// Whether a text is about the message of this event.
     fn is_in(&self, text: &str) -> bool {
         let (id, place) = match self {
-            Event::Sending { id, .. } | Event::Stored { id, .. } => (Some(id), None),
+            Event::Sending { id, .. } | Event::Stored { id, .. } | Event::Refused { id } => (Some(id), None),
             Event::Delivered(it) => (Some(&it.id), Some(&it.place)),
             Event::Acked { id, place, .. }
             | Event::AckUnsure { id, place, .. }
@@ -260,6 +262,7 @@ impl Book {
             Event::AckUnsure { group, id, .. } => self.finish(group, id),
             // A dead letter is done with when it is seen among the dead letters.
             Event::Sending { .. }
+            | Event::Refused { .. }
             | Event::Ending { .. }
             | Event::AckRefused { .. }
             | Event::Hidden { .. }

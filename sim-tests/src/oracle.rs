@@ -12,6 +12,7 @@
 //! | `conserve` | P4: attempts go up, and what is acknowledged does not come again |
 //! | `once` | P7: what was sent once is stored once |
 //! | `offsets` | P8: offsets are dense, and what stands at one never changes |
+//! | `poll` | P8: a queue comes in order |
 //! | `dead` | P9: dead letters, exactly once, and never more attempts than allowed |
 //! | `cluster` | P10, and Raft's own: one leader a term, one entry an index |
 
@@ -27,6 +28,7 @@ mod durable;
 mod lease;
 mod offsets;
 mod once;
+mod poll;
 mod receipt;
 
 /// Watches one promise.
@@ -47,6 +49,7 @@ pub(crate) fn all(groups: &BTreeSet<String>, max_attempts: u32) -> Vec<Box<dyn O
         Box::<conserve::Conserve>::default(),
         Box::<once::Once>::default(),
         Box::<offsets::Offsets>::default(),
+        Box::<poll::Polls>::default(),
         Box::new(dead::Dead::new(max_attempts)),
     ]
 }

@@ -326,7 +326,7 @@ mod tests {
         for steps in 0..20 {
             match step(&voters, &learners, wanted, |_| true) {
                 Step::Done => {
-                    assert_eq!(voters, [wanted.clone()]);
+                    assert_eq!(voters, std::slice::from_ref(wanted));
                     return steps;
                 }
                 Step::Wait => panic!("all have caught up"),

@@ -47,8 +47,8 @@ async fn a_message_whose_segment_is_gone_condemns_the_data_directory() {
     cluster.wait_ready().await;
     let node = cluster.service(1).node().clone();
     let log = node.store().log();
-    let closed = log.segments().into_iter().filter(|segment| !segment.open);
-    let newest = closed.last().expect("there are closed segments").sequence;
+    let mut closed = log.segments().into_iter().filter(|segment| !segment.open);
+    let newest = closed.next_back().expect("there are closed segments").sequence;
     log.recycle_through(newest)
         .await
         .expect("the log gives them up when told to");

@@ -1,5 +1,5 @@
-//! P1: an acknowledged send survives ("lost"), and nothing comes that nobody sent ("unexpected") or that is not what was
-//! sent ("corrupt").
+//! P1: an acknowledged send survives ("lost"), and nothing comes that nobody sent ("unexpected"), that was refused
+//! ("aborted read") or that is not what was sent ("corrupt").
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,6 +14,7 @@ pub(super) struct Durable {
     groups: BTreeSet<String>,
     sent: BTreeSet<String>,
     stored: BTreeSet<String>,
+    refused: BTreeSet<String>,
     /// By consumer group.
     came: BTreeMap<String, BTreeSet<String>>,
 }
@@ -25,6 +26,7 @@ impl Durable {
             groups,
             sent: BTreeSet::new(),
             stored: BTreeSet::new(),
+            refused: BTreeSet::new(),
             came: BTreeMap::new(),
         }
     }
@@ -39,7 +41,16 @@ impl Oracle for Durable {
             Event::Stored { id, .. } => {
                 self.stored.insert(id.clone());
             }
+            Event::Refused { id } => {
+                self.refused.insert(id.clone());
+            }
             Event::Delivered(it) => {
+                if self.refused.contains(&it.id) {
+                    wrong.push(format!(
+                        "P1 aborted read: {} came at {at:?} and had been refused",
+                        it.id
+                    ));
+                }
                 let dead_of = it.place.topic.strip_prefix(DEAD_LETTERS);
                 if !self.sent.contains(&it.id) {
                     wrong.push(format!(
@@ -110,6 +121,17 @@ mod tests {
         ];
         let wrong = judge(&mut oracle, &events);
         assert!(wrong.len() == 1 && wrong[0].ends_with("to h"), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_message_that_was_refused_and_comes_is_found() {
+        let refused = Event::Refused { id: "t/1".into() };
+        let events = [(0, sending("t/1")), (1, refused), (2, delivered("t/1", 0, 1, 2))];
+        let wrong = judge(&mut oracle(), &events);
+        assert!(
+            wrong.len() == 1 && wrong[0].starts_with("P1 aborted read"),
+            "{wrong:?}"
+        );
     }
 
     #[test]

@@ -13,8 +13,9 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 100;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 14] = [
+const MUST_HAPPEN: [&str; 15] = [
     "send stored",
+    "send refused",
     "send unknown",
     "receive some",
     "receive nothing",
