@@ -32,6 +32,7 @@ use raft_store::{
     disk::sim::{Loss, SimDisk},
     engine::memory::MemoryEngine,
 };
+use tokio::time::sleep;
 use tracing::debug;
 
 use crate::{
@@ -43,6 +44,10 @@ use crate::{
     trace::Trace,
 };
 
+/// How long a supervisor waits before it starts a process again that has exited.
+const SUPERVISOR_WAITS: Duration = Duration::from_millis(500);
+/// What a node says that found no space to start in.
+const NO_ROOM: &str = "disk is full";
 const PEER_PORT: u16 = 8083;
 const CLIENT_PORT: u16 = 8081;
 
@@ -254,6 +259,8 @@ struct Process {
 enum End {
     /// It found out that its data is damaged.
     Damage(String),
+    /// It found no space to start in.
+    NoRoom,
     /// Anything else.
     Failure(String),
 }
@@ -263,6 +270,7 @@ impl Process {
         let (why, excused) = match self.live().await {
             Ok(()) => (String::new(), true),
             Err(End::Failure(why)) => (why, self.may_stop.load(Ordering::SeqCst)),
+            Err(End::NoRoom) => unreachable!("waited for"),
             Err(End::Damage(why)) => {
                 self.condemned.store(true, Ordering::SeqCst);
                 (why, self.damaged.load(Ordering::SeqCst))
@@ -277,16 +285,14 @@ impl Process {
         self.exited.store(true, Ordering::SeqCst);
     }
 
-    async fn live(&self) -> Result<(), End> {
-        let me: Arc<OnceLock<Node>> = Arc::default();
-        let hello = greeting(self.id, Arc::clone(&me));
-        let transport = SimTransport::new(hello.clone(), self.disorder.clone(), self.trace.clone());
+    async fn start(&self, hello: HelloSource) -> Result<Node, End> {
+        let transport = SimTransport::new(hello, self.disorder.clone(), self.trace.clone());
         let (disk, engine) = {
             let hardware = lock(&self.hardware);
             (hardware.disk.mount(), hardware.engine.mount())
         };
         let disk = TracedDisk::new(disk, self.id.into(), self.trace.clone());
-        let node = Node::start(
+        let started = Node::start(
             self.options(),
             Arc::new(disk),
             engine,
@@ -296,15 +302,27 @@ impl Process {
                 self.wall.clone(),
                 self.trace.clone(),
             )),
-        )
-        .await
-        .map_err(|error| match error {
+        );
+        started.await.map_err(|error| match error {
             NodeError::Store(StoreError::Corrupt(what)) => End::Damage(what),
             NodeError::Identity(error) if error.kind() == io::ErrorKind::InvalidData => {
                 End::Damage(error.to_string())
             }
+            error if error.to_string().contains(NO_ROOM) => End::NoRoom,
             error => End::Failure(format!("it cannot start: {error}")),
-        })?;
+        })
+    }
+
+    async fn live(&self) -> Result<(), End> {
+        let me: Arc<OnceLock<Node>> = Arc::default();
+        let hello = greeting(self.id, Arc::clone(&me));
+        // A node that cannot start for want of space exits, and its supervisor starts it again.
+        let node = loop {
+            match self.start(hello.clone()).await {
+                Err(End::NoRoom) => sleep(SUPERVISOR_WAITS).await,
+                started => break started?,
+            }
+        };
         assert!(me.set(node.clone()).is_ok(), "a life starts once");
         let service = Arc::new(Service::new(node.clone()));
         let trace = &self.trace;
