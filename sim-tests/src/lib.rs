@@ -18,7 +18,7 @@
 //! | `client`, `workload` | a client of the service over the simulated network, and what clients do |
 //! | `janitor` | an administrator who has messages forgotten |
 //! | `nemesis`, `atlas` | faults, and what may be broken at the same time |
-//! | `coverage` | counters of what happened |
+//! | `coverage`, `commands` | counters of what happened, and of the commands that were applied |
 //! | `world` | all of it, and the verdict |
 //! | `log` | log lines with simulated time; an ERROR fails the run |
 
@@ -30,6 +30,8 @@ pub mod chaos;
 pub mod client;
 #[cfg(madsim)]
 pub mod clock;
+#[cfg(madsim)]
+pub mod commands;
 #[cfg(madsim)]
 pub mod coverage;
 #[cfg(madsim)]

@@ -19,6 +19,7 @@ use tokio::time::sleep;
 
 use crate::{
     atlas::{self, Atlas},
+    commands::Counted,
     coverage::Coverage,
     history::{History, Tally},
     host::Host,
@@ -139,7 +140,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     found(&hosts, &plan, &history).await;
     trace.event("founded", &[], &[]);
 
-    let watch = tokio::spawn(watch(hosts.clone(), history.clone()));
+    let watch = tokio::spawn(watch(hosts.clone(), history.clone(), coverage.clone()));
     let rebuild = tokio::spawn(rebuild(hosts.clone(), coverage.clone()));
     let clients = Clients::start(&plan, &history, &coverage, &disorder, &trace);
     let scene = Scene {
@@ -226,12 +227,13 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
 }
 
 /// Oracles that look into the nodes, all the time.
-async fn watch(hosts: Arc<Vec<Host>>, history: History) {
-    let mut watch = Watch::default();
+async fn watch(hosts: Arc<Vec<Host>>, history: History, coverage: Coverage) {
+    let (mut watch, mut counted) = (Watch::default(), Counted::default());
     for look in 0_u64.. {
         let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
         let mut wrong = Vec::new();
         watch.look(&nodes, look.is_multiple_of(STATES_EVERY), &mut wrong);
+        counted.look(&nodes, &coverage);
         wrong.into_iter().for_each(|what| history.broken(what));
         sleep(LOOK_EVERY).await;
     }

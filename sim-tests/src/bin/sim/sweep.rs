@@ -13,7 +13,16 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 100;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 15] = [
+const MUST_HAPPEN: [&str; 24] = [
+    "command append",
+    "command deliver",
+    "command ack",
+    "command release: extend",
+    "command release: dead letter",
+    "command tick",
+    "command trim",
+    "command configure",
+    "command copy forward",
     "send stored",
     "send refused",
     "send unknown",
