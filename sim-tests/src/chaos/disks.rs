@@ -14,8 +14,9 @@ use rustix::{
 
 use super::{cleanup::Cleanup, shell};
 
-/// Size of a file system. Its file has holes: only what is written takes space.
-const BYTES: u64 = 1 << 30;
+/// Size of a file system: more than the longest runs write, or a disk would be full that no fault has filled. Its file
+/// has holes: only what is written takes space.
+const BYTES: u64 = 16 << 30;
 const MIB: u64 = 1 << 20;
 
 /// Makes a file system in `image` and mounts it on `directory`.
