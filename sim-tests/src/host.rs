@@ -259,8 +259,6 @@ struct Process {
 enum End {
     /// It found out that its data is damaged.
     Damage(String),
-    /// It found no space to start in.
-    NoRoom,
     /// Anything else.
     Failure(String),
 }
@@ -270,7 +268,6 @@ impl Process {
         let (why, excused) = match self.live().await {
             Ok(()) => (String::new(), true),
             Err(End::Failure(why)) => (why, self.may_stop.load(Ordering::SeqCst)),
-            Err(End::NoRoom) => unreachable!("waited for"),
             Err(End::Damage(why)) => {
                 self.condemned.store(true, Ordering::SeqCst);
                 (why, self.damaged.load(Ordering::SeqCst))
@@ -285,7 +282,8 @@ impl Process {
         self.exited.store(true, Ordering::SeqCst);
     }
 
-    async fn start(&self, hello: HelloSource) -> Result<Node, End> {
+    /// A node, or nothing if there is no space to start in.
+    async fn start(&self, hello: HelloSource) -> Result<Option<Node>, End> {
         let transport = SimTransport::new(hello, self.disorder.clone(), self.trace.clone());
         let (disk, engine) = {
             let hardware = lock(&self.hardware);
@@ -303,14 +301,15 @@ impl Process {
                 self.trace.clone(),
             )),
         );
-        started.await.map_err(|error| match error {
-            NodeError::Store(StoreError::Corrupt(what)) => End::Damage(what),
-            NodeError::Identity(error) if error.kind() == io::ErrorKind::InvalidData => {
-                End::Damage(error.to_string())
+        match started.await {
+            Ok(node) => Ok(Some(node)),
+            Err(NodeError::Store(StoreError::Corrupt(what))) => Err(End::Damage(what)),
+            Err(NodeError::Identity(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(End::Damage(error.to_string()))
             }
-            error if error.to_string().contains(NO_ROOM) => End::NoRoom,
-            error => End::Failure(format!("it cannot start: {error}")),
-        })
+            Err(error) if error.to_string().contains(NO_ROOM) => Ok(None),
+            Err(error) => Err(End::Failure(format!("it cannot start: {error}"))),
+        }
     }
 
     async fn live(&self) -> Result<(), End> {
@@ -318,9 +317,9 @@ impl Process {
         let hello = greeting(self.id, Arc::clone(&me));
         // A node that cannot start for want of space exits, and its supervisor starts it again.
         let node = loop {
-            match self.start(hello.clone()).await {
-                Err(End::NoRoom) => sleep(SUPERVISOR_WAITS).await,
-                started => break started?,
+            match self.start(hello.clone()).await? {
+                Some(node) => break node,
+                None => sleep(SUPERVISOR_WAITS).await,
             }
         };
         assert!(me.set(node.clone()).is_ok(), "a life starts once");

@@ -192,7 +192,7 @@ impl Plan {
             groups: rng.gen_range(1..=3),
             max_attempts: rng.gen_range(2..=16),
             producers: rng.gen_range(1..=3),
-            // Long pauses as often as short ones, so that producers mostly outlive the faults.
+            // Long pauses, so that producers still send when faults come.
             messages: rng.gen_range(20..=200),
             pause_ms: 1..rng.gen_range(5..=400),
             body: rng.gen_range(20..=8_000),
