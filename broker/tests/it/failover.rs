@@ -264,3 +264,27 @@ async fn a_node_without_room_waits_for_it_while_the_others_serve() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_catalogue_is_behind_does_not_say_that_something_does_not_exist() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.kill(3).await;
+    cluster_leads_elsewhere(&cluster, 3).await;
+    let sent = send(cluster.service(1), "news", "one").await;
+    assert_eq!(code(&sent.status), Code::Ok);
+    let (_, messages) = receive(cluster.service(1), "news", "latecomers", LONG).await;
+    let [message] = messages.as_slice() else {
+        panic!("one message, not {}", messages.len())
+    };
+    cluster.boot(3).await;
+    let late = cluster.service(3);
+    // It may know no leader yet, and says so; what it never says is that there is no such consumer group.
+    let answer = loop {
+        match ack(late, "news", "latecomers", message).await {
+            Code::HaNotAvailable => {}
+            other => break other,
+        }
+    };
+    assert_eq!(answer, Code::Ok);
+    assert!(late.describe_topic("news").await.is_ok());
+}
