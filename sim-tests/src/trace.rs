@@ -1,7 +1,7 @@
 //! Everything that happens in a run, as one number.
 //!
-//! Every message, disk operation, drawn random number and fault goes into a 64-bit FNV-1a hash together
-//! with the simulated nanosecond. Two runs of one seed are the same run exactly if their hashes are
+//! Every message, disk operation, drawn random number and fault goes into a 64-bit hash (FNV-1a, eight bytes at a time)
+//! together with the simulated nanosecond. Two runs of one seed are the same run exactly if their hashes are
 //! equal; where they differ, the trace files of both show the first difference.
 
 use std::{
@@ -63,7 +63,6 @@ impl Trace {
         for number in numbers {
             hash = fnv(hash, &number.to_le_bytes());
         }
-        hash = fnv(hash, &(bytes.len() as u64).to_le_bytes());
         state.hash = fnv(hash, &content.to_le_bytes());
         state.events += 1;
         if let Some(file) = &mut state.file {
@@ -97,8 +96,35 @@ pub fn fnv_of(bytes: &[u8]) -> u64 {
     fnv(OFFSET, bytes)
 }
 
+/// By words, because everything that travels or is written goes through here. A multiplication only carries upwards, so
+/// the upper half is folded down: else the upper bytes of a word would never reach the lower ones.
 fn fnv(hash: u64, bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
+    let step = |hash: u64, word: u64| {
+        let product = (hash ^ word).wrapping_mul(PRIME);
+        product ^ (product >> 32)
+    };
+    let (words, rest) = bytes.as_chunks::<8>();
+    let hash = words.iter().fold(step(hash, bytes.len() as u64), |hash, word| {
+        step(hash, u64::from_le_bytes(*word))
+    });
+    rest.iter().fold(hash, |hash, byte| step(hash, u64::from(*byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::fnv_of;
+
+    #[test]
+    fn every_flipped_bit_and_every_length_has_another_hash() {
+        let bytes = [0_u8; 37];
+        let mut seen: BTreeSet<u64> = (0..=bytes.len()).map(|length| fnv_of(&bytes[..length])).collect();
+        for bit in 0..8 * bytes.len() {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            seen.insert(fnv_of(&flipped));
+        }
+        assert_eq!(seen.len(), bytes.len() + 1 + 8 * bytes.len());
+    }
 }

@@ -6,6 +6,11 @@
 //! `sim plant [MAX_SEEDS] [BUG..]` counts how many seeds it takes to find each planted bug. `sim shrink SEED [--plant BUG]`
 //! looks for the simplest form of a world that fails. `sim seeds FILE` runs the seeds that are kept. `sim speed` measures.
 
+/// A run is one thread that allocates all the time.
+#[cfg(madsim)]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[cfg(madsim)]
 mod planted;
 #[cfg(madsim)]

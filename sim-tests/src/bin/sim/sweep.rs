@@ -1,9 +1,11 @@
 //! Many worlds: each once, or each in two processes that must agree in everything.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     io::Write,
     process::ExitCode,
+    sync::{Mutex, PoisonError, mpsc},
+    thread,
 };
 
 use sim_tests::plan::Fault;
@@ -70,12 +72,31 @@ impl Sums {
     }
 
     /// Runs seeds, some at the same time: the next begins when any is done, and they are reported in order.
-    fn run(&mut self, mut seeds: impl Iterator<Item = u64>) {
-        let mut under_way: VecDeque<Run> = seeds.by_ref().take(AT_ONCE).map(Run::start).collect();
-        while let Some(run) = under_way.pop_front() {
-            self.take(run.seed, run.finish());
-            under_way.extend(seeds.next().map(Run::start));
-        }
+    fn run(&mut self, seeds: impl Iterator<Item = u64> + Send) {
+        let seeds = Mutex::new(seeds.enumerate());
+        let next = || seeds.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let (tell, told) = mpsc::channel();
+        thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                let tell = tell.clone();
+                scope.spawn(move || {
+                    while let Some((place, seed)) = next() {
+                        let said = Run::start(seed).finish();
+                        tell.send((place, (seed, said)))
+                            .expect("everybody is listened to");
+                    }
+                });
+            }
+            drop(tell);
+            let (mut early, mut due) = (BTreeMap::new(), 0);
+            for (place, run) in told {
+                early.insert(place, run);
+                while let Some((seed, said)) = early.remove(&due) {
+                    self.take(seed, said);
+                    due += 1;
+                }
+            }
+        });
     }
 
     fn end(mut self, count: u64) -> ExitCode {
