@@ -57,6 +57,9 @@ pub const RENEW_EVERY_MS: u64 = 5_000;
 pub const RENEW_AT_MOST_MS: u64 = 3 * 3_600_000;
 /// A client that was silent for so long is gone. Some SDKs beat every 30 s only.
 pub const CLIENT_SILENT_MS: u64 = 120_000;
+/// When a client says good-bye, others get what the server renewed for it so much later: what it sent before may still
+/// arrive.
+pub const DEPARTED_VISIBLE_AFTER_MS: u64 = 1_000;
 /// Clients remembered by one node.
 pub const MAX_CLIENTS: usize = 50_000;
 

@@ -242,13 +242,18 @@ impl Core {
             .map(|&(at_ms, _)| at_ms)
     }
 
-    /// Leases that the server prolongs and that end before `before_ms`.
-    pub fn renewable(&self, before_ms: u64, limit: usize) -> Vec<(GroupId, QueueId, InFlightView)> {
+    /// Leases that the server prolongs, that end before `before_ms`, and that are `wanted`; the first so many.
+    pub fn renewable(
+        &self,
+        before_ms: u64,
+        limit: usize,
+        wanted: impl Fn(&InFlightView) -> bool,
+    ) -> Vec<(GroupId, QueueId, InFlightView)> {
         self.deadlines
             .range(..(before_ms, QueueId(0), GroupId(0), 0))
             .filter_map(|&(_, queue, group, offset)| {
                 let lease = self.in_flight(group, queue, offset)?;
-                lease.auto_renew.then_some((group, queue, lease))
+                (lease.auto_renew && wanted(&lease)).then_some((group, queue, lease))
             })
             .take(limit)
             .collect()

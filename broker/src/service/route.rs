@@ -87,13 +87,16 @@ impl Service {
         HeartbeatResponse { status: answer::ok() }
     }
 
-    /// A client says good-bye; its leases run to their end.
+    /// A client says good-bye. Others soon get the messages whose leases the server renewed for it; leases with a time
+    /// that it chose itself run to their end. SDKs tell every node, so each leader hears it.
     pub async fn notify_client_termination(
         &self,
         caller: &Caller,
         _: NotifyClientTerminationRequest,
     ) -> NotifyClientTerminationResponse {
-        self.node().clients().left(&caller.client_id);
+        let node = self.node();
+        node.clients()
+            .left(&caller.client_id, &caller.language, node.clock().steady_ms());
         NotifyClientTerminationResponse { status: answer::ok() }
     }
 

@@ -4,11 +4,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use broker::service::handle::Handle;
 use flotilla_proto::rocketmq::{
-    ChangeInvisibleDurationRequest, Code, ForwardMessageToDeadLetterQueueRequest, MessageType, Permission,
-    QueryRouteRequest, SendMessageRequest,
+    ChangeInvisibleDurationRequest, Code, ForwardMessageToDeadLetterQueueRequest, MessageType,
+    NotifyClientTerminationRequest, Permission, QueryRouteRequest, ReceiveMessageRequest, SendMessageRequest,
+    receive_message_response::Content,
 };
 
-use crate::cluster::{Cluster, ack, caller, code, message, properties, receive, resource, send, wait_for};
+use crate::cluster::{
+    Cluster, ack, caller, code, message, properties, receive, receive_request, resource, send, wait_for,
+};
 
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(5);
@@ -105,6 +108,37 @@ async fn a_released_message_comes_again_with_the_next_attempt() {
         .await;
     assert_eq!(code(&nacked.status), Code::Ok);
     let (_, messages) = receive(service, "orders", "readers", LONG).await;
+    assert_eq!(properties(&messages[0]).delivery_attempt, Some(2));
+    assert_eq!(ack(service, "orders", "readers", &messages[0]).await, Code::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_push_consumer_holds_when_it_says_good_bye_soon_comes_to_another() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    send(service, "orders", "left behind").await;
+    let push = broker::service::Caller {
+        client_id: "push@1".into(),
+        ..caller()
+    };
+    let request = ReceiveMessageRequest {
+        auto_renew: true,
+        invisible_duration: None,
+        ..receive_request("orders", "readers", LONG)
+    };
+    let responses = service.receive_message(&push, request).await;
+    let is_message = |content: &Option<Content>| matches!(content, Some(Content::Message(_)));
+    assert!(responses.iter().any(|response| is_message(&response.content)));
+    assert_eq!(
+        receive(service, "orders", "readers", SHORT).await.0,
+        Code::MessageNotFound
+    );
+    let bye = NotifyClientTerminationRequest::default();
+    let answer = service.notify_client_termination(&push, bye).await;
+    assert_eq!(code(&answer.status), Code::Ok);
+    // Long before the end of a lease of 60 seconds.
+    let (status, messages) = receive(service, "orders", "readers", LONG).await;
+    assert_eq!((status, messages.len()), (Code::Ok, 1));
     assert_eq!(properties(&messages[0]).delivery_attempt, Some(2));
     assert_eq!(ack(service, "orders", "readers", &messages[0]).await, Code::Ok);
 }

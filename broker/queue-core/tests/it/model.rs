@@ -606,7 +606,7 @@ impl Model {
                 });
         equal(
             "renewable",
-            core.renewable(self.now + 500, 3),
+            core.renewable(self.now + 500, 3, |_| true),
             renewable.take(3).collect(),
         )?;
         self.agrees_on_entries(core, kv)

@@ -186,7 +186,7 @@ fn only_leases_of_push_consumers_that_end_soon_are_renewable() {
     shard.deliver(G_OTHER, Q, 1, 6);
     let end = START_MS + LEASE_MS;
     let renewable = |before, limit| -> Vec<(u32, u64)> {
-        let found = shard.core.renewable(before, limit);
+        let found = shard.core.renewable(before, limit, |_| true);
         found
             .into_iter()
             .map(|(group, _, lease)| (group.0, lease.offset))
@@ -195,4 +195,6 @@ fn only_leases_of_push_consumers_that_end_soon_are_renewable() {
     assert_eq!(renewable(end, 9), []);
     assert_eq!(renewable(end + 1, 9), [(G, 0), (G, 1)]);
     assert_eq!(renewable(end + 1, 1), [(G, 0)]);
+    let second = shard.core.renewable(end + 1, 1, |lease| lease.offset == 1);
+    assert_eq!(second.len(), 1, "what is not wanted does not count");
 }
