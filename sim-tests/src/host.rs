@@ -17,7 +17,7 @@ use broker::{
     service::{Caller, Service},
 };
 use flotilla_proto::{
-    peer::{ForwardRequest, ForwardResponse, Hello},
+    peer::{ForwardRequest, ForwardResponse, Hello, RaftRequest, RaftResponse, raft_request, raft_response},
     rocketmq as mq,
 };
 use futures::future::{BoxFuture, FutureExt};
@@ -39,6 +39,7 @@ use crate::{
     clock::{SimClock, WallClock},
     disk::TracedDisk,
     history::History,
+    oracle::votes::Votes,
     peers::{Disorder, SimTransport, serve},
     plan::Plan,
     trace::Trace,
@@ -89,6 +90,7 @@ impl Host {
             damaged: Arc::default(),
             condemned: Arc::default(),
             exited: Arc::default(),
+            votes: Votes::default(),
             history: history.clone(),
             disorder: disorder.clone(),
             trace: trace.clone(),
@@ -250,6 +252,8 @@ struct Process {
     damaged: Arc<AtomicBool>,
     condemned: Arc<AtomicBool>,
     exited: Arc<AtomicBool>,
+    /// Given by its replicas, in all lives.
+    votes: Votes,
     history: History,
     disorder: Disorder,
     trace: Trace,
@@ -323,12 +327,17 @@ impl Process {
             }
         };
         assert!(me.set(node.clone()).is_ok(), "a life starts once");
+        self.votes.new_life();
         let service = Arc::new(Service::new(node.clone()));
         let trace = &self.trace;
         tokio::spawn(serve(
             peer_addr(self.id),
             hello.clone(),
-            Arc::new(node.clone()),
+            Arc::new(Witness {
+                node: node.clone(),
+                votes: self.votes.clone(),
+                history: self.history.clone(),
+            }),
             trace.clone(),
         ));
         tokio::spawn(serve(
@@ -386,6 +395,45 @@ fn greeting(id: u32, node: Arc<OnceLock<Node>>) -> HelloSource {
             ..Hello::default()
         },
     })
+}
+
+/// The peer port: hears which votes the node gives.
+struct Witness {
+    node: Node,
+    votes: Votes,
+    history: History,
+}
+
+impl PeerHandler for Witness {
+    fn handle(&self, from: &Hello, body: Body) -> BoxFuture<'static, Body> {
+        let voter = match &body {
+            Body::Raft(RaftRequest {
+                shard,
+                to,
+                body: Some(raft_request::Body::Vote(_)),
+            }) => Some((*shard, *to)),
+            _ => None,
+        };
+        let answer = self.node.handle(from, body);
+        let Some((shard, replica)) = voter else {
+            return answer;
+        };
+        let (votes, history) = (self.votes.clone(), self.history.clone());
+        async move {
+            let answer = answer.await;
+            if let Body::RaftAnswer(RaftResponse {
+                body: Some(raft_response::Body::Vote(vote)),
+            }) = &answer
+                && vote.granted
+                && let Some(to) = &vote.vote
+                && let Some(wrong) = votes.give(shard, replica, (to.term, to.node))
+            {
+                history.broken(wrong);
+            }
+            answer
+        }
+        .boxed()
+    }
 }
 
 /// The client port: what tonic is to a real broker, thinner.

@@ -22,6 +22,7 @@ mod clock;
 mod disk;
 mod network;
 mod process;
+mod vote;
 
 pub(crate) use network::usual as usual_network;
 
@@ -82,6 +83,7 @@ async fn commit(scene: &Scene, fault: Fault) -> bool {
         Fault::KillLeader => process::kill_leader(scene).await,
         Fault::KillSome => process::kill_some(scene).await,
         Fault::KillAll => process::kill_all(scene).await,
+        Fault::CrashVoters => vote::crash_voters(scene).await,
         Fault::Pause => process::pause(scene).await,
         Fault::Isolate => network::isolate(scene).await,
         Fault::Split => network::split(scene).await,
@@ -102,6 +104,15 @@ async fn commit(scene: &Scene, fault: Fault) -> bool {
 impl Scene {
     fn anybody(&self) -> &Host {
         self.hosts.choose(&mut thread_rng()).expect("there are hosts")
+    }
+
+    fn any_shard(&self) -> u32 {
+        thread_rng().gen_range(0..=self.plan.shards)
+    }
+
+    fn leader(&self, shard: u32) -> Option<&Host> {
+        let leads = |host: &&Host| host.node().is_some_and(|node| node.leads(shard));
+        self.hosts.iter().find(leads)
     }
 }
 

@@ -2,7 +2,7 @@
 //! quotes are Jepsen's names for what queues and logs get wrong.
 //!
 //! Oracles draw no randomness and know nothing of the broker. Those of this folder see what clients see; `cluster` looks
-//! into the nodes, and so is there in the simulator only.
+//! into the nodes and `votes` at what they say to each other, and so they are there in the simulator only.
 //!
 //! | file | promise |
 //! |---|---|
@@ -14,7 +14,8 @@
 //! | `offsets` | P8: offsets are dense, and what stands at one never changes |
 //! | `poll` | P8: a queue comes in order |
 //! | `dead` | P9: dead letters, exactly once, and never more attempts than allowed |
-//! | `cluster` | P10, and Raft's own: one leader a term, one entry an index |
+//! | `cluster` | P10, and Raft's own: one entry an index, no leader without what was committed |
+//! | `votes` | Raft's own: no vote is taken back |
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -33,6 +34,8 @@ mod receipt;
 
 /// Watches one promise.
 pub trait Oracle: Send {
+#[cfg(madsim)]
+pub mod votes;
     /// Looks at what happened at `at`; adds to `wrong` what must not be.
     fn see(&mut self, at: Duration, event: &Event, wrong: &mut Vec<String>);
 

@@ -16,6 +16,8 @@ pub enum Fault {
     KillSome,
     /// All nodes lose power at once.
     KillAll,
+    /// Whoever elected a leader loses power, and elects again without it.
+    CrashVoters,
     /// A node stops for a while, and goes on as if nothing had been (SIGSTOP).
     Pause,
     /// One node hears and says nothing.
@@ -48,10 +50,11 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 17] = [
+    pub const ALL: [Fault; 18] = [
         Fault::KillLeader,
         Fault::KillSome,
         Fault::KillAll,
+        Fault::CrashVoters,
         Fault::Pause,
         Fault::Isolate,
         Fault::Split,
@@ -71,7 +74,7 @@ impl Fault {
     /// How many nodes a world needs for it to mean anything.
     fn nodes_needed(self) -> u32 {
         match self {
-            Fault::Wipe | Fault::BitFlip | Fault::LyingDisk => 3,
+            Fault::Wipe | Fault::BitFlip | Fault::LyingDisk | Fault::CrashVoters => 3,
             Fault::Isolate | Fault::Split | Fault::OneWay | Fault::KillSome => 2,
             _ => 1,
         }
@@ -84,6 +87,7 @@ impl Fault {
             Fault::KillLeader => "fault kill leader",
             Fault::KillSome => "fault kill some",
             Fault::KillAll => "fault kill all",
+            Fault::CrashVoters => "fault crash voters",
             Fault::Pause => "fault pause",
             Fault::Isolate => "fault isolate",
             Fault::Split => "fault split",

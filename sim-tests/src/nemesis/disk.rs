@@ -78,7 +78,8 @@ async fn await_permission(scene: &Scene, victim: &Host) -> bool {
     false
 }
 
-/// The machine is replaced: it comes back under the same address with nothing.
+/// The machine is replaced: it comes back under the same address with nothing. Sometimes a leader that may
+/// have to help it with a snapshot has a slow disk: then it knows of more than it has synced, and so applied.
 pub(super) async fn wipe(scene: &Scene) -> bool {
     let victim = scene.anybody();
     let Some(_hold) = scene.atlas.hold(victim.id) else {
@@ -90,7 +91,16 @@ pub(super) async fn wipe(scene: &Scene) -> bool {
     victim.crash();
     victim.wipe();
     last(100..8_000).await;
+    let helper = scene.leader(scene.any_shard()).map(Host::disk);
+    let helper = helper.filter(|_| thread_rng().gen_bool(0.5));
+    if let Some(disk) = &helper {
+        disk.set_sync_delay(Some(Duration::from_millis(thread_rng().gen_range(20..300))));
+    }
     victim.restart();
+    if let Some(disk) = helper {
+        last(500..5_000).await;
+        disk.set_sync_delay(Some(Duration::from_micros(scene.plan.sync_us)));
+    }
     true
 }
 

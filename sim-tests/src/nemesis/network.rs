@@ -9,7 +9,7 @@ use madsim::{
 };
 
 use super::{Scene, last};
-use crate::plan::Plan;
+use crate::{host::Host, plan::Plan};
 
 /// Long enough for an election, and often for more than one.
 const CUT_MS: std::ops::Range<u64> = 500..15_000;
@@ -33,6 +33,30 @@ async fn cut_for_a_while(links: &[(NodeId, NodeId)]) -> bool {
     true
 }
 
+/// A node that no other node hears, or can reach.
+pub(super) struct CutOff(Vec<(NodeId, NodeId)>);
+
+impl CutOff {
+    /// It is one of them again.
+    pub(super) fn mend(self) {
+        mend(&self.0);
+    }
+}
+
+/// Cuts a node off from all others.
+pub(super) fn cut_off(scene: &Scene, host: &Host) -> CutOff {
+    let links = between(&[host.machine()], &all_but(scene, host.machine()));
+    cut(&links);
+    CutOff(links)
+}
+
+fn all_but(scene: &Scene, machine: NodeId) -> Vec<NodeId> {
+    machines(scene)
+        .into_iter()
+        .filter(|other| *other != machine)
+        .collect()
+}
+
 /// Nodes only: clients still reach everybody, as in many a real partition.
 fn between(some: &[NodeId], others: &[NodeId]) -> Vec<(NodeId, NodeId)> {
     let pairs = some.iter().flat_map(|a| others.iter().map(|b| (*a, *b)));
@@ -40,7 +64,7 @@ fn between(some: &[NodeId], others: &[NodeId]) -> Vec<(NodeId, NodeId)> {
 }
 
 fn machines(scene: &Scene) -> Vec<NodeId> {
-    scene.hosts.iter().map(crate::host::Host::machine).collect()
+    scene.hosts.iter().map(Host::machine).collect()
 }
 
 pub(super) async fn isolate(scene: &Scene) -> bool {
@@ -52,11 +76,7 @@ pub(super) async fn isolate(scene: &Scene) -> bool {
         NetSim::current().unclog_node(machine);
         return true;
     }
-    let others: Vec<NodeId> = machines(scene)
-        .into_iter()
-        .filter(|other| *other != machine)
-        .collect();
-    cut_for_a_while(&between(&[machine], &others)).await
+    cut_for_a_while(&between(&[machine], &all_but(scene, machine))).await
 }
 
 pub(super) async fn split(scene: &Scene) -> bool {

@@ -15,12 +15,9 @@ fn die(host: &Host) {
 }
 
 pub(super) async fn kill_leader(scene: &Scene) -> bool {
-    let shard = thread_rng().gen_range(0..=scene.plan.shards);
-    let leader = scene
-        .hosts
-        .iter()
-        .find(|host| host.node().is_some_and(|node| node.leads(shard)));
-    let Some(victim) = leader else { return false };
+    let Some(victim) = scene.leader(scene.any_shard()) else {
+        return false;
+    };
     let Some(_hold) = scene.atlas.hold(victim.id) else {
         return false;
     };
