@@ -1,6 +1,13 @@
 //! A client of the service: the messages an SDK sends, over the simulated network.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use broker::peer::{Body, PROTOCOL_VERSION, PeerError, PeerTransport};
 use bytes::Bytes;
@@ -26,6 +33,8 @@ const BATCH: i32 = 8;
 /// One client, with a connection to every node.
 pub struct Client {
     id: u32,
+    /// Goes up when it says good-bye: what comes after is another client to the nodes.
+    generation: AtomicU32,
     transport: Arc<SimTransport>,
 }
 
@@ -69,7 +78,38 @@ impl Client {
             .map(|node| (node, client_addr(node).to_string()))
             .collect();
         transport.set_peers(addresses);
-        Client { id, transport }
+        Client {
+            id,
+            generation: AtomicU32::new(0),
+            transport,
+        }
+    }
+
+    /// The id it goes by now.
+    fn name(&self) -> String {
+        format!("client-{}-{}", self.id, self.generation.load(Ordering::SeqCst))
+    }
+
+    /// Goes on under another id; the one it had.
+    #[must_use]
+    pub fn rename(&self) -> String {
+        let before = self.name();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        before
+    }
+
+    /// Tells `node` that the client with this id is gone.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn say_good_bye(&self, node: u32, name: String, group: &str) -> Result<(), Failure> {
+        let request = mq::NotifyClientTerminationRequest {
+            group: Some(resource(group)),
+        };
+        let answers: Vec<mq::NotifyClientTerminationResponse> = self
+            .call_as(name, node, "NotifyClientTermination", &request, PATIENCE)
+            .await?;
+        good(answers.into_iter().next().and_then(|answer| answer.status))
     }
 
     /// The nodes that lead queues of the topic, as `node` sees it.
@@ -142,7 +182,8 @@ impl Client {
         Ok(entry.offset)
     }
 
-    /// Leases messages from `node`, waiting for some up to `poll`.
+    /// Leases messages from `node`, waiting for some up to `poll`. Without an invisible duration the server renews the
+    /// leases while this client lives.
     ///
     /// # Errors
     /// See [`Failure`]; no message in time is no error.
@@ -151,7 +192,7 @@ impl Client {
         node: u32,
         (topic, group): (&str, &str),
         poll: Duration,
-        invisible: Duration,
+        invisible: Option<Duration>,
     ) -> Result<Vec<Received>, Failure> {
         let request = mq::ReceiveMessageRequest {
             group: Some(resource(group)),
@@ -165,7 +206,8 @@ impl Client {
                 expression: "*".into(),
             }),
             batch_size: BATCH,
-            invisible_duration: Some(span(invisible)),
+            invisible_duration: invisible.map(span),
+            auto_renew: invisible.is_none(),
             long_polling_timeout: Some(span(poll)),
             ..Default::default()
         };
@@ -267,8 +309,19 @@ impl Client {
         request: &impl Message,
         ttl: Duration,
     ) -> Result<Vec<M>, Failure> {
+        self.call_as(self.name(), node, rpc, request, ttl).await
+    }
+
+    async fn call_as<M: Message + Default>(
+        &self,
+        client_id: String,
+        node: u32,
+        rpc: &str,
+        request: &impl Message,
+        ttl: Duration,
+    ) -> Result<Vec<M>, Failure> {
         let caller = peer::Caller {
-            client_id: format!("client-{}", self.id),
+            client_id,
             language: "RUST".into(),
             client_version: "5.0.0".into(),
             ..Default::default()

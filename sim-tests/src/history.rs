@@ -88,6 +88,9 @@ pub enum Event {
     },
     /// An acknowledgement was tried, and nobody knows whether it was carried out.
     AckUnsure { group: String, place: Place, id: String },
+    /// A consumer of the topic is about to say good-bye: what was given to it, or will be because it asked before, may come
+    /// to others from now on.
+    Leaving { group: String, topic: String },
     /// The service accepted that the message is a dead letter.
     Buried { group: String, place: Place, id: String },
 }
@@ -105,6 +108,7 @@ impl Event {
             Event::Hidden { place, .. } | Event::HideUnsure { place, .. } | Event::Ending { place, .. } => {
                 (None, Some(place))
             }
+            Event::Leaving { group, topic } => return text.contains(group) && text.contains(topic),
         };
         id.is_some_and(|id| text.contains(id.as_str()))
             || place.is_some_and(|place| text.contains(&format!("{place:?}")))
@@ -267,6 +271,7 @@ impl Book {
             | Event::AckRefused { .. }
             | Event::Hidden { .. }
             | Event::HideUnsure { .. }
+            | Event::Leaving { .. }
             | Event::Buried { .. } => {}
         }
     }

@@ -476,6 +476,7 @@ async fn answer(service: &Service, remote_host: String, request: ForwardRequest)
                 .map(|response| response.encode_to_vec().into())
                 .collect()
         }
+        "NotifyClientTermination" => one(&service.notify_client_termination(&caller, decode(body)).await),
         "AckMessage" => one(&service.ack_message(&caller, decode(body)).await),
         "ChangeInvisibleDuration" => one(&service.change_invisible_duration(&caller, decode(body)).await),
         "ForwardMessageToDeadLetterQueue" => one(&service

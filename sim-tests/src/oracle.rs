@@ -17,9 +17,12 @@
 //! | `cluster` | P10, and Raft's own: one entry an index, no leader without what was committed |
 //! | `votes` | Raft's own: no vote is taken back |
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use crate::history::Event;
+use crate::history::{Delivery, Event};
 
 #[cfg(madsim)]
 pub mod cluster;
@@ -31,16 +34,36 @@ mod offsets;
 mod once;
 mod poll;
 mod receipt;
+#[cfg(madsim)]
+pub mod votes;
 
 /// Watches one promise.
 pub trait Oracle: Send {
-#[cfg(madsim)]
-pub mod votes;
     /// Looks at what happened at `at`; adds to `wrong` what must not be.
     fn see(&mut self, at: Duration, event: &Event, wrong: &mut Vec<String>);
 
     /// Everything has happened, and every message should be where it belongs.
     fn end(&mut self, _wrong: &mut Vec<String>) {}
+}
+
+/// When consumers said good-bye last, by consumer group and topic.
+#[derive(Default)]
+struct Departures(BTreeMap<(String, String), Duration>);
+
+impl Departures {
+    fn leaving(&mut self, at: Duration, group: &str, topic: &str) {
+        self.0.insert((group.to_owned(), topic.to_owned()), at);
+    }
+
+    /// When a consumer of this delivery's consumer group and topic said good-bye.
+    fn of(&self, it: &Delivery) -> Option<Duration> {
+        self.0.get(&(it.group.clone(), it.place.topic.clone())).copied()
+    }
+
+    /// It was given to somebody who has left since: its lease may be over, and later attempts may have come already.
+    fn concern(&self, it: &Delivery) -> bool {
+        self.of(it).is_some_and(|left| it.asked <= left)
+    }
 }
 
 /// All that watch histories.
@@ -102,6 +125,14 @@ pub(crate) mod testing {
             invisible: S(10),
             intact: true,
         })
+    }
+
+    /// A consumer of consumer group "g" says good-bye.
+    pub(crate) fn leaving() -> Event {
+        Event::Leaving {
+            group: "g".into(),
+            topic: "t".into(),
+        }
     }
 
     pub(crate) fn acked(id: &str, offset: i64) -> Event {

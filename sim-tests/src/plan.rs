@@ -164,6 +164,8 @@ pub struct Plan {
     pub fault_every_ms: u64,
     /// How long there are faults.
     pub faults_for: Duration,
+    /// Whether the first consumer group has push consumers: the server renews their leases while they live.
+    pub push: bool,
 }
 
 impl Plan {
@@ -218,6 +220,7 @@ impl Plan {
             at_once: rng.gen_range(1..=2),
             fault_every_ms: rng.gen_range(500..=6_000),
             faults_for: Duration::from_secs(rng.gen_range(10..=40)),
+            push: rng.gen_bool(0.3),
         }
     }
 
@@ -252,6 +255,7 @@ impl Plan {
             at_once: 1,
             fault_every_ms: 1_000,
             faults_for: Duration::from_secs(1),
+            push: false,
         }
     }
 
@@ -292,6 +296,9 @@ impl Plan {
                 };
             }
             "loss" if value == "none" => self.loss = 0.0,
+            "push" if value == "none" => self.push = false,
+            // Not simpler: to have push consumers in every world of a search.
+            "push" if value == "all" => self.push = true,
             "world" if value == "calm" => *self = Plan::calm(),
             _ => return Err(format!("{change}: nothing of that name can be changed so")),
         }
@@ -329,6 +336,9 @@ impl Plan {
         if habits.forget + habits.hide + habits.bury + habits.late > 0.0 {
             changes.push("habits=none".into());
         }
+        if self.push {
+            changes.push("push=none".into());
+        }
         if self.loss > 0.0 {
             changes.push("loss=none".into());
         }
@@ -361,7 +371,7 @@ impl fmt::Display for Plan {
         write!(
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
-             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?}",
+             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {}",
             self.nodes,
             self.shards,
             self.topics,
@@ -382,7 +392,8 @@ impl fmt::Display for Plan {
             faults.join(" "),
             self.at_once,
             self.fault_every_ms,
-            self.faults_for
+            self.faults_for,
+            self.push
         )
     }
 }

@@ -25,6 +25,7 @@ use crate::{
 mod acknowledge;
 mod bury;
 mod hide;
+mod push;
 mod receive;
 mod send;
 
@@ -65,6 +66,11 @@ impl Context {
 
     fn stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Whether the consumers of this group are push consumers.
+    fn is_push(&self, group: &str) -> bool {
+        self.plan.push && group == self.plan.group(0)
     }
 
     /// The node after this one.
@@ -136,6 +142,9 @@ impl Clients {
                         topic.clone(),
                         group.clone(),
                     ));
+                }
+                if context.is_push(&group) {
+                    tokio::spawn(push::leave_now_and_then(context, topic, group));
                 }
             });
         }

@@ -1,9 +1,10 @@
 //! P4, as clients can see it: each delivery of a message to a consumer group has a higher attempt than the one before,
-//! and what was acknowledged or buried does not come again ("recovered").
+//! and what was acknowledged or buried does not come again ("recovered"). What a consumer asked for before it said good-bye
+//! may come after what others got instead.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::Oracle;
+use super::{Departures, Oracle};
 use crate::history::{Event, Place};
 
 #[derive(Default)]
@@ -14,14 +15,21 @@ struct Fate {
 
 /// The fate of everything delivered, by consumer group and place.
 #[derive(Default)]
-pub(super) struct Conserve(BTreeMap<(String, Place), Fate>);
+pub(super) struct Conserve {
+    fates: BTreeMap<(String, Place), Fate>,
+    departures: Departures,
+}
 
 impl Oracle for Conserve {
     fn see(&mut self, at: Duration, event: &Event, wrong: &mut Vec<String>) {
         match event {
             Event::Delivered(it) => {
-                let fate = self.0.entry((it.group.clone(), it.place.clone())).or_default();
-                if it.attempt <= fate.attempt {
+                let fate = self
+                    .fates
+                    .entry((it.group.clone(), it.place.clone()))
+                    .or_default();
+                let overtaken = self.departures.concern(it) && it.attempt < fate.attempt;
+                if it.attempt <= fate.attempt && !overtaken {
                     wrong.push(format!(
                         "P4: {} came to {} with attempt {} after {}",
                         it.id, it.group, it.attempt, fate.attempt
@@ -36,8 +44,9 @@ impl Oracle for Conserve {
                 }
                 fate.attempt = fate.attempt.max(it.attempt);
             }
+            Event::Leaving { group, topic } => self.departures.leaving(at, group, topic),
             Event::Acked { group, place, .. } | Event::Buried { group, place, .. } => {
-                let fate = self.0.entry((group.clone(), place.clone())).or_default();
+                let fate = self.fates.entry((group.clone(), place.clone())).or_default();
                 fate.over.get_or_insert(at);
             }
             _ => {}
@@ -63,6 +72,20 @@ mod tests {
     fn attempts_that_begin_again_are_found() {
         let events = [(1, delivered("t/1", 0, 1, 1)), (11, delivered("t/1", 0, 1, 11))];
         assert_eq!(judge(&mut Conserve::default(), &events).len(), 1);
+    }
+
+    #[test]
+    fn attempts_of_somebody_who_left_may_come_late_but_not_twice() {
+        let late = |attempt, asked| {
+            [
+                (5, leaving()),
+                (7, delivered("t/1", 0, 2, 6)),
+                (8, delivered("t/1", 0, attempt, asked)),
+            ]
+        };
+        assert_eq!(judge(&mut Conserve::default(), &late(1, 4)).len(), 0);
+        assert_eq!(judge(&mut Conserve::default(), &late(2, 4)).len(), 1);
+        assert_eq!(judge(&mut Conserve::default(), &late(1, 6)).len(), 1);
     }
 
     #[test]

@@ -3,15 +3,21 @@
 //! A client does not know when exactly its lease began, only that it was after it asked. So a lease lasts at least from
 //! then for as long as was agreed. An attempt that nobody saw is a delivery whose answer was lost: its lease lasts as
 //! long as any, because nobody has its receipt.
+//!
+//! A lease of a consumer that says good-bye may be over at once, and so may those that nobody saw: from then on such are
+//! not reckoned with.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::Oracle;
+use super::{Departures, Oracle};
 use crate::history::{Event, Place};
 
 /// What was delivered, by consumer group and place.
 #[derive(Default)]
-pub(super) struct Leases(BTreeMap<(String, Place), Lease>);
+pub(super) struct Leases {
+    leases: BTreeMap<(String, Place), Lease>,
+    departures: Departures,
+}
 
 #[derive(Default)]
 struct Lease {
@@ -25,8 +31,15 @@ impl Oracle for Leases {
         match event {
             Event::Delivered(it) => {
                 let key = (it.group.clone(), it.place.clone());
-                if let Some(Lease { until, attempt }) = self.0.get(&key) {
-                    let unseen = u32::try_from(it.attempt - attempt - 1).unwrap_or(0);
+                let over = self.departures.concern(it);
+                if let Some(Lease { until, attempt }) = self.leases.get(&key) {
+                    if over && it.attempt < *attempt {
+                        return;
+                    }
+                    let unseen = match self.departures.of(it) {
+                        Some(_) => 0,
+                        None => u32::try_from(it.attempt - attempt - 1).unwrap_or(0),
+                    };
                     let until = *until + it.invisible * unseen;
                     if at < until {
                         wrong.push(format!(
@@ -35,8 +48,17 @@ impl Oracle for Leases {
                         ));
                     }
                 }
-                let (until, attempt) = (it.asked + it.invisible, it.attempt);
-                self.0.insert(key, Lease { until, attempt });
+                let lasts = if over { Duration::ZERO } else { it.invisible };
+                let (until, attempt) = (it.asked + lasts, it.attempt);
+                self.leases.insert(key, Lease { until, attempt });
+            }
+            Event::Leaving { group, topic } => {
+                self.departures.leaving(at, group, topic);
+                for ((holder, place), lease) in &mut self.leases {
+                    if holder == group && place.topic == *topic {
+                        lease.until = lease.until.min(at);
+                    }
+                }
             }
             Event::Hidden {
                 group,
@@ -44,7 +66,7 @@ impl Oracle for Leases {
                 asked,
                 invisible,
             } => {
-                let lease = self.0.entry((group.clone(), place.clone())).or_default();
+                let lease = self.leases.entry((group.clone(), place.clone())).or_default();
                 lease.until = *asked + *invisible;
             }
             Event::HideUnsure {
@@ -53,7 +75,7 @@ impl Oracle for Leases {
                 asked,
                 invisible,
             } => {
-                let lease = self.0.entry((group.clone(), place.clone())).or_default();
+                let lease = self.leases.entry((group.clone(), place.clone())).or_default();
                 lease.until = lease.until.min(*asked + *invisible);
             }
             _ => {}
@@ -121,6 +143,47 @@ mod tests {
         };
         assert_eq!(judge(&mut Leases::default(), &events(20)).len(), 1);
         assert_eq!(judge(&mut Leases::default(), &events(21)).len(), 0);
+    }
+
+    #[test]
+    fn a_good_bye_ends_leases_of_before_and_none_of_later() {
+        assert_eq!(judged(Some((5, leaving())), 6), 0);
+        let later = [
+            (1, leaving()),
+            (2, delivered("t/1", 0, 1, 2)),
+            (11, delivered("t/1", 0, 2, 11)),
+        ];
+        assert_eq!(judge(&mut Leases::default(), &later).len(), 1);
+        let elsewhere = Event::Leaving {
+            group: "g".into(),
+            topic: "other".into(),
+        };
+        assert_eq!(judged(Some((5, elsewhere)), 6), 1);
+    }
+
+    #[test]
+    fn what_was_asked_for_before_the_good_bye_may_come_after_what_others_got() {
+        let late = |asked| {
+            [
+                (5, leaving()),
+                (7, delivered("t/1", 0, 2, 6)),
+                (8, delivered("t/1", 0, 1, asked)),
+                (9, delivered("t/1", 0, 3, 9)),
+            ]
+        };
+        let wrong = judge(&mut Leases::default(), &late(4));
+        assert_eq!(wrong.len(), 1, "the third while the second is leased: {wrong:?}");
+        assert_eq!(judge(&mut Leases::default(), &late(6)).len(), 2);
+    }
+
+    #[test]
+    fn after_a_good_bye_an_attempt_that_nobody_saw_proves_nothing() {
+        let events = [
+            (1, leaving()),
+            (2, delivered("t/1", 0, 1, 2)),
+            (12, delivered("t/1", 0, 3, 12)),
+        ];
+        assert_eq!(judge(&mut Leases::default(), &events).len(), 0);
     }
 
     #[test]

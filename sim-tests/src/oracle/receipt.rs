@@ -1,15 +1,19 @@
 //! P3, for whoever has a receipt: while a lease lasts its holder's acknowledgement is not refused, and an
 //! acknowledgement with an older receipt is not accepted, unless the message is over anyway (which a node that repeats a
-//! request of unknown outcome cannot tell from its own success).
+//! request of unknown outcome cannot tell from its own success). A lease of a consumer that says good-bye may be over at
+//! once.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::Oracle;
+use super::{Departures, Oracle};
 use crate::history::{Event, Place};
 
 /// The latest delivery of everything, by consumer group and place.
 #[derive(Default)]
-pub(super) struct Receipts(BTreeMap<(String, Place), Latest>);
+pub(super) struct Receipts {
+    latest: BTreeMap<(String, Place), Latest>,
+    departures: Departures,
+}
 
 struct Latest {
     attempt: i32,
@@ -23,20 +27,39 @@ impl Oracle for Receipts {
     fn see(&mut self, at: Duration, event: &Event, wrong: &mut Vec<String>) {
         match event {
             Event::Delivered(it) => {
+                let key = (it.group.clone(), it.place.clone());
+                let over = self.departures.concern(it);
+                if over
+                    && self
+                        .latest
+                        .get(&key)
+                        .is_some_and(|latest| latest.attempt > it.attempt)
+                {
+                    return;
+                }
+                let lasts = if over { Duration::ZERO } else { it.invisible };
                 let latest = Latest {
                     attempt: it.attempt,
                     seen: at,
-                    until: it.asked + it.invisible,
+                    until: it.asked + lasts,
                     ending: false,
                 };
-                self.0.insert((it.group.clone(), it.place.clone()), latest);
+                self.latest.insert(key, latest);
+            }
+            Event::Leaving { group, topic } => {
+                self.departures.leaving(at, group, topic);
+                for ((holder, place), latest) in &mut self.latest {
+                    if holder == group && place.topic == *topic {
+                        latest.until = latest.until.min(at);
+                    }
+                }
             }
             Event::Ending {
                 group,
                 place,
                 attempt,
             } => {
-                if let Some(latest) = self.0.get_mut(&(group.clone(), place.clone())) {
+                if let Some(latest) = self.latest.get_mut(&(group.clone(), place.clone())) {
                     latest.ending |= latest.attempt == *attempt;
                 }
             }
@@ -47,7 +70,7 @@ impl Oracle for Receipts {
                 attempt,
                 asked,
             } => {
-                if let Some(latest) = self.0.get(&(group.clone(), place.clone()))
+                if let Some(latest) = self.latest.get(&(group.clone(), place.clone()))
                     && latest.attempt > *attempt
                     && latest.seen < *asked
                     && at < latest.until
@@ -65,7 +88,7 @@ impl Oracle for Receipts {
                 id,
                 attempt,
             } => {
-                if let Some(latest) = self.0.get(&(group.clone(), place.clone()))
+                if let Some(latest) = self.latest.get(&(group.clone(), place.clone()))
                     && latest.attempt == *attempt
                     && at < latest.until
                 {
@@ -125,6 +148,29 @@ mod tests {
             judged(&[first(), (12, delivered("t/1", 0, 2, 12)), (13, refused(1))]),
             0
         );
+    }
+
+    #[test]
+    fn a_holder_that_said_good_bye_may_be_refused_and_one_that_came_later_not() {
+        let first = || (1, delivered("t/1", 0, 1, 1));
+        assert_eq!(judged(&[first(), (5, leaving()), (6, refused(1))]), 0);
+        let late = [(5, leaving()), (6, delivered("t/1", 0, 1, 4)), (7, refused(1))];
+        assert_eq!(judged(&late), 0, "it had asked before");
+        let later = [(5, leaving()), (6, delivered("t/1", 0, 1, 6)), (7, refused(1))];
+        assert_eq!(judged(&later), 1);
+    }
+
+    #[test]
+    fn a_late_answer_to_somebody_who_left_does_not_hide_who_has_the_lease() {
+        let events = [
+            (5, leaving()),
+            (7, delivered("t/1", 0, 2, 6)),
+            (8, delivered("t/1", 0, 1, 4)),
+        ];
+        let with = |event| judged(&[events.as_slice(), &[event]].concat());
+        assert_eq!(with((16, old())), 0, "the second lease may be over");
+        assert_eq!(with((15, refused(2))), 1);
+        assert_eq!(with((9, refused(1))), 0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! AckMessage, until the answer is certain, at one node after the other.
+//! AckMessage, until the answer is certain, at one node after the other; true if it was accepted.
 
 use flotilla_proto::rocketmq::Code;
 use tracing::debug;
@@ -9,7 +9,7 @@ use crate::{
     history::Event,
 };
 
-pub(super) async fn acknowledge(context: &Context, mut node: u32, group: &str, message: &Received) {
+pub(super) async fn acknowledge(context: &Context, mut node: u32, group: &str, message: &Received) -> bool {
     let (group, place, id) = (
         group.to_owned(),
         message.place.clone(),
@@ -24,18 +24,19 @@ pub(super) async fn acknowledge(context: &Context, mut node: u32, group: &str, m
         match answer {
             Ok(()) => {
                 context.coverage.count("ack done");
-                return context.record(&Event::Acked {
+                context.record(&Event::Acked {
                     group,
                     place,
                     id,
                     attempt,
                     asked,
                 });
+                return true;
             }
             Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
                 context.coverage.count("ack refused");
                 // Refused at once, the lease is over, and the message comes again.
-                return context.record(&match unsure {
+                context.record(&match unsure {
                     true => Event::AckUnsure { group, place, id },
                     false => Event::AckRefused {
                         group,
@@ -44,6 +45,7 @@ pub(super) async fn acknowledge(context: &Context, mut node: u32, group: &str, m
                         attempt,
                     },
                 });
+                return false;
             }
             Err(failure) => {
                 context.coverage.count("ack unknown");
@@ -53,4 +55,5 @@ pub(super) async fn acknowledge(context: &Context, mut node: u32, group: &str, m
             }
         }
     }
+    false
 }

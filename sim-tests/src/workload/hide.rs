@@ -1,4 +1,6 @@
 //! ChangeInvisibleDuration, once: what comes of it is seen later.
+//!
+//! Whatever time a push consumer asks for, it has failed, and the message waits as long as that takes: so it asks for none.
 
 use std::time::Duration;
 
@@ -14,7 +16,10 @@ use crate::{
 pub(super) async fn hide(context: &Context, node: u32, group: &str, message: &Received) {
     // "Again, at once" is an attempt that failed.
     let longest = if thread_rng().gen_bool(0.1) { 1 } else { 20_000 };
-    let invisible = Duration::from_millis(thread_rng().gen_range(0..longest));
+    let invisible = match context.is_push(group) {
+        true => Duration::ZERO,
+        false => Duration::from_millis(thread_rng().gen_range(0..longest)),
+    };
     let asked = now();
     let (group_name, place) = (group.to_owned(), message.place.clone());
     context.ending(group, message);

@@ -6,7 +6,7 @@ use madsim::rand::{Rng, thread_rng};
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Context, UNDERTAKER, acknowledge, bury, hide, now, send};
+use super::{Context, UNDERTAKER, acknowledge, bury, hide, now, push, send};
 use crate::{
     client::{Failure, Received},
     history::{Delivery, Event},
@@ -20,13 +20,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_secs(2);
 
 pub(super) async fn consume(context: Context, node: u32, topic: String, group: String) {
+    let chosen = (!context.is_push(&group)).then_some(INVISIBLE);
     while !context.stopped() {
         let asked = now();
-        let messages = match context
-            .client
-            .receive(node, (&topic, &group), POLL, INVISIBLE)
-            .await
-        {
+        let messages = match context.client.receive(node, (&topic, &group), POLL, chosen).await {
             Ok(messages) => messages,
             Err(failure) => {
                 match failure {
@@ -57,34 +54,40 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
                 id: id.clone(),
                 attempt: message.attempt,
                 asked,
-                invisible: INVISIBLE,
+                invisible: chosen.unwrap_or(push::LEASE),
                 intact: message.body == send::body_of(id, message.body.len().saturating_sub(1)),
             }));
         }
         for message in &messages {
-            deal_with(&context, node, &group, message).await;
+            deal_with(&context, node, &group, message, asked).await;
         }
     }
 }
 
-async fn deal_with(context: &Context, node: u32, group: &str, message: &Received) {
+async fn deal_with(context: &Context, node: u32, group: &str, message: &Received, asked: Duration) {
     if group == UNDERTAKER {
-        return acknowledge::acknowledge(context, node, group, message).await;
+        acknowledge::acknowledge(context, node, group, message).await;
+        return;
     }
     let habits = context.plan.habits;
+    let is_push = context.is_push(group);
     let drawn = thread_rng().gen_range(0.0..1.0);
     let mut below = 0.0;
     let mut within = |share: f64| {
         below += share;
         drawn < below
     };
-    if within(habits.forget) {
+    // Nobody may forget what is renewed for ever.
+    if is_push && within(habits.forget + habits.late + push::HELD) {
+        let (context, group, message) = (context.clone(), group.to_owned(), message.clone());
+        tokio::spawn(push::hold(context, node, group, message, asked));
+    } else if !is_push && within(habits.forget) {
         context.coverage.count("consumer forgets");
     } else if within(habits.hide) {
         hide::hide(context, node, group, message).await;
     } else if within(habits.bury) {
         bury::bury(context, node, group, message).await;
-    } else if within(habits.late) {
+    } else if !is_push && within(habits.late) {
         let (context, group, message) = (context.clone(), group.to_owned(), message.clone());
         tokio::spawn(async move {
             sleep(INVISIBLE + Duration::from_millis(thread_rng().gen_range(0..2_000))).await;

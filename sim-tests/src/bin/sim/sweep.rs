@@ -15,8 +15,9 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 100;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 25] = [
+const MUST_HAPPEN: [&str; 28] = [
     "command release: retry",
+    "command release: renew",
     "command append",
     "command deliver",
     "command ack",
@@ -40,6 +41,8 @@ const MUST_HAPPEN: [&str; 25] = [
     "bury done",
     "consumer forgets",
     "consumer is late",
+    "push holds long",
+    "client leaves",
     "janitor trims",
 ];
 

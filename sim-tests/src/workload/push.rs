@@ -1,0 +1,47 @@
+//! Push consumers: the server renews their leases while they live. So they may hold a message for long, and must say
+//! good-bye now and then, because a lease whose receipt was lost on its way is renewed as well.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use madsim::rand::{Rng, thread_rng};
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::{Context, acknowledge, now};
+use crate::{client::Received, history::Event};
+
+/// A lease that is not renewed.
+pub(super) const LEASE: Duration = Duration::from_millis(broker::limits::AUTO_RENEW_LEASE_MS);
+/// Share of messages that are held, besides those that other consumers would forget.
+pub(super) const HELD: f64 = 0.05;
+/// For how long, milliseconds: mostly until a lease was renewed.
+const HOLD_MS: std::ops::Range<u64> = 45_000..80_000;
+/// From one good-bye to the next, milliseconds: sometimes after the longest hold.
+const STAY_MS: std::ops::Range<u64> = 20_000..120_000;
+
+/// Acknowledges a message, asked for at `asked`, after a long time.
+pub(super) async fn hold(context: Context, node: u32, group: String, message: Received, asked: Duration) {
+    sleep(Duration::from_millis(thread_rng().gen_range(HOLD_MS))).await;
+    let accepted = acknowledge::acknowledge(&context, node, &group, &message).await;
+    if accepted && now() > asked + LEASE {
+        context.coverage.count("push holds long");
+    }
+}
+
+/// Tells every node that this client is gone, once, whatever comes of it, and goes on as another.
+pub(super) async fn leave_now_and_then(context: Context, topic: String, group: String) {
+    while !context.stopped() {
+        sleep(Duration::from_millis(thread_rng().gen_range(STAY_MS))).await;
+        context.record(&Event::Leaving {
+            group: group.clone(),
+            topic: topic.clone(),
+        });
+        context.coverage.count("client leaves");
+        let name = context.client.rename();
+        debug!(at = ?now(), name, group, topic, "leaves");
+        let good_byes =
+            (1..=context.plan.nodes).map(|node| context.client.say_good_bye(node, name.clone(), &group));
+        join_all(good_byes).await;
+    }
+}
