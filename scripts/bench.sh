@@ -34,10 +34,13 @@ trap 'stop; rm -rf "$data"' EXIT
 
 # run NAME COUNT [FLAGS...]: COUNT fresh nodes, one bench.
 run() {
-    local name=$1 count=$2 ports cluster="" first_client=0 id
+    local name=$1 count=$2 ports cluster="" endpoints="" id
     shift 2
     read -r -a ports <<<"$(free_ports $((3 * count)))"
-    for ((id = 1; id <= count; id++)); do cluster+="${cluster:+,}$id=127.0.0.1:${ports[3 * id - 1]}"; done
+    for ((id = 1; id <= count; id++)); do
+        cluster+="${cluster:+,}$id=127.0.0.1:${ports[3 * id - 1]}"
+        endpoints+="${endpoints:+;}127.0.0.1:${ports[3 * id - 3]}"
+    done
     for ((id = 1; id <= count; id++)); do
         "$flotilla" serve --node-id "$id" --data-dir "$data/$name-$id" --initial-cluster "$cluster" \
             --client-addr "127.0.0.1:${ports[3 * id - 3]}" --http-addr "127.0.0.1:${ports[3 * id - 2]}" \
@@ -45,9 +48,8 @@ run() {
         nodes+=($!)
     done
     for ((id = 1; id <= count; id++)); do wait_for 60 ready "${ports[3 * id - 2]}"; done
-    first_client=${ports[0]}
     echo "bench: $name"
-    "$flotilla" bench "$mode" --endpoint "127.0.0.1:$first_client" --http "127.0.0.1:${ports[1]}" --topic bench --queues 64 \
+    "$flotilla" bench "$mode" --endpoint "$endpoints" --http "127.0.0.1:${ports[1]}" --topic bench --queues 64 \
         --pids "$(IFS=,; echo "${nodes[*]}")" --calibrate-dir "$data" --json "$out/$name.json" "$@"
     stop
 }
