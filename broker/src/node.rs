@@ -35,6 +35,7 @@ pub mod proposer;
 pub mod retention;
 pub mod shard;
 pub mod shard_time;
+mod shard_views;
 
 use clients::Clients;
 use forward::ForwardHandler;

@@ -1,0 +1,47 @@
+//! The cluster, as one node sees it.
+
+use crate::{
+    service::Service,
+    views::{ClusterView, NodeView},
+};
+
+impl Service {
+    /// Ready to serve, or why not.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.node().stopping() {
+            return Err("the node is stopping".into());
+        }
+        self.node().ready()
+    }
+
+    /// The cluster as this node sees it.
+    pub fn cluster(&self) -> ClusterView {
+        let node = self.node();
+        let meta = node.meta();
+        let shards = node.shard_views();
+        let alive = node.alive_nodes();
+        let nodes = meta
+            .nodes()
+            .values()
+            .map(|known| NodeView {
+                id: known.id,
+                incarnation: known.incarnation,
+                alive: alive.contains(&known.id),
+                client_addr: known.client_addr.clone(),
+                http_addr: known.http_addr.clone(),
+                peer_addr: known.peer_addr.clone(),
+                leads: shards
+                    .iter()
+                    .filter(|shard| shard.leader == Some(known.id))
+                    .count() as u32,
+            })
+            .collect();
+        ClusterView {
+            cluster: meta.cluster().map(|id| format!("{id:016x}")),
+            node: node.id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            nodes,
+            shards,
+        }
+    }
+}
