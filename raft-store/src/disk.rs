@@ -75,3 +75,11 @@ pub trait DiskFile: Send + Sync + 'static {
         Ok(())
     }
 }
+
+/// Whether an operation failed only because there is no room: it may succeed later.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}

@@ -29,10 +29,10 @@ use super::shared::SeenShard;
 use super::shared::Segment;
 use super::sidecar;
 use super::space::Space;
-use super::space::is_full;
 use super::written::Written;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
+use crate::disk::is_full;
 use crate::limits::MAX_SEGMENT_BYTES;
 use crate::limits::MIN_SEGMENT_BYTES;
 

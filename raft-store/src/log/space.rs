@@ -12,6 +12,7 @@ use super::segment::segment_name;
 use super::segment::sidecar_name;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
+use crate::disk::is_full;
 use crate::limits::MAX_SPARE_SEGMENTS;
 use crate::limits::ZERO_STEP_BYTES;
 
@@ -189,11 +190,4 @@ impl Space {
         self.syncs += 1;
         self.disk.sync_dir("log")
     }
-}
-
-pub(super) fn is_full(e: &io::Error) -> bool {
-    matches!(
-        e.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }

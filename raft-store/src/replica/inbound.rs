@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Inner, Raft};
 use crate::{
+    disk::is_full,
     runtime::in_order,
     snapshot::{Complete, Finish, SnapshotData, Wanted},
     types::{AppendRequest, Fatal, Vote, convert},
@@ -191,7 +192,12 @@ impl Inner {
                 snapshot_response(vote, wanted)
             }
             Err(error) => {
-                tracing::error!(shard = self.shard, %error, "a snapshot cannot be stored");
+                // A full disk is told by whoever needs it for new messages, and the sender tries again until there is room.
+                if is_full(&error) {
+                    tracing::warn!(shard = self.shard, "a snapshot waits for room on the disk");
+                } else {
+                    tracing::error!(shard = self.shard, %error, "a snapshot cannot be stored");
+                }
                 refuse(Reason::Stopped, error.to_string())
             }
         }
