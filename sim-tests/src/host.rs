@@ -74,6 +74,8 @@ pub struct Host {
     pub id: u32,
     machine: NodeHandle,
     process: Process,
+    /// Started, and not killed since.
+    up: AtomicBool,
 }
 
 impl Host {
@@ -102,7 +104,12 @@ impl Host {
             .ip(ip(id))
             .init(move || life.clone().run())
             .build();
-        Host { id, machine, process }
+        Host {
+            id,
+            machine,
+            process,
+            up: AtomicBool::new(true),
+        }
     }
 
     /// The running node, once it has started.
@@ -149,6 +156,7 @@ impl Host {
     }
 
     fn end(&self) {
+        self.up.store(false, Ordering::SeqCst);
         *lock(&self.process.running) = None;
         Handle::current().kill(self.machine.id());
     }
@@ -160,8 +168,12 @@ impl Host {
         *lock(&self.process.hardware) = Hardware::new(&self.process.plan);
     }
 
-    /// Starts the process again on what its disk kept.
+    /// Starts the process again on what its disk kept. One that somebody else has started since it died is killed first.
     pub fn restart(&self) {
+        if self.up.swap(true, Ordering::SeqCst) {
+            self.kill();
+            self.up.store(true, Ordering::SeqCst);
+        }
         self.trace("restart");
         self.process.may_stop.store(false, Ordering::SeqCst);
         self.process.condemned.store(false, Ordering::SeqCst);
