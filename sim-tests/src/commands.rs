@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use broker::node::Node;
 use flotilla_proto::record::{command::Command, release::Action};
 use queue_core::frame;
+use tracing::debug;
 
 use crate::coverage::Coverage;
 
@@ -34,9 +35,19 @@ impl Counted {
                     continue;
                 };
                 let entry = frame::decode_entry(&payload).expect("it was applied");
-                for (_, _, command) in entry.frames.filter_map(Result::ok) {
-                    coverage.count(name(command.command));
-                }
+                let names: Vec<&str> = entry
+                    .frames
+                    .filter_map(Result::ok)
+                    .map(|(_, _, command)| name(command.command))
+                    .collect();
+                debug!(
+                    shard = shard.id,
+                    index,
+                    time_ms = entry.time_ms,
+                    ?names,
+                    "applied"
+                );
+                names.into_iter().for_each(|name| coverage.count(name));
             }
         }
     }
