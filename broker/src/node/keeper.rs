@@ -23,13 +23,13 @@ const RENEW_AT_ONCE: usize = 4096;
 pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
     let mut stop = node.inner.stop.subscribe();
     let mut status = shard.replica.subscribe();
+    let mut progress = shard.replica.subscribe();
     let mut renewed_ms = 0;
     let mut departures = Departures::default();
     loop {
-        if shard
-            .leadership()
-            .see(&status.current(), node.clock().steady_ms())
-        {
+        let seen = status.current();
+        let catching_up = seen.is_leader && !seen.caught_up;
+        if shard.leadership().see(&seen, node.clock().steady_ms()) {
             // Waiters look again: queues came here, or went elsewhere.
             node.inner.hub.ring_all();
             // What the leader before was about to do for departed clients may be lost.
@@ -57,6 +57,7 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
             _ = stop.wait_for(Option::is_some) => return,
             () = shard.machine.timer.notified(), if leads => {}
             changed = status.changed() => if !changed { return },
+            changed = progress.progressed(), if catching_up => if !changed { return },
             () = tokio::time::sleep(wait) => {}
         }
     }

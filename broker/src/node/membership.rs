@@ -125,7 +125,8 @@ fn ping(node: &Node) {
     }
 }
 
-/// The shards that this node leads, as far as it knows.
+/// The shards that this node leads, as far as it knows; also those in which it does not serve yet, because it has not caught
+/// up. One without room on its disk never does, and has to hand over.
 pub(super) fn led(node: &Node) -> Vec<(u32, Replica)> {
     let meta = node.meta_replica().cloned().map(|replica| (META_SHARD, replica));
     let data = node
@@ -134,7 +135,10 @@ pub(super) fn led(node: &Node) -> Vec<(u32, Replica)> {
         .map(|shard| (shard.id, shard.replica.clone()));
     meta.into_iter()
         .chain(data)
-        .filter(|(shard, replica)| replica.status().is_leader && node.leads(*shard))
+        .filter(|(shard, replica)| {
+            let nobody_else = node.leader(*shard).is_none_or(|leader| leader == node.id());
+            replica.status().is_leader && nobody_else
+        })
         .collect()
 }
 

@@ -57,11 +57,16 @@ struct Seen {
 /// Times are of the node's steady clock.
 impl Leadership {
     /// Takes over what the replica here reports now; true if this node began or ceased to lead.
+    ///
+    /// Nobody leads until the replica has caught up with the leaders before it: what it would choose, refuse or reckon by
+    /// an older state and an older time is not what they have promised.
     pub fn see(&self, status: &ReplicaStatus, now_ms: u64) -> bool {
+        let catching_up = status.is_leader && !status.caught_up;
+        let leader = status.leader.filter(|_| !catching_up);
         self.take(Seen {
             term: status.term,
-            leader: status.leader.map(super::node_of),
-            here: status.is_leader,
+            leader: leader.map(super::node_of),
+            here: status.is_leader && status.caught_up,
             moved_ms: now_ms,
         })
     }
@@ -481,8 +486,23 @@ mod tests {
             term,
             leader: Some(super::super::replica_of(leader, 1)),
             is_leader,
+            caught_up: is_leader,
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn nobody_leads_until_the_leader_has_caught_up() {
+        let leadership = Leadership::default();
+        assert!(!leadership.see(&status(4, 1, false), 10));
+        let behind = ReplicaStatus {
+            caught_up: false,
+            ..status(5, 2, true)
+        };
+        assert!(!leadership.see(&behind, 20));
+        assert_eq!((leadership.here(), leadership.node()), (false, None));
+        assert!(leadership.see(&status(5, 2, true), 30));
+        assert_eq!((leadership.here(), leadership.node()), (true, Some(2)));
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub struct ReplicaStatus {
     pub leader: Option<u64>,
     /// Whether this replica leads: `role == Leader`.
     pub is_leader: bool,
+    /// On the leader: it has applied an entry of its own term, and so all that earlier leaders have answered. Until then
+    /// its state may be an old one.
+    pub caught_up: bool,
     /// The current term.
     pub term: u64,
     /// Index of the last entry in this replica's log.
@@ -76,16 +79,19 @@ impl ReplicaStatus {
             ServerState::Learner | ServerState::Shutdown => Role::Learner,
         };
         let replication = metrics.replication.iter().flatten();
+        let applied = metrics.last_applied.as_ref().map(convert::from_raft);
+        let own = |at: LogId| at.term == metrics.current_term && at.node == metrics.id;
         Self {
             shard,
             replica: metrics.id,
             role,
             leader: metrics.current_leader,
             is_leader: role == Role::Leader,
+            caught_up: role == Role::Leader && applied.is_some_and(own),
             term: metrics.current_term,
             last_log: metrics.last_log_index,
             committed: metrics.local_committed.as_ref().map(convert::from_raft),
-            applied: metrics.last_applied.as_ref().map(convert::from_raft),
+            applied,
             purged: metrics.purged.as_ref().map(convert::from_raft),
             voters: membership.get_joint_config().clone(),
             learners: membership.learner_ids().collect(),
@@ -117,6 +123,11 @@ impl StatusWatch {
     /// has stopped.
     pub async fn changed(&mut self) -> bool {
         self.server.changed().await.is_ok()
+    }
+
+    /// Waits until anything has changed, also what is applied. `false` when the replica has stopped.
+    pub async fn progressed(&mut self) -> bool {
+        self.metrics.changed().await.is_ok()
     }
 
     /// The status now, which counts as seen.

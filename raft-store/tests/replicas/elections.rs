@@ -18,6 +18,7 @@ async fn a_single_replica_leads_at_once_and_answers() {
         payloads(&replica).into_iter().collect::<Vec<_>>(),
         ["put a", "put b"]
     );
+    assert!(replica.status().caught_up, "it has applied what it proposed");
 }
 
 #[tokio::test]
