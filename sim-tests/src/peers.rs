@@ -125,8 +125,9 @@ impl PeerTransport for SimTransport {
         };
         let copy = self.disorder.strays().map(|later| (later, body.clone()));
         let answer = calls.begin(body)?.answer(ttl).await;
-        // Not before the first has its answer: else that could tell what the second did, and no connection does this.
-        if let Some((later, body)) = copy {
+        // Not before the first has its answer: else that could tell what the second did, and no connection does this. And
+        // not after one that says that nothing was done: whoever hears that asks again, and must not find it done.
+        if let Some((later, body)) = copy.filter(|_| !says_not_done(&answer)) {
             tokio::spawn(async move {
                 sleep(later).await;
                 // Whoever waited for this answer has gone.
@@ -146,6 +147,10 @@ impl PeerTransport for SimTransport {
             links.entry(node).or_insert_with(|| self.link(node, address));
         }
     }
+}
+
+fn says_not_done(answer: &Result<Body, PeerError>) -> bool {
+    matches!(answer, Ok(Body::ForwardAnswer(said)) if said.not_leader && !said.unsure)
 }
 
 struct Broken;
