@@ -27,6 +27,14 @@ pub(super) async fn leading_most(nodes: &[Node]) -> Option<u32> {
     None
 }
 
+/// Whether one of these nodes sees that node alive.
+pub(super) async fn any_sees_alive(nodes: &[&Node], id: u32) -> bool {
+    let looks = nodes.iter().map(|node| view(node));
+    let views = join_all(looks).await;
+    let mut seen = views.iter().flatten().flat_map(|view| &view.nodes);
+    seen.any(|node| node.id == id && node.alive)
+}
+
 async fn view(node: &Node) -> Result<ClusterView, String> {
     let text = http::get(&node.http(), "/v1/cluster").await?;
     serde_json::from_str(&text).map_err(|error| error.to_string())

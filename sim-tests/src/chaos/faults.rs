@@ -6,6 +6,7 @@
 //! | `process` | nodes that are killed, restarted and stopped |
 //! | `network` | links that are cut, lossy or slow |
 //! | `disk` | a disk that is full |
+//! | `directory` | directories that are lost, old, damaged, or of another cluster |
 
 use std::{
     io,
@@ -22,6 +23,7 @@ use tokio::time::sleep;
 
 use super::{book::Book, gaps::Happened, network::Network, node::Node, random::Random};
 
+mod directory;
 mod disk;
 mod network;
 mod process;
@@ -58,10 +60,18 @@ pub(super) enum Fault {
     Latency,
     /// A node's disk has no room
     FullDisk,
+    /// kill -9 of a node, whose directory is empty when it comes back
+    LostDirectory,
+    /// A node comes back with the directory that it had a while ago
+    OldDirectory,
+    /// A node is started with the directory that a node of another cluster had at the same address
+    ForeignDirectory,
+    /// Bits flip in what a node has stored, and then another node loses its directory
+    FlippedBits,
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 11] = [
+    pub(super) const ALL: [Fault; 15] = [
         Fault::Kill,
         Fault::KillAll,
         Fault::Restart,
@@ -73,6 +83,10 @@ impl Fault {
         Fault::Loss,
         Fault::Latency,
         Fault::FullDisk,
+        Fault::LostDirectory,
+        Fault::OldDirectory,
+        Fault::ForeignDirectory,
+        Fault::FlippedBits,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -88,6 +102,10 @@ impl Fault {
             Fault::Loss => "loss",
             Fault::Latency => "latency",
             Fault::FullDisk => "full disk",
+            Fault::LostDirectory => "lost directory",
+            Fault::OldDirectory => "old directory",
+            Fault::ForeignDirectory => "foreign directory",
+            Fault::FlippedBits => "flipped bits",
         }
     }
 
@@ -96,9 +114,18 @@ impl Fault {
         matches!(self, Isolate | Partition | OneWay | Loss | Latency)
     }
 
+    /// Takes what a quorum can spare: nothing else goes together with it.
+    fn is_of_a_disk(self) -> bool {
+        use Fault::{FlippedBits, ForeignDirectory, FullDisk, LostDirectory, OldDirectory};
+        matches!(
+            self,
+            FullDisk | LostDirectory | OldDirectory | ForeignDirectory | FlippedBits
+        )
+    }
+
     /// Goes together with a fault of the network.
     fn is_of_a_process(self) -> bool {
-        !self.is_of_the_network() && self != Fault::FullDisk
+        !self.is_of_the_network() && !self.is_of_a_disk()
     }
 }
 
@@ -189,6 +216,10 @@ async fn commit(scene: &Scene, fault: Fault, random: Random) -> io::Result<()> {
         Fault::Loss => network::loss(scene, random).await,
         Fault::Latency => network::latency(scene, random).await,
         Fault::FullDisk => disk::full(scene, random).await,
+        Fault::LostDirectory => directory::lost(scene, random).await,
+        Fault::OldDirectory => directory::old(scene, random).await,
+        Fault::ForeignDirectory => directory::foreign(scene, random).await,
+        Fault::FlippedBits => directory::flipped(scene, random).await,
     }
 }
 
@@ -220,7 +251,7 @@ mod tests {
         for first in Fault::ALL {
             let mut bag = Fault::ALL.to_vec();
             let Some(second) = partner(first, &mut bag) else {
-                assert_eq!(first, Fault::FullDisk);
+                assert!(first.is_of_a_disk());
                 continue;
             };
             assert_ne!(first.is_of_the_network(), second.is_of_the_network());

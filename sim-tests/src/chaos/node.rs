@@ -3,9 +3,12 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,12 +36,14 @@ pub(super) struct Common {
 /// A node, running or not.
 pub(super) struct Node {
     pub(super) id: u32,
-    /// Its data.
+    /// Its disk, with its own data directory and those that somebody mistakes for it.
     pub(super) directory: PathBuf,
     /// What it says.
     pub(super) log: PathBuf,
     common: Common,
     child: Mutex<Option<Child>>,
+    /// It was started with a directory that is not its own, and may refuse to run.
+    may_end: AtomicBool,
 }
 
 impl Node {
@@ -49,7 +54,18 @@ impl Node {
             log,
             common,
             child: Mutex::new(None),
+            may_end: AtomicBool::new(false),
         }
+    }
+
+    /// Its own data directory.
+    pub(super) fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// The data directory of the node of another cluster that once had its address.
+    pub(super) fn foreign(&self) -> PathBuf {
+        self.directory.join("foreign")
     }
 
     /// Where administration is served.
@@ -64,18 +80,28 @@ impl Node {
 
     /// Starts the process, if there is none.
     pub(super) fn start(&self) -> io::Result<()> {
+        self.start_with(&self.data(), &self.log, false)
+    }
+
+    /// Starts it with a directory that is, or may be, the wrong one. It may end by itself, and what it says goes elsewhere.
+    pub(super) fn start_wrongly(&self, data: &Path) -> io::Result<()> {
+        self.start_with(data, &self.log.with_extension("wrong.log"), true)
+    }
+
+    fn start_with(&self, data: &Path, log: &Path, may_end: bool) -> io::Result<()> {
         let mut child = self.lock();
         if child.is_some() {
             return Ok(());
         }
-        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let started = self.common.cleanup.spawn(&mut self.command(log)?)?;
+        let log = OpenOptions::new().create(true).append(true).open(log)?;
+        let started = self.common.cleanup.spawn(&mut self.command(data, log)?)?;
+        self.may_end.store(may_end, Ordering::SeqCst);
         self.common.network.started(self.id, started.id());
         *child = Some(started);
         Ok(())
     }
 
-    fn command(&self, log: File) -> io::Result<Command> {
+    fn command(&self, data: &Path, log: File) -> io::Result<Command> {
         let network = &self.common.network;
         let place = network.place(self.id);
         let cluster: Vec<String> = (1..=self.common.nodes)
@@ -85,7 +111,7 @@ impl Node {
         command
             .args(["serve", "--node-id", &self.id.to_string()])
             .arg("--data-dir")
-            .arg(&self.directory)
+            .arg(data)
             .args(["--client-addr", &place.clients, "--http-addr", &place.http])
             .args([
                 "--peer-addr",
@@ -135,6 +161,16 @@ impl Node {
         self.lock()
             .as_ref()
             .map_or(Ok(()), |child| signal(child, Signal::CONT))
+    }
+
+    /// Whether a process runs, as far as anybody has looked.
+    pub(super) fn runs(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Whether it may end by itself.
+    pub(super) fn may_end(&self) -> bool {
+        self.may_end.load(Ordering::SeqCst)
     }
 
     /// How the process ended by itself, if it did; from then on it is not running.

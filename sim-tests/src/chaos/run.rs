@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::try_join_all;
 use tokio::{
     task::block_in_place,
     time::{Instant, sleep, timeout},
@@ -165,6 +166,9 @@ async fn story(
     let book = scene.book.clone();
     let possible = block_in_place(|| possible(options, cleanup, &scene));
     let nodes = scene.nodes.clone();
+    if possible.contains(&Fault::ForeignDirectory) {
+        found_another(&nodes).await?;
+    }
     found(&nodes).await?;
     book.note("the cluster is formed");
     let watch = tokio::spawn(watch(nodes.clone(), book.clone()));
@@ -217,12 +221,35 @@ async fn found(nodes: &[Node]) -> Result<(), String> {
     cluster::make_group(nodes, UNDERTAKER, UNDERTAKER_ATTEMPTS, BACKOFF_MS, FORMED).await
 }
 
-/// Nodes must not end by themselves.
+/// Lets another cluster live and end at the same addresses: its directories are what nodes are given by mistake.
+async fn found_another(nodes: &[Node]) -> Result<(), String> {
+    let started = nodes
+        .iter()
+        .try_for_each(|node| node.start_wrongly(&node.foreign()));
+    started.map_err(|error| error.to_string())?;
+    cluster::whole(nodes, FORMED)
+        .await
+        .map_err(|ailments| format!("another cluster was not formed within {FORMED:?}: {ailments:?}"))?;
+    for topic in TOPICS {
+        cluster::make_topic(nodes, topic, QUEUES, FORMED).await?;
+    }
+    let ended = try_join_all(nodes.iter().map(Node::kill)).await;
+    ended.map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// Nodes must not end by themselves, unless somebody gave them a directory that is not theirs.
 async fn watch(nodes: Arc<Vec<Node>>, book: Book) {
     let mut restarts = 0;
     loop {
         for node in nodes.iter() {
             let Ok(Some(status)) = node.ended() else { continue };
+            if node.may_end() {
+                book.note(&format!(
+                    "node {} does not run with this directory: {status}",
+                    node.id
+                ));
+                continue;
+            }
             book.broken(format!("nodes: node {} ended by itself: {status}", node.id));
             restarts += 1;
             if restarts > RESTARTS {

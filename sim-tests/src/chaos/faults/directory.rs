@@ -1,0 +1,182 @@
+//! Data directories that are not what they should be: lost, old, of another cluster, or with bits that flipped.
+//!
+//! Each of these takes what a quorum can spare, so each begins when the cluster is whole, and is over when it is whole again.
+
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::{
+    task::block_in_place,
+    time::{Instant, sleep},
+};
+
+use super::{super::cluster, Scene};
+use crate::chaos::{node::Node, random::Random, shell};
+
+/// The cluster is whole before, and again after, within this.
+const WHOLE: Duration = Duration::from_secs(60);
+/// How long a node runs with a directory of another cluster, milliseconds.
+const WRONG_MS: Range<u64> = 2_000..8_000;
+/// How old an old directory is, milliseconds.
+const OLD_MS: Range<u64> = 1_000..6_000;
+/// A node that is asked who it is says so within this, or goes on.
+const SAYS_WITHIN: Duration = Duration::from_secs(10);
+/// Bits that flip.
+const BITS: Range<u64> = 1..5;
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A node comes back with nothing.
+pub(super) async fn lost(scene: &Scene, mut random: Random) -> io::Result<()> {
+    if !whole_before(scene).await {
+        return Ok(());
+    }
+    lose(scene, scene.anybody(&mut random)).await?;
+    whole_again(scene).await;
+    Ok(())
+}
+
+/// A node comes back with the directory that it had a while ago: what it promised since is not in it.
+pub(super) async fn old(scene: &Scene, mut random: Random) -> io::Result<()> {
+    if !whole_before(scene).await {
+        return Ok(());
+    }
+    let node = scene.anybody(&mut random);
+    scene.book.note(&format!("an old directory for node {}", node.id));
+    let (data, copy, newest) = (
+        node.data(),
+        node.directory.join("old"),
+        node.directory.join("newest"),
+    );
+    node.kill().await?;
+    block_in_place(|| shell::run("cp", &["-a", text(&data), text(&copy)]))?;
+    node.start()?;
+    if !whole_before(scene).await {
+        return block_in_place(|| fs::remove_dir_all(&copy));
+    }
+    scene.last(OLD_MS, &mut random).await;
+    node.kill().await?;
+    fs::rename(&data, &newest)?;
+    fs::rename(&copy, &data)?;
+    node.start_wrongly(&data)?;
+    if cluster::whole(&scene.nodes, WHOLE).await.is_err() || !node.runs() {
+        // It said that a person must decide, and the person decides that the others have everything.
+        lose(scene, node).await?;
+    } else {
+        // From now on it has to go on like any other.
+        node.kill().await?;
+        node.start()?;
+    }
+    whole_again(scene).await;
+    block_in_place(|| fs::remove_dir_all(&newest))
+}
+
+/// A node is started with the directory of another cluster, and then with its own.
+pub(super) async fn foreign(scene: &Scene, mut random: Random) -> io::Result<()> {
+    let node = scene.anybody(&mut random);
+    scene
+        .book
+        .note(&format!("node {} with a directory of another cluster", node.id));
+    node.kill().await?;
+    node.start_wrongly(&node.foreign())?;
+    let said = Instant::now() + SAYS_WITHIN;
+    scene.last(WRONG_MS, &mut random).await;
+    while node.runs() && healthy_counts_it(scene, node).await && Instant::now() < said {
+        sleep(LOOK_EVERY).await;
+    }
+    if healthy_counts_it(scene, node).await {
+        scene.book.broken(format!(
+            "nodes: node {} of another cluster is counted as one of this one",
+            node.id
+        ));
+    }
+    node.kill().await?;
+    node.start()?;
+    whole_again(scene).await;
+    Ok(())
+}
+
+/// Bits flip in closed segments of one node, and another one loses everything: what the first has to send is damaged, and
+/// only the third has it.
+pub(super) async fn flipped(scene: &Scene, mut random: Random) -> io::Result<()> {
+    if !whole_before(scene).await {
+        return Ok(());
+    }
+    let damaged = scene.anybody(&mut random);
+    let flipped = block_in_place(|| flip(&damaged.data().join("log"), &mut random))?;
+    scene
+        .book
+        .note(&format!("bits flipped on node {}: {flipped}", damaged.id));
+    if flipped > 0 {
+        let others: Vec<&Node> = scene.nodes.iter().filter(|node| node.id != damaged.id).collect();
+        let other = others[random.within(0..others.len() as u64) as usize];
+        lose(scene, other).await?;
+    }
+    whole_again(scene).await;
+    Ok(())
+}
+
+async fn lose(scene: &Scene, node: &Node) -> io::Result<()> {
+    scene.book.note(&format!("node {} loses its directory", node.id));
+    node.kill().await?;
+    block_in_place(|| fs::remove_dir_all(node.data()))?;
+    node.start()
+}
+
+/// Whether the others take the node for one that runs.
+async fn healthy_counts_it(scene: &Scene, node: &Node) -> bool {
+    let others: Vec<&Node> = scene.nodes.iter().filter(|other| other.id != node.id).collect();
+    cluster::any_sees_alive(&others, node.id).await
+}
+
+async fn whole_before(scene: &Scene) -> bool {
+    let whole = cluster::whole(&scene.nodes, WHOLE).await;
+    if let Err(ailments) = &whole {
+        scene.book.broken(format!(
+            "P11: the cluster is not whole {WHOLE:?} after the fault before: {ailments:?}"
+        ));
+    }
+    whole.is_ok()
+}
+
+async fn whole_again(scene: &Scene) {
+    if let Err(ailments) = cluster::whole(&scene.nodes, WHOLE).await {
+        scene.book.broken(format!(
+            "P11: the cluster is not whole again after {WHOLE:?}: {ailments:?}"
+        ));
+    }
+}
+
+/// Flips some bits in closed segments; how many.
+fn flip(log: &Path, random: &mut Random) -> io::Result<u64> {
+    let mut segments: Vec<PathBuf> = fs::read_dir(log)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
+        .collect();
+    segments.sort();
+    // The newest is being written: what flips in its tail may be taken for a write that was torn.
+    segments.pop();
+    if segments.is_empty() {
+        return Ok(0);
+    }
+    let bits = random.within(BITS);
+    for _ in 0..bits {
+        let path = &segments[random.within(0..segments.len() as u64) as usize];
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let at = random.within(0..file.metadata()?.len());
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at)?;
+        byte[0] ^= 1 << random.within(0..8);
+        file.write_all_at(&byte, at)?;
+    }
+    Ok(bits)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths that this program made")
+}
