@@ -22,6 +22,7 @@ use crate::{
 pub mod bootstrap;
 pub mod catalogue;
 pub mod clients;
+pub mod dropping;
 pub mod forward;
 pub mod hub;
 pub mod identity;

@@ -15,8 +15,8 @@ use flotilla_proto::{
 use raft_store::{Replica, ReplicaOptions, StoreError};
 
 use super::{
-    META_SHARD, Node, StopReason, identity::Identity, keeper, machine::QueueMachine, membership, replica_of,
-    retention, shard::DataShard,
+    META_SHARD, Node, StopReason, dropping, identity::Identity, keeper, machine::QueueMachine, membership,
+    replica_of, retention, shard::DataShard,
 };
 use crate::{
     meta::{MetaReply, MetaState},
@@ -350,6 +350,7 @@ async fn open_shards(node: &Node, identity: &Identity, meta: &MetaState) -> Resu
             .expect("no panic while held")
             .insert(id, Arc::clone(&shard));
         tokio::spawn(membership::first_leader(node.clone(), id, shard.replica.clone()));
+        tokio::spawn(dropping::run(node.clone(), Arc::clone(&shard)));
         tokio::spawn(keeper::run(node.clone(), shard));
     }
     Ok(())

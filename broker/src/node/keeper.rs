@@ -1,15 +1,15 @@
 //! What the leader of a data shard does by itself: lets time pass, renews leases of
-//! living push consumers, ends those of push consumers that said good-bye, and drops what was deleted.
+//! living push consumers, and ends those of push consumers that said good-bye.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use flotilla_proto::record::{self, Command, command, configure};
+use flotilla_proto::record::{self, Command, command};
 use queue_core::{GroupId, InFlightView, QueueId, Reply};
 
 use super::{Node, shard::DataShard};
 use crate::limits::{
-    AUTO_RENEW_LEASE_MS, DEPARTED_VISIBLE_AFTER_MS, DROP_LIMIT, RENEW_AT_MOST_MS, RENEW_BEFORE_MS,
-    RENEW_EVERY_MS, TICK_LIMIT,
+    AUTO_RENEW_LEASE_MS, DEPARTED_VISIBLE_AFTER_MS, RENEW_AT_MOST_MS, RENEW_BEFORE_MS, RENEW_EVERY_MS,
+    TICK_LIMIT,
 };
 
 /// Longest sleep between two looks.
@@ -47,7 +47,6 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
             if now >= renewed_ms + RENEW_EVERY_MS {
                 renewed_ms = now;
                 renew(&node, &shard).await;
-                drop_deleted(&node, &shard).await;
             }
             departures.see(&node, &shard);
             wait = wait.min(tick(&shard).await);
@@ -191,58 +190,5 @@ fn release_all(shard: &DataShard) {
         };
         let command = Some(command::Command::Release(release));
         let _ = shard.proposer.enqueue(Command { command });
-    }
-}
-
-/// Forgets queues and consumer groups that the catalogue has marked as deleted. What the catalogue
-/// here does not know (yet) is left alone: this node may be behind.
-async fn drop_deleted(node: &Node, shard: &DataShard) {
-    let meta = node.meta();
-    let (queues, groups) = shard.machine.read(|core| {
-        // A queue that never had a message may have subscriptions all the same.
-        let queues: BTreeSet<QueueId> = core
-            .queues()
-            .map(|(queue, _)| queue)
-            .chain(core.subscriptions().map(|(_, queue, _)| queue))
-            .filter(|queue| meta.topic_by_id(queue.topic()).is_some_and(|topic| topic.deleted))
-            .collect();
-        let groups: Vec<GroupId> = core
-            .subscriptions()
-            .map(|(group, _, _)| group)
-            .filter(|group| meta.group_by_id(group.0).is_some_and(|group| group.deleted))
-            .collect();
-        (queues, groups)
-    });
-    for queue in queues {
-        let what = configure::What::DropQueue(record::DropQueue {
-            queue: queue.0,
-            limit: DROP_LIMIT,
-        });
-        configure_until_done(shard, what).await;
-    }
-    for group in groups {
-        let what = configure::What::DropGroup(record::DropGroup {
-            group: group.0,
-            limit: DROP_LIMIT,
-        });
-        configure_until_done(shard, what).await;
-    }
-}
-
-async fn configure_until_done(shard: &DataShard, what: configure::What) {
-    loop {
-        let configure = command::Command::Configure(record::Configure {
-            what: Some(what.clone()),
-        });
-        match shard
-            .proposer
-            .submit(Command {
-                command: Some(configure),
-            })
-            .await
-        {
-            Ok(Reply::Configured { more: true }) => {}
-            _ => return,
-        }
     }
 }
