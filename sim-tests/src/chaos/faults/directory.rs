@@ -27,6 +27,8 @@ const WRONG_MS: Range<u64> = 2_000..8_000;
 const OLD_MS: Range<u64> = 1_000..6_000;
 /// A node that is asked who it is says so within this, or goes on.
 const SAYS_WITHIN: Duration = Duration::from_secs(10);
+/// A log has a closed segment within this, when producers send as much as they can.
+const FILLS_WITHIN: Duration = Duration::from_secs(20);
 /// Bits that flip.
 const BITS: Range<u64> = 1..5;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -108,7 +110,9 @@ pub(super) async fn flipped(scene: &Scene, mut random: Random) -> io::Result<()>
         return Ok(());
     }
     let damaged = scene.anybody(&mut random);
-    let flipped = block_in_place(|| flip(&damaged.data().join("log"), &mut random))?;
+    let log = damaged.data().join("log");
+    let closed = filled(scene, &log).await?;
+    let flipped = block_in_place(|| flip(&closed, &mut random))?;
     scene
         .book
         .note(&format!("bits flipped on node {}: {flipped}", damaged.id));
@@ -152,8 +156,20 @@ async fn whole_again(scene: &Scene) {
     }
 }
 
-/// Flips some bits in closed segments; how many.
-fn flip(log: &Path, random: &mut Random) -> io::Result<u64> {
+/// The closed segments of a log. Until there are some, producers send as much as they can.
+async fn filled(scene: &Scene, log: &Path) -> io::Result<Vec<PathBuf>> {
+    let end = Instant::now() + FILLS_WITHIN;
+    scene.heavy(true);
+    let mut closed = closed(log)?;
+    while closed.is_empty() && Instant::now() < end {
+        sleep(LOOK_EVERY).await;
+        closed = self::closed(log)?;
+    }
+    scene.heavy(false);
+    Ok(closed)
+}
+
+fn closed(log: &Path) -> io::Result<Vec<PathBuf>> {
     let mut segments: Vec<PathBuf> = fs::read_dir(log)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
@@ -161,12 +177,17 @@ fn flip(log: &Path, random: &mut Random) -> io::Result<u64> {
     segments.sort();
     // The newest is being written: what flips in its tail may be taken for a write that was torn.
     segments.pop();
+    Ok(segments)
+}
+
+/// Flips some bits in segments; how many.
+fn flip(segments: &[PathBuf], random: &mut Random) -> io::Result<u64> {
     if segments.is_empty() {
         return Ok(0);
     }
     let bits = random.within(BITS);
     for _ in 0..bits {
-        let path = &segments[random.within(0..segments.len() as u64) as usize];
+        let path = random.pick(segments);
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let at = random.within(0..file.metadata()?.len());
         let mut byte = [0];
