@@ -26,6 +26,7 @@ pub mod answer;
 pub mod counters;
 pub mod forwarded;
 pub mod handle;
+mod home;
 pub mod names;
 pub mod receive;
 pub mod route;

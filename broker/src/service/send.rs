@@ -18,12 +18,13 @@ use tokio::time::Instant;
 use super::{
     Caller, Service,
     answer::{self, Refused},
+    home::Home,
     names,
     stored::to_stored,
 };
 use crate::{
     limits::MAX_SEND_MESSAGES,
-    node::{clients::client_hash, forward::ForwardError, node_of, proposer::SubmitError, shard::DataShard},
+    node::{forward::ForwardError, node_of, proposer::SubmitError, shard::DataShard},
     peer::PeerError,
 };
 
@@ -98,8 +99,8 @@ impl Service {
         pinned: Option<u32>,
     ) -> Result<SendMessageResponse, Refused> {
         let deadline = Instant::now() + caller.patience();
-        let seed = client_hash(&outgoing[0].message_id);
-        let home = pinned.unwrap_or_else(|| home_shard(topic, seed));
+        let place = Home::of(&outgoing[0].message_id);
+        let home = pinned.unwrap_or_else(|| place.shard(topic));
         // Planted: the nearest shard is as good.
         #[cfg(madsim)]
         let home = match topic.queue_shards.iter().find(|&&shard| self.node().leads(shard)) {
@@ -113,7 +114,7 @@ impl Service {
             let last_refusal = match self.node().leader(home) {
                 Some(leader) if full.contains(&leader) => self.no_room(caller, &full)?,
                 Some(leader) if leader == me => {
-                    let (queue, shard) = self.queue_here(topic, home, seed)?;
+                    let (queue, shard) = self.queue_here(topic, home, place)?;
                     unsure |= append_all(&shard, queue, &mut outgoing).await?;
                     if outgoing.iter().all(|message| message.result.is_some()) {
                         return Ok(respond(outgoing));
@@ -156,16 +157,10 @@ impl Service {
         &self,
         topic: &record::Topic,
         shard: u32,
-        seed: u64,
+        place: Home,
     ) -> Result<(QueueId, Arc<DataShard>), Refused> {
-        let numbers: Vec<u32> = (0..)
-            .zip(topic.queue_shards.iter())
-            .filter(|&(_, &of)| of == shard)
-            .map(|(number, _)| number)
-            .collect();
-        let number = numbers.get((seed % numbers.len().max(1) as u64) as usize);
-        match (number, self.node().shard(shard)) {
-            (Some(&number), Some(here)) => Ok((QueueId::new(topic.id, number), here)),
+        match (place.queue(topic, shard), self.node().shard(shard)) {
+            (Some(queue), Some(here)) => Ok((queue, here)),
             // A forwarded request of a node that knows another catalogue.
             _ => Err(not_leader()),
         }
@@ -240,13 +235,6 @@ impl Service {
             Err(ForwardError::NotLeader { unsure: true } | ForwardError::Peer(_)) => Ok(There::Unsure),
         }
     }
-}
-
-/// The shard for a message of this topic: the same at every node and at every try.
-fn home_shard(topic: &record::Topic, seed: u64) -> u32 {
-    // Not the low bits: those choose the queue in the shard.
-    let queue = (seed >> 32) % topic.queue_shards.len() as u64;
-    topic.queue_shards[queue as usize]
 }
 
 /// Of the planted bug of an unknown outcome that is told as success.
