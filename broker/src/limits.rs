@@ -2,15 +2,33 @@
 
 use std::time::Duration;
 
-/// Largest message body, bytes. A little below 4 MiB, because several SDKs refuse
-/// a response message over 4 MiB, envelope included.
-pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// A message as it is delivered is smaller than this, bytes: what the SDKs' gRPC libraries receive unless told otherwise,
+/// which not every SDK does (Node's).
+pub const MAX_DELIVERED_BYTES: usize = 4 * 1024 * 1024;
+/// What a delivered message may have beside its body, bytes: the bounds below, with what the broker adds.
+pub const MAX_ENVELOPE_BYTES: usize = 64 * 1024;
+/// Largest message body, bytes. Producers learn it from their settings.
+pub const MAX_BODY_BYTES: usize = MAX_DELIVERED_BYTES - MAX_ENVELOPE_BYTES;
 /// Messages in one send request.
 pub const MAX_SEND_MESSAGES: usize = 128;
 /// User properties of one message.
 pub const MAX_PROPERTIES: usize = 128;
 /// Bytes of all property keys and values, tag and keys of one message.
 pub const MAX_PROPERTIES_BYTES: usize = 16 * 1024;
+/// Keys of one message.
+pub const MAX_KEYS: usize = 128;
+/// Bytes of the host that a producer says a message was born on.
+pub const MAX_BORN_HOST_BYTES: usize = 255;
+/// Bytes of a trace context. W3C's has up to 55 and 512 for its state.
+pub const MAX_TRACE_CONTEXT_BYTES: usize = 1024;
+/// Bytes of a client id. The SDKs' have a host name and some numbers.
+pub const MAX_CLIENT_ID_BYTES: usize = 512;
+/// Bytes of what clients say of their language and version; of longer texts nothing is kept.
+pub const MAX_AGENT_BYTES: usize = 64;
+/// Longest delay in a consumer group's backoff, and highest growth of it in percent.
+pub const MAX_BACKOFF_MS: u64 = 30 * 86_400_000;
+/// See [`MAX_BACKOFF_MS`].
+pub const MAX_BACKOFF_PERCENT: u32 = 100_000;
 /// Characters of a topic name a user may choose.
 pub const MAX_TOPIC_NAME: usize = 127;
 /// Characters of retry and dead-letter topic names.
@@ -67,6 +85,10 @@ pub const MAX_CLIENTS: usize = 50_000;
 pub const MAX_QUEUED_COMMANDS: usize = 16 * 1024;
 /// Bytes that wait in one shard's proposer.
 pub const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of one command; a larger one is refused.
+pub const MAX_COMMAND_BYTES: usize = MAX_DELIVERED_BYTES + MAX_ENVELOPE_BYTES;
+/// What an entry adds to each of its commands, and to all of them, at most, bytes.
+const ENTRY_OVERHEAD: usize = 16;
 /// Bytes of commands in one entry; a single larger command stands alone.
 pub const MAX_ENTRY_BYTES: usize = 2 * 1024 * 1024;
 /// Commands in one entry.
@@ -105,6 +127,16 @@ pub const DEFAULT_BACKOFF_MS: [u64; 18] = [
 ];
 
 const _: () = assert!(MAX_BODY_BYTES <= MAX_RECEIVE_BYTES);
+const _: () =
+    assert!(MAX_PROPERTIES_BYTES + (MAX_PROPERTIES + MAX_KEYS) * ENTRY_OVERHEAD <= MAX_ENVELOPE_BYTES / 2);
+const _: () = assert!(
+    MAX_MESSAGE_ID_BYTES * 2 + MAX_BORN_HOST_BYTES + MAX_TRACE_CONTEXT_BYTES + 8 * MAX_SYSTEM_TOPIC_NAME
+        <= MAX_ENVELOPE_BYTES / 4
+);
+/// What may be proposed fits an entry, and an entry fits a record.
+const LARGEST_ENTRY: usize = MAX_COMMAND_BYTES + MAX_ENTRY_BYTES + (MAX_ENTRY_COMMANDS + 1) * ENTRY_OVERHEAD;
+const _: () = assert!(LARGEST_ENTRY <= queue_core::limits::MAX_ENTRY_PAYLOAD);
+const _: () = assert!(queue_core::limits::MAX_ENTRY_PAYLOAD == raft_store::limits::MAX_PAYLOAD_BYTES);
 const _: () = assert!(MAX_BODY_BYTES < MAX_QUEUED_BYTES);
 const _: () = assert!(PIPELINE_BYTES <= MAX_ENTRY_BYTES);
 const _: () = assert!(MAX_ENTRY_COMMANDS <= MAX_QUEUED_COMMANDS);

@@ -15,7 +15,7 @@ use std::{
 use flotilla_proto::{peer as wire, record, rocketmq as mq};
 
 use crate::{
-    limits::{DEFAULT_REQUEST, REPLY_MARGIN},
+    limits::{DEFAULT_REQUEST, MAX_CLIENT_ID_BYTES, REPLY_MARGIN},
     node::{Node, catalogue::CatalogueError},
 };
 
@@ -24,6 +24,7 @@ pub mod ack;
 pub mod admin;
 pub mod answer;
 pub mod counters;
+mod digest;
 pub mod forwarded;
 pub mod handle;
 mod home;
@@ -129,6 +130,10 @@ impl Service {
     }
 
     fn saw(&self, caller: &Caller) {
+        // What is refused is not remembered.
+        if caller.client_id.len() > MAX_CLIENT_ID_BYTES {
+            return;
+        }
         let node = self.node();
         node.clients()
             .saw(&caller.client_id, &caller.language, node.clock().steady_ms());

@@ -13,8 +13,8 @@ pub const MAX_IN_FLIGHT: usize = 65_536;
 pub const MAX_DELIVER: usize = 1024;
 /// The wait between attempts of a subscription without a backoff.
 pub const DEFAULT_BACKOFF_MS: u64 = 10_000;
-/// Bytes of one entry's payload.
-pub const MAX_ENTRY_PAYLOAD: usize = 16 * 1024 * 1024;
+/// Bytes of one entry's payload: as many as a record of the log holds.
+pub const MAX_ENTRY_PAYLOAD: usize = 8 * 1024 * 1024;
 /// Rows read at once while the state is loaded.
 pub const LOAD_PAGE: usize = 4096;
 /// Rows read at first where a few are probably enough.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// Smallest body in bytes: what a message must say about itself.
 pub(super) const MIN_PAYLOAD: usize = super::body::HEADER;
-/// Largest body in bytes: what the RocketMQ interface allows.
-pub(super) const MAX_PAYLOAD: usize = 4 << 20;
+/// Largest body in bytes: what the server allows.
+pub(super) const MAX_PAYLOAD: usize = (4 << 20) - (64 << 10);
 /// Most sends open at once.
 pub(super) const MAX_IN_FLIGHT: usize = 1 << 16;
 /// Most connections to one node.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tonic::{Request, metadata::MetadataMap};
 
-use crate::service::Caller;
+use crate::{limits::MAX_AGENT_BYTES, service::Caller};
 
 /// Put into every request by the connection it came on.
 #[derive(Debug, Clone)]
@@ -20,8 +20,8 @@ pub(super) fn caller<T>(request: &Request<T>) -> Caller {
         .map(|host| host.0.to_string());
     Caller {
         client_id: text(metadata, "x-mq-client-id"),
-        language: text(metadata, "x-mq-language"),
-        client_version: text(metadata, "x-mq-client-version"),
+        language: short_text(metadata, "x-mq-language"),
+        client_version: short_text(metadata, "x-mq-client-version"),
         namespace: text(metadata, "x-mq-namespace"),
         remote_host: host.unwrap_or_default(),
         deadline: metadata
@@ -39,6 +39,15 @@ fn text(metadata: &MetadataMap, name: &'static str) -> String {
         .unwrap_or_default()
         .trim()
         .to_owned()
+}
+
+/// What is only remembered and shown, never decided by.
+fn short_text(metadata: &MetadataMap, name: &'static str) -> String {
+    let mut text = text(metadata, name);
+    if text.len() > MAX_AGENT_BYTES {
+        text.clear();
+    }
+    text
 }
 
 /// The gRPC form of a duration: at most eight digits and a unit.

@@ -19,6 +19,7 @@ use tokio::{
 use super::*;
 use crate::{
     config::{Config, Size},
+    limits::MAX_BODY_BYTES,
     testing::OneNode,
 };
 
@@ -217,16 +218,16 @@ async fn a_tls_client_that_speaks_something_else_inside_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_of_four_mebibytes_passes_and_a_larger_one_gets_its_status() {
+async fn the_largest_body_passes_and_a_larger_one_gets_its_status() {
     let server = Server::start().await;
     let mut client = Client::plain(&server.address).await;
     let code = |reply: client::Reply| reply.message::<mq::SendMessageResponse>().status.unwrap().code;
     assert_eq!(
-        code(client.call(SEND, &send_of(4 << 20)).await),
+        code(client.call(SEND, &send_of(MAX_BODY_BYTES)).await),
         mq::Code::Ok as i32
     );
     assert_eq!(
-        code(client.call(SEND, &send_of((4 << 20) + 1)).await),
+        code(client.call(SEND, &send_of(MAX_BODY_BYTES + 1)).await),
         mq::Code::MessageBodyTooLarge as i32
     );
     assert_eq!(

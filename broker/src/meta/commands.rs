@@ -4,6 +4,7 @@ use flotilla_proto::record::{Backoff, Node, backoff::Strategy};
 use queue_core::Fault;
 
 use super::{MetaRefusal, MetaReply, limits};
+use crate::limits::MAX_BACKOFF_MS;
 
 pub(super) mod bootstrap;
 pub(super) mod create_consumer_group;
@@ -48,10 +49,19 @@ fn check_name(name: &str) -> Result<(), MetaRefusal> {
 }
 
 fn check_backoff(backoff: Option<&Backoff>) -> Result<(), MetaRefusal> {
-    match backoff.and_then(|backoff| backoff.strategy.as_ref()) {
-        Some(Strategy::Customized(steps)) if steps.next_ms.len() > limits::MAX_BACKOFF_STEPS => Err(invalid(
-            format!("a backoff has at most {} steps", limits::MAX_BACKOFF_STEPS),
-        )),
-        _ => Ok(()),
+    let longest = match backoff.and_then(|backoff| backoff.strategy.as_ref()) {
+        Some(Strategy::Customized(steps)) if steps.next_ms.len() > limits::MAX_BACKOFF_STEPS => {
+            return Err(invalid(format!(
+                "a backoff has at most {} steps",
+                limits::MAX_BACKOFF_STEPS
+            )));
+        }
+        Some(Strategy::Customized(steps)) => steps.next_ms.iter().copied().max().unwrap_or(0),
+        Some(Strategy::Exponential(rule)) => rule.max_ms.max(rule.initial_ms),
+        None => 0,
+    };
+    if longest > MAX_BACKOFF_MS {
+        return Err(invalid(format!("a backoff waits at most {MAX_BACKOFF_MS} ms")));
     }
+    Ok(())
 }

@@ -22,8 +22,8 @@ use flotilla_proto::record::Command;
 
 use super::machine::QueueMachine;
 use crate::limits::{
-    FEW_COMMANDS_IN_FLIGHT, FRUITLESS_YIELDS, MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS,
-    MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS, PIPELINE_BYTES,
+    FEW_COMMANDS_IN_FLIGHT, FRUITLESS_YIELDS, MAX_COMMAND_BYTES, MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES,
+    MAX_ENTRY_COMMANDS, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS, PIPELINE_BYTES,
 };
 
 /// Why a command has no reply.
@@ -40,6 +40,9 @@ pub enum SubmitError {
     /// The bound of what may wait is reached: nothing was done.
     #[error("too many commands wait for this shard")]
     Overloaded,
+    /// The command has more bytes than an entry may hold: nothing was done.
+    #[error("a command of {0} bytes is too large; at most {MAX_COMMAND_BYTES} are allowed")]
+    TooLarge(usize),
     /// The disk has no room for more messages: nothing was done.
     #[error("the disk is full; free space or shorten the retention")]
     NoRoom,
@@ -98,6 +101,9 @@ impl Proposer {
         command: Command,
     ) -> Result<oneshot::Receiver<Result<Reply, SubmitError>>, SubmitError> {
         let bytes = command.encoded_len();
+        if bytes > MAX_COMMAND_BYTES {
+            return Err(SubmitError::TooLarge(bytes));
+        }
         let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > MAX_QUEUED_BYTES {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -240,9 +246,8 @@ impl From<ProposeError> for SubmitError {
                 leader: leader.map(super::node_of),
                 unsure: true,
             },
-            ProposeError::TooLarge(size) => {
-                panic!("an entry of {size} bytes is beyond the proposer's own bound")
-            }
+            // What is queued is bounded so that its entries fit. Should one not, its callers hear it, and nothing is lost.
+            ProposeError::TooLarge(size) => SubmitError::TooLarge(size),
             ProposeError::NoRoom => SubmitError::NoRoom,
             ProposeError::Stopped(reason) => SubmitError::Stopped(reason),
         }

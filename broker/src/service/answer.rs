@@ -79,6 +79,7 @@ impl From<SubmitError> for Refused {
         let code = match error {
             SubmitError::NotLeader { .. } => Code::HaNotAvailable,
             SubmitError::Overloaded => Code::TooManyRequests,
+            SubmitError::TooLarge(_) => Code::MessageBodyTooLarge,
             SubmitError::NoRoom => Code::MasterPersistenceTimeout,
             SubmitError::Stopped(_) => Code::InternalServerError,
         };

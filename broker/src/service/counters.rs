@@ -29,6 +29,8 @@ pub struct Counters {
     pub messages_out: Counter,
     /// Bytes of their bodies.
     pub bytes_out: Counter,
+    /// Messages that were leased and are too large to be delivered.
+    pub undeliverable: Counter,
     /// Messages acknowledged.
     pub acks: Counter,
     /// Sends refused.

@@ -1,13 +1,17 @@
 //! Which names, texts and sizes a client may use. Source: behaviour of the reference
 //! server, section "SendMessage" of the protocol notes.
 
-use flotilla_proto::rocketmq::{Code, Message, MessageType, Resource, SystemProperties};
+use flotilla_proto::rocketmq::{Code, Encoding, Message, MessageType, Resource, SystemProperties};
 
-use super::{Caller, answer::Refused};
+use super::{Caller, answer::Refused, digest};
 use crate::limits::{
-    MAX_BODY_BYTES, MAX_GROUP_NAME, MAX_MESSAGE_GROUP_BYTES, MAX_MESSAGE_ID_BYTES, MAX_PROPERTIES,
-    MAX_PROPERTIES_BYTES, MAX_SYSTEM_TOPIC_NAME, MAX_TOPIC_NAME,
+    MAX_BODY_BYTES, MAX_BORN_HOST_BYTES, MAX_CLIENT_ID_BYTES, MAX_GROUP_NAME, MAX_KEYS,
+    MAX_MESSAGE_GROUP_BYTES, MAX_MESSAGE_ID_BYTES, MAX_PROPERTIES, MAX_PROPERTIES_BYTES,
+    MAX_SYSTEM_TOPIC_NAME, MAX_TOPIC_NAME, MAX_TRACE_CONTEXT_BYTES,
 };
+
+/// Of a checksum that does not fit, so much is shown; SHA-1 has as many digits.
+const MAX_SHOWN_CHECKSUM: usize = 40;
 
 const SYSTEM_TOPICS: &[&str] = &[
     "TBW102",
@@ -108,6 +112,12 @@ pub fn check_caller(caller: &Caller) -> Result<(), Refused> {
         return Err(Refused::new(
             Code::ClientIdRequired,
             "the metadata x-mq-client-id is missing or blank",
+        ));
+    }
+    if caller.client_id.len() > MAX_CLIENT_ID_BYTES {
+        return Err(Refused::new(
+            Code::BadRequest,
+            format!("the metadata x-mq-client-id has at most {MAX_CLIENT_ID_BYTES} bytes"),
         ));
     }
     Ok(())
@@ -224,6 +234,8 @@ pub fn check_message(message: &Message) -> Result<(), Refused> {
         ));
     }
     check_texts(properties)?;
+    check_origin(properties)?;
+    check_body(message, properties)?;
     check_user_properties(message, properties)
 }
 
@@ -238,6 +250,12 @@ fn check_texts(properties: &SystemProperties) -> Result<(), Refused> {
         return Err(Refused::new(
             Code::IllegalMessageTag,
             "a tag is not blank and contains neither '|' nor control characters",
+        ));
+    }
+    if properties.keys.len() > MAX_KEYS {
+        return Err(Refused::new(
+            Code::IllegalMessageKey,
+            format!("a message has at most {MAX_KEYS} keys"),
         ));
     }
     if properties
@@ -261,6 +279,54 @@ fn check_texts(properties: &SystemProperties) -> Result<(), Refused> {
         ));
     }
     Ok(())
+}
+
+/// What a producer says of where a message comes from is passed on as it is, so it is bounded like everything else.
+fn check_origin(properties: &SystemProperties) -> Result<(), Refused> {
+    if properties.born_host.len() > MAX_BORN_HOST_BYTES || has_control(&properties.born_host) {
+        return Err(Refused::new(
+            Code::BadRequest,
+            format!("a born host has at most {MAX_BORN_HOST_BYTES} bytes, without control characters"),
+        ));
+    }
+    if let Some(trace) = &properties.trace_context
+        && (trace.len() > MAX_TRACE_CONTEXT_BYTES || has_control(trace))
+    {
+        return Err(Refused::new(
+            Code::MessagePropertiesTooLarge,
+            format!(
+                "a trace context has at most {MAX_TRACE_CONTEXT_BYTES} bytes, without control characters"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The body is what its sender says: in an encoding that consumers know, and with its checksum, if there is one.
+fn check_body(message: &Message, properties: &SystemProperties) -> Result<(), Refused> {
+    if Encoding::try_from(properties.body_encoding).is_err() {
+        return Err(Refused::new(
+            Code::MessageCorrupted,
+            format!(
+                "body encoding {} is not known; IDENTITY and GZIP are",
+                properties.body_encoding
+            ),
+        ));
+    }
+    match &properties.body_digest {
+        Some(digest) if !digest::fits(digest, &message.body) => Err(Refused::new(
+            Code::MessageCorrupted,
+            format!(
+                "the body does not have the checksum {:?} of type {}",
+                digest
+                    .checksum
+                    .get(..MAX_SHOWN_CHECKSUM)
+                    .unwrap_or(&digest.checksum),
+                digest.r#type
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn check_user_properties(message: &Message, properties: &SystemProperties) -> Result<(), Refused> {
@@ -296,6 +362,8 @@ fn check_user_properties(message: &Message, properties: &SystemProperties) -> Re
 
 #[cfg(test)]
 mod tests {
+    use flotilla_proto::rocketmq::{Digest, DigestType};
+
     use super::*;
 
     fn message() -> Message {
@@ -332,6 +400,66 @@ mod tests {
         assert_eq!(code(&large), Code::MessageBodyTooLarge);
         large.body = Default::default();
         assert_eq!(code(&large), Code::MessageBodyEmpty);
+    }
+
+    #[test]
+    fn what_a_producer_says_of_the_origin_is_bounded_on_both_sides() {
+        let with = |change: &dyn Fn(&mut SystemProperties)| {
+            let mut message = message();
+            change(message.system_properties.as_mut().expect("it has some"));
+            code(&message)
+        };
+        let host = |length: usize| with(&|properties| properties.born_host = "h".repeat(length));
+        assert_eq!(
+            (host(MAX_BORN_HOST_BYTES), host(MAX_BORN_HOST_BYTES + 1)),
+            (Code::Ok, Code::BadRequest)
+        );
+        let trace = |length: usize| with(&|properties| properties.trace_context = Some("t".repeat(length)));
+        assert_eq!(trace(MAX_TRACE_CONTEXT_BYTES), Code::Ok);
+        assert_eq!(
+            trace(MAX_TRACE_CONTEXT_BYTES + 1),
+            Code::MessagePropertiesTooLarge
+        );
+        let keys = |count: usize| with(&|properties| properties.keys = vec!["k".into(); count]);
+        assert_eq!(
+            (keys(MAX_KEYS), keys(MAX_KEYS + 1)),
+            (Code::Ok, Code::IllegalMessageKey)
+        );
+        assert_eq!(
+            with(&|properties| properties.born_host = "a\nb".into()),
+            Code::BadRequest
+        );
+    }
+
+    #[test]
+    fn a_body_that_is_not_what_its_sender_says_is_refused() {
+        let with = |checksum: &str, encoding| {
+            let mut message = message();
+            let properties = message.system_properties.as_mut().expect("it has some");
+            properties.body_encoding = encoding;
+            properties.body_digest = Some(Digest {
+                r#type: DigestType::Crc32 as i32,
+                checksum: checksum.into(),
+            });
+            code(&message)
+        };
+        assert_eq!(with("8CDC1683", Encoding::Gzip as i32), Code::Ok);
+        assert_eq!(
+            with("8CDC1684", Encoding::Identity as i32),
+            Code::MessageCorrupted
+        );
+        assert_eq!(with("8CDC1683", 7), Code::MessageCorrupted);
+    }
+
+    #[test]
+    fn a_client_id_is_bounded() {
+        let caller = |length| Caller {
+            client_id: "c".repeat(length),
+            ..Default::default()
+        };
+        assert!(check_caller(&caller(MAX_CLIENT_ID_BYTES)).is_ok());
+        let refused = check_caller(&caller(MAX_CLIENT_ID_BYTES + 1)).expect_err("too long");
+        assert_eq!(refused.code, Code::BadRequest);
     }
 
     #[test]

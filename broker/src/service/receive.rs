@@ -29,8 +29,8 @@ use super::{
 };
 use crate::{
     limits::{
-        AUTO_RENEW_LEASE_MS, DEFAULT_POLL, MAX_INVISIBLE, MAX_POLL, MAX_RECEIVE_BATCH, MIN_INVISIBLE,
-        POLL_MARGIN, REPLY_MARGIN, ROUTE_MAX_AGE,
+        AUTO_RENEW_LEASE_MS, DEFAULT_POLL, MAX_DELIVERED_BYTES, MAX_INVISIBLE, MAX_POLL, MAX_RECEIVE_BATCH,
+        MIN_INVISIBLE, POLL_MARGIN, REPLY_MARGIN, ROUTE_MAX_AGE,
     },
     node::{
         StopReason,
@@ -337,11 +337,10 @@ impl Service {
             let nothing = answer::status(Code::MessageNotFound, "no message within the poll");
             return vec![element(Content::Status(nothing.expect("a status"))), stamp];
         }
-        self.counters().messages_out.add(deliveries.len() as u64);
         let mut responses = Vec::with_capacity(deliveries.len() + 2);
         responses.push(element(Content::Status(answer::ok().expect("a status"))));
         for delivery in deliveries {
-            self.counters().bytes_out.add(delivery.message.body.len() as u64);
+            let body_bytes = delivery.message.body.len() as u64;
             let shard = receive.topic.queue_shards[delivery.queue.number() as usize];
             let message = to_client(
                 &receive.resource,
@@ -350,7 +349,14 @@ impl Service {
                 receive.group.id,
                 delivery,
             );
-            responses.push(element(Content::Message(message)));
+            let element = element(Content::Message(message));
+            if !is_receivable(&element) {
+                self.counters().undeliverable.add(1);
+                continue;
+            }
+            self.counters().messages_out.add(1);
+            self.counters().bytes_out.add(body_bytes);
+            responses.push(element);
         }
         responses.push(stamp);
         responses
@@ -361,6 +367,16 @@ fn element(content: Content) -> ReceiveMessageResponse {
     ReceiveMessageResponse {
         content: Some(content),
     }
+}
+
+/// False of a message that is too large for some SDKs. Sends are bounded so that there is none; one that is there all the
+/// same does not take with it what is delivered beside it. Its lease ends, and after its attempts it is a dead letter.
+fn is_receivable(element: &ReceiveMessageResponse) -> bool {
+    let bytes = element.encoded_len();
+    if bytes >= MAX_DELIVERED_BYTES {
+        tracing::warn!(bytes, "a message is too large to be delivered");
+    }
+    bytes < MAX_DELIVERED_BYTES
 }
 
 fn check_filter(request: &ReceiveMessageRequest) -> Result<(), Refused> {

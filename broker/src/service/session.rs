@@ -134,7 +134,8 @@ fn producer_policy() -> RetryPolicy {
 /// Python knows only lists of whole seconds. Node knows only exponential delays, and takes
 /// the seconds for milliseconds.
 fn consumer_policy(group: Option<&record::ConsumerGroup>, language: Language) -> RetryPolicy {
-    let max_attempts = group.map_or(DEFAULT_MAX_ATTEMPTS, |group| group.max_attempts) as i32;
+    let attempts = group.map_or(DEFAULT_MAX_ATTEMPTS, |group| group.max_attempts);
+    let max_attempts = i32::try_from(attempts).unwrap_or(i32::MAX);
     let backoff = group
         .and_then(|group| group.backoff.as_ref())
         .and_then(|backoff| backoff.strategy.clone());
@@ -182,7 +183,7 @@ fn delays(backoff: &record::backoff::Strategy, attempts: i32) -> Vec<u64> {
 fn customized(next_ms: &[u64], whole_seconds: bool) -> Strategy {
     let next = next_ms.iter().map(|&ms| {
         if whole_seconds {
-            ms.div_ceil(1000) * 1000
+            ms.div_ceil(1000).saturating_mul(1000)
         } else {
             ms
         }
@@ -247,6 +248,41 @@ mod tests {
                 nanos: 0
             })
         );
+    }
+
+    #[test]
+    fn delays_that_an_older_release_stored_reach_every_sdk_whatever_they_are() {
+        let strategies = [
+            record::backoff::Strategy::Customized(record::CustomizedBackoff {
+                next_ms: vec![0, 1, u64::MAX - 1, u64::MAX],
+            }),
+            record::backoff::Strategy::Exponential(record::ExponentialBackoff {
+                initial_ms: u64::MAX,
+                max_ms: u64::MAX,
+                multiplier_percent: u32::MAX,
+            }),
+        ];
+        for strategy in strategies {
+            let group = record::ConsumerGroup {
+                max_attempts: u32::MAX,
+                backoff: Some(record::Backoff {
+                    strategy: Some(strategy),
+                }),
+                ..Default::default()
+            };
+            for language in [
+                Language::Python,
+                Language::NodeJs,
+                Language::Java,
+                Language::Golang,
+            ] {
+                let policy = consumer_policy(Some(&group), language);
+                assert!(
+                    policy.max_attempts > 0 && policy.strategy.is_some(),
+                    "{language:?}"
+                );
+            }
+        }
     }
 
     #[test]

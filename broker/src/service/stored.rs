@@ -4,15 +4,12 @@
 use bytes::Bytes;
 use flotilla_proto::{
     record::{Property, StoredMessage},
-    rocketmq::{
-        DeadLetterQueue, Digest, DigestType, Encoding, Message, MessageType, Resource, SystemProperties,
-    },
+    rocketmq::{DeadLetterQueue, Encoding, Message, MessageType, Resource, SystemProperties},
 };
-use md5::{Digest as _, Md5};
 use prost::Message as _;
 use prost_types::Timestamp;
 
-use super::{Caller, handle::Handle};
+use super::{Caller, digest, handle::Handle};
 use crate::node::shard::Delivery;
 
 /// What the log keeps of a message that was checked before.
@@ -65,10 +62,7 @@ pub fn to_client(topic: &Resource, full_topic: &str, shard: u32, group: u32, del
         offset: delivery.offset,
         nonce: delivery.nonce,
     };
-    let digest = Digest {
-        r#type: DigestType::Md5 as i32,
-        checksum: data_encoding::HEXUPPER.encode(&Md5::digest(&stored.body)),
-    };
+    let digest = digest::of(&stored.body);
     let dead_letter_queue = (stored.topic != full_topic).then(|| DeadLetterQueue {
         topic: stored.topic.clone(),
         message_id: stored.message_id.clone(),

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "server")]
 mod bench;
+mod bounds;
 mod cluster;
 mod damage;
 mod failover;

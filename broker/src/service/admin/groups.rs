@@ -4,8 +4,10 @@ use flotilla_proto::record::{self, backoff, meta_command};
 
 use super::unexpected;
 use crate::{
-    limits::{DEFAULT_BACKOFF_MS, DEFAULT_MAX_ATTEMPTS, MAX_MAX_ATTEMPTS},
-    meta::{MetaRefusal, MetaReply},
+    limits::{
+        DEFAULT_BACKOFF_MS, DEFAULT_MAX_ATTEMPTS, MAX_BACKOFF_MS, MAX_BACKOFF_PERCENT, MAX_MAX_ATTEMPTS,
+    },
+    meta::{MetaRefusal, MetaReply, limits::MAX_BACKOFF_STEPS},
     service::{Service, names},
     views::{
         AdminError, AdminErrorKind, BackoffView, GroupDetail, GroupSpec, GroupView, Lag, QueueLag, StartAt,
@@ -159,10 +161,16 @@ fn backoff_record(view: BackoffView) -> Result<backoff::Strategy, AdminError> {
             max_ms,
             multiplier_percent,
         } => {
-            if initial_ms == 0 || max_ms < initial_ms || multiplier_percent < 100 {
-                return invalid(
-                    "an exponential backoff needs 0 < initial_ms <= max_ms and multiplier_percent >= 100",
-                );
+            let delays = 1..=MAX_BACKOFF_MS;
+            if !delays.contains(&initial_ms) || !delays.contains(&max_ms) || max_ms < initial_ms {
+                return invalid(&format!(
+                    "an exponential backoff needs 0 < initial_ms <= max_ms <= {MAX_BACKOFF_MS}"
+                ));
+            }
+            if !(100..=MAX_BACKOFF_PERCENT).contains(&multiplier_percent) {
+                return invalid(&format!(
+                    "multiplier_percent must be 100 to {MAX_BACKOFF_PERCENT}"
+                ));
             }
             Ok(backoff::Strategy::Exponential(record::ExponentialBackoff {
                 initial_ms,
@@ -171,8 +179,13 @@ fn backoff_record(view: BackoffView) -> Result<backoff::Strategy, AdminError> {
             }))
         }
         BackoffView::Customized { next_ms } => {
-            if next_ms.is_empty() || next_ms.len() > MAX_MAX_ATTEMPTS as usize {
-                return invalid("a customized backoff needs 1 to 1000 delays");
+            if next_ms.is_empty() || next_ms.len() > MAX_BACKOFF_STEPS {
+                return invalid(&format!(
+                    "a customized backoff needs 1 to {MAX_BACKOFF_STEPS} delays"
+                ));
+            }
+            if next_ms.iter().any(|&delay_ms| delay_ms > MAX_BACKOFF_MS) {
+                return invalid(&format!("a delay has at most {MAX_BACKOFF_MS} ms"));
             }
             Ok(backoff::Strategy::Customized(record::CustomizedBackoff {
                 next_ms,

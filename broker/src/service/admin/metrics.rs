@@ -48,6 +48,11 @@ impl Service {
                 counters.send_refused.get(),
             ),
             (
+                "flotilla_undeliverable_messages_total",
+                "Messages that were leased and are too large to be delivered",
+                counters.undeliverable.get(),
+            ),
+            (
                 "flotilla_log_syncs_total",
                 "Syncs of the node's log",
                 store.log.syncs,

@@ -1,0 +1,129 @@
+//! What does not fit: sizes that clients and administrators choose, at and over their bounds.
+
+use std::time::Duration;
+
+use broker::{
+    limits::{
+        MAX_BACKOFF_MS, MAX_BODY_BYTES, MAX_BORN_HOST_BYTES, MAX_DELIVERED_BYTES, MAX_KEYS,
+        MAX_MESSAGE_ID_BYTES, MAX_PROPERTIES, MAX_PROPERTIES_BYTES, MAX_TRACE_CONTEXT_BYTES,
+    },
+    views::{BackoffView, GroupSpec},
+};
+use flotilla_proto::rocketmq::{
+    Code, Message, ReceiveMessageResponse, SendMessageRequest, receive_message_response::Content,
+};
+use prost::Message as _;
+
+use crate::cluster::{Cluster, caller, code, message, receive, resource, send};
+
+const LONG: Duration = Duration::from_secs(5);
+
+async fn send_one(cluster: &Cluster, message: Message) -> Code {
+    let request = SendMessageRequest {
+        messages: vec![message],
+    };
+    let sent = cluster.service(1).send_message(&caller(), request).await;
+    code(&sent.status)
+}
+
+/// A message with as much of everything as is allowed.
+fn largest(topic: &str) -> Message {
+    let mut largest = message(topic, &"i".repeat(MAX_MESSAGE_ID_BYTES));
+    largest.body = vec![b'x'; MAX_BODY_BYTES].into();
+    let mut room = MAX_PROPERTIES_BYTES;
+    let properties = largest.system_properties.as_mut().expect("it has some");
+    properties.keys = vec!["k".into(); MAX_KEYS];
+    properties.born_host = "h".repeat(MAX_BORN_HOST_BYTES);
+    properties.trace_context = Some("t".repeat(MAX_TRACE_CONTEXT_BYTES));
+    room -= MAX_KEYS;
+    for number in 0..MAX_PROPERTIES {
+        let key = format!("p{number:03}");
+        let value = "v".repeat(room / (MAX_PROPERTIES - number) - key.len());
+        room -= key.len() + value.len();
+        largest.user_properties.insert(key, value);
+    }
+    assert_eq!(room, 0, "every byte is used");
+    largest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_message_with_the_largest_envelope_is_one_that_every_sdk_can_receive() {
+    let cluster = Cluster::start(1).await;
+    let topic = "t".repeat(127);
+    assert_eq!(send_one(&cluster, largest(&topic)).await, Code::Ok);
+    let (status, messages) = receive(cluster.service(1), &topic, &"g".repeat(120), LONG).await;
+    assert_eq!((status, messages.len()), (Code::Ok, 1));
+    assert_eq!(messages[0].user_properties.len(), MAX_PROPERTIES);
+    let delivered = ReceiveMessageResponse {
+        content: Some(Content::Message(messages[0].clone())),
+    };
+    let bytes = delivered.encoded_len();
+    assert!(bytes < MAX_DELIVERED_BYTES, "{bytes} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_no_record_could_hold_is_refused_and_the_node_serves_on() {
+    let cluster = Cluster::start(1).await;
+    let with = |change: &dyn Fn(&mut Message)| {
+        let mut message = message("orders", "too large");
+        message.body = vec![b'x'; MAX_BODY_BYTES].into();
+        change(&mut message);
+        message
+    };
+    let trace = with(&|message| {
+        let properties = message.system_properties.as_mut().expect("it has some");
+        properties.trace_context = Some("t".repeat(4_194_200));
+    });
+    assert_eq!(send_one(&cluster, trace).await, Code::MessagePropertiesTooLarge);
+    let host = with(&|message| {
+        let properties = message.system_properties.as_mut().expect("it has some");
+        properties.born_host = "h".repeat(4_194_200);
+    });
+    assert_eq!(send_one(&cluster, host).await, Code::BadRequest);
+    let namespace = with(&|message| {
+        message.topic = Some(flotilla_proto::rocketmq::Resource {
+            resource_namespace: "n".repeat(4_194_200),
+            ..resource("orders")
+        });
+    });
+    assert_eq!(send_one(&cluster, namespace).await, Code::IllegalTopic);
+    assert_eq!(
+        code(&send(cluster.service(1), "orders", "small").await.status),
+        Code::Ok
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backoff_that_no_duration_could_hold_is_refused() {
+    let cluster = Cluster::start(1).await;
+    let create = async |name: &str, backoff| {
+        let spec = GroupSpec {
+            name: name.into(),
+            backoff: Some(backoff),
+            ..GroupSpec::default()
+        };
+        cluster.service(1).create_group(spec).await
+    };
+    let list = |ms| BackoffView::Customized { next_ms: vec![1, ms] };
+    let growing = |initial_ms, max_ms, multiplier_percent| BackoffView::Exponential {
+        initial_ms,
+        max_ms,
+        multiplier_percent,
+    };
+    assert!(create("longest", list(MAX_BACKOFF_MS)).await.is_ok());
+    for (number, backoff) in [
+        list(MAX_BACKOFF_MS + 1),
+        list(u64::MAX),
+        growing(1, u64::MAX, 200),
+        growing(u64::MAX, u64::MAX, 200),
+        growing(1, 2, u32::MAX),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let refused = create(&format!("g{number}"), backoff)
+            .await
+            .expect_err("too long");
+        assert!(!refused.message.is_empty(), "{refused:?}");
+    }
+}
