@@ -8,3 +8,4 @@ mod damage;
 mod failover;
 mod one_node;
 mod start_at;
+mod strangers;
