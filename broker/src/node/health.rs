@@ -50,7 +50,12 @@ impl Node {
 
     /// What other nodes have against this one may be the reason.
     fn with_refusals(&self, problem: String) -> String {
-        match self.refused_by_others() {
+        let strangers = || {
+            let strangers = self.strangers();
+            let (node, reason) = strangers.first_key_value()?;
+            Some(format!("this node does not talk to node {node}: {reason}"))
+        };
+        match self.refused_by_others().or_else(strangers) {
             Some(refusal) => format!("{problem}. {refusal}"),
             None => problem,
         }
