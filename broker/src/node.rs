@@ -5,11 +5,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, OnceLock, RwLock},
+    sync::{
+        Arc, Mutex, OnceLock, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use flotilla_proto::{peer as wire, record};
+use flotilla_proto::record;
 use raft_store::{Engine, PayloadError, RaftOptions, Replica, Store, StoreError, StoreOptions, disk::Disk};
 use tokio::sync::watch;
 
@@ -24,16 +27,19 @@ pub mod catalogue;
 pub mod clients;
 pub mod dropping;
 pub mod forward;
+mod health;
 pub mod hub;
 pub mod identity;
 pub mod keeper;
 pub mod kv;
 pub mod machine;
+pub mod meeting;
 pub mod membership;
 pub mod peers;
 pub mod peers_transport;
 pub mod proposer;
 pub mod retention;
+mod roster;
 pub mod shard;
 pub mod shard_time;
 mod shard_views;
@@ -43,6 +49,7 @@ use forward::ForwardHandler;
 use hub::Hub;
 use identity::Identity;
 use membership::SignOfLife;
+use roster::Roster;
 use shard::{DataShard, Leadership};
 
 /// The shard that holds the cluster's catalogue.
@@ -98,6 +105,9 @@ pub enum NodeError {
     /// Log or state cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It was refused by the others for good.
+    #[error("{0}")]
+    Refused(String),
     /// The `NODE` file cannot be read or written, or is another node's.
     #[error("the data directory cannot be used: {0}")]
     Identity(#[from] std::io::Error),
@@ -110,6 +120,8 @@ pub enum StopReason {
     Shutdown,
     /// Stored data is damaged: the data directory must be set aside and the node rebuilt from its peers.
     Condemned(String),
+    /// The data directory does not belong here any more, or not in this state: a person has to put things right.
+    Refused(String),
     /// The disk failed or an invariant broke: a person must look.
     Fatal(String),
 }
@@ -136,8 +148,18 @@ pub(crate) struct Inner {
     pub(crate) shards: RwLock<BTreeMap<u32, Arc<DataShard>>>,
     pub(crate) identity: Mutex<Option<Identity>>,
     pub(crate) forwarded: OnceLock<Arc<dyn ForwardHandler>>,
+    /// What a node without a cluster waits for.
+    pub(crate) waits_for: Mutex<Option<String>>,
+    /// Drawn at every start.
+    pub(crate) session: u64,
+    /// Last synced batch of the log when it was opened.
+    pub(crate) opened: u64,
+    /// Whom this node takes for the others.
+    pub(crate) roster: Arc<Roster>,
     /// What other nodes answered last.
     pub(crate) heard: Mutex<BTreeMap<u32, SignOfLife>>,
+    /// It hands its leaderships over and stops.
+    pub(crate) leaving: AtomicBool,
     pub(crate) stop: watch::Sender<Option<StopReason>>,
 }
 
@@ -150,10 +172,16 @@ impl Node {
         transport: Arc<dyn PeerTransport>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, NodeError> {
-        let identity = Identity::load(&*disk, options.node_id)?;
+        if let Some(reason) = identity::refused(&*disk)? {
+            return Err(NodeError::Refused(reason));
+        }
+        let directory = Store::directory(&*disk)?;
+        let identity = Identity::load(&*disk, options.node_id, directory)?;
         let mut store_options = options.store.clone();
         store_options.new_identity = clock.random_u64().max(1);
         let store = Store::open(Arc::clone(&disk), engine, store_options).await?;
+        let opened = store.log().synced();
+        let session = clock.random_u64().max(1);
         let (stop, _) = watch::channel(None);
         transport.set_peers(others(&options));
         let node = Self {
@@ -172,7 +200,12 @@ impl Node {
                 shards: RwLock::default(),
                 identity: Mutex::new(identity),
                 forwarded: OnceLock::new(),
+                waits_for: Mutex::default(),
+                session,
+                opened,
+                roster: Arc::default(),
                 heard: Mutex::default(),
+                leaving: AtomicBool::new(false),
                 stop,
             }),
         };
@@ -296,6 +329,17 @@ impl Node {
         others.chain(me).collect()
     }
 
+    /// Whether another node has said that it stops; it then leads nothing any more.
+    pub(crate) fn leaving(&self, node: u32) -> bool {
+        let heard = self.inner.heard.lock().expect("no panic while held");
+        heard.get(&node).is_some_and(|sign| sign.leaving)
+    }
+
+    /// A replica that a leader has not heard of for so long is taken for stopped.
+    pub(crate) fn silence(&self) -> Duration {
+        2 * self.inner.options.raft.election_max
+    }
+
     /// A node as the catalogue, or before that the start list, knows it.
     pub fn describe(&self) -> record::Node {
         let identity = self.inner.identity.lock().expect("no panic while held");
@@ -306,34 +350,10 @@ impl Node {
             peer_addr: self.inner.options.peer_addr.clone(),
             client_addr: self.inner.options.client_addr.clone(),
             http_addr: self.inner.options.http_addr.clone(),
+            synced: self.inner.store.log().synced(),
+            session: self.inner.session,
+            opened: self.inner.opened,
         }
-    }
-
-    /// How this node greets others.
-    pub fn hello(&self) -> wire::Hello {
-        wire::Hello {
-            version: crate::peer::PROTOCOL_VERSION,
-            node: self.id(),
-            directory: self.inner.store.identity(),
-            cluster: self.meta().cluster().unwrap_or(0),
-        }
-    }
-
-    /// Ready to serve: the catalogue is known, and every shard has a leader.
-    pub fn ready(&self) -> Result<(), String> {
-        let meta = self.meta();
-        if meta.cluster().is_none() {
-            return Err("the cluster is not formed yet; are all nodes of initial_cluster running?".into());
-        }
-        let count = meta.data_shards();
-        for shard in META_SHARD..=count {
-            if self.leader(shard).is_none() {
-                return Err(format!(
-                    "shard {shard} has no leader; a majority of the nodes must run"
-                ));
-            }
-        }
-        Ok(())
     }
 
     /// Stops for a reason; the first reason counts.
@@ -363,6 +383,7 @@ impl Node {
 
     /// Hands leaderships over, stops the replicas, and makes the state durable.
     pub async fn shutdown(&self) {
+        self.inner.leaving.store(true, Ordering::SeqCst);
         membership::hand_over(self).await;
         self.stop(StopReason::Shutdown);
         if let Err(error) = self.inner.store.close().await {

@@ -5,7 +5,7 @@
 //! bidirectional stream per peer), the simulator brings its own. [`PeerHandler`] is what a node
 //! does with the requests that reach it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use flotilla_proto::peer::{Hello, frame};
@@ -22,8 +22,46 @@ pub type Body = frame::Body;
 /// The version of the peer protocol this build speaks; another one is refused at the handshake.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// Answers "who am I" at the moment a connection is made (the cluster's id becomes known late).
-pub type HelloSource = Arc<dyn Fn() -> Hello + Send + Sync>;
+/// Knows who this node is, and whom it talks to.
+pub trait Greeter: Send + Sync + 'static {
+    /// This node's number.
+    fn node(&self) -> u32;
+
+    /// Who this node is at this moment (the cluster's id becomes known late); nothing while it is not known at all, and then
+    /// no connection is made.
+    fn hello(&self) -> Option<Hello>;
+
+    /// Judges a greeting, in either direction. The seat is kept for as long as the connection stands.
+    ///
+    /// # Errors
+    /// What to answer a stranger, with the reason in it.
+    fn meet(&self, other: &Hello) -> Result<Seat, Box<Hello>> {
+        let _ = other;
+        Ok(Box::new(()))
+    }
+
+    /// The other side takes this node for a stranger.
+    fn refused(&self, by: &Hello) {
+        let _ = by;
+    }
+}
+
+/// A place at the table; given back when it is dropped.
+pub type Seat = Box<dyn Any + Send + Sync>;
+
+/// Who this node is, for both ends of its connections.
+pub type HelloSource = Arc<dyn Greeter>;
+
+/// Talks to everybody: clients of the simulator, and tests.
+impl<F: Fn() -> Hello + Send + Sync + 'static> Greeter for F {
+    fn node(&self) -> u32 {
+        self().node
+    }
+
+    fn hello(&self) -> Option<Hello> {
+        Some(self())
+    }
+}
 
 /// Why a call to another node has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -14,6 +14,9 @@ pub struct ClusterView {
     pub cluster: Option<String>,
     /// The node that answers.
     pub node: u32,
+    /// Why the node that answers is not ready to serve; absent when it is.
+    #[serde(default)]
+    pub problem: Option<String>,
     /// Version of the program of the node that answers.
     pub version: String,
     /// All nodes the meta shard knows, by id.
@@ -32,6 +35,10 @@ pub struct NodeView {
     pub incarnation: u32,
     /// Whether the node that answers has heard from it lately.
     pub alive: bool,
+    /// Why a process that says it is this node is not talked to: another cluster's data directory, one that was replaced, put
+    /// back to an older state, or started twice. Absent when there is none.
+    #[serde(default)]
+    pub problem: Option<String>,
     /// Address for clients (gRPC).
     pub client_addr: String,
     /// Address for administration (HTTP).
@@ -50,6 +57,9 @@ pub struct ShardView {
     pub id: u32,
     /// Node that leads it; absent while none does.
     pub leader: Option<u32>,
+    /// Whether a majority of the replicas stands behind that leader, as heard within the last seconds.
+    #[serde(default)]
+    pub served: bool,
     /// Raft term, as the node that answers knows it.
     pub term: u64,
     /// Index of the last entry a majority has, as known here.
@@ -70,9 +80,12 @@ pub struct ReplicaView {
     pub replica: u64,
     /// Voter; otherwise a learner.
     pub voter: bool,
+    /// Whether it was heard within the last seconds: by the leader, where the leader answers. One that was not is no redundancy.
+    #[serde(default)]
+    pub alive: bool,
     /// Last index known to be stored there; only the leader's node knows it of others.
     pub matched: Option<u64>,
-    /// Entries it is behind the leader's log; only where `matched` is known.
+    /// Entries it is behind the leader's log; only where `matched` is known and the replica is alive.
     pub lag: Option<u64>,
 }
 

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -143,7 +144,12 @@ impl NodeLog {
     pub async fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<NodeLog, OpenError> {
         let (of_open, opts) = (disk.clone(), options.clone());
         let opened = writer::blocking(move || open::open(of_open, opts)).await?;
-        let shared = Arc::new(Shared::new(disk, options, opened.inner));
+        let shared = Arc::new(Shared::new(
+            disk,
+            options,
+            opened.inner,
+            opened.files.current.synced,
+        ));
         tokio::spawn(writer::Writer::new(shared.clone(), opened.files).run());
         Ok(NodeLog {
             _last: Arc::new(Last(shared.clone())),
@@ -154,6 +160,12 @@ impl NodeLog {
     /// Identity of the data directory.
     pub fn directory(&self) -> u64 {
         self.shared.options.directory
+    }
+
+    /// Number of the last batch that was synced. It grows with whatever is stored and never goes back: a directory that shows
+    /// less than it did has lost what was stored since.
+    pub fn synced(&self) -> u64 {
+        self.shared.synced.load(Ordering::Acquire)
     }
 
     /// Shards the log knows.

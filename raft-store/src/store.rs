@@ -226,6 +226,14 @@ impl Store {
         Ok(Store { inner })
     }
 
+    /// The identity of the data directory in `disk`, without opening it; nothing if it has none yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it cannot be read.
+    pub fn directory(disk: &dyn Disk) -> Result<Option<u64>, StoreError> {
+        identity::read(disk)
+    }
+
     /// The random number that names this data directory for as long as it exists.
     pub fn identity(&self) -> u64 {
         self.inner.identity

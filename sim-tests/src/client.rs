@@ -73,7 +73,7 @@ impl Client {
             node,
             ..Hello::default()
         };
-        let transport = SimTransport::new(Arc::new(move || hello), disorder, trace);
+        let transport = SimTransport::new(Arc::new(move || hello.clone()), disorder, trace);
         let addresses: BTreeMap<u32, String> = (1..=nodes)
             .map(|node| (node, client_addr(node).to_string()))
             .collect();

@@ -5,14 +5,14 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use broker::{
-    node::{Node, NodeError, NodeOptions, StopReason},
+    node::{Node, NodeError, NodeOptions, StopReason, meeting::Greeting},
     peer::{Body, HelloSource, PROTOCOL_VERSION, PeerHandler, PeerTransport},
     service::{Caller, Service},
 };
@@ -319,7 +319,9 @@ impl Process {
         );
         match started.await {
             Ok(node) => Ok(Some(node)),
-            Err(NodeError::Store(StoreError::Corrupt(what))) => Err(End::Damage(what)),
+            Err(NodeError::Store(StoreError::Corrupt(what)) | NodeError::Refused(what)) => {
+                Err(End::Damage(what))
+            }
             Err(NodeError::Identity(error)) if error.kind() == io::ErrorKind::InvalidData => {
                 Err(End::Damage(error.to_string()))
             }
@@ -329,8 +331,8 @@ impl Process {
     }
 
     async fn live(&self) -> Result<(), End> {
-        let me: Arc<OnceLock<Node>> = Arc::default();
-        let hello = greeting(self.id, Arc::clone(&me));
+        let me = Greeting::new(self.id);
+        let hello: HelloSource = me.clone();
         // A node that cannot start for want of space exits, and its supervisor starts it again.
         let node = loop {
             match self.start(hello.clone()).await? {
@@ -338,7 +340,7 @@ impl Process {
                 None => sleep(SUPERVISOR_WAITS).await,
             }
         };
-        assert!(me.set(node.clone()).is_ok(), "a life starts once");
+        me.is(&node);
         self.votes.new_life();
         let service = Arc::new(Service::new(node.clone()));
         let trace = &self.trace;
@@ -352,9 +354,15 @@ impl Process {
             }),
             trace.clone(),
         ));
+        // Clients have no cluster, and are talked to by whoever is there.
+        let id = self.id;
         tokio::spawn(serve(
             client_addr(self.id),
-            hello,
+            Arc::new(move || Hello {
+                version: PROTOCOL_VERSION,
+                node: id,
+                ..Hello::default()
+            }),
             Arc::new(Front {
                 service: service.clone(),
             }),
@@ -363,7 +371,8 @@ impl Process {
         *lock(&self.running) = Some(service);
         match node.wait_stopped().await {
             StopReason::Shutdown => Ok(()),
-            StopReason::Condemned(what) => Err(End::Damage(what)),
+            // Its disk has lost something: peers have seen more of it.
+            StopReason::Condemned(what) | StopReason::Refused(what) => Err(End::Damage(what)),
             StopReason::Fatal(what) => Err(End::Failure(what)),
         }
     }
@@ -397,18 +406,6 @@ impl Process {
     }
 }
 
-/// How a node greets; before it has opened its directory it has only its number.
-fn greeting(id: u32, node: Arc<OnceLock<Node>>) -> HelloSource {
-    Arc::new(move || match node.get() {
-        Some(node) => node.hello(),
-        None => Hello {
-            version: PROTOCOL_VERSION,
-            node: id,
-            ..Hello::default()
-        },
-    })
-}
-
 /// The peer port: hears which votes the node gives.
 struct Witness {
     node: Node,
@@ -423,6 +420,7 @@ impl PeerHandler for Witness {
                 shard,
                 to,
                 body: Some(raft_request::Body::Vote(_)),
+                ..
             }) => Some((*shard, *to)),
             _ => None,
         };
@@ -435,6 +433,7 @@ impl PeerHandler for Witness {
             let answer = answer.await;
             if let Body::RaftAnswer(RaftResponse {
                 body: Some(raft_response::Body::Vote(vote)),
+                ..
             }) = &answer
                 && vote.granted
                 && let Some(to) = &vote.vote

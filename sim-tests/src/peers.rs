@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use broker::peer::{
-    Body, HelloSource, PROTOCOL_VERSION, PeerError, PeerHandler, PeerTransport,
+    Body, HelloSource, PROTOCOL_VERSION, PeerError, PeerHandler, PeerTransport, Seat,
     calls::{Budgets, Calls, Outgoing},
     is_request, limits,
 };
@@ -140,7 +140,7 @@ impl PeerTransport for SimTransport {
     }
 
     fn set_peers(&self, mut addresses: BTreeMap<u32, String>) {
-        addresses.remove(&(self.me)().node);
+        addresses.remove(&self.me.node());
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.retain(|node, link| addresses.get(node) == Some(&link.address));
         for (node, address) in addresses {
@@ -194,7 +194,7 @@ impl Line {
         greeted: &mut bool,
     ) -> Result<std::convert::Infallible, Broken> {
         let greeting = timeout(limits::HANDSHAKE_TIMEOUT, self.greet(to)).await;
-        let (wire, mut answers) = greeting.map_err(|_| Broken)??;
+        let (wire, mut answers, _seat) = greeting.map_err(|_| Broken)??;
         *greeted = true;
         let mut queue = queue.unwrap_or_else(|| self.calls.open());
         // What HTTP/2's pings do for real links: a line on which nothing comes back, though it should, is broken.
@@ -222,19 +222,25 @@ impl Line {
         }
     }
 
-    async fn greet(&self, to: SocketAddr) -> Result<(Wire, Receiver), Broken> {
+    async fn greet(&self, to: SocketAddr) -> Result<(Wire, Receiver, Seat), Broken> {
+        let me = self.me.hello().ok_or(Broken)?;
         let endpoint = Endpoint::bind("0.0.0.0:0").await.map_err(|_| Broken)?;
         let (sender, mut receiver) = endpoint.connect1(to).await.map_err(|_| Broken)?;
         let wire = Wire {
-            from: (self.me)().node,
+            from: me.node,
             to: self.node,
             sender,
             trace: self.trace.clone(),
         };
-        wire.send(hello((self.me)())).await?;
+        wire.send(hello(me)).await?;
         match wire.receive(&mut receiver).await?.body {
             Some(Body::Hello(it)) if it.version == PROTOCOL_VERSION && it.node == self.node => {
-                Ok((wire, receiver))
+                if it.refused.is_some() {
+                    self.me.refused(&it);
+                    return Err(Broken);
+                }
+                let seat = self.me.meet(&it).map_err(|_| Broken)?;
+                Ok((wire, receiver, seat))
             }
             _ => Err(Broken),
         }
@@ -278,7 +284,7 @@ pub async fn serve(address: SocketAddr, me: HelloSource, handler: Arc<dyn PeerHa
     let endpoint = Endpoint::bind(address).await.expect("the port is free");
     while let Ok((sender, receiver, _)) = endpoint.accept1().await {
         let wire = Wire {
-            from: me().node,
+            from: me.node(),
             to: 0,
             sender,
             trace: trace.clone(),
@@ -306,7 +312,14 @@ async fn answer_all(
         return Err(Broken);
     }
     wire.to = from.node;
-    wire.send(hello(me())).await?;
+    let _seat = match me.meet(&from) {
+        Ok(seat) => seat,
+        Err(refusal) => {
+            wire.send(hello(*refusal)).await?;
+            return Err(Broken);
+        }
+    };
+    wire.send(hello(me.hello().ok_or(Broken)?)).await?;
     let mut running: FuturesUnordered<BoxFuture<'static, Option<Frame>>> = FuturesUnordered::new();
     loop {
         tokio::select! {

@@ -34,10 +34,18 @@ fn print(cluster: &ClusterView) {
             cluster.node
         ),
     }
+    if let Some(problem) = &cluster.problem {
+        println!("node {} is not ready: {problem}\n", cluster.node);
+    }
     let nodes = cluster.nodes.iter().map(|node| {
         vec![
             node.id.to_string(),
-            if node.alive { "alive" } else { "down" }.to_owned(),
+            match (node.alive, &node.problem) {
+                (true, _) => "alive",
+                (false, Some(_)) => "refused",
+                (false, None) => "down",
+            }
+            .to_owned(),
             node.client_addr.clone(),
             node.http_addr.clone(),
             node.peer_addr.clone(),
@@ -57,6 +65,11 @@ fn print(cluster: &ClusterView) {
         ],
         nodes.collect(),
     );
+    for node in &cluster.nodes {
+        if let Some(problem) = &node.problem {
+            println!("\nnode {}: {problem}", node.id);
+        }
+    }
     println!();
     let shards = cluster.shards.iter().map(|shard| {
         vec![
@@ -65,7 +78,11 @@ fn print(cluster: &ClusterView) {
             } else {
                 shard.id.to_string()
             },
-            output::or_dash(shard.leader),
+            match (shard.leader, shard.served) {
+                (Some(leader), true) => leader.to_string(),
+                (Some(leader), false) => format!("{leader} (no majority)"),
+                (None, _) => "-".to_owned(),
+            },
             shard.term.to_string(),
             shard.committed.to_string(),
             shard.applied.to_string(),
@@ -83,6 +100,7 @@ fn replicas(shard: &ShardView) -> String {
     let one = |replica: &ReplicaView| {
         let learner = if replica.voter { "" } else { " learner" };
         match replica.lag {
+            _ if !replica.alive => format!("{}{learner} (down)", replica.node),
             Some(lag) if lag > 0 => format!("{}{learner} (-{lag})", replica.node),
             _ => format!("{}{learner}", replica.node),
         }

@@ -58,6 +58,10 @@ pub(super) fn main(args: ServeArgs) -> ExitCode {
     match ended {
         Ok(StopReason::Shutdown) => ExitCode::SUCCESS,
         Ok(StopReason::Condemned(reason)) => condemned::start_again(&config, &reason),
+        Ok(StopReason::Refused(reason)) => {
+            error!(reason, data_dir = %config.data_dir.display(), "the node stopped: its data directory does not belong here");
+            ExitCode::FAILURE
+        }
         Ok(StopReason::Fatal(reason)) => {
             error!(reason, "the node stopped");
             ExitCode::FAILURE

@@ -228,6 +228,41 @@ fn a_node_only_named_at_the_bootstrap_shows_its_directory_later() {
 }
 
 #[test]
+fn a_directory_that_was_replaced_gets_no_incarnation_again() {
+    let mut meta = Meta::born(3);
+    meta.run(register(node(2, 22)));
+    meta.run(register(node(2, 23)));
+    let old = Node {
+        incarnation: 1,
+        ..node(2, 22)
+    };
+    assert!(matches!(meta.refusal(register(old)), MetaRefusal::Invalid(why) if why.contains("was replaced")));
+    assert_eq!(meta.state.nodes()[&2].directory, 23);
+}
+
+#[test]
+fn a_directory_that_begins_with_less_than_it_had_is_not_registered() {
+    let mut meta = Meta::born(3);
+    let life = |session, opened, synced| {
+        register(Node {
+            session,
+            opened,
+            synced,
+            ..node(2, 22)
+        })
+    };
+    meta.run(life(1, 0, 50));
+    meta.run(life(1, 0, 100));
+    assert!(
+        matches!(meta.refusal(life(2, 99, 500)), MetaRefusal::Invalid(why) if why.contains("older state"))
+    );
+    assert_eq!(
+        meta.run(life(2, 100, 100)),
+        MetaReply::Registered { incarnation: 1 }
+    );
+}
+
+#[test]
 fn a_stranger_is_not_registered() {
     let mut meta = Meta::born(3);
     assert_eq!(meta.refusal(register(node(4, 44))), MetaRefusal::UnknownNode);

@@ -15,8 +15,12 @@ use flotilla_proto::{
 use raft_store::{Replica, ReplicaOptions, StoreError};
 
 use super::{
-    META_SHARD, Node, StopReason, dropping, identity::Identity, keeper, machine::QueueMachine, membership,
-    replica_of, retention, shard::DataShard,
+    META_SHARD, Node, StopReason, dropping,
+    identity::{Identity, cluster_of},
+    keeper,
+    machine::QueueMachine,
+    membership, replica_of, retention,
+    shard::DataShard,
 };
 use crate::{
     meta::{MetaReply, MetaState},
@@ -26,6 +30,10 @@ use crate::{
 
 const ASK_EVERY: Duration = Duration::from_millis(200);
 const ASK_FOR: Duration = Duration::from_millis(1_000);
+/// The catalogue hears of this node's log again when it has grown by so many batches, and no sooner than after this time: an idle
+/// cluster writes nothing.
+const REGISTER_BATCHES: u64 = 256;
+const REGISTER_EVERY_MS: u64 = 60_000;
 /// Data shards per node of a new cluster. Measured: see docs/performance.md.
 const SHARDS_PER_NODE: u32 = 1;
 
@@ -75,7 +83,6 @@ async fn bring_up(node: &Node) -> Result<(), StopReason> {
 
 /// Decides which incarnation this empty directory is; nothing if the node stops meanwhile.
 async fn find_place(node: &Node) -> Option<Identity> {
-    let mut last_reason = String::new();
     loop {
         if node.stopping() {
             return None;
@@ -84,38 +91,50 @@ async fn find_place(node: &Node) -> Option<Identity> {
             Place::Form(nodes) => {
                 return Some(Identity {
                     node: node.id(),
+                    cluster: cluster_of(&nodes),
                     incarnation: 1,
                     nodes,
                 });
             }
-            Place::Known { incarnation, nodes } => {
+            Place::Known {
+                cluster,
+                incarnation,
+                nodes,
+            } => {
                 return Some(Identity {
                     node: node.id(),
+                    cluster,
                     incarnation,
                     nodes,
                 });
             }
-            Place::Replaced { via, nodes } => {
-                if let Some(incarnation) = register(node, via).await {
+            Place::Replaced { cluster, via, nodes } => match register(node, via).await {
+                Ok(incarnation) => {
                     tracing::warn!(
                         incarnation,
                         "this data directory is new: its replicas are rebuilt from the peers"
                     );
                     return Some(Identity {
                         node: node.id(),
+                        cluster,
                         incarnation,
                         nodes,
                     });
                 }
-            }
-            Place::Wait(reason) => {
-                if reason != last_reason {
-                    tracing::info!(%reason, "waiting for the cluster");
-                    last_reason = reason;
-                }
-            }
+                Err(reason) => wait_for(node, reason),
+            },
+            Place::Wait(reason) => wait_for(node, reason),
         }
         tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+/// Says once what is waited for.
+fn wait_for(node: &Node, reason: String) {
+    let mut waits_for = node.inner.waits_for.lock().expect("no panic while held");
+    if waits_for.as_ref() != Some(&reason) {
+        tracing::info!(%reason, "waiting for the cluster");
+        *waits_for = Some(reason);
     }
 }
 
@@ -131,6 +150,7 @@ async fn ask_all(node: &Node) -> BTreeMap<u32, StatusResponse> {
         let question = StatusRequest {
             me: Some(node.describe()),
             fresh: true,
+            from: Some(node.hello()),
         };
         match node
             .inner
@@ -153,10 +173,12 @@ async fn ask_all(node: &Node) -> BTreeMap<u32, StatusResponse> {
 enum Place {
     Form(BTreeMap<u32, record::Node>),
     Known {
+        cluster: u64,
         incarnation: u32,
         nodes: BTreeMap<u32, record::Node>,
     },
     Replaced {
+        cluster: u64,
         via: u32,
         nodes: BTreeMap<u32, record::Node>,
     },
@@ -175,8 +197,23 @@ fn decide(node: &Node, answers: &BTreeMap<u32, StatusResponse>) -> Place {
 
 /// The decision itself, from what the peers answered.
 fn decide_place(me: &record::Node, start_list: Vec<u32>, answers: &BTreeMap<u32, StatusResponse>) -> Place {
+    let clusters: BTreeMap<u64, u32> = answers
+        .iter()
+        .filter_map(|(&peer, answer)| Some((answer.from.as_ref()?.cluster, peer)))
+        .filter(|&(cluster, _)| cluster != 0)
+        .collect();
+    if clusters.len() > 1 {
+        let named = clusters
+            .iter()
+            .map(|(cluster, node)| format!("node {node} to {cluster:016x}"));
+        return Place::Wait(format!(
+            "the other nodes belong to different clusters ({}): one of their data directories is at the wrong place",
+            named.collect::<Vec<_>>().join(", ")
+        ));
+    }
     // A formed cluster knows best.
     if let Some((&via, answer)) = answers.iter().find(|(_, answer)| answer.cluster != 0) {
+        let cluster = answer.cluster;
         let nodes: BTreeMap<_, _> = answer.nodes.iter().map(|node| (node.id, node.clone())).collect();
         return match nodes.get(&me.id) {
             None => Place::Wait(format!(
@@ -186,17 +223,19 @@ fn decide_place(me: &record::Node, start_list: Vec<u32>, answers: &BTreeMap<u32,
             // Planted: a node is known by its number.
             #[cfg(madsim)]
             Some(known) if plant::is(plant::Bug::WipedReplicaVotes) => Place::Known {
+                cluster,
                 incarnation: known.incarnation,
                 nodes,
             },
             Some(known) if known.directory == me.directory => Place::Known {
+                cluster,
                 incarnation: known.incarnation,
                 nodes,
             },
             Some(_) => {
                 let mut nodes = nodes;
                 nodes.insert(me.id, me.clone());
-                Place::Replaced { via, nodes }
+                Place::Replaced { cluster, via, nodes }
             }
         };
     }
@@ -212,6 +251,11 @@ fn decide_place(me: &record::Node, start_list: Vec<u32>, answers: &BTreeMap<u32,
                 ..described
             },
         );
+    }
+    if let Some((one, other)) = same_directory(&members) {
+        return Place::Wait(format!(
+            "nodes {one} and {other} have the same data directory: one is a copy of the other; start one of them with an empty one"
+        ));
     }
     // Those who formed already wrote down whom they saw: all lists must be the same directories.
     for answer in answers.values().filter(|answer| !answer.fresh) {
@@ -230,19 +274,28 @@ fn decide_place(me: &record::Node, start_list: Vec<u32>, answers: &BTreeMap<u32,
     Place::Form(members)
 }
 
-async fn register(node: &Node, via: u32) -> Option<u32> {
+/// Two nodes with one and the same directory.
+fn same_directory(members: &BTreeMap<u32, record::Node>) -> Option<(u32, u32)> {
+    let mut seen = BTreeMap::new();
+    members
+        .values()
+        .find_map(|node| Some((seen.insert(node.directory, node.id)?, node.id)))
+}
+
+/// The incarnation that the meta shard gives this directory, or why it does not.
+async fn register(node: &Node, via: u32) -> Result<u32, String> {
     let registration = record::RegisterNode {
         node: Some(node.describe()),
     };
     let command = record::MetaCommand {
         command: Some(meta_command::Command::RegisterNode(registration)),
     };
-    match node.propose_meta_via(via, &command).await? {
-        MetaReply::Registered { incarnation } => Some(incarnation),
-        refused => {
-            tracing::warn!(?refused, "the meta shard does not register this node");
-            None
-        }
+    match node.propose_meta_via(via, &command).await {
+        Some(MetaReply::Registered { incarnation }) => Ok(incarnation),
+        Some(MetaReply::Refused(refusal)) => Err(format!(
+            "the cluster does not take this data directory: {refusal}"
+        )),
+        _ => Err("the cluster's catalogue cannot be changed; do a majority of the nodes run?".into()),
     }
 }
 
@@ -254,7 +307,7 @@ async fn open_meta(node: &Node, identity: &Identity) -> Result<Replica, StopReas
             shard: META_SHARD,
             replica: identity.replica(),
             machine: Arc::clone(&node.inner.meta_machine) as _,
-            transport: Arc::new(RaftOverPeers::new(Arc::clone(&node.inner.transport))),
+            transport: Arc::new(RaftOverPeers::new(node)),
             raft: node.inner.options.raft.clone(),
         })
         .await
@@ -270,14 +323,22 @@ async fn open_meta(node: &Node, identity: &Identity) -> Result<Replica, StopReas
 async fn follow_catalogue(node: &Node, identity: &Identity) -> Result<(), StopReason> {
     let mut changes = node.inner.meta_machine.subscribe();
     let mut stop = node.inner.stop.subscribe();
+    let mut registered_ms = 0;
     loop {
         let meta = changes.borrow_and_update().clone();
+        if let Some(cluster) = meta.cluster().filter(|&cluster| cluster != identity.cluster) {
+            return Err(StopReason::Refused(format!(
+                "the state in this data directory is of cluster {cluster:016x}, its file NODE of cluster {:016x}: parts of \
+                 different directories were put together",
+                identity.cluster
+            )));
+        }
         if meta.cluster().is_none() {
             found_cluster(node, identity).await;
         } else {
             open_shards(node, identity, &meta).await?;
             learn_addresses(node, &meta);
-            register_addresses(node, &meta).await;
+            register_self(node, &meta, &mut registered_ms).await;
         }
         tokio::select! {
             biased;
@@ -300,7 +361,7 @@ async fn found_cluster(node: &Node, identity: &Identity) {
         .data_shards
         .unwrap_or(SHARDS_PER_NODE * nodes.len() as u32);
     let bootstrap = record::Bootstrap {
-        cluster: node.clock().random_u64().max(1),
+        cluster: identity.cluster,
         nodes,
         data_shards: count,
     };
@@ -330,7 +391,7 @@ async fn open_shards(node: &Node, identity: &Identity, meta: &MetaState) -> Resu
                 shard: id,
                 replica: identity.replica(),
                 machine: Arc::clone(&machine) as _,
-                transport: Arc::new(RaftOverPeers::new(Arc::clone(&node.inner.transport))),
+                transport: Arc::new(RaftOverPeers::new(node)),
                 raft: node.inner.options.raft.clone(),
             })
             .await
@@ -363,98 +424,37 @@ fn learn_addresses(node: &Node, meta: &MetaState) {
         .set_peers(others.map(|other| (other.id, other.peer_addr.clone())).collect());
 }
 
-async fn register_addresses(node: &Node, meta: &MetaState) {
+/// Keeps the catalogue's entry of this node right: where it is, and how far its log was in this life, so that an older state
+/// of this directory is known for one also after a restart of all nodes.
+async fn register_self(node: &Node, meta: &MetaState, registered_ms: &mut u64) {
+    let now = node.clock().steady_ms();
     let me = node.describe();
     let Some(known) = meta.nodes().get(&me.id) else {
         return;
     };
     let same = known.peer_addr == me.peer_addr
         && known.client_addr == me.client_addr
-        && known.http_addr == me.http_addr;
-    if same || known.directory != me.directory {
+        && known.http_addr == me.http_addr
+        && known.session == me.session;
+    // Told once more after its first batch: a copy from before this life must show less than is registered.
+    let told_enough = known.synced > node.inner.opened
+        && (me.synced < known.synced + REGISTER_BATCHES || now - *registered_ms < REGISTER_EVERY_MS);
+    if (same && told_enough) || known.directory != me.directory {
         return;
     }
+    *registered_ms = now;
     let registration = record::RegisterNode { node: Some(me) };
-    if let Err(error) = node
+    match node
         .propose_meta(meta_command::Command::RegisterNode(registration))
         .await
     {
-        tracing::info!(%error, "registering this node's addresses is tried again");
+        Ok(MetaReply::Refused(refusal)) => {
+            tracing::warn!(%refusal, "the catalogue does not take this node's registration")
+        }
+        Ok(_) => {}
+        Err(error) => tracing::info!(%error, "registering this node is tried again"),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn member(id: u32, directory: u64) -> record::Node {
-        record::Node {
-            id,
-            directory,
-            incarnation: 1,
-            ..Default::default()
-        }
-    }
-
-    fn answer(me: record::Node, fresh: bool, cluster: u64, nodes: &[record::Node]) -> (u32, StatusResponse) {
-        let id = me.id;
-        (
-            id,
-            StatusResponse {
-                me: Some(me),
-                fresh,
-                cluster,
-                nodes: nodes.to_vec(),
-                ..Default::default()
-            },
-        )
-    }
-
-    #[test]
-    fn three_empty_directories_form_a_cluster() {
-        let answers = BTreeMap::from([
-            answer(member(2, 22), true, 0, &[]),
-            answer(member(3, 33), true, 0, &[]),
-        ]);
-        let Place::Form(members) = decide_place(&member(1, 11), vec![1, 2, 3], &answers) else {
-            panic!()
-        };
-        assert_eq!(members.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
-    }
-
-    #[test]
-    fn nobody_forms_while_a_node_is_silent() {
-        let answers = BTreeMap::from([answer(member(2, 22), true, 0, &[])]);
-        assert!(matches!(
-            decide_place(&member(1, 11), vec![1, 2, 3], &answers),
-            Place::Wait(_)
-        ));
-    }
-
-    #[test]
-    fn a_lost_directory_is_replaced_and_never_forms() {
-        let nodes = [member(1, 11), member(2, 22), member(3, 33)];
-        let answers = BTreeMap::from([answer(member(2, 22), false, 7, &nodes)]);
-        let place = decide_place(&member(1, 99), vec![1, 2, 3], &answers);
-        assert!(matches!(place, Place::Replaced { via: 2, .. }), "{place:?}");
-    }
-
-    #[test]
-    fn a_directory_that_formed_with_another_one_makes_the_new_one_wait() {
-        let seen = [member(1, 11), member(2, 22), member(3, 33)];
-        let answers = BTreeMap::from([
-            answer(member(2, 22), false, 0, &seen),
-            answer(member(3, 33), false, 0, &seen),
-        ]);
-        let place = decide_place(&member(1, 99), vec![1, 2, 3], &answers);
-        assert!(matches!(place, Place::Wait(_)), "{place:?}");
-    }
-
-    #[test]
-    fn a_late_node_with_the_expected_directory_is_known() {
-        let nodes = [member(1, 11), member(2, 22), member(3, 33)];
-        let answers = BTreeMap::from([answer(member(2, 22), false, 7, &nodes)]);
-        let place = decide_place(&member(1, 11), vec![1, 2, 3], &answers);
-        assert!(matches!(place, Place::Known { incarnation: 1, .. }), "{place:?}");
-    }
-}
+mod tests;

@@ -93,6 +93,9 @@ impl Node {
     }
 
     async fn propose_meta_here(&self, command: &MetaCommand) -> Result<Option<MetaReply>, CatalogueError> {
+        if let Some(refusal) = self.runs_elsewhere(command) {
+            return Ok(Some(MetaReply::Refused(refusal)));
+        }
         let Some(replica) = self.meta_replica() else {
             return Ok(None);
         };
@@ -106,6 +109,22 @@ impl Node {
             Err(ProposeError::NotLeader { .. }) => Ok(None),
             Err(_) => Err(CatalogueError::Unsure),
         }
+    }
+
+    /// Refuses a new directory for a node that runs on another one: it was started twice, or with another's number.
+    fn runs_elsewhere(&self, command: &MetaCommand) -> Option<meta::MetaRefusal> {
+        let Some(meta_command::Command::RegisterNode(register)) = &command.command else {
+            return None;
+        };
+        let node = register.node.as_ref()?;
+        let here = node.id == self.id() && node.directory != self.store().identity();
+        let now = self.clock().steady_ms();
+        (here || self.inner.roster.lives_elsewhere(node.id, node.directory, now)).then(|| {
+            meta::MetaRefusal::Invalid(format!(
+                "node {} runs with another data directory; stop it first, or correct node_id",
+                node.id
+            ))
+        })
     }
 
     /// Returns once the catalogue here shows everything that was committed before this call. However many ask, one

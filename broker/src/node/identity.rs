@@ -1,8 +1,8 @@
 //! Who this data directory is: written before the node's first vote, read at every start.
 //!
 //! File `NODE`: `u32 length | u32 crc32c | u8 version | encoded record.v1.Bootstrap`,
-//! little endian. The list of nodes holds this node's own entry, incarnation
-//! included, and the data directories of the others as they were when the cluster
+//! little endian. It names the cluster, and the list of nodes holds this node's own entry (the one
+//! with this directory's identity), incarnation included, and the data directories of the others as they were when the cluster
 //! was formed. A node whose directory is not in that list never joins the forming.
 
 use std::{collections::BTreeMap, io, sync::Arc};
@@ -15,12 +15,17 @@ const FILE: &str = "NODE";
 const TEMPORARY: &str = "NODE.tmp";
 const VERSION: u8 = 1;
 const MAX_BYTES: u64 = 1024 * 1024;
+/// The reason why this directory may not take part any more, as text.
+const REFUSED: &str = "REFUSED";
+const MAX_REASON_BYTES: u64 = 4096;
 
 /// What the `NODE` file remembers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identity {
     /// This node.
     pub node: u32,
+    /// The cluster, never 0. It follows from the directories that formed it.
+    pub cluster: u64,
     /// Which of the node's data directories this is, from 1. A replica's Raft id contains it,
     /// so a replaced directory is a new voter and the old one's votes cannot be forgotten.
     pub incarnation: u32,
@@ -30,7 +35,7 @@ pub struct Identity {
 
 impl Identity {
     /// Reads the file; nothing if this directory never took part in a cluster.
-    pub fn load(disk: &dyn Disk, node: u32) -> io::Result<Option<Self>> {
+    pub fn load(disk: &dyn Disk, node: u32, directory: Option<u64>) -> io::Result<Option<Self>> {
         if !disk.exists(FILE)? {
             return Ok(None);
         }
@@ -54,13 +59,21 @@ impl Identity {
         }
         let stored = record::Bootstrap::decode(&bytes[9..]).map_err(|_| corrupt("it does not decode"))?;
         let nodes: BTreeMap<_, _> = stored.nodes.into_iter().map(|node| (node.id, node)).collect();
-        let Some(me) = nodes.get(&node) else {
+        let Some(me) = nodes.values().find(|node| Some(node.directory) == directory) else {
             return Err(io::Error::other(format!(
-                "the data directory belongs to another node than {node}; check node_id and data_dir"
+                "the files IDENTITY and {FILE} do not belong together: one of them comes from another data directory; put the \
+                 whole directory back, or start with an empty one"
             )));
         };
+        if me.id != node {
+            return Err(io::Error::other(format!(
+                "the data directory belongs to node {} of cluster {:016x}, and this is node {node}; check node_id and data_dir",
+                me.id, stored.cluster
+            )));
+        }
         Ok(Some(Self {
             node,
+            cluster: stored.cluster,
             incarnation: me.incarnation,
             nodes,
         }))
@@ -75,7 +88,7 @@ impl Identity {
             }
         }
         let stored = record::Bootstrap {
-            cluster: 0,
+            cluster: self.cluster,
             nodes,
             data_shards: 0,
         };
@@ -99,9 +112,113 @@ impl Identity {
     }
 }
 
+/// Writes down durably that this directory may not take part any more.
+pub fn refuse(disk: &Arc<dyn Disk>, reason: &str) -> io::Result<()> {
+    let file = disk.open(REFUSED, true)?;
+    file.write_at(reason.as_bytes(), 0)?;
+    file.sync()?;
+    disk.sync_dir("")
+}
+
+/// Why this directory may not take part, if it may not.
+pub fn refused(disk: &dyn Disk) -> io::Result<Option<String>> {
+    if !disk.exists(REFUSED)? {
+        return Ok(None);
+    }
+    let file = disk.open(REFUSED, false)?;
+    let mut reason = vec![0; file.len()?.min(MAX_REASON_BYTES) as usize];
+    let read = file.read_at(&mut reason, 0)?;
+    Ok(Some(String::from_utf8_lossy(&reason[..read]).into_owned()))
+}
+
+/// The identity of the cluster that these directories form: the same wherever they are listed, and another one for any
+/// other directories.
+#[must_use]
+pub fn cluster_of(nodes: &BTreeMap<u32, record::Node>) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for (id, node) in nodes {
+        for byte in id.to_le_bytes().into_iter().chain(node.directory.to_le_bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    hash.max(1)
+}
+
 fn corrupt(why: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
         format!("the file {FILE} is damaged: {why}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use raft_store::disk::SimDisk;
+
+    use super::*;
+
+    fn nodes(directories: [u64; 3]) -> BTreeMap<u32, record::Node> {
+        (1..)
+            .zip(directories)
+            .map(|(id, directory)| {
+                (
+                    id,
+                    record::Node {
+                        id,
+                        directory,
+                        incarnation: 1,
+                        ..record::Node::default()
+                    },
+                )
+            })
+            .collect()
+    }
+
+    fn stored(node: u32) -> Arc<dyn Disk> {
+        let disk: Arc<dyn Disk> = SimDisk::new(1).mount();
+        let nodes = nodes([11, 22, 33]);
+        let identity = Identity {
+            node,
+            cluster: cluster_of(&nodes),
+            incarnation: 1,
+            nodes,
+        };
+        identity.store(&disk).unwrap();
+        assert_eq!(
+            Identity::load(&*disk, node, Some(u64::from(node) * 11)).unwrap(),
+            Some(identity)
+        );
+        disk
+    }
+
+    #[test]
+    fn any_other_directories_are_another_cluster() {
+        let clusters = [[11, 22, 33], [22, 11, 33], [11, 22, 34]].map(|list| cluster_of(&nodes(list)));
+        assert_eq!(clusters[0], cluster_of(&nodes([11, 22, 33])));
+        assert!(clusters[0] != clusters[1] && clusters[0] != clusters[2] && clusters[1] != clusters[2]);
+    }
+
+    #[test]
+    fn the_directory_of_another_node_says_whose_it_is() {
+        let disk = stored(2);
+        let error = Identity::load(&*disk, 3, Some(22)).unwrap_err().to_string();
+        assert!(error.contains("belongs to node 2 of cluster"), "{error}");
+    }
+
+    #[test]
+    fn parts_of_two_directories_are_none() {
+        let disk = stored(2);
+        for directory in [None, Some(99)] {
+            let error = Identity::load(&*disk, 2, directory).unwrap_err().to_string();
+            assert!(error.contains("do not belong together"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_was_refused_remembers_why() {
+        let disk = stored(2);
+        assert_eq!(refused(&*disk).unwrap(), None);
+        refuse(&disk, "it was replaced").unwrap();
+        assert_eq!(refused(&*disk).unwrap().as_deref(), Some("it was replaced"));
+    }
 }

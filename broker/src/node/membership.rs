@@ -4,9 +4,9 @@
 //! added as learners, caught up, and take the old ids' place in one joint change. One
 //! node at a time, so that a quorum of caught-up voters always exists.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
-use flotilla_proto::peer::StatusRequest;
+use flotilla_proto::peer::{StatusRequest, StatusResponse};
 use raft_store::{Replica, ReplicaStatus};
 
 use super::{META_SHARD, Node, node_of, replica_of};
@@ -28,6 +28,7 @@ const HAND_OVER: Duration = Duration::from_secs(2);
 pub(super) async fn run(node: Node) {
     let mut stop = node.inner.stop.subscribe();
     let mut calm = 0;
+    let mut before = BTreeSet::new();
     loop {
         tokio::select! {
             biased;
@@ -39,9 +40,16 @@ pub(super) async fn run(node: Node) {
         if meta.cluster().is_none() {
             continue;
         }
-        let mut changed = false;
-        for (shard, replica) in led(&node) {
-            changed |= reconcile(&meta, shard, &replica).await;
+        if node.inner.leaving.load(Ordering::SeqCst) {
+            continue; // Whoever leads next does the rest.
+        }
+        let leads = led(&node);
+        let shards: BTreeSet<u32> = leads.iter().map(|(shard, _)| *shard).collect();
+        // What somebody has just handed over is not sent back: that node may be about to leave.
+        let mut changed = shards != before;
+        before = shards;
+        for (shard, replica) in leads {
+            changed |= reconcile(&node, &meta, shard, &replica).await;
         }
         calm = if changed || node.ready().is_err() {
             0
@@ -85,12 +93,16 @@ pub(super) async fn first_leader(node: Node, shard: u32, replica: Replica) {
 }
 
 /// What another node answered last.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct SignOfLife {
     /// When.
     pub(crate) at_ms: u64,
     /// Its disk had no room for messages.
     pub(crate) full: bool,
+    /// It hands its leaderships over and stops.
+    pub(crate) leaving: bool,
+    /// The shards that it leads with a majority behind it.
+    pub(crate) leads: BTreeSet<u32>,
 }
 
 /// Asks every other node for a sign of life, without waiting for it here.
@@ -101,6 +113,7 @@ fn ping(node: &Node) {
             let question = StatusRequest {
                 me: Some(node.describe()),
                 fresh: false,
+                from: Some(node.hello()),
             };
             let answer = node
                 .inner
@@ -108,12 +121,22 @@ fn ping(node: &Node) {
                 .call(other, Body::Status(question), PING_FOR)
                 .await;
             if let Ok(Body::StatusAnswer(status)) = answer {
+                if !speaks_for(&node, other, &status) {
+                    return;
+                }
                 for led in &status.leads {
                     node.hear_leader(led.shard, other, led.term);
                 }
                 let sign = SignOfLife {
                     at_ms: node.clock().steady_ms(),
                     full: status.full,
+                    leaving: status.leaving,
+                    leads: status
+                        .leads
+                        .iter()
+                        .filter(|led| led.quorum)
+                        .map(|led| led.shard)
+                        .collect(),
                 };
                 node.inner
                     .heard
@@ -123,6 +146,16 @@ fn ping(node: &Node) {
             }
         });
     }
+}
+
+/// Whether a status is the word of that member of the cluster.
+fn speaks_for(node: &Node, other: u32, status: &StatusResponse) -> bool {
+    let Some(from) = &status.from else { return false };
+    if from.refused.is_some() {
+        node.told(from);
+        return false;
+    }
+    from.node == other && from.cluster != 0 && node.hear(from).is_ok()
 }
 
 /// The shards that this node leads, as far as it knows; also those in which it does not serve yet, because it has not caught
@@ -151,7 +184,7 @@ fn wanted(meta: &MetaState) -> BTreeSet<u64> {
 }
 
 /// One step towards the wanted voters; true if there was something to do.
-async fn reconcile(meta: &MetaState, shard: u32, replica: &Replica) -> bool {
+async fn reconcile(node: &Node, meta: &MetaState, shard: u32, replica: &Replica) -> bool {
     let status = replica.status();
     let wanted = wanted(meta);
     // Planted: enough replicas are the right ones.
@@ -162,7 +195,7 @@ async fn reconcile(meta: &MetaState, shard: u32, replica: &Replica) -> bool {
         return false;
     }
     match step(&status.voters, &status.learners, &wanted, |id| {
-        caught_up(&status, id)
+        caught_up(&status, id, node.silence())
     }) {
         Step::Done => return false,
         Step::Wait => {}
@@ -170,6 +203,16 @@ async fn reconcile(meta: &MetaState, shard: u32, replica: &Replica) -> bool {
             tracing::info!(shard, replica = new, "adding a learner");
             if let Err(error) = replica.add_learner(new, node_of(new)).await {
                 tracing::info!(shard, %error, "adding a learner is tried again");
+            }
+        }
+        Step::RemoveLearners(learners) => {
+            tracing::info!(
+                shard,
+                ?learners,
+                "removing learners whose data directory was replaced"
+            );
+            if let Err(error) = replica.remove_learners(learners).await {
+                tracing::info!(shard, %error, "removing learners is tried again");
             }
         }
         Step::ChangeVoters(voters) => {
@@ -189,6 +232,8 @@ enum Step {
     /// For a learner to catch up.
     Wait,
     AddLearner(u64),
+    /// Replicas that nobody waits for any more: the directory was replaced again before it became a voter.
+    RemoveLearners(BTreeSet<u64>),
     ChangeVoters(BTreeSet<u64>),
 }
 
@@ -204,7 +249,11 @@ fn step(
         // another thing by now, with replicas that are not even learners.
         return Step::ChangeVoters(voters.last().cloned().unwrap_or_default());
     };
-    if voters == wanted && learners.is_empty() {
+    let stale: BTreeSet<u64> = learners.difference(wanted).copied().collect();
+    if !stale.is_empty() {
+        return Step::RemoveLearners(stale);
+    }
+    if voters == wanted {
         return Step::Done;
     }
     let Some(&new) = wanted.iter().find(|id| !voters.contains(id)) else {
@@ -247,11 +296,19 @@ fn others_first(voters: &BTreeSet<u64>, new: u64) -> Option<u64> {
     voters.iter().copied().find(|&id| node_of(id) != node_of(new))
 }
 
-fn caught_up(status: &ReplicaStatus, replica: u64) -> bool {
+/// Whether a replica has nearly everything, and has said so within `silence`: of one that has stopped the last that was
+/// heard stays as it was.
+fn caught_up(status: &ReplicaStatus, replica: u64, silence: Duration) -> bool {
     let Some(&Some(matched)) = status.replication.get(&replica) else {
         return false;
     };
-    matched + CAUGHT_UP_WITHIN >= status.last_log.unwrap_or(0)
+    heard(status, replica, silence) && matched + CAUGHT_UP_WITHIN >= status.last_log.unwrap_or(0)
+}
+
+/// Whether a replica has answered this leader within `silence`.
+fn heard(status: &ReplicaStatus, replica: u64, silence: Duration) -> bool {
+    let ago = status.heard_ms_ago.get(&replica).copied();
+    ago.is_some_and(|ago| Duration::from_millis(ago) <= silence)
 }
 
 /// Where a shard's leader should be: evenly spread, the same on every node's list. A node to be avoided leads only where
@@ -277,8 +334,8 @@ async fn move_leaders(node: &Node, meta: &MetaState, avoided: &BTreeSet<u32>, at
             .replication
             .keys()
             .copied()
-            .find(|&id| node_of(id) == better);
-        if let Some(target) = target.filter(|&target| caught_up(&status, target)) {
+            .find(|&id| node_of(id) == better && caught_up(&status, id, node.silence()));
+        if let Some(target) = target.filter(|_| !node.leaving(better)) {
             tracing::info!(shard, to = better, "moving the leader to its preferred node");
             if let Err(error) = replica.transfer_leader(target).await {
                 tracing::info!(shard, %error, "the leader did not move");
@@ -301,6 +358,7 @@ pub(super) async fn hand_over(node: &Node) {
             .iter()
             .filter(|(id, _)| node_of(**id) != node.id())
             .filter(|(id, _)| status.voters.iter().any(|voters| voters.contains(id)))
+            .filter(|(id, _)| heard(&status, **id, node.silence()) && !node.leaving(node_of(**id)))
             .max_by_key(|(_, matched)| **matched);
         let Some((&to, Some(_))) = best else { continue };
         if let Err(error) = replica.transfer_leader(to).await {
@@ -335,11 +393,15 @@ mod tests {
                 }
                 Step::Wait => panic!("all have caught up"),
                 Step::AddLearner(new) => assert!(learners.insert(new)),
+                Step::RemoveLearners(stale) => {
+                    assert!(stale.is_subset(&learners) && !stale.is_empty());
+                    learners.retain(|id| !stale.contains(id));
+                }
                 Step::ChangeVoters(next) => {
                     // What Raft refuses: voters that were never learners.
                     let known = |id: &u64| learners.contains(id) || voters.iter().any(|set| set.contains(id));
                     assert!(next.iter().all(known), "{next:?} of {voters:?} and {learners:?}");
-                    learners.retain(|id| !next.contains(id) && wanted.contains(id));
+                    learners.retain(|id| !next.contains(id));
                     voters = vec![next];
                 }
             }
@@ -351,6 +413,34 @@ mod tests {
     fn a_new_replica_of_a_node_takes_the_place_of_the_old_one() {
         let (old, new) = (replicas(&[1, 1, 1]), replicas(&[1, 2, 1]));
         assert_eq!(walk(vec![old], BTreeSet::new(), &new), 2);
+    }
+
+    #[test]
+    fn a_learner_whose_directory_was_replaced_before_it_was_promoted_goes() {
+        let (old, new) = (replicas(&[1, 1, 1]), replicas(&[1, 3, 1]));
+        let stale = BTreeSet::from([replica_of(2, 2)]);
+        assert_eq!(
+            step(std::slice::from_ref(&old), &stale, &new, |_| true),
+            Step::RemoveLearners(stale.clone())
+        );
+        assert_eq!(walk(vec![old], stale.clone(), &new), 3);
+        assert_eq!(walk(vec![new.clone()], stale, &new), 1);
+    }
+
+    #[test]
+    fn a_learner_that_has_stopped_is_not_promoted_on_what_it_had() {
+        let learner = replica_of(2, 2);
+        let mut status = ReplicaStatus {
+            last_log: Some(1_000),
+            replication: [(learner, Some(1_000))].into(),
+            heard_ms_ago: [(learner, 200)].into(),
+            ..ReplicaStatus::default()
+        };
+        assert!(caught_up(&status, learner, Duration::from_secs(1)));
+        status.heard_ms_ago.insert(learner, 1_001);
+        assert!(!caught_up(&status, learner, Duration::from_secs(1)));
+        status.heard_ms_ago.clear();
+        assert!(!caught_up(&status, learner, Duration::from_secs(1)));
     }
 
     #[test]

@@ -1,18 +1,26 @@
 //! What this node does with the requests of other nodes.
 
+use std::sync::atomic::Ordering;
+
 use flotilla_proto::peer::{
-    ForwardResponse, Hello, Led, RaftRequest, RaftResponse, Refusal, StatusRequest, StatusResponse,
-    raft_response, refusal,
+    ForwardResponse, Hello, Led, RaftRequest, RaftResponse, Refusal, StatusRequest, StatusResponse, Stranger,
+    raft_request, raft_response, refusal, stranger,
 };
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{META_SHARD, Node, catalogue, membership};
+use super::{META_SHARD, Node, catalogue, health, membership};
 use crate::peer::{Body, PeerHandler};
 
 impl PeerHandler for Node {
-    fn handle(&self, _from: &Hello, body: Body) -> BoxFuture<'static, Body> {
+    fn handle(&self, from: &Hello, body: Body) -> BoxFuture<'static, Body> {
         match body {
-            Body::Raft(request) => self.raft(request),
+            Body::Raft(request) => self.raft(from, request),
+            Body::Status(request) => ready(Body::StatusAnswer(self.status(from, &request))),
+            // What is passed on is not signed: whoever has its connection counts, as long as it belongs here.
+            Body::Forward(_) if self.hear(from).is_err() => ready(Body::ForwardAnswer(ForwardResponse {
+                not_leader: true,
+                ..Default::default()
+            })),
             Body::Forward(request) if request.rpc == catalogue::RPC => {
                 let node = self.clone();
                 async move { Body::ForwardAnswer(catalogue::forwarded(&node, request).await) }.boxed()
@@ -28,7 +36,6 @@ impl PeerHandler for Node {
                     ..Default::default()
                 })),
             },
-            Body::Status(request) => ready(Body::StatusAnswer(self.status(&request))),
             // An answer without a question: the transport should have kept it.
             _ => ready(Body::StatusAnswer(StatusResponse::default())),
         }
@@ -36,8 +43,40 @@ impl PeerHandler for Node {
 }
 
 impl Node {
-    /// Hands a Raft message to the replica it is meant for, in arrival order.
-    fn raft(&self, request: RaftRequest) -> BoxFuture<'static, Body> {
+    /// Hands a Raft message to the replica it is meant for, in arrival order. The answer is signed when it is given: what it
+    /// answers for is synced by then.
+    fn raft(&self, from: &Hello, mut request: RaftRequest) -> BoxFuture<'static, Body> {
+        let sender = request.from.take().unwrap_or_default();
+        if let Err(stranger) = self.raft_sender(from, &sender) {
+            let mut refused = refuse(refusal::Reason::Stranger, stranger.message.clone());
+            refused.from = Some(self.refusing(stranger));
+            return ready(Body::RaftAnswer(refused));
+        }
+        let (node, answer) = (self.clone(), self.raft_answer(request));
+        answer
+            .map(move |mut answer| {
+                answer.from = Some(node.hello());
+                Body::RaftAnswer(answer)
+            })
+            .boxed()
+    }
+
+    /// Only a member of the same cluster counts, in its own name.
+    fn raft_sender(&self, from: &Hello, sender: &Hello) -> Result<(), Stranger> {
+        if sender.cluster == 0 || sender.node != from.node {
+            return Err(Stranger {
+                kind: stranger::Kind::NotAMember.into(),
+                message: format!(
+                    "node {} has no cluster, or is not the one that speaks",
+                    sender.node
+                ),
+                ..Stranger::default()
+            });
+        }
+        self.hear(sender)
+    }
+
+    fn raft_answer(&self, request: RaftRequest) -> BoxFuture<'static, RaftResponse> {
         let replica = if request.shard == META_SHARD {
             self.meta_replica().cloned()
         } else {
@@ -46,18 +85,24 @@ impl Node {
         match replica {
             // Planted: whoever has the node's address is meant; the replica itself looks no closer then.
             #[cfg(madsim)]
-            Some(replica) if plant::is(plant::Bug::AnswersForAnother) => {
-                replica.handle(request).map(Body::RaftAnswer).boxed()
+            Some(replica) if plant::is(plant::Bug::AnswersForAnother) => replica.handle(request).boxed(),
+            // It would be led for a moment only.
+            Some(_) if self.inner.leaving.load(Ordering::SeqCst) && asks_to_lead(&request) => {
+                no_such_replica(&request)
             }
             // Another incarnation of this node: its votes and acknowledgements are not ours to give.
-            Some(replica) if replica.id() == request.to => {
-                replica.handle(request).map(Body::RaftAnswer).boxed()
-            }
-            _ => ready(Body::RaftAnswer(refuse(&request))),
+            Some(replica) if replica.id() == request.to => replica.handle(request).boxed(),
+            _ => no_such_replica(&request),
         }
     }
 
-    fn status(&self, _: &StatusRequest) -> StatusResponse {
+    fn status(&self, from: &Hello, request: &StatusRequest) -> StatusResponse {
+        if let Err(stranger) = self.hear(request.from.as_ref().unwrap_or(from)) {
+            return StatusResponse {
+                from: Some(self.refusing(stranger)),
+                ..StatusResponse::default()
+            };
+        }
         let meta = self.meta();
         let identity = self.inner.identity.lock().expect("no panic while held").clone();
         let nodes = if meta.cluster().is_some() {
@@ -75,26 +120,42 @@ impl Node {
             nodes,
             meta_leader: self.leader(META_SHARD).unwrap_or(0),
             full: !self.store().log().has_room(),
+            leaving: self.inner.leaving.load(Ordering::SeqCst),
             leads: membership::led(self)
                 .into_iter()
                 .filter_map(|(shard, replica)| {
                     // One look: that it leads and in which term must belong together.
                     let status = replica.status();
                     let term = status.term;
-                    status.is_leader.then_some(Led { shard, term })
+                    status.is_leader.then_some(Led {
+                        shard,
+                        term,
+                        quorum: health::has_quorum(&status),
+                    })
                 })
                 .collect(),
+            from: Some(self.hello()),
         }
     }
 }
 
-fn refuse(request: &RaftRequest) -> RaftResponse {
+fn asks_to_lead(request: &RaftRequest) -> bool {
+    matches!(request.body, Some(raft_request::Body::TransferLeader(_)))
+}
+
+fn no_such_replica(request: &RaftRequest) -> BoxFuture<'static, RaftResponse> {
+    let message = format!("no replica {} of shard {} here", request.to, request.shard);
+    std::future::ready(refuse(refusal::Reason::NoSuchReplica, message)).boxed()
+}
+
+fn refuse(reason: refusal::Reason, message: String) -> RaftResponse {
     let refusal = Refusal {
-        reason: refusal::Reason::NoSuchReplica as i32,
-        message: format!("no replica {} of shard {} here", request.to, request.shard),
+        reason: reason as i32,
+        message,
     };
     RaftResponse {
         body: Some(raft_response::Body::Refusal(refusal)),
+        from: None,
     }
 }
 

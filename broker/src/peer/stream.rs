@@ -52,7 +52,7 @@ impl PeerTransport for StreamTransport {
     }
 
     fn set_peers(&self, mut addresses: BTreeMap<u32, String>) {
-        addresses.remove(&(self.me)().node);
+        addresses.remove(&self.me.node());
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.retain(|node, link| addresses.get(node).is_some_and(|address| link.leads_to(address)));
         for (node, address) in addresses {

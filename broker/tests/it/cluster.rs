@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use broker::{
     clock::{Clock, SystemClock},
-    node::{Node, NodeOptions, StopReason},
+    node::{Node, NodeError, NodeOptions, StopReason},
     peer::{Body, PeerError, PeerHandler, PeerTransport},
     service::{Caller, Service},
 };
@@ -60,6 +60,26 @@ pub(crate) struct Machine {
     pub(crate) service: Option<Service>,
 }
 
+impl Machine {
+    /// With nothing on it.
+    pub(crate) fn empty(seed: u64) -> Machine {
+        Machine {
+            disk: SimDisk::new(seed),
+            engine: MemoryEngine::new(),
+            service: None,
+        }
+    }
+
+    /// Another one with the same on it.
+    pub(crate) fn copy(&self) -> Machine {
+        Machine {
+            disk: self.disk.fork(),
+            engine: self.engine.fork(),
+            service: None,
+        }
+    }
+}
+
 pub(crate) struct Cluster {
     wires: Arc<Wires>,
     pub(crate) machines: BTreeMap<u32, Machine>,
@@ -68,19 +88,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start(size: u32) -> Self {
-        let machines = (1..=size)
-            .map(|id| {
-                let disk = SimDisk::new(u64::from(id));
-                (
-                    id,
-                    Machine {
-                        disk,
-                        engine: MemoryEngine::new(),
-                        service: None,
-                    },
-                )
-            })
-            .collect();
+        let machines = (1..=size).map(|id| (id, Machine::empty(u64::from(id)))).collect();
         let mut cluster = Self {
             wires: Arc::default(),
             machines,
@@ -119,6 +127,11 @@ impl Cluster {
     }
 
     pub(crate) async fn boot(&mut self, id: u32) {
+        self.try_boot(id).await.expect("the node starts");
+    }
+
+    /// Starts a node on what its machine has, if that can be.
+    pub(crate) async fn try_boot(&mut self, id: u32) -> Result<(), NodeError> {
         let options = self.options(id);
         let transport = Arc::new(Wire {
             from: id,
@@ -133,10 +146,10 @@ impl Cluster {
             transport,
             clock,
         )
-        .await
-        .expect("the node starts");
+        .await?;
         self.wires.nodes.lock().unwrap().insert(id, node.clone());
         machine.service = Some(Service::new(node));
+        Ok(())
     }
 
     /// The process is gone, and what was not synced with it.
@@ -159,6 +172,13 @@ impl Cluster {
         if let Some(meta) = node.meta_replica() {
             meta.shutdown().await;
         }
+    }
+
+    /// Puts another machine into a node's place while it does not run; the one that was there.
+    pub(crate) fn replace(&mut self, id: u32, machine: Machine) -> Machine {
+        let before = self.machines.insert(id, machine).expect("a node has a machine");
+        assert!(before.service.is_none(), "it does not run");
+        before
     }
 
     pub(crate) fn service(&self, id: u32) -> &Service {

@@ -9,3 +9,4 @@ mod damage;
 mod failover;
 mod one_node;
 mod start_at;
+mod strangers;

@@ -22,7 +22,7 @@ pub struct MemoryEngine {
     shared: Arc<Mutex<Shared>>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Shared {
     /// What readers see; copied only when written while a view is held.
     live: Arc<Keys>,
@@ -40,6 +40,14 @@ impl MemoryEngine {
     /// An empty engine.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Another engine with the same in it.
+    pub fn fork(&self) -> Self {
+        let shared = self.lock().clone();
+        Self {
+            shared: Arc::new(Mutex::new(shared)),
+        }
     }
 
     /// The engine for one life of a process. Writes through every earlier mount fail from now on.

@@ -25,6 +25,10 @@ pub(super) struct Current {
     /// Number of the last batch synced, and where it ends.
     pub(super) durable: u64,
     pub(super) durable_end: u64,
+    /// Number of the last whole batch, and of the last one of them that was synced: what a crash tore has a number, too, and
+    /// is not there after the next one.
+    pub(super) whole: u64,
+    pub(super) synced: u64,
     /// A batch behind the last one with records proves that it was synced.
     pub(super) marked: bool,
 }
@@ -84,6 +88,7 @@ impl Files {
         let first = current.end as u32 + BATCH_HEAD_BYTES as u32;
         current.end = end;
         current.number = number;
+        current.whole = number;
         current.marked = records.is_empty();
         self.bytes_written += self.buffer.len() as u64;
         Ok(first)
@@ -95,12 +100,14 @@ impl Files {
         if plant::is(plant::Bug::SyncDropped) {
             self.current.durable = self.current.number;
             self.current.durable_end = self.current.end;
+            self.current.synced = self.current.whole;
             return Ok(());
         }
         self.current.file.sync()?;
         self.space.syncs += 1;
         self.current.durable = self.current.number;
         self.current.durable_end = self.current.end;
+        self.current.synced = self.current.whole;
         Ok(())
     }
 
@@ -158,6 +165,8 @@ pub(super) fn begin(
         number,
         durable: number,
         durable_end: end,
+        whole: number,
+        synced: number,
         marked: true,
     })
 }

@@ -203,6 +203,8 @@ fn recover(
         number: scanned.highest_batch,
         durable: scanned.highest_batch,
         durable_end: scanned.end,
+        whole: scanned.last_batch,
+        synced: scanned.last_batch,
         marked: false,
     };
     Ok((current, written, segments))

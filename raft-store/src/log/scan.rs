@@ -39,6 +39,8 @@ pub(super) struct Target {
 pub(super) struct Scanned {
     /// Where the good batches end.
     pub(super) end: u64,
+    /// The number of the last good batch.
+    pub(super) last_batch: u64,
     /// The highest batch number seen anywhere in the segment, torn batches included.
     pub(super) highest_batch: u64,
     /// From here on nothing proves that it was synced.
@@ -135,6 +137,7 @@ pub(super) fn scan(
     }
     Ok(Scanned {
         end: at,
+        last_batch: number,
         highest_batch,
         unproven: unproven.front().map_or(at, |(_, start)| *start),
         torn: highest_batch > number,

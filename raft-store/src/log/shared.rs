@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -101,6 +102,8 @@ pub(super) struct Shared {
     pub(super) options: LogOptions,
     pub(super) handles: Handles,
     inner: Mutex<Inner>,
+    /// Number of the last batch that was synced.
+    pub(super) synced: AtomicU64,
     /// Wakes the writer.
     pub(super) wake: Notify,
     /// Wakes whoever waits for the end.
@@ -108,13 +111,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(disk: Arc<dyn Disk>, options: LogOptions, inner: Inner) -> Shared {
+    pub(super) fn new(disk: Arc<dyn Disk>, options: LogOptions, inner: Inner, synced: u64) -> Shared {
         let handles = Handles::new(disk.clone());
         Shared {
             disk,
             options,
             handles,
             inner: Mutex::new(inner),
+            synced: AtomicU64::new(synced),
             wake: Notify::new(),
             end: Notify::new(),
         }

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -438,6 +439,7 @@ impl Writer {
             inner.stats.bytes_written = files.bytes_written;
             inner.spare_bytes = files.space.spare_bytes();
         }
+        self.shared.synced.store(files.current.synced, Ordering::Release);
         self.files = Some(files);
         result
     }

@@ -74,7 +74,10 @@ pub(super) fn handle(
                 .unwrap_or_else(|_| refuse(Reason::Stopped, "the replica is stopping")),
             Begun::Other(body) => inner.answer(body).await,
         };
-        RaftResponse { body: Some(response) }
+        RaftResponse {
+            body: Some(response),
+            from: None,
+        }
     }
 }
 

@@ -61,6 +61,9 @@ pub struct ReplicaStatus {
     /// On the leader: index up to which each replica is known to have the log. A replica that was
     /// not heard of yet has none.
     pub replication: BTreeMap<u64, Option<u64>>,
+    /// On the leader: milliseconds since a message was sent that each replica has answered, when this status was asked for.
+    /// One that has answered nothing yet is not in it.
+    pub heard_ms_ago: BTreeMap<u64, u64>,
     /// On the leader: milliseconds since a quorum last confirmed it, when this status was asked for.
     pub quorum_acked_ms_ago: Option<u64>,
     /// Whether the membership shown is committed.
@@ -101,6 +104,12 @@ impl ReplicaStatus {
                 .collect(),
             replication: replication
                 .map(|(id, matched)| (*id, matched.as_ref().map(|id| id.index)))
+                .collect(),
+            heard_ms_ago: metrics
+                .heartbeat
+                .iter()
+                .flatten()
+                .filter_map(|(id, at)| Some((*id, millis((*at)?.into_inner().elapsed()))))
                 .collect(),
             quorum_acked_ms_ago: metrics
                 .last_quorum_acked

@@ -85,13 +85,15 @@ impl Link {
             shard: self.network.shard,
             to: self.target,
             body: Some(body),
+            from: None, // the transport knows who this is
         };
         match self.network.transport.raft(self.target, request, ttl).await {
             Ok(RaftResponse {
                 body: Some(Response::Refusal(refusal)),
+                ..
             }) => Err(self.refused(&refusal)),
-            Ok(RaftResponse { body: Some(body) }) => Ok(body),
-            Ok(RaftResponse { body: None }) => Err(malformed()),
+            Ok(RaftResponse { body: Some(body), .. }) => Ok(body),
+            Ok(RaftResponse { body: None, .. }) => Err(malformed()),
             Err(error @ TransportError::Unreachable(_)) => {
                 Err(RpcError::Unreachable(Unreachable::new(&error)))
             }

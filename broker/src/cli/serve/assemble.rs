@@ -1,12 +1,7 @@
 //! Puts the parts of a running node together: disk, engine, transport, node, service, sockets.
 
-use std::{
-    io,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
-use flotilla_proto::peer::Hello;
 use raft_store::{
     disk::RealDisk,
     engine::{EngineError, RocksEngine},
@@ -22,7 +17,7 @@ use crate::{
     grpc::{self, GrpcOptions, Patience, RimStats, tls},
     http,
     net::{self, BindError},
-    node::{Node, NodeError},
+    node::{Node, NodeError, meeting::Greeting},
     peer::{self, HelloSource, stream::StreamTransport},
     service::Service,
 };
@@ -83,7 +78,7 @@ impl Assembly {
         })?;
 
         let hello = Greeting::new(config.node_id);
-        let transport = StreamTransport::new(hello.source());
+        let transport = StreamTransport::new(hello.clone());
         let options = node_options(config, addresses);
         let node = Node::start(
             options,
@@ -106,7 +101,7 @@ impl Assembly {
             stats: stats.clone(),
         };
         let servers = vec![
-            tokio::spawn(serve_peers(peers, hello.source(), node.clone(), stop.clone())?),
+            tokio::spawn(serve_peers(peers, hello, node.clone(), stop.clone())?),
             tokio::spawn(grpc::serve(clients, options, service.clone(), stop.clone())),
             tokio::spawn(http::serve(admin, service.clone(), stats, stop.clone())),
             tokio::spawn(announce(service, stop.clone())),
@@ -163,34 +158,5 @@ async fn announce(service: Service, stop: CancellationToken) {
             let options = service.node().options();
             info!(clients = options.client_addr, http = options.http_addr, peers = options.peer_addr, "ready");
         }
-    }
-}
-
-/// How this node greets others; before the node has opened its directory only its number is known.
-struct Greeting {
-    number: u32,
-    node: Arc<OnceLock<Node>>,
-}
-
-impl Greeting {
-    fn new(number: u32) -> Greeting {
-        Greeting {
-            number,
-            node: Arc::default(),
-        }
-    }
-
-    fn is(&self, node: &Node) {
-        assert!(self.node.set(node.clone()).is_ok(), "a node starts once");
-    }
-
-    fn source(&self) -> HelloSource {
-        let (number, node) = (self.number, self.node.clone());
-        let nobody = move || Hello {
-            version: peer::PROTOCOL_VERSION,
-            node: number,
-            ..Default::default()
-        };
-        Arc::new(move || node.get().map_or_else(&nobody, Node::hello))
     }
 }

@@ -1,7 +1,8 @@
 //! `RegisterNode`: a member starts, perhaps with other addresses, perhaps with a new data directory.
 //!
 //! A new directory means that everything the node had promised is gone: it gets a new incarnation,
-//! hence new replica ids, and no vote of the old ones counts again.
+//! hence new replica ids, and no vote of the old ones counts again. A directory that begins with less than it had in the
+//! life before has lost promises, too: it is not registered, and so what it had stays known.
 
 use flotilla_proto::record::RegisterNode;
 use queue_core::KeyValue;
@@ -24,11 +25,24 @@ pub(in crate::meta) fn apply(state: &mut MetaState, kv: &mut dyn KeyValue, comma
     };
     // A node that was only named at the bootstrap shows its directory now for the first time.
     let same = known.directory == node.directory || known.directory == 0;
+    if !same && node.incarnation != 0 {
+        return refuse(invalid(format!(
+            "the data directory {:016x} of node {} was replaced: the cluster goes on with {:016x}, incarnation {}",
+            node.directory, node.id, known.directory, known.incarnation
+        )));
+    }
     let incarnation = if same {
         known.incarnation
     } else {
         known.incarnation + 1
     };
+    if same && known.session != node.session && node.opened < known.synced {
+        return refuse(invalid(format!(
+            "the data directory {:016x} of node {} was put back to an older state: it had {} batches in its log, and was \
+             opened with {}",
+            node.directory, node.id, known.synced, node.opened
+        )));
+    }
     node.incarnation = incarnation;
     if *known != node {
         state.put_node(kv, node)?;

@@ -13,7 +13,7 @@ use tonic::{Streaming, transport::Endpoint};
 use tracing::{debug, info};
 
 use crate::peer::{
-    Body, HelloSource, PROTOCOL_VERSION, PeerError,
+    Body, HelloSource, PROTOCOL_VERSION, PeerError, Seat,
     calls::{Budgets, Calls, Outgoing},
     limits,
 };
@@ -72,6 +72,12 @@ enum Broken {
     OtherNode(u32),
     #[error("it speaks version {0} of the peer protocol, this node {PROTOCOL_VERSION}")]
     Version(u32),
+    #[error("this node has no greeting yet")]
+    NotYet,
+    #[error("it refuses this node: {0}")]
+    Refused(String),
+    #[error("it is a stranger: {0}")]
+    Stranger(String),
     #[error("it does not keep to the peer protocol")]
     Protocol,
     #[error("it closed the connection")]
@@ -121,7 +127,7 @@ impl Line {
         greeted: &mut bool,
     ) -> Result<std::convert::Infallible, Broken> {
         let (gate, open_gate) = oneshot::channel();
-        let mut answers = timeout(limits::HANDSHAKE_TIMEOUT, self.greet(open_gate))
+        let (mut answers, _seat) = timeout(limits::HANDSHAKE_TIMEOUT, self.greet(open_gate))
             .await
             .map_err(|_| Broken::Silent)??;
         *greeted = true;
@@ -145,7 +151,8 @@ impl Line {
     async fn greet(
         &self,
         gate: oneshot::Receiver<mpsc::UnboundedReceiver<Outgoing>>,
-    ) -> Result<Streaming<Frame>, Broken> {
+    ) -> Result<(Streaming<Frame>, Seat), Broken> {
+        let me = self.me.hello().ok_or(Broken::NotYet)?;
         let channel = Endpoint::from_shared(format!("http://{}", self.address))?
             .connect_timeout(limits::HANDSHAKE_TIMEOUT)
             .tcp_nodelay(true)
@@ -162,7 +169,7 @@ impl Line {
             .max_encoding_message_size(limits::MAX_FRAME_BYTES);
         let hello = Frame {
             id: 0,
-            body: Some(Body::Hello((self.me)())),
+            body: Some(Body::Hello(me)),
         };
         // Requests leave only after the other side has said who it is: the address may be another's by now.
         let requests = gate
@@ -175,7 +182,14 @@ impl Line {
                 Err(Broken::Version(hello.version))
             }
             Some(Body::Hello(hello)) if hello.node != self.node => Err(Broken::OtherNode(hello.node)),
-            Some(Body::Hello(_)) => Ok(answers),
+            Some(Body::Hello(hello)) => match (&hello.refused, self.me.meet(&hello)) {
+                (Some(stranger), _) => {
+                    self.me.refused(&hello);
+                    Err(Broken::Refused(stranger.message.clone()))
+                }
+                (None, Err(refusal)) => Err(Broken::Stranger(refusal.refused.unwrap_or_default().message)),
+                (None, Ok(seat)) => Ok((answers, seat)),
+            },
             _ => Err(Broken::Protocol),
         }
     }

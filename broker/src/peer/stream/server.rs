@@ -22,7 +22,7 @@ use tracing::{debug, error, info, warn};
 
 use super::socket::{PeerSocket, Wire};
 use crate::peer::{
-    Body, HelloSource, PROTOCOL_VERSION, PeerHandler,
+    Body, HelloSource, PROTOCOL_VERSION, PeerHandler, Seat,
     calls::{Budgets, Permit},
     is_request, limits,
 };
@@ -115,19 +115,23 @@ impl Peer for Service {
                 return Err(Status::invalid_argument(reason));
             }
         };
+        let (me, seat) = match self.me.meet(&from) {
+            Ok(seat) => (self.me.hello(), seat),
+            // Told why; then the connection ends for want of an accepted greeting.
+            Err(refusal) => return Ok(Response::new(stream::iter([Ok(greet(*refusal))]).boxed())),
+        };
+        let me = me.ok_or_else(|| Status::unavailable("this node is not open yet"))?;
         wire.greeted();
         info!(node = from.node, "a node has connected");
         let (answers, mut queue) = mpsc::unbounded_channel::<Answer>();
-        let hello = Frame {
-            id: 0,
-            body: Some(Body::Hello((self.me)())),
-        };
+        let hello = greet(me);
         let _ = answers.send(Answer {
             frame: hello,
             _permit: None,
         });
         let connection = Connection {
             from,
+            _seat: seat,
             handler: self.handler.clone(),
             budgets: Budgets::by_limits(),
             requests,
@@ -147,6 +151,13 @@ impl Peer for Service {
                 .map(|next| next.map(|next| Ok(next.frame)))
         });
         Ok(Response::new(stream.boxed()))
+    }
+}
+
+fn greet(hello: Hello) -> Frame {
+    Frame {
+        id: 0,
+        body: Some(Body::Hello(hello)),
     }
 }
 
@@ -181,6 +192,7 @@ struct Answer {
 
 struct Connection {
     from: Hello,
+    _seat: Seat,
     handler: Arc<dyn PeerHandler>,
     budgets: Budgets,
     requests: Streaming<Frame>,

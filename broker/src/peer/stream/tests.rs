@@ -7,7 +7,7 @@ use std::{
 
 use flotilla_proto::peer::{
     ForwardRequest, ForwardResponse, Frame, Hello, RaftRequest, RaftResponse, StatusRequest, StatusResponse,
-    peer_client::PeerClient,
+    Stranger, peer_client::PeerClient,
 };
 use futures::{FutureExt, future::BoxFuture, future::join_all, stream};
 use tokio::{
@@ -19,7 +19,9 @@ use tokio::{
 };
 
 use super::*;
-use crate::peer::{PROTOCOL_VERSION, PeerHandler, limits};
+use crate::peer::{Greeter, PROTOCOL_VERSION, PeerHandler, Seat, limits};
+
+mod strangers;
 
 const TTL: Duration = Duration::from_secs(20);
 
@@ -81,7 +83,7 @@ fn hello(node: u32) -> Hello {
         version: PROTOCOL_VERSION,
         node,
         directory: 7,
-        cluster: 0,
+        ..Hello::default()
     }
 }
 
@@ -102,10 +104,14 @@ impl Served {
     }
 
     fn on(address: SocketAddr, node: u32, handler: Arc<Recorder>) -> Self {
+        Self::greeting(address, source(node), handler)
+    }
+
+    fn greeting(address: SocketAddr, me: HelloSource, handler: Arc<Recorder>) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(serve_peers(listener, source(node), handler, stopped.map(|_| ())));
+        let task = tokio::spawn(serve_peers(listener, me, handler, stopped.map(|_| ())));
         Served { address, stop, task }
     }
 

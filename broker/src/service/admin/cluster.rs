@@ -20,6 +20,7 @@ impl Service {
         let meta = node.meta();
         let shards = node.shard_views();
         let alive = node.alive_nodes();
+        let strangers = node.strangers();
         let nodes = meta
             .nodes()
             .values()
@@ -27,6 +28,7 @@ impl Service {
                 id: known.id,
                 incarnation: known.incarnation,
                 alive: alive.contains(&known.id),
+                problem: strangers.get(&known.id).cloned(),
                 client_addr: known.client_addr.clone(),
                 http_addr: known.http_addr.clone(),
                 peer_addr: known.peer_addr.clone(),
@@ -39,6 +41,7 @@ impl Service {
         ClusterView {
             cluster: meta.cluster().map(|id| format!("{id:016x}")),
             node: node.id(),
+            problem: self.ready().err(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             nodes,
             shards,

@@ -26,6 +26,16 @@ async fn open(sim: &SimDisk) -> NodeLog {
 }
 
 #[tokio::test]
+async fn the_number_of_synced_batches_grows_with_whatever_is_acknowledged() {
+    let log = open(&SimDisk::new(1)).await;
+    for vote in 0..3_u8 {
+        let before = log.synced();
+        log.save_vote(1, Bytes::from(vec![vote])).await.unwrap();
+        assert!(log.synced() > before);
+    }
+}
+
+#[tokio::test]
 async fn a_story_is_the_same_after_a_close_and_after_a_kill() {
     let sim = SimDisk::new(1);
     let mut world = World::open(sim.mount(), options()).await.unwrap();

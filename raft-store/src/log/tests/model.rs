@@ -171,6 +171,8 @@ pub(super) struct History {
 #[derive(Default)]
 struct Acknowledged {
     changes: usize,
+    /// The highest number of a synced batch that the log has shown.
+    synced: u64,
     /// The log has told someone that it stopped.
     failed: bool,
 }
@@ -185,6 +187,12 @@ impl History {
 
     pub(super) fn now(&self) -> &Model {
         self.states.last().expect("there is a first state")
+    }
+
+    /// The number of the last synced batch never goes back, in no later life.
+    fn check_synced(&self, log: &NodeLog) {
+        let before = self.acknowledged.lock().unwrap().synced;
+        assert!(before <= log.synced(), "{} after {before}", log.synced());
     }
 
     pub(super) fn state(&self, changes: usize) -> &Model {
@@ -318,6 +326,7 @@ impl World {
         before: &History,
     ) -> Result<World, OpenError> {
         let log = NodeLog::open(disk, options).await?;
+        before.check_synced(&log);
         let start = before.state(before.find(&log)).clone();
         let terms = start
             .shards
@@ -333,7 +342,10 @@ impl World {
 
     pub(super) async fn run(&mut self, ops: &[Op]) -> Result<(), LogStopped> {
         for op in ops {
-            self.step(op).await?;
+            let done = self.step(op).await;
+            self.history.check_synced(&self.log);
+            self.history.acknowledged.lock().unwrap().synced = self.log.synced();
+            done?;
         }
         Ok(())
     }
