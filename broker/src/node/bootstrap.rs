@@ -16,7 +16,7 @@ use raft_store::{Replica, ReplicaOptions, StoreError};
 
 use super::{
     META_SHARD, Node, StopReason, dropping, identity::Identity, keeper, machine::QueueMachine, membership,
-    replica_of, retention, shard::DataShard,
+    renewals, replica_of, retention, shard::DataShard,
 };
 use crate::{
     meta::{MetaReply, MetaState},
@@ -351,7 +351,8 @@ async fn open_shards(node: &Node, identity: &Identity, meta: &MetaState) -> Resu
             .insert(id, Arc::clone(&shard));
         tokio::spawn(membership::first_leader(node.clone(), id, shard.replica.clone()));
         tokio::spawn(dropping::run(node.clone(), Arc::clone(&shard)));
-        tokio::spawn(keeper::run(node.clone(), shard));
+        tokio::spawn(keeper::run(node.clone(), Arc::clone(&shard)));
+        tokio::spawn(renewals::run(node.clone(), shard));
     }
     Ok(())
 }
