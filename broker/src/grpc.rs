@@ -14,6 +14,7 @@ mod limits;
 mod messaging;
 mod stats;
 pub mod tls;
+mod wire;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -25,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Clock,
     config::{Limits, TlsMode},
     net,
     service::Service,
@@ -57,12 +59,14 @@ struct Rim {
     telemetry: MessagingServiceServer<messaging::Messaging>,
     admin: AdminServer<admin::NotImplemented>,
     stats: Arc<RimStats>,
+    clock: Arc<dyn Clock>,
     patience: Patience,
     max_inbound_bytes: u64,
 }
 
 /// Serves clients until `stop`, then lets the open requests end.
 pub async fn serve(listener: TcpListener, options: GrpcOptions, service: Service, stop: CancellationToken) {
+    let clock = Arc::clone(service.node().clock());
     let messaging = messaging::Messaging::new(service, stop.clone());
     let rim = Arc::new(Rim {
         mode: options.mode,
@@ -75,6 +79,7 @@ pub async fn serve(listener: TcpListener, options: GrpcOptions, service: Service
         admin: AdminServer::new(admin::NotImplemented)
             .max_decoding_message_size(limits::MAX_INBOUND_MESSAGE_BYTES),
         stats: options.stats,
+        clock,
         patience: options.patience,
         max_inbound_bytes: options.limits.max_inbound_size.0,
     });

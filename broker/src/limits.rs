@@ -65,14 +65,37 @@ pub const POLL_MARGIN: Duration = Duration::from_millis(1_000);
 pub const MIN_INVISIBLE: Duration = Duration::from_secs(10);
 /// See [`MIN_INVISIBLE`].
 pub const MAX_INVISIBLE: Duration = Duration::from_secs(12 * 3600);
-/// Lease of a push consumer, renewed by the server while the client lives.
-pub const AUTO_RENEW_LEASE_MS: u64 = 60_000;
+/// Lease of a push consumer, renewed by the server while the client lives and if its answer was written out. What was not
+/// is delivered again well within a minute.
+pub const AUTO_RENEW_LEASE_MS: u64 = 50_000;
 /// A lease is renewed when less than this is left of it.
 pub const RENEW_BEFORE_MS: u64 = 20_000;
 /// How often leases are looked through for renewal.
 pub const RENEW_EVERY_MS: u64 = 5_000;
+/// Leases changed by one command that renews or ends them.
+pub const RENEW_LIMIT: u32 = 1024;
+/// Clients looked at in one go for what is due.
+pub const HOLDERS_AT_ONCE: usize = 1024;
 /// A lease is not renewed beyond this age.
 pub const RENEW_AT_MOST_MS: u64 = 3 * 3_600_000;
+/// An answer was written out, if so much later its connection is still there.
+pub const WRITTEN_AFTER_MS: u64 = 5_000;
+/// And if the client was heard so much later, on the same connection: what came before may have been on its way already.
+pub const WRITTEN_HEARD_AFTER_MS: u64 = 1_000;
+/// An answer that left so shortly before the client's deadline came too late.
+pub const ANSWER_MARGIN: Duration = Duration::from_millis(500);
+/// How often nodes tell leaders which answers were written out.
+pub const REPORT_WRITTEN_EVERY: Duration = Duration::from_secs(5);
+/// How long they wait for the leader.
+pub const REPORT_PATIENCE: Duration = Duration::from_secs(1);
+/// Answers in one such report.
+pub const MAX_ANSWERS_IN_REPORT: usize = 128;
+/// Leases of answers that one node remembers.
+pub const MAX_WRITTEN_LEASES: usize = 1 << 20;
+/// An answer is forgotten after this: leases last longer than they should only while their shard has no leader.
+pub const WRITTEN_FORGOTTEN_AFTER_MS: u64 = 600_000;
+/// Less than this is left of a lease when its shard's state takes down that its answer was written out.
+pub const MARK_WRITTEN_BEFORE_MS: u64 = 30_000;
 /// A client that was silent for so long is gone. Some SDKs beat every 30 s only.
 pub const CLIENT_SILENT_MS: u64 = 120_000;
 /// When a client says good-bye, others get what the server renewed for it so much later: what it sent before may still
@@ -81,10 +104,18 @@ pub const DEPARTED_VISIBLE_AFTER_MS: u64 = 1_000;
 /// Clients remembered by one node.
 pub const MAX_CLIENTS: usize = 50_000;
 
-/// Commands that wait in one shard's proposer.
+/// Commands that wait in one lane of a shard's proposer.
 pub const MAX_QUEUED_COMMANDS: usize = 16 * 1024;
-/// Bytes that wait in one shard's proposer.
-pub const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
+/// Commands of the shard's own time that wait; more than its keeper and all other nodes ever have.
+pub const MAX_QUEUED_TIME_COMMANDS: usize = 1024;
+/// Bytes of messages that wait in one shard's proposer.
+pub const MAX_QUEUED_SEND_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes that wait in each of its other lanes.
+pub const MAX_QUEUED_SMALL_BYTES: usize = 8 * 1024 * 1024;
+/// Commands that one lane puts into an entry before the next lane has its turn, if that has any.
+pub const TURN_COMMANDS: usize = 64;
+/// The same in bytes; reached by the last command of a turn.
+pub const TURN_BYTES: usize = 64 * 1024;
 /// Bytes of one command; a larger one is refused.
 pub const MAX_COMMAND_BYTES: usize = MAX_DELIVERED_BYTES + MAX_ENVELOPE_BYTES;
 /// What an entry adds to each of its commands, and to all of them, at most, bytes.
@@ -99,7 +130,7 @@ pub const PIPELINE_BYTES: usize = 512 * 1024;
 pub const FRUITLESS_YIELDS: u32 = 3;
 /// While fewer commands than this are on their way, the next entry is cut at once.
 pub const FEW_COMMANDS_IN_FLIGHT: usize = 8;
-/// Entries of one shard that may be on their way to a quorum.
+/// Entries of one shard that may be on their way to a quorum; and one more without sends.
 pub const MAX_ENTRIES_IN_FLIGHT: usize = 4;
 
 /// Expiries in one tick.
@@ -137,8 +168,15 @@ const _: () = assert!(
 const LARGEST_ENTRY: usize = MAX_COMMAND_BYTES + MAX_ENTRY_BYTES + (MAX_ENTRY_COMMANDS + 1) * ENTRY_OVERHEAD;
 const _: () = assert!(LARGEST_ENTRY <= queue_core::limits::MAX_ENTRY_PAYLOAD);
 const _: () = assert!(queue_core::limits::MAX_ENTRY_PAYLOAD == raft_store::limits::MAX_PAYLOAD_BYTES);
-const _: () = assert!(MAX_BODY_BYTES < MAX_QUEUED_BYTES);
+const _: () = assert!(MAX_COMMAND_BYTES < MAX_QUEUED_SEND_BYTES);
+const _: () = assert!(MAX_COMMAND_BYTES < MAX_QUEUED_SMALL_BYTES);
 const _: () = assert!(PIPELINE_BYTES <= MAX_ENTRY_BYTES);
 const _: () = assert!(MAX_ENTRY_COMMANDS <= MAX_QUEUED_COMMANDS);
+// Four lanes take turns, and a full entry has several turns of each.
+const _: () = assert!(16 * TURN_COMMANDS <= MAX_ENTRY_COMMANDS && 16 * TURN_BYTES <= MAX_ENTRY_BYTES);
 const _: () = assert!(RENEW_BEFORE_MS > 2 * RENEW_EVERY_MS);
 const _: () = assert!(AUTO_RENEW_LEASE_MS > 2 * RENEW_BEFORE_MS);
+// Three reports fail, and the lease is marked all the same.
+const _: () = assert!(MARK_WRITTEN_BEFORE_MS > 4 * REPORT_WRITTEN_EVERY.as_millis() as u64);
+const _: () = assert!(AUTO_RENEW_LEASE_MS > MARK_WRITTEN_BEFORE_MS);
+const _: () = assert!(WRITTEN_HEARD_AFTER_MS < WRITTEN_AFTER_MS);

@@ -32,17 +32,20 @@ pub mod hub;
 pub mod identity;
 pub mod keeper;
 pub mod kv;
+mod lanes;
 pub mod machine;
 pub mod meeting;
 pub mod membership;
 pub mod peers;
 pub mod peers_transport;
 pub mod proposer;
+mod renewals;
 pub mod retention;
 mod roster;
 pub mod shard;
 pub mod shard_time;
 mod shard_views;
+pub mod written;
 
 use clients::Clients;
 use forward::ForwardHandler;
@@ -51,6 +54,7 @@ use identity::Identity;
 use membership::SignOfLife;
 use roster::Roster;
 use shard::{DataShard, Leadership};
+use written::WrittenOut;
 
 /// The shard that holds the cluster's catalogue.
 pub const META_SHARD: u32 = 0;
@@ -140,6 +144,7 @@ pub(crate) struct Inner {
     pub(crate) transport: Arc<dyn PeerTransport>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) clients: Clients,
+    pub(crate) written: WrittenOut,
     pub(crate) meta_machine: Arc<MetaMachine>,
     pub(crate) meta_replica: OnceLock<Replica>,
     pub(crate) meta_leadership: Leadership,
@@ -193,6 +198,7 @@ impl Node {
                 transport,
                 hub: Arc::default(),
                 clients: Clients::default(),
+                written: WrittenOut::default(),
                 meta_machine: Arc::new(MetaMachine::new()),
                 meta_replica: OnceLock::new(),
                 meta_leadership: Leadership::default(),
@@ -211,6 +217,7 @@ impl Node {
         };
         tokio::spawn(bootstrap::run(node.clone()));
         tokio::spawn(watch_store(node.clone()));
+        tokio::spawn(written::run(node.clone()));
         Ok(node)
     }
 
@@ -242,6 +249,11 @@ impl Node {
     /// Clients this node heard of.
     pub fn clients(&self) -> &Clients {
         &self.inner.clients
+    }
+
+    /// Answers that this node wrote out to clients.
+    pub fn written(&self) -> &WrittenOut {
+        &self.inner.written
     }
 
     /// The node's log and state.

@@ -34,6 +34,7 @@ pub mod route;
 pub mod send;
 pub mod session;
 pub mod stored;
+pub mod written;
 
 pub use access::not_implemented;
 use answer::Refused;

@@ -27,6 +27,9 @@ use crate::{
 
 /// The deadline of requests that do not wait for anything.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// An answer that left in time may arrive so much later, as long as its connection lives: whoever threw it away then would
+/// have to break the connection, or the server takes it for received.
+const ON_ITS_WAY: Duration = Duration::from_secs(6);
 /// Messages a receive asks for.
 const BATCH: i32 = 8;
 
@@ -326,6 +329,10 @@ impl Client {
             client_version: "5.0.0".into(),
             ..Default::default()
         };
+        let waits = match rpc {
+            "ReceiveMessage" => ttl + ON_ITS_WAY,
+            _ => ttl,
+        };
         let request = ForwardRequest {
             rpc: rpc.into(),
             caller: Some(caller),
@@ -335,7 +342,7 @@ impl Client {
         };
         match self
             .transport
-            .call(node, Body::Forward(request), ttl)
+            .call(node, Body::Forward(request), waits)
             .await
             .map_err(Failure::Peer)?
         {

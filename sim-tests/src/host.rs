@@ -14,7 +14,7 @@ use std::{
 use broker::{
     node::{Node, NodeError, NodeOptions, StopReason, meeting::Greeting},
     peer::{Body, HelloSource, PROTOCOL_VERSION, PeerHandler, PeerTransport},
-    service::{Caller, Service},
+    service::{Caller, Service, written::Carried},
 };
 use flotilla_proto::{
     peer::{ForwardRequest, ForwardResponse, Hello, RaftRequest, RaftResponse, raft_request, raft_response},
@@ -40,7 +40,7 @@ use crate::{
     disk::TracedDisk,
     history::History,
     oracle::votes::Votes,
-    peers::{Disorder, SimTransport, serve},
+    peers::{Disorder, Serve, SimTransport, serve},
     plan::Plan,
     trace::Trace,
 };
@@ -413,7 +413,17 @@ struct Witness {
     history: History,
 }
 
-impl PeerHandler for Witness {
+impl Serve for Witness {
+    fn steady_ms(&self) -> u64 {
+        self.node.clock().steady_ms()
+    }
+
+    fn serve(&self, from: &Hello, body: Body) -> BoxFuture<'static, (Body, Option<Carried>)> {
+        self.handle(from, body).map(|answer| (answer, None)).boxed()
+    }
+}
+
+impl Witness {
     fn handle(&self, from: &Hello, body: Body) -> BoxFuture<'static, Body> {
         let voter = match &body {
             Body::Raft(RaftRequest {
@@ -452,18 +462,30 @@ struct Front {
     service: Arc<Service>,
 }
 
-impl PeerHandler for Front {
-    fn handle(&self, from: &Hello, body: Body) -> BoxFuture<'static, Body> {
+impl Serve for Front {
+    fn steady_ms(&self) -> u64 {
+        self.service.node().clock().steady_ms()
+    }
+
+    fn serve(&self, from: &Hello, body: Body) -> BoxFuture<'static, (Body, Option<Carried>)> {
         let Body::Forward(request) = body else {
             panic!("a client sends requests only")
         };
         let service = self.service.clone();
         let remote_host = format!("client-{}", from.node);
-        async move { Body::ForwardAnswer(answer(&service, remote_host, request).await) }.boxed()
+        async move {
+            let (answer, carried) = answer(&service, remote_host, request).await;
+            (Body::ForwardAnswer(answer), carried)
+        }
+        .boxed()
     }
 }
 
-async fn answer(service: &Service, remote_host: String, request: ForwardRequest) -> ForwardResponse {
+async fn answer(
+    service: &Service,
+    remote_host: String,
+    request: ForwardRequest,
+) -> (ForwardResponse, Option<Carried>) {
     let wire = request.caller.unwrap_or_default();
     let caller = Caller {
         client_id: wire.client_id,
@@ -476,12 +498,13 @@ async fn answer(service: &Service, remote_host: String, request: ForwardRequest)
         retried: false,
     };
     let body = request.request;
+    let mut carried = None;
     let responses = match request.rpc.as_str() {
         "QueryRoute" => one(&service.query_route(&caller, decode(body)).await),
         "SendMessage" => one(&service.send_message(&caller, decode(body)).await),
         "ReceiveMessage" => {
-            let responses: Vec<mq::ReceiveMessageResponse> =
-                service.receive_message(&caller, decode(body)).await;
+            let responses: Vec<mq::ReceiveMessageResponse>;
+            (responses, carried) = service.receive_to_write(&caller, decode(body)).await;
             responses
                 .iter()
                 .map(|response| response.encode_to_vec().into())
@@ -495,10 +518,11 @@ async fn answer(service: &Service, remote_host: String, request: ForwardRequest)
             .await),
         other => panic!("no client of the simulator sends {other}"),
     };
-    ForwardResponse {
+    let answer = ForwardResponse {
         responses,
         ..ForwardResponse::default()
-    }
+    };
+    (answer, carried)
 }
 
 fn decode<M: Message + Default>(bytes: bytes::Bytes) -> M {

@@ -7,15 +7,22 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use async_trait::async_trait;
-use broker::peer::{
-    Body, HelloSource, PROTOCOL_VERSION, PeerError, PeerHandler, PeerTransport, Seat,
-    calls::{Budgets, Calls, Outgoing},
-    is_request, limits,
+use broker::{
+    node::written::Sign,
+    peer::{
+        Body, HelloSource, PROTOCOL_VERSION, PeerError, PeerTransport, Seat,
+        calls::{Budgets, Calls, Outgoing},
+        is_request, limits,
+    },
+    service::written::Carried,
 };
 use bytes::Bytes;
 use flotilla_proto::peer::{Frame, Hello};
@@ -123,7 +130,7 @@ impl PeerTransport for SimTransport {
                 .map(|link| link.calls.clone())
                 .ok_or(PeerError::NotConnected)?
         };
-        let copy = self.disorder.strays().map(|later| (later, body.clone()));
+        let copy = self.disorder.strays().map(|later| (later, stray(&body)));
         let answer = calls.begin(body)?.answer(ttl).await;
         // Not before the first has its answer: else that could tell what the second did, and no connection does this. And
         // not after one that says that nothing was done: whoever hears that asks again, and must not find it done.
@@ -147,6 +154,17 @@ impl PeerTransport for SimTransport {
             links.entry(node).or_insert_with(|| self.link(node, address));
         }
     }
+}
+
+/// A request's second copy. Its answer goes nowhere: the connection that it comes from was given up.
+fn stray(body: &Body) -> Body {
+    let mut copy = body.clone();
+    if let Body::Forward(request) = &mut copy
+        && request.rpc == "ReceiveMessage"
+    {
+        request.deadline_ms = 0;
+    }
+    copy
 }
 
 fn says_not_done(answer: &Result<Body, PeerError>) -> bool {
@@ -279,8 +297,45 @@ impl Wire {
     }
 }
 
+/// What a machine does with requests that reach a port of it.
+pub trait Serve: Send + Sync + 'static {
+    /// As a node answers its peers; with what is to be told when the answer was written out.
+    fn serve(&self, from: &Hello, body: Body) -> BoxFuture<'static, (Body, Option<Carried>)>;
+
+    /// The machine's steady clock, milliseconds.
+    fn steady_ms(&self) -> u64;
+}
+
+/// The server's end of a connection, as it tells whether what it wrote arrived.
+#[derive(Default)]
+struct SimLine {
+    heard_ms: AtomicU64,
+    gone: AtomicBool,
+}
+
+impl broker::node::written::Line for SimLine {
+    fn sign(&self, after_ms: u64) -> Sign {
+        if self.gone.load(Ordering::SeqCst) {
+            Sign::Gone
+        } else if self.heard_ms.load(Ordering::SeqCst) >= after_ms {
+            Sign::Heard
+        } else {
+            Sign::Silent
+        }
+    }
+}
+
+/// Dropped with the connection.
+struct EndOfLine(Arc<SimLine>);
+
+impl Drop for EndOfLine {
+    fn drop(&mut self) {
+        self.0.gone.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Serves callers on a port of this machine, for as long as it lives.
-pub async fn serve(address: SocketAddr, me: HelloSource, handler: Arc<dyn PeerHandler>, trace: Trace) {
+pub async fn serve(address: SocketAddr, me: HelloSource, handler: Arc<dyn Serve>, trace: Trace) {
     let endpoint = Endpoint::bind(address).await.expect("the port is free");
     while let Ok((sender, receiver, _)) = endpoint.accept1().await {
         let wire = Wire {
@@ -300,7 +355,7 @@ async fn answer_all(
     mut wire: Wire,
     mut receiver: Receiver,
     me: HelloSource,
-    handler: Arc<dyn PeerHandler>,
+    handler: Arc<dyn Serve>,
 ) -> Result<std::convert::Infallible, Broken> {
     let first = timeout(limits::HANDSHAKE_TIMEOUT, wire.receive(&mut receiver))
         .await
@@ -320,13 +375,18 @@ async fn answer_all(
         }
     };
     wire.send(hello(me.hello().ok_or(Broken)?)).await?;
-    let mut running: FuturesUnordered<BoxFuture<'static, Option<Frame>>> = FuturesUnordered::new();
+    let end = EndOfLine(Arc::default());
+    let line: Arc<dyn broker::node::written::Line> = end.0.clone();
+    let mut running: FuturesUnordered<BoxFuture<'static, Option<Answer>>> = FuturesUnordered::new();
     loop {
         tokio::select! {
             biased;
             Some(answer) = running.next(), if !running.is_empty() => {
-                if let Some(answer) = answer {
+                if let Some((answer, carried)) = answer {
                     wire.send(answer).await?;
+                    if let Some(carried) = carried {
+                        carried.written(&line);
+                    }
                 }
             }
             request = wire.receive(&mut receiver) => {
@@ -334,22 +394,31 @@ async fn answer_all(
                 if !is_request(&body) {
                     return Err(Broken);
                 }
+                end.0.heard_ms.store(handler.steady_ms(), Ordering::SeqCst);
                 let forward = matches!(body, Body::Forward(_));
-                let answer = handler.handle(&from, body);
+                let answer = handler.serve(&from, body);
                 running.push(if forward {
-                    Box::pin(async move { Some(Frame { id, body: Some(answer.await) }) })
+                    Box::pin(async move { Some(framed(id, answer.await)) })
                 } else {
                     let task = tokio::spawn(answer);
-                    Box::pin(async move { Some(Frame { id, body: Some(task.await.ok()?) }) })
+                    Box::pin(async move { Some(framed(id, task.await.ok()?)) })
                 });
             }
         }
     }
 }
 
+/// A frame on its way out, with what is to be told when it has left.
+type Answer = (Frame, Option<Carried>);
+
+fn framed(id: u64, (body, carried): (Body, Option<Carried>)) -> Answer {
+    let frame = Frame { id, body: Some(body) };
+    (frame, carried)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use broker::peer::Body;
     use flotilla_proto::peer::{ForwardRequest, StatusRequest, StatusResponse};
@@ -363,17 +432,21 @@ mod tests {
     /// Counts lives; answers status requests at once, with the number of those before, and others never.
     struct Counter(AtomicU32);
 
-    impl PeerHandler for Counter {
-        fn handle(&self, _: &Hello, body: Body) -> BoxFuture<'static, Body> {
+    impl Serve for Counter {
+        fn steady_ms(&self) -> u64 {
+            0
+        }
+
+        fn serve(&self, _: &Hello, body: Body) -> BoxFuture<'static, (Body, Option<Carried>)> {
             let count = self.0.fetch_add(1, Ordering::SeqCst);
             if matches!(body, Body::Forward(_)) {
-                return futures::future::pending::<Body>().boxed();
+                return futures::future::pending().boxed();
             }
             let answer = StatusResponse {
                 meta_leader: count,
                 ..StatusResponse::default()
             };
-            async move { Body::StatusAnswer(answer) }.boxed()
+            async move { (Body::StatusAnswer(answer), None) }.boxed()
         }
     }
 

@@ -166,6 +166,8 @@ pub struct Plan {
     pub faults_for: Duration,
     /// Whether the first consumer group has push consumers: the server renews their leases while they live.
     pub push: bool,
+    /// Whether push consumers say good-bye now and then. What they lose comes again without it, too.
+    pub good_byes: bool,
 }
 
 impl Plan {
@@ -221,6 +223,7 @@ impl Plan {
             fault_every_ms: rng.gen_range(500..=6_000),
             faults_for: Duration::from_secs(rng.gen_range(10..=40)),
             push: rng.gen_bool(0.3),
+            good_byes: rng.gen_bool(0.5),
         }
     }
 
@@ -256,6 +259,7 @@ impl Plan {
             fault_every_ms: 1_000,
             faults_for: Duration::from_secs(1),
             push: false,
+            good_byes: false,
         }
     }
 
@@ -371,7 +375,7 @@ impl fmt::Display for Plan {
         write!(
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
-             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {}",
+             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} good-byes {}",
             self.nodes,
             self.shards,
             self.topics,
@@ -393,7 +397,8 @@ impl fmt::Display for Plan {
             self.at_once,
             self.fault_every_ms,
             self.faults_for,
-            self.push
+            self.push,
+            self.good_byes
         )
     }
 }

@@ -143,7 +143,7 @@ impl Clients {
                         group.clone(),
                     ));
                 }
-                if context.is_push(&group) {
+                if context.is_push(&group) && context.plan.good_byes {
                     tokio::spawn(push::leave_now_and_then(context, topic, group));
                 }
             });

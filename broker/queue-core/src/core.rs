@@ -11,6 +11,7 @@ use flotilla_proto::record::{Command, command};
 use crate::{
     commands,
     dedup::Dedup,
+    held::Held,
     ids::{GroupId, Position, QueueId},
     keys::{self, Key, Reader},
     kv::{Fault, KeyValue},
@@ -39,6 +40,8 @@ pub struct Core {
     pub(crate) subscriptions: BTreeMap<(QueueId, GroupId), Subscription>,
     /// Leases by their end.
     pub(crate) deadlines: BTreeSet<(u64, QueueId, GroupId, u64)>,
+    /// Leases that the server prolongs, by who holds them.
+    pub(crate) held: BTreeSet<Held>,
     pub(crate) dedup: Dedup,
 }
 
@@ -85,9 +88,7 @@ impl Core {
             if plant::is(plant::Bug::DeadlinesForgottenAtRestart) {
                 return Ok(());
             }
-            if row.leased {
-                core.deadlines.insert((row.at_ms, queue, group, offset));
-            }
+            core.enter_lease(queue, group, offset, &row);
             Ok(())
         })?;
         keys::each(kv, Key::of(keys::DEDUP), |key, value| {
@@ -129,6 +130,9 @@ impl Core {
             Some(command::Command::Trim(trim)) => commands::trim::apply(self, kv, trim),
             Some(command::Command::Configure(configure)) => commands::configure::apply(self, kv, configure),
             Some(command::Command::CopyForward(copy)) => commands::copy_forward::apply(self, kv, at, copy),
+            Some(command::Command::Written(written)) => commands::written::apply(self, kv, late_ms, written),
+            Some(command::Command::Renew(renew)) => commands::renew::apply(self, kv, late_ms, renew),
+            Some(command::Command::Depart(depart)) => commands::depart::apply(self, kv, late_ms, depart),
             None => Ok(Reply::Refused(Refusal::Malformed).into()),
         }
     }
@@ -240,23 +244,6 @@ impl Core {
             .waiting()
             .first()
             .map(|&(at_ms, _)| at_ms)
-    }
-
-    /// Leases that the server prolongs, that end before `before_ms`, and that are `wanted`; the first so many.
-    pub fn renewable(
-        &self,
-        before_ms: u64,
-        limit: usize,
-        wanted: impl Fn(&InFlightView) -> bool,
-    ) -> Vec<(GroupId, QueueId, InFlightView)> {
-        self.deadlines
-            .range(..(before_ms, QueueId(0), GroupId(0), 0))
-            .filter_map(|&(_, queue, group, offset)| {
-                let lease = self.in_flight(group, queue, offset)?;
-                (lease.auto_renew && wanted(&lease)).then_some((group, queue, lease))
-            })
-            .take(limit)
-            .collect()
     }
 
     /// Where a message's bytes are; nothing if it is forgotten.
@@ -373,12 +360,10 @@ impl Core {
     ) -> Result<(), Fault> {
         let known = self.subscription_mut(queue, group).expect("the caller found it");
         let before = known.set(offset, row);
-        if let Some(before) = before.filter(|before| before.leased) {
-            self.deadlines.remove(&(before.at_ms, queue, group, offset));
+        if let Some(before) = before {
+            self.strike_lease(queue, group, offset, &before);
         }
-        if row.leased {
-            self.deadlines.insert((row.at_ms, queue, group, offset));
-        }
+        self.enter_lease(queue, group, offset, &row);
         subscription::put_in_flight(kv, queue, group, offset, &row)
     }
 
@@ -392,9 +377,7 @@ impl Core {
     ) -> Result<(), Fault> {
         let known = self.subscription_mut(queue, group).expect("the caller found it");
         let before = known.remove(offset).expect("the caller found it");
-        if before.leased {
-            self.deadlines.remove(&(before.at_ms, queue, group, offset));
-        }
+        self.strike_lease(queue, group, offset, &before);
         kv.delete(&keys::in_flight(queue, group, offset))?;
         let forgotten = self.queues.get(&queue).is_none_or(|ends| offset < ends.first);
         if forgotten && !self.is_in_flight(queue, offset) {
@@ -419,7 +402,7 @@ impl Core {
         };
         known.remove(offset);
         known.acked += 1;
-        self.deadlines.remove(&(row.at_ms, queue, group, offset));
+        self.strike_lease(queue, group, offset, &row);
         true
     }
 
@@ -482,6 +465,7 @@ fn in_flight_view(offset: u64, row: &InFlight) -> InFlightView {
         leased: row.leased,
         at_ms: row.at_ms,
         auto_renew: row.auto_renew,
+        written: row.written,
         client: row.client,
         first_leased_ms: row.first_leased_ms,
     }

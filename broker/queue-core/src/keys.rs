@@ -8,8 +8,8 @@
 //! x | u64 index | u64 queue | u64 off -> fmt                     (displaced messages by the entry they are in)
 //! r | u64 queue | u32 group           -> fmt | u32 max_attempts | u64 dead_letter_queue | encoded Backoff or nothing
 //! s | u64 queue | u32 group           -> fmt | u64 start | u64 cursor | u64 acked | u64 dead_lettered | u64 trimmed
-//! f | u64 queue | u32 group | u64 off -> fmt | u8 leased | u8 auto_renew | u32 attempt | u64 at_ms | u64 nonce
-//!                                            | u64 client | u64 first_leased_ms
+//! f | u64 queue | u32 group | u64 off -> fmt | u8 leased | u8 auto_renew | u8 written | u32 attempt | u64 at_ms
+//!                                            | u64 nonce | u64 client | u64 first_leased_ms
 //! d | u64 sequence                    -> fmt | u64 time_ms | u64 queue | u64 offset | message id
 //! ```
 //! A message is displaced when its entry is not where its neighbours' order would have

@@ -11,6 +11,7 @@ mod commands;
 mod core;
 mod dedup;
 pub mod frame;
+mod held;
 mod ids;
 mod keys;
 mod kv;

@@ -11,6 +11,10 @@ pub const DEDUP_FORGET_PER_APPEND: usize = 4;
 pub const MAX_IN_FLIGHT: usize = 65_536;
 /// Messages in one deliver command.
 pub const MAX_DELIVER: usize = 1024;
+/// Clients in one command that prolongs or ends their leases.
+pub const MAX_RENEW_CLIENTS: usize = 256;
+/// Leases changed by one command that prolongs or ends them, or that says that they were written out.
+pub const MAX_RENEW_LEASES: usize = 4096;
 /// The wait between attempts of a subscription without a backoff.
 pub const DEFAULT_BACKOFF_MS: u64 = 10_000;
 /// Bytes of one entry's payload: as many as a record of the log holds.

@@ -44,6 +44,13 @@ pub enum Reply {
     },
     /// What became of the lease.
     Released(ReleaseResult),
+    /// Leases got another end.
+    Prolonged {
+        /// How many were changed.
+        changed: u32,
+        /// The limit was reached; repeat the command.
+        more: bool,
+    },
     /// Time passed.
     Ticked {
         /// Leases that ended.

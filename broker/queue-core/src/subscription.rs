@@ -57,6 +57,8 @@ pub(crate) struct InFlight {
     /// Leased until `at_ms`; otherwise it waits until then.
     pub(crate) leased: bool,
     pub(crate) auto_renew: bool,
+    /// The answer that carried it was written out to the client.
+    pub(crate) written: bool,
     pub(crate) attempt: u32,
     pub(crate) at_ms: u64,
     pub(crate) nonce: u64,
@@ -65,10 +67,16 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
+    /// True if this receipt is the one of the lease, and the lease is not over.
+    pub(crate) fn holds(&self, nonce: u64) -> bool {
+        self.leased && self.nonce == nonce
+    }
+
     pub(crate) fn load(mut value: Reader) -> Result<Self, Fault> {
         let in_flight = Self {
             leased: value.flag()?,
             auto_renew: value.flag()?,
+            written: value.flag()?,
             attempt: value.short()?,
             at_ms: value.long()?,
             nonce: value.long()?,
@@ -80,9 +88,10 @@ impl InFlight {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut value = keys::value(38);
+        let mut value = keys::value(39);
         value.put_u8(u8::from(self.leased));
         value.put_u8(u8::from(self.auto_renew));
+        value.put_u8(u8::from(self.written));
         value.put_u32_le(self.attempt);
         value.put_u64_le(self.at_ms);
         value.put_u64_le(self.nonce);

@@ -53,6 +53,8 @@ pub struct InFlightView {
     pub at_ms: u64,
     /// The server prolongs the lease while the client lives.
     pub auto_renew: bool,
+    /// The answer that carried it was written out to the client: only then it is prolonged.
+    pub written: bool,
     /// Hash of the client id.
     pub client: u64,
     /// When this delivery began.

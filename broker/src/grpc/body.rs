@@ -17,7 +17,8 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
-use super::stats::RimStats;
+use super::{stats::RimStats, wire::Wire};
+use crate::{node::written::Line, service::written::Carried};
 
 /// Requests of one connection: how many are open, and when the last one ended.
 #[derive(Debug)]
@@ -166,6 +167,8 @@ impl Drop for Inbound {
 /// A response's body on its way out; the request is open until it has been sent.
 pub(super) struct Outbound {
     pub(super) body: tonic::body::Body,
+    /// Leases in it, and the connection it leaves on.
+    pub(super) carried: Option<(Carried, Arc<Wire>)>,
     pub(super) _open: OpenRequest,
 }
 
@@ -177,7 +180,19 @@ impl Body for Outbound {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        // Whoever sends it asks for the end only when all but the last piece is on its way to the socket; whether that
+        // arrived is another question (`wire.rs`).
+        let at_end = match &frame {
+            Some(Ok(frame)) => frame.is_trailers(),
+            Some(Err(_)) => false,
+            None => true,
+        };
+        if at_end && let Some((carried, wire)) = self.carried.take() {
+            let line: Arc<dyn Line> = wire;
+            carried.written(&line);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

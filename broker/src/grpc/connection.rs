@@ -29,8 +29,9 @@ use super::{
     caller::RemoteHost,
     handshake::{self, Opened},
     messaging::Messaging,
+    wire::{Watched, Wire},
 };
-use crate::net::DRAIN_TIMEOUT;
+use crate::{net::DRAIN_TIMEOUT, service::written::Carried};
 
 /// Serves one connection to its end.
 pub(super) async fn serve(socket: TcpStream, from: SocketAddr, rim: Arc<Rim>, stop: CancellationToken) {
@@ -60,8 +61,14 @@ where
 {
     let activity = Arc::new(Activity::new());
     let host: Arc<str> = from.ip().to_canonical().to_string().into();
+    let wire = Wire::new(rim.clock.clone());
+    let stream = Watched {
+        socket: stream,
+        wire: wire.clone(),
+    };
     let dispatch = Dispatch {
         rim: rim.clone(),
+        wire,
         activity: activity.clone(),
         host,
     };
@@ -100,6 +107,7 @@ where
 /// Sends each request to the gRPC service its path names.
 struct Dispatch {
     rim: Arc<Rim>,
+    wire: Arc<Wire>,
     activity: Arc<Activity>,
     host: Arc<str>,
 }
@@ -135,6 +143,7 @@ impl Service<Request<Incoming>> for Dispatch {
         Answer {
             answer,
             open: Some(open),
+            wire: self.wire.clone(),
         }
     }
 }
@@ -149,14 +158,21 @@ fn split_path(path: &str) -> (&str, &str) {
 struct Answer {
     answer: BoxFuture<'static, Result<Response<tonic::body::Body>, Infallible>>,
     open: Option<OpenRequest>,
+    wire: Arc<Wire>,
 }
 
 impl Future for Answer {
     type Output = Result<Response<Outbound>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(response) = ready!(self.answer.as_mut().poll(cx));
+        let Ok(mut response) = ready!(self.answer.as_mut().poll(cx));
         let open = self.open.take().expect("a future is not polled after its end");
-        Poll::Ready(Ok(response.map(|body| Outbound { body, _open: open })))
+        let carried = response.extensions_mut().remove::<Carried>();
+        let carried = carried.map(|carried| (carried, self.wire.clone()));
+        Poll::Ready(Ok(response.map(|body| Outbound {
+            body,
+            carried,
+            _open: open,
+        })))
     }
 }

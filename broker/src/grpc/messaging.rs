@@ -81,9 +81,13 @@ impl MessagingService for Messaging {
         request: Request<mq::ReceiveMessageRequest>,
     ) -> Result<Response<Self::ReceiveMessageStream>, Status> {
         let caller = caller(&request);
-        let answers = self.service.receive_message(&caller, request.into_inner()).await;
+        let (answers, carried) = self.service.receive_to_write(&caller, request.into_inner()).await;
         let answers: Vec<_> = answers.into_iter().map(Ok).collect();
-        Ok(Response::new(stream::iter(answers)))
+        let mut response = Response::new(stream::iter(answers));
+        if let Some(carried) = carried {
+            response.extensions_mut().insert(carried);
+        }
+        Ok(response)
     }
 
     async fn ack_message(

@@ -19,7 +19,7 @@ use super::{
     identity::{Identity, cluster_of},
     keeper,
     machine::QueueMachine,
-    membership, replica_of, retention,
+    membership, renewals, replica_of, retention,
     shard::DataShard,
 };
 use crate::{
@@ -412,7 +412,8 @@ async fn open_shards(node: &Node, identity: &Identity, meta: &MetaState) -> Resu
             .insert(id, Arc::clone(&shard));
         tokio::spawn(membership::first_leader(node.clone(), id, shard.replica.clone()));
         tokio::spawn(dropping::run(node.clone(), Arc::clone(&shard)));
-        tokio::spawn(keeper::run(node.clone(), shard));
+        tokio::spawn(keeper::run(node.clone(), Arc::clone(&shard)));
+        tokio::spawn(renewals::run(node.clone(), shard));
     }
     Ok(())
 }

@@ -98,6 +98,12 @@ impl Clients {
         seen.clients.get(&hash).is_some_and(|client| client.alive(now_ms))
     }
 
+    /// True if the client with this hash said good-bye, and nothing after it.
+    pub fn has_departed(&self, hash: u64) -> bool {
+        let seen = self.lock();
+        seen.clients.get(&hash).is_some_and(|client| client.departed)
+    }
+
     /// Clients heard of lately.
     pub fn count(&self, now_ms: u64) -> usize {
         let seen = self.lock();

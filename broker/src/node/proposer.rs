@@ -5,14 +5,15 @@
 //! waits to fill another one. An entry costs Raft the same for one command as for a
 //! thousand, so a shard with little to do answers at once, also while one entry is late,
 //! and a busy one makes large entries. There is no timed linger; before an entry is cut
-//! other ready tasks run while they keep adding commands.
+//! other ready tasks run while they keep adding commands. What fills an entry, and who is
+//! refused when too much waits, is the business of the lanes (`lanes.rs`).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard},
 };
 
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, future::ready, stream::FuturesUnordered};
 use prost::Message;
 use queue_core::{Reply, frame::EntryBuilder};
 use raft_store::{ProposeError, Replica};
@@ -20,10 +21,12 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use flotilla_proto::record::Command;
 
-use super::machine::QueueMachine;
+use super::{
+    lanes::{Batch, Lane, Lanes},
+    machine::QueueMachine,
+};
 use crate::limits::{
-    FEW_COMMANDS_IN_FLIGHT, FRUITLESS_YIELDS, MAX_COMMAND_BYTES, MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES,
-    MAX_ENTRY_COMMANDS, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS, PIPELINE_BYTES,
+    FEW_COMMANDS_IN_FLIGHT, FRUITLESS_YIELDS, MAX_COMMAND_BYTES, MAX_ENTRIES_IN_FLIGHT, PIPELINE_BYTES,
 };
 
 /// Why a command has no reply.
@@ -53,38 +56,45 @@ pub enum SubmitError {
 
 struct Proposal {
     command: Command,
-    bytes: usize,
     reply: oneshot::Sender<Result<Reply, SubmitError>>,
 }
 
 /// Handle to a shard's proposer; cheap to clone.
 #[derive(Clone)]
 pub struct Proposer {
-    queue: mpsc::Sender<Proposal>,
-    queued_bytes: Arc<AtomicUsize>,
-    /// Rings when enough waits for an entry of its own.
-    enough: Arc<Notify>,
+    queue: Arc<Queue>,
+    /// Dropped with the last handle, which ends the proposer.
+    _handle: mpsc::Sender<Infallible>,
+}
+
+#[derive(Default)]
+struct Queue {
+    lanes: Mutex<Lanes<Proposal>>,
+    /// Rings when there is something in them, or more than before.
+    came: Notify,
+}
+
+impl Queue {
+    fn lanes(&self) -> MutexGuard<'_, Lanes<Proposal>> {
+        self.lanes.lock().expect("no panic while held")
+    }
 }
 
 impl Proposer {
     /// Starts the proposer of a replica. It ends when every handle is dropped.
     pub fn start(replica: Replica, machine: Arc<QueueMachine>) -> Self {
-        let (queue, receiver) = mpsc::channel(MAX_QUEUED_COMMANDS);
-        let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let enough = Arc::new(Notify::new());
+        let queue = Arc::<Queue>::default();
+        let (handle, handles) = mpsc::channel(1);
         let work = Batches {
             replica,
             machine,
-            receiver,
-            queued_bytes: Arc::clone(&queued_bytes),
-            enough: Arc::clone(&enough),
-            held: None,
+            queue: Arc::clone(&queue),
+            handles,
         };
         tokio::spawn(work.run());
         Self {
             queue,
-            queued_bytes,
-            enough,
+            _handle: handle,
         }
     }
 
@@ -95,116 +105,100 @@ impl Proposer {
             .unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))
     }
 
-    /// Queues one command; the order of calls is the order in the log.
+    /// Queues one command; the order of calls is the order in the log among commands for the same purpose.
     pub fn enqueue(
         &self,
         command: Command,
     ) -> Result<oneshot::Receiver<Result<Reply, SubmitError>>, SubmitError> {
-        let bytes = command.encoded_len();
+        let (lane, bytes) = (Lane::of(&command), command.encoded_len());
         if bytes > MAX_COMMAND_BYTES {
             return Err(SubmitError::TooLarge(bytes));
         }
-        let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > MAX_QUEUED_BYTES {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(SubmitError::Overloaded);
-        }
         let (reply, answer) = oneshot::channel();
-        self.queue
-            .try_send(Proposal {
-                command,
-                bytes,
-                reply,
-            })
-            .map_err(|refused| {
-                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                match refused {
-                    mpsc::error::TrySendError::Full(_) => SubmitError::Overloaded,
-                    mpsc::error::TrySendError::Closed(_) => {
-                        SubmitError::Stopped("the shard is closed".into())
-                    }
-                }
-            })?;
-        if before < PIPELINE_BYTES && before + bytes >= PIPELINE_BYTES {
-            self.enough.notify_one();
-        }
+        let queued = self.queue.lanes().push(lane, Proposal { command, reply }, bytes);
+        queued.map_err(|_| SubmitError::Overloaded)?;
+        self.queue.came.notify_one();
         Ok(answer)
     }
+}
 
-    /// Bytes that wait to be proposed.
-    pub fn queued_bytes(&self) -> usize {
-        self.queued_bytes.load(Ordering::Relaxed)
-    }
+/// What an entry on its way had in it.
+struct UnderWay {
+    commands: usize,
+    /// It has no sends.
+    is_small: bool,
 }
 
 struct Batches {
     replica: Replica,
     machine: Arc<QueueMachine>,
-    receiver: mpsc::Receiver<Proposal>,
-    queued_bytes: Arc<AtomicUsize>,
-    enough: Arc<Notify>,
-    /// Taken from the queue, but too large for the entry before it.
-    held: Option<Proposal>,
+    queue: Arc<Queue>,
+    handles: mpsc::Receiver<Infallible>,
 }
 
 impl Batches {
     async fn run(mut self) {
         let mut on_their_way = FuturesUnordered::new();
-        let mut commands = 0;
+        let (mut commands, mut small) = (0, 0);
         loop {
-            let under_way = on_their_way.len();
-            let enough = self.queued_bytes.load(Ordering::Relaxed) >= PIPELINE_BYTES;
-            let few = commands < FEW_COMMANDS_IN_FLIGHT;
-            let cut = under_way == 0 || ((few || enough) && under_way < MAX_ENTRIES_IN_FLIGHT);
+            let cut = self.cut(on_their_way.len(), commands, small);
             tokio::select! {
                 biased;
-                Some(done) = on_their_way.next() => commands -= done,
-                first = next(&mut self.held, &mut self.receiver), if cut => {
-                    let Some(first) = first else { break };
-                    let batch = self.gather(first).await;
-                    commands += batch.len();
-                    on_their_way.push(propose(self.replica.clone(), self.machine.time.now_ms(), batch));
+                Some(done) = on_their_way.next() => {
+                    let UnderWay { commands: done, is_small } = done;
+                    commands -= done;
+                    small -= usize::from(is_small);
                 }
-                () = self.enough.notified(), if !cut => {}
+                Some(with_sends) = ready(cut), if cut.is_some() => {
+                    let batch = self.gather(with_sends).await;
+                    let entry = UnderWay { commands: batch.len(), is_small: !with_sends };
+                    commands += entry.commands;
+                    small += usize::from(entry.is_small);
+                    let proposed = propose(self.replica.clone(), self.machine.time.now_ms(), batch);
+                    on_their_way.push(proposed.map(|()| entry));
+                }
+                () = self.queue.came.notified(), if cut.is_none() => {}
+                // Nobody is left who could add anything.
+                None = self.handles.recv(), if cut.is_none() && self.queue.lanes().is_empty() => break,
             }
         }
         while on_their_way.next().await.is_some() {}
     }
 
-    async fn gather(&mut self, first: Proposal) -> Vec<Proposal> {
-        let mut bytes = first.bytes;
-        let mut batch = vec![first];
-        let mut fruitless = 0;
-        while fruitless < FRUITLESS_YIELDS && self.held.is_none() && batch.len() < MAX_ENTRY_COMMANDS {
-            let before = batch.len();
-            tokio::task::yield_now().await;
-            while batch.len() < MAX_ENTRY_COMMANDS {
-                let Ok(more) = self.receiver.try_recv() else { break };
-                if bytes + more.bytes > MAX_ENTRY_BYTES {
-                    self.held = Some(more);
-                    break;
-                }
-                bytes += more.bytes;
-                batch.push(more);
-            }
-            fruitless = if batch.len() > before { 0 } else { fruitless + 1 };
+    /// Whether an entry is to be cut now, and if so, whether with sends.
+    fn cut(&self, under_way: usize, commands: usize, small: usize) -> Option<bool> {
+        let lanes = self.queue.lanes();
+        if lanes.is_empty() {
+            return None;
         }
-        let taken: usize = batch.iter().map(|proposal| proposal.bytes).sum();
-        self.queued_bytes.fetch_sub(taken, Ordering::Relaxed);
-        batch
+        let few = commands < FEW_COMMANDS_IN_FLIGHT;
+        let enough = lanes.bytes() >= PIPELINE_BYTES;
+        if under_way == 0 || ((few || enough) && under_way < MAX_ENTRIES_IN_FLIGHT) {
+            return Some(true);
+        }
+        // Full entries of sends take long; what is small does not wait for their end, too.
+        (enough && small == 0 && lanes.has_small()).then_some(false)
+    }
+
+    async fn gather(&mut self, with_sends: bool) -> Vec<Proposal> {
+        let mut batch = Batch::new();
+        let mut room = self.queue.lanes().fill(&mut batch, with_sends);
+        let mut fruitless = 0;
+        while room && fruitless < FRUITLESS_YIELDS {
+            let before = batch.items.len();
+            tokio::task::yield_now().await;
+            room = self.queue.lanes().fill(&mut batch, with_sends);
+            fruitless = if batch.items.len() > before {
+                0
+            } else {
+                fruitless + 1
+            };
+        }
+        batch.items
     }
 }
 
-async fn next(held: &mut Option<Proposal>, receiver: &mut mpsc::Receiver<Proposal>) -> Option<Proposal> {
-    match held.take() {
-        Some(proposal) => Some(proposal),
-        None => receiver.recv().await,
-    }
-}
-
-/// Tells how many commands the entry had.
-async fn propose(replica: Replica, time_ms: u64, batch: Vec<Proposal>) -> usize {
-    let commands = batch.len();
+async fn propose(replica: Replica, time_ms: u64, batch: Vec<Proposal>) {
     let mut entry = EntryBuilder::new(time_ms);
     for proposal in &batch {
         entry.push(&proposal.command);
@@ -232,7 +226,6 @@ async fn propose(replica: Replica, time_ms: u64, batch: Vec<Proposal>) -> usize 
             }
         }
     }
-    commands
 }
 
 impl From<ProposeError> for SubmitError {

@@ -16,6 +16,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{Body, PeerError, limits};
 
+/// What forwarded sends are called.
+const SEND_RPC: &str = "SendMessage";
+
 /// How much may be under way, by count and by bytes.
 #[derive(Debug)]
 pub struct Budget {
@@ -76,11 +79,12 @@ impl Drop for Permit {
     }
 }
 
-/// The two budgets of a peer: Raft and clients do not share one.
+/// The budgets of a peer: Raft, clients' sends and their other requests share none.
 #[derive(Debug)]
 pub struct Budgets {
     raft: Arc<Budget>,
     forward: Arc<Budget>,
+    sends: Arc<Budget>,
 }
 
 impl Budgets {
@@ -90,16 +94,17 @@ impl Budgets {
         Budgets {
             raft: Budget::new(limits::MAX_RAFT_CALLS, limits::MAX_RAFT_BYTES),
             forward: Budget::new(limits::MAX_FORWARD_CALLS, limits::MAX_FORWARD_BYTES),
+            sends: Budget::new(limits::MAX_FORWARD_CALLS, limits::MAX_FORWARD_SEND_BYTES),
         }
     }
 
     /// Takes room for a request of `bytes` encoded bytes.
     #[must_use]
     pub fn take(&self, body: &Body, bytes: usize) -> Option<Permit> {
-        if matches!(body, Body::Forward(_)) {
-            self.forward.take(bytes)
-        } else {
-            self.raft.take(bytes)
+        match body {
+            Body::Forward(request) if request.rpc == SEND_RPC => self.sends.take(bytes),
+            Body::Forward(_) => self.forward.take(bytes),
+            _ => self.raft.take(bytes),
         }
     }
 
@@ -113,6 +118,7 @@ impl Budgets {
         Budgets {
             raft: Budget::new(calls, bytes),
             forward: Budget::new(calls, bytes),
+            sends: Budget::new(calls, bytes),
         }
     }
 }
@@ -336,6 +342,21 @@ mod tests {
         let _held = calls.begin(forward()).unwrap();
         assert_eq!(calls.begin(forward()).err(), Some(PeerError::Overloaded));
         assert!(calls.begin(status()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn forwarded_sends_never_use_up_the_room_of_acknowledgements() {
+        let calls = Calls::new(Budgets::small(1, 1024));
+        let _out = calls.open();
+        let forward = |rpc: &str| {
+            Body::Forward(ForwardRequest {
+                rpc: rpc.into(),
+                ..Default::default()
+            })
+        };
+        let _held = calls.begin(forward(SEND_RPC)).unwrap();
+        assert_eq!(calls.begin(forward(SEND_RPC)).err(), Some(PeerError::Overloaded));
+        assert!(calls.begin(forward("AckMessage")).is_ok());
     }
 
     #[test]

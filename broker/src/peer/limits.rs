@@ -12,10 +12,12 @@ pub const MAX_RAFT_CALLS: usize = 8_192;
 pub const MAX_RAFT_BYTES: usize = 64 * 1024 * 1024;
 
 /// Forwarded client requests under way to one peer. They have a budget of their own, so that clients
-/// can never crowd out heartbeats.
+/// can never crowd out heartbeats; and so have sends, so that they never crowd out acknowledgements.
 pub const MAX_FORWARD_CALLS: usize = 16_384;
 /// See [`MAX_FORWARD_CALLS`].
-pub const MAX_FORWARD_BYTES: usize = 32 * 1024 * 1024;
+pub const MAX_FORWARD_BYTES: usize = 16 * 1024 * 1024;
+/// See [`MAX_FORWARD_CALLS`].
+pub const MAX_FORWARD_SEND_BYTES: usize = 16 * 1024 * 1024;
 
 /// HTTP/2 windows and frame size of a peer connection; the defaults cost a third of the throughput.
 pub const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
@@ -41,5 +43,5 @@ pub const MIN_BACKOFF: Duration = Duration::from_millis(20);
 pub const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
 const _: () = assert!(MAX_RAFT_BYTES >= 2 * MAX_FRAME_BYTES);
-const _: () = assert!(MAX_FORWARD_BYTES >= MAX_FRAME_BYTES);
+const _: () = assert!(MAX_FORWARD_BYTES >= MAX_FRAME_BYTES && MAX_FORWARD_SEND_BYTES >= MAX_FRAME_BYTES);
 const _: () = assert!(CONNECTION_WINDOW_BYTES > STREAM_WINDOW_BYTES);

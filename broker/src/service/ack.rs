@@ -2,6 +2,10 @@
 //!
 //! The receipt handle names shard, queue, offset and lease, so any node can serve the
 //! request, before and after any failover.
+//!
+//! One rule for all of them: a receipt counts as long as its lease lasts, as the shard's log has it. After that (its time
+//! was over, it was given back, acknowledged, or replaced by the handle of a change) it is INVALID_RECEIPT_HANDLE. A
+//! request that took effect and is repeated inside the cluster, because its outcome was unknown, is still OK.
 
 use std::{collections::BTreeMap, time::Duration};
 

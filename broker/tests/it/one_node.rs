@@ -107,6 +107,18 @@ async fn a_released_message_comes_again_with_the_next_attempt() {
         .change_invisible_duration(&caller(), change(extended.receipt_handle, 0))
         .await;
     assert_eq!(code(&nacked.status), Code::Ok);
+    // Given back is given back, for every request alike.
+    let mut given_back = messages[0].clone();
+    let receipt = given_back.system_properties.as_mut().unwrap();
+    receipt.receipt_handle = Some(nacked.receipt_handle.clone());
+    assert_eq!(
+        ack(service, "orders", "readers", &given_back).await,
+        Code::InvalidReceiptHandle
+    );
+    let again = service
+        .change_invisible_duration(&caller(), change(nacked.receipt_handle, 30))
+        .await;
+    assert_eq!(code(&again.status), Code::InvalidReceiptHandle);
     let (_, messages) = receive(service, "orders", "readers", LONG).await;
     assert_eq!(properties(&messages[0]).delivery_attempt, Some(2));
     assert_eq!(ack(service, "orders", "readers", &messages[0]).await, Code::Ok);

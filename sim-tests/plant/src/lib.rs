@@ -138,6 +138,8 @@ bugs! {
         "a queue's end is written with every fourth message only";
     CursorNotSaved, "cursor-not-saved", "consumer position lost at a restart",
         "a delivery does not write the consumer group's position";
+    LostAnswersRenewed, "lost-answers-renewed", "a delivery whose answer was lost is leased for as long as its client lives",
+        "the server renews leases whether their answers were written out or not";
     DedupIgnored, "dedup-ignored", "retried send stored twice",
         "the dedup window is kept and not looked at";
     DedupForgottenAtRestart, "dedup-forgotten-at-restart", "dedup window lost at a restart",

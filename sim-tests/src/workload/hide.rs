@@ -4,16 +4,17 @@
 
 use std::time::Duration;
 
+use flotilla_proto::rocketmq::Code;
 use madsim::rand::{Rng, thread_rng};
 use tracing::debug;
 
-use super::{Context, now};
+use super::{Context, now, pause};
 use crate::{
     client::{Failure, Received},
     history::Event,
 };
 
-pub(super) async fn hide(context: &Context, node: u32, group: &str, message: &Received) {
+pub(super) async fn hide(context: &Context, mut node: u32, group: &str, message: &Received) {
     // "Again, at once" is an attempt that failed.
     let longest = if thread_rng().gen_bool(0.1) { 1 } else { 20_000 };
     let invisible = match context.is_push(group) {
@@ -30,8 +31,20 @@ pub(super) async fn hide(context: &Context, node: u32, group: &str, message: &Re
         asked,
         invisible,
     });
-    let answer = context.client.hide(node, group, message, invisible).await;
-    debug!(at = ?now(), id = message.message_id, group, node, ?invisible, ?answer, "hidden");
+    let answer = loop {
+        let answer = context.client.hide(node, group, message, invisible).await;
+        debug!(at = ?now(), id = message.message_id, group, node, ?invisible, ?answer, "hidden");
+        let said = matches!(
+            answer,
+            Ok(_) | Err(Failure::Status(Code::InvalidReceiptHandle, _))
+        );
+        // Push consumers repeat it until they are told: their lease would be renewed for as long as they live.
+        if said || !context.is_push(group) || context.stopped() {
+            break answer;
+        }
+        node = context.next(node);
+        pause().await;
+    };
     match answer {
         Ok(_) => {
             context.coverage.count("hide done");

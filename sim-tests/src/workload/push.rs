@@ -1,5 +1,5 @@
-//! Push consumers: the server renews their leases while they live. So they may hold a message for long, and must say
-//! good-bye now and then, because a lease whose receipt was lost on its way is renewed as well.
+//! Push consumers: the server renews their leases while they live, so they may hold a message for long. What they were
+//! sent and did not get comes again soon, whether they say good-bye, as they do in some worlds now and then, or not.
 
 use std::time::Duration;
 

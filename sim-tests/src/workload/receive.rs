@@ -77,7 +77,7 @@ async fn deal_with(context: &Context, node: u32, group: &str, message: &Received
         below += share;
         drawn < below
     };
-    // Nobody may forget what is renewed for ever.
+    // Nobody may forget what it got and what is renewed for hours.
     if is_push && within(habits.forget + habits.late + push::HELD) {
         let (context, group, message) = (context.clone(), group.to_owned(), message.clone());
         tokio::spawn(push::hold(context, node, group, message, asked));

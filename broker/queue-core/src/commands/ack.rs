@@ -1,4 +1,4 @@
-//! Ack: a consumer group is done with messages.
+//! Ack: a consumer group is done with messages. A receipt counts as long as its lease lasts, here as in every other command.
 
 use flotilla_proto::record::Ack;
 
@@ -16,7 +16,7 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, ack: &Ack) -> Result
     for lease in &ack.leases {
         let known = core.subscriptions.get(&(queue, group));
         let row = known.and_then(|known| known.in_flight().get(&lease.offset));
-        let stale = row.is_none_or(|row| row.nonce != lease.nonce);
+        let stale = row.is_none_or(|row| !row.holds(lease.nonce));
         // Planted: in flight is in flight.
         #[cfg(madsim)]
         let stale = stale && !(plant::is(plant::Bug::StaleReceiptAccepted) && row.is_some());

@@ -61,6 +61,11 @@ pub(crate) fn apply(
         let row = InFlight {
             leased: true,
             auto_renew: deliver.auto_renew,
+            // Planted: an answer that was made is taken for one that arrived.
+            #[cfg(madsim)]
+            written: deliver.auto_renew && plant::is(plant::Bug::LostAnswersRenewed),
+            #[cfg(not(madsim))]
+            written: false,
             attempt,
             at_ms: deadline_ms,
             nonce: deliver.nonce,

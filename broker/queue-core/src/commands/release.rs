@@ -1,4 +1,4 @@
-//! Release: a lease gets another end than acknowledgement or its deadline.
+//! Release: a lease gets another end than acknowledgement or its deadline. What is not leased (any more) has no receipt.
 
 use flotilla_proto::record::{Release, release::Action};
 
@@ -26,7 +26,7 @@ pub(crate) fn apply(
     let row = known
         .and_then(|known| known.in_flight().get(&lease.offset))
         .copied();
-    let (Some(known), Some(row)) = (known, row.filter(|row| row.nonce == lease.nonce)) else {
+    let (Some(known), Some(row)) = (known, row.filter(|row| row.holds(lease.nonce))) else {
         return Ok(Reply::Released(ReleaseResult::Stale).into());
     };
     let exhausted = row.attempt >= known.rules.max_attempts;
@@ -57,21 +57,15 @@ pub(crate) fn apply(
         }
         // Planted: a new receipt for the old deadline.
         #[cfg(madsim)]
-        Action::Extend if row.leased && plant::is(plant::Bug::HideIgnored) => InFlight {
+        Action::Extend if plant::is(plant::Bug::HideIgnored) => InFlight {
             nonce: release.new_nonce,
             ..row
         },
-        Action::Extend if row.leased => InFlight {
+        Action::Extend => InFlight {
             at_ms,
             nonce: release.new_nonce,
             ..row
         },
-        Action::Renew if row.leased && row.auto_renew => InFlight {
-            at_ms: at_ms.max(row.at_ms),
-            ..row
-        },
-        // What waits already is not leased again without a delivery.
-        Action::Extend | Action::Renew => return Ok(Reply::Released(ReleaseResult::Stale).into()),
     };
     core.set_in_flight(kv, queue, group, lease.offset, row)?;
     let effect = if row.leased {

@@ -1,9 +1,9 @@
 //! Tick: time passes; leases whose deadline is over end.
 //!
 //! An invisible time that a consumer chose is its own wait: the message is visible at
-//! once. A lease that the server was to renew ends because its client is gone, and the
-//! consumer group's backoff applies; so it does to a message whose attempts are used up
-//! but that cannot become a dead letter.
+//! once. So is a message that perhaps never reached its consumer. A lease that the server
+//! renewed ends because its client is gone, and the consumer group's backoff applies; so it
+//! does to a message whose attempts are used up but that cannot become a dead letter.
 
 use flotilla_proto::record::Tick;
 
@@ -46,7 +46,7 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, tick: &Tick) -> Resu
             effects.push(effect);
             continue;
         }
-        let at_ms = if row.auto_renew || exhausted {
+        let at_ms = if row.written || exhausted {
             deadline.saturating_add(delay)
         } else {
             deadline

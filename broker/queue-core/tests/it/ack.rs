@@ -47,18 +47,20 @@ fn an_ack_of_another_consumer_group_or_of_nothing_is_stale() {
 }
 
 #[test]
-fn a_late_ack_counts_as_long_as_nobody_else_has_the_message() {
+fn an_ack_after_its_lease_is_over_is_stale() {
     let mut shard = leased();
     shard.pass(LEASE_MS);
     shard.tick(9);
-    assert_eq!(shard.ack(G, Q, &[(0, 5)]), [Done]);
+    assert_eq!(shard.ack(G, Q, &[(0, 5)]), [Stale]);
     shard.deliver(G, Q, 9, 6);
-    assert_eq!(shard.ack(G, Q, &[(1, 5), (1, 6)]), [Stale, Done]);
+    assert_eq!(shard.ack(G, Q, &[(0, 5), (0, 6)]), [Stale, Done]);
 }
 
 #[test]
-fn a_waiting_message_is_acked_under_its_new_nonce() {
+fn what_was_given_back_has_no_receipt_until_it_is_delivered_again() {
     let mut shard = leased();
-    shard.release(0, 5, Action::Retry, Some(START_MS + 50), 6);
-    assert_eq!(shard.ack(G, Q, &[(0, 5), (0, 6)]), [Stale, Done]);
+    shard.release(0, 5, Action::Retry, Some(START_MS), 6);
+    assert_eq!(shard.ack(G, Q, &[(0, 5), (0, 6)]), [Stale, Stale]);
+    shard.deliver(G, Q, 1, 7);
+    assert_eq!(shard.ack(G, Q, &[(0, 7)]), [Done]);
 }

@@ -48,6 +48,7 @@ fn a_lease_says_whose_it_is() {
         leased: true,
         at_ms: START_MS + LEASE_MS,
         auto_renew: true,
+        written: false,
         client: 7,
         first_leased_ms: START_MS,
     };

@@ -9,6 +9,7 @@ mod model;
 mod random;
 mod reading;
 mod release;
+mod renew;
 mod steps;
 mod support;
 mod tick;

@@ -2,8 +2,9 @@
 //! consumer group. No index, no cache, no keys. Whatever it does slowly, it does plainly.
 
 use flotilla_proto::record::{
-    Ack, Append, Backoff, Command, Configure, CopyForward, Deliver, LeaseRef, Release, StartAt, Subscribe,
-    Tick, Trim, backoff::Strategy, command::Command as Kind, configure::What, release::Action,
+    Ack, Append, Backoff, Command, Configure, CopyForward, Deliver, Depart, LeaseRef, Release, Renew,
+    StartAt, Subscribe, Tick, Trim, Written, backoff::Strategy, command::Command as Kind, configure::What,
+    release::Action,
 };
 use queue_core::{
     AckResult, Context, Core, GroupId, InFlightView, KeyValue, Lease, Position, QueueId, QueueView, Refusal,
@@ -205,6 +206,9 @@ impl Model {
             Some(Kind::Tick(tick)) => self.tick(tick),
             Some(Kind::Trim(trim)) => self.trim(trim),
             Some(Kind::CopyForward(copy)) => self.copy_forward(context.position, copy),
+            Some(Kind::Written(written)) => self.written(late, written),
+            Some(Kind::Renew(renew)) => self.renew(late, renew),
+            Some(Kind::Depart(depart)) => self.depart(late, depart),
             Some(Kind::Configure(configure)) => self.configure(configure),
         }
     }
@@ -272,6 +276,7 @@ impl Model {
                 leased: true,
                 at_ms: deliver.deadline_ms.saturating_add(late).max(now),
                 auto_renew: deliver.auto_renew,
+                written: false,
                 client: deliver.client,
                 first_leased_ms: now,
             });
@@ -291,7 +296,10 @@ impl Model {
     /// The message in flight that a lease names.
     fn named(&mut self, group: u32, queue: u64, lease: &LeaseRef) -> Option<InFlightView> {
         let state = self.sub_mut(group, queue)?.state(lease.offset)?;
-        state.view().copied().filter(|view| view.nonce == lease.nonce)
+        state
+            .view()
+            .copied()
+            .filter(|view| view.leased && view.nonce == lease.nonce)
     }
 
     fn set(&mut self, group: u32, queue: u64, offset: u64, state: State) {
@@ -357,19 +365,96 @@ impl Model {
                 nonce: release.new_nonce,
                 ..view
             },
-            Action::Extend if view.leased => InFlightView {
+            Action::Extend => InFlightView {
                 at_ms,
                 nonce: release.new_nonce,
                 ..view
             },
-            Action::Renew if view.leased && view.auto_renew => InFlightView {
-                at_ms: at_ms.max(view.at_ms),
-                ..view
-            },
-            Action::Extend | Action::Renew => return Reply::Released(ReleaseResult::Stale),
         };
         self.set(group, queue, lease.offset, State::of(changed));
         Reply::Released(ReleaseResult::Done)
+    }
+
+    /// What push consumers have leased: by client, not written out before written out, earliest end first.
+    fn held(&self) -> Vec<(u64, u32, InFlightView)> {
+        let mut held = Vec::new();
+        for sub in &self.subs {
+            let theirs = sub
+                .in_flight()
+                .into_iter()
+                .filter(|view| view.leased && view.auto_renew);
+            held.extend(theirs.map(|view| (sub.queue, sub.group, view)));
+        }
+        held.sort_by_key(|&(queue, group, view)| {
+            (view.client, view.written, view.at_ms, queue, group, view.offset)
+        });
+        held
+    }
+
+    fn written(&mut self, late: u64, written: &Written) -> Reply {
+        let mut changed = 0;
+        for named in &written.leases {
+            for &offset in &named.offsets {
+                let lease = LeaseRef {
+                    offset,
+                    nonce: named.nonce,
+                };
+                let view = self.named(named.group, named.queue, &lease);
+                let Some(view) = view.filter(|view| view.auto_renew && !view.written) else {
+                    continue;
+                };
+                let at_ms = view.at_ms.max(written.until_ms + late);
+                let view = InFlightView {
+                    written: true,
+                    at_ms,
+                    ..view
+                };
+                self.set(named.group, named.queue, offset, State::Leased(view));
+                changed += 1;
+            }
+        }
+        Reply::Prolonged { changed, more: false }
+    }
+
+    fn renew(&mut self, late: u64, renew: &Renew) -> Reply {
+        let before_ms = renew.before_ms + late;
+        let mut due = self.held();
+        due.retain(|(_, _, view)| {
+            view.written && view.at_ms < before_ms && view.first_leased_ms >= renew.since_ms
+        });
+        due.retain(|(_, _, view)| renew.clients.contains(&view.client));
+        self.end_at(due, renew.limit, |view| InFlightView {
+            at_ms: (renew.until_ms + late).max(before_ms),
+            ..view
+        })
+    }
+
+    fn depart(&mut self, late: u64, depart: &Depart) -> Reply {
+        let at_ms = (depart.at_ms + late).max(self.now);
+        let mut theirs = self.held();
+        theirs.retain(|(_, _, view)| view.written || view.at_ms > at_ms);
+        theirs.retain(|(_, _, view)| depart.clients.contains(&view.client));
+        theirs.sort_by_key(|(_, _, view)| (view.client, !view.written));
+        self.end_at(theirs, depart.limit, |view| InFlightView {
+            written: false,
+            at_ms: view.at_ms.min(at_ms),
+            ..view
+        })
+    }
+
+    fn end_at(
+        &mut self,
+        mut leases: Vec<(u64, u32, InFlightView)>,
+        limit: u32,
+        end: impl Fn(InFlightView) -> InFlightView,
+    ) -> Reply {
+        let more = leases.len() > limit as usize;
+        leases.truncate(limit as usize);
+        for &(queue, group, view) in &leases {
+            self.set(group, queue, view.offset, State::Leased(end(view)));
+        }
+        let changed = leases.len() as u32;
+        Reply::Prolonged { changed, more }
     }
 
     /// (deadline, queue, group, offset) of every lease, earliest first.
@@ -393,7 +478,7 @@ impl Model {
             let sub = self.sub(group, queue).unwrap();
             let view = *sub.states[offset as usize - sub.start].view().unwrap();
             let last = view.attempt >= sub.rules.max_attempts;
-            let wait = if last || view.auto_renew {
+            let wait = if last || view.written {
                 sub.wait(view.attempt)
             } else {
                 0
@@ -590,25 +675,18 @@ impl Model {
             core.next_deadline(),
             leases.first().map(|lease| lease.0),
         )?;
-        let renewable =
-            leases
-                .iter()
-                .filter(|lease| lease.0 < self.now + 500)
-                .filter_map(|&(_, queue, group, at)| {
-                    let lease = self
-                        .sub(group, queue)?
-                        .in_flight()
-                        .into_iter()
-                        .find(|view| view.offset == at)?;
-                    lease
-                        .auto_renew
-                        .then_some((GroupId(group), QueueId(queue), lease))
-                });
-        equal(
-            "renewable",
-            core.renewable(self.now + 500, 3, |_| true),
-            renewable.take(3).collect(),
-        )?;
+        let mut holders: Vec<(u64, Option<u64>)> = Vec::new();
+        for (_, _, view) in self.held() {
+            let written = view.written.then_some(view.at_ms);
+            match holders.last_mut().filter(|(client, _)| *client == view.client) {
+                Some((_, earliest)) => *earliest = earliest.or(written),
+                None => holders.push((view.client, written)),
+            }
+        }
+        for (from, limit) in [(0, 99), (0, 2), (103, 1)] {
+            let some = holders.iter().filter(|(client, _)| *client >= from).take(limit);
+            equal("holders", core.holders(from, limit), some.copied().collect())?;
+        }
         self.agrees_on_entries(core, kv)
     }
 

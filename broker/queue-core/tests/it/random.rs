@@ -96,6 +96,10 @@ fn kinds(reply: &Reply) -> Vec<&'static str> {
         Reply::Released(ReleaseResult::Done) => is("released", true),
         Reply::Released(ReleaseResult::Stale) => is("stale release", true),
         Reply::Released(ReleaseResult::DeadLettered) => is("given up", true),
+        Reply::Prolonged { changed, more } => {
+            is("prolonged", *changed > 0);
+            is("prolonged in part", *more);
+        }
         Reply::Ticked {
             expired,
             dead_lettered,
@@ -127,7 +131,7 @@ fn random_logs_reach_every_kind_of_reply() {
         let (outcomes, _) = run(&mut Core::default(), &mut Map::default(), &log);
         reached.extend(outcomes.iter().flat_map(|outcome| kinds(&outcome.reply)));
     }
-    assert_eq!(reached.len(), 22, "{reached:?}");
+    assert_eq!(reached.len(), 24, "{reached:?}");
 }
 
 proptest! {

@@ -3,10 +3,10 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
-use flotilla_proto::record::{StartAt, release::Action};
+use flotilla_proto::record::release::Action;
 use queue_core::{Fault, GroupId, KeyValue, QueueId};
 
-use crate::support::{DLQ, G, G_OTHER, LEASE_MS, Map, Q, Q_TWIN, START_MS, Shard};
+use crate::support::{DLQ, G, LEASE_MS, Map, Q, Q_TWIN, START_MS, Shard};
 
 /// Counts the pairs that scans give.
 struct Counting<'a> {
@@ -162,7 +162,8 @@ fn the_next_visible_time_is_that_of_the_earliest_waiting_message() {
     shard.release(0, 5, Action::Retry, Some(START_MS + 99), 6);
     shard.release(1, 5, Action::Retry, Some(START_MS + 50), 6);
     assert_eq!(next(&shard), Some(START_MS + 50));
-    shard.ack(G, Q, &[(1, 6)]);
+    shard.pass(50);
+    shard.deliver(G, Q, 1, 7);
     assert_eq!(next(&shard), Some(START_MS + 99));
 }
 
@@ -175,26 +176,4 @@ fn due_messages_are_ready_even_before_they_are_delivered() {
     shard.release(1, 5, Action::Retry, Some(START_MS + 50), 6);
     let view = shard.view(G, Q);
     assert_eq!((view.ready, view.waiting, view.leased), (2, 1, 0));
-}
-
-#[test]
-fn only_leases_of_push_consumers_that_end_soon_are_renewable() {
-    let mut shard = Shard::subscribed();
-    shard.subscribe(G_OTHER, Q, StartAt::First);
-    shard.fill(Q, 3);
-    shard.deliver_as(G, Q, 2, 5, true);
-    shard.deliver(G_OTHER, Q, 1, 6);
-    let end = START_MS + LEASE_MS;
-    let renewable = |before, limit| -> Vec<(u32, u64)> {
-        let found = shard.core.renewable(before, limit, |_| true);
-        found
-            .into_iter()
-            .map(|(group, _, lease)| (group.0, lease.offset))
-            .collect()
-    };
-    assert_eq!(renewable(end, 9), []);
-    assert_eq!(renewable(end + 1, 9), [(G, 0), (G, 1)]);
-    assert_eq!(renewable(end + 1, 1), [(G, 0)]);
-    let second = shard.core.renewable(end + 1, 1, |lease| lease.offset == 1);
-    assert_eq!(second.len(), 1, "what is not wanted does not count");
 }

@@ -75,14 +75,6 @@ fn a_retry_without_a_time_waits_by_backoff() {
 }
 
 #[test]
-fn a_waiting_message_can_be_given_another_wait() {
-    let mut shard = leased();
-    shard.release(0, 5, Action::Retry, Some(START_MS + 50), 6);
-    assert_eq!(shard.release(0, 6, Action::Retry, Some(START_MS + 10), 7), Done);
-    assert_eq!(shard.in_flight(0).unwrap().at_ms, START_MS + 10);
-}
-
-#[test]
 fn a_time_in_the_past_is_now() {
     let mut shard = leased();
     assert_eq!(shard.release(0, 5, Action::Retry, Some(3), 6), Done);
@@ -134,40 +126,17 @@ fn an_extension_may_shorten_a_lease() {
 }
 
 #[test]
-fn a_renewal_keeps_the_nonce_and_never_shortens() {
-    let mut shard = Shard::subscribed();
-    shard.fill(Q, 1);
-    shard.deliver_as(G, Q, 1, 5, true);
-    let at_ms = START_MS + 2 * LEASE_MS;
-    assert_eq!(shard.release(0, 5, Action::Renew, Some(at_ms), 99), Done);
-    assert_eq!(shard.release(0, 5, Action::Renew, Some(START_MS), 99), Done);
-    let lease = shard.in_flight(0).unwrap();
-    assert_eq!(
-        (lease.nonce, lease.at_ms, lease.first_leased_ms),
-        (5, at_ms, START_MS)
-    );
-}
-
-#[test]
-fn only_leases_of_push_consumers_are_renewed() {
+fn what_waits_has_no_receipt_for_any_release() {
     let mut shard = leased();
-    assert_eq!(
-        shard.release(0, 5, Action::Renew, Some(START_MS + 9 * LEASE_MS), 0),
-        Stale
-    );
-    assert_eq!(shard.in_flight(0).unwrap().at_ms, START_MS + LEASE_MS);
-}
-
-#[test]
-fn what_waits_is_neither_extended_nor_renewed() {
-    let mut shard = Shard::subscribed();
-    shard.fill(Q, 1);
-    shard.deliver_as(G, Q, 1, 5, true);
     shard.release(0, 5, Action::Retry, Some(START_MS + 50), 6);
-    let before = shard.in_flight(0);
-    assert_eq!(shard.release(0, 6, Action::Extend, Some(START_MS + 90), 7), Stale);
-    assert_eq!(shard.release(0, 6, Action::Renew, Some(START_MS + 90), 7), Stale);
-    assert_eq!(shard.in_flight(0), before);
+    shard.pass(LEASE_MS);
+    shard.tick(9);
+    let before = (shard.in_flight(0), shard.in_flight(1));
+    for action in [Action::Retry, Action::Extend, Action::DeadLetter] {
+        assert_eq!(shard.release(0, 6, action, Some(START_MS + 90), 7), Stale);
+        assert_eq!(shard.release(1, 5, action, Some(START_MS + 90), 7), Stale);
+    }
+    assert_eq!((shard.in_flight(0), shard.in_flight(1)), before);
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //! turned into a command that fits the state well, or on purpose badly.
 
 use flotilla_proto::record::{
-    Ack, Backoff, Command, Configure, CustomizedBackoff, Deliver, DropGroup, DropQueue, ExponentialBackoff,
-    LeaseRef, StartAt, Subscribe, backoff::Strategy as Rule, command::Command as Kind, configure::What,
+    Ack, Backoff, Command, Configure, CustomizedBackoff, Deliver, Depart, DropGroup, DropQueue,
+    ExponentialBackoff, LeaseRef, Renew, StartAt, Subscribe, Written, WrittenLeases,
+    backoff::Strategy as Rule, command::Command as Kind, configure::What,
 };
 use proptest::prelude::*;
 use queue_core::{Context, Position, limits::DEDUP_WINDOW_MS};
@@ -55,6 +56,27 @@ pub(crate) enum Act {
         action: i32,
         at_ms: Option<i64>,
         nonce: u64,
+    },
+    /// Says that the answer to one delivery was written out.
+    Written {
+        group: u32,
+        queue: u64,
+        pick: usize,
+        stale: bool,
+        until_ms: i64,
+    },
+    /// Prolongs leases of some clients.
+    Renew {
+        clients: Vec<u64>,
+        before_ms: i64,
+        until_ms: i64,
+        since_ms: i64,
+        limit: u32,
+    },
+    Depart {
+        clients: Vec<u64>,
+        at_ms: i64,
+        limit: u32,
     },
     Tick {
         limit: u32,
@@ -190,6 +212,47 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
                 nonce,
             )
         }
+        Act::Written {
+            group,
+            queue,
+            pick,
+            stale,
+            until_ms,
+        } => {
+            let (offset, nonce) = lease(group, queue, pick, stale);
+            let leases = WrittenLeases {
+                group,
+                queue,
+                nonce,
+                offsets: vec![offset, offset + 1],
+            };
+            command(Kind::Written(Written {
+                leases: vec![leases],
+                until_ms: now.saturating_add_signed(until_ms),
+            }))
+        }
+        Act::Renew {
+            clients,
+            before_ms,
+            until_ms,
+            since_ms,
+            limit,
+        } => command(Kind::Renew(Renew {
+            clients,
+            before_ms: now.saturating_add_signed(before_ms),
+            until_ms: now.saturating_add_signed(until_ms),
+            since_ms: now.saturating_add_signed(since_ms),
+            limit,
+        })),
+        Act::Depart {
+            clients,
+            at_ms,
+            limit,
+        } => command(Kind::Depart(Depart {
+            clients,
+            at_ms: now.saturating_add_signed(at_ms),
+            limit,
+        })),
         Act::Tick { limit } => tick(limit),
         Act::Trim { queue, first, limit } => trim(queue, first, limit),
         Act::CopyForward { queue, offset } => copy_forward(queue, offset),
@@ -299,6 +362,38 @@ fn released() -> impl Strategy<Value = Act> {
         })
 }
 
+/// Of a push consumer's leases, as the leader has them changed.
+fn prolonged() -> impl Strategy<Value = Act> {
+    // As `fit` names them.
+    let clients = || prop::collection::vec(100..106u64, 0..4);
+    let written = (
+        group(),
+        queue(),
+        0..9usize,
+        prop::bool::weighted(0.1),
+        -500..3_000i64,
+    );
+    let times = (-500..3_000i64, -500..6_000i64, -9_000..500i64);
+    prop_oneof![
+        3 => written.prop_map(|(group, queue, pick, stale, until_ms)| Act::Written {
+            group,
+            queue,
+            pick,
+            stale,
+            until_ms,
+        }),
+        2 => (clients(), times, 0..4u32).prop_map(|(clients, (before_ms, until_ms, since_ms), limit)| Act::Renew {
+            clients,
+            before_ms,
+            until_ms,
+            since_ms,
+            limit,
+        }),
+        1 => (clients(), -500..2_000i64, 0..4u32)
+            .prop_map(|(clients, at_ms, limit)| Act::Depart { clients, at_ms, limit }),
+    ]
+}
+
 fn what() -> impl Strategy<Value = Act> {
     let picks = prop::collection::vec((0..9usize, prop::bool::weighted(0.2)), 0..4);
     prop_oneof![
@@ -307,6 +402,7 @@ fn what() -> impl Strategy<Value = Act> {
         24 => deliver(),
         8 => (group(), queue(), picks).prop_map(|(group, queue, picks)| Act::Ack { group, queue, picks }),
         12 => released(),
+        9 => prolonged(),
         14 => (0..6u32).prop_map(|limit| Act::Tick { limit }),
         3 => (queue(), 0..12u64, 0..6u32).prop_map(|(queue, first, limit)| Act::Trim { queue, first, limit }),
         4 => (queue(), 0..9u64).prop_map(|(queue, offset)| Act::CopyForward { queue, offset }),

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use flotilla_proto::record::{
     Ack, Append, Backoff, Command, Configure, CopyForward, CustomizedBackoff, Deliver, DropGroup, DropQueue,
-    LeaseRef, Release, StartAt, Subscribe, Tick, Trim, backoff::Strategy, command, configure,
-    release::Action,
+    LeaseRef, Release, StartAt, Subscribe, Tick, Trim, Written, WrittenLeases, backoff::Strategy, command,
+    configure, release::Action,
 };
 use queue_core::{
     AckResult, Context, Core, Effect, Fault, GroupId, InFlightView, KeyValue, Lease, Outcome, Position,
@@ -194,6 +194,14 @@ impl Shard {
         }
     }
 
+    /// (changed, more) of a command that prolongs or ends leases.
+    pub(crate) fn prolong(&mut self, command: Command) -> (u32, bool) {
+        match self.apply(command) {
+            Reply::Prolonged { changed, more } => (changed, more),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// (expired, dead lettered, more)
     pub(crate) fn tick(&mut self, limit: u32) -> (u32, u32, bool) {
         match self.apply(tick(limit)) {
@@ -335,6 +343,20 @@ pub(crate) fn release(
         action,
         at_ms,
         new_nonce,
+    }))
+}
+
+/// Of `G` on `Q`, of one delivery.
+pub(crate) fn written(nonce: u64, offsets: &[u64], until_ms: u64) -> Command {
+    let leases = WrittenLeases {
+        group: G,
+        queue: Q,
+        nonce,
+        offsets: offsets.to_vec(),
+    };
+    command(command::Command::Written(Written {
+        leases: vec![leases],
+        until_ms,
     }))
 }
 

@@ -5,7 +5,7 @@ use queue_core::{AckResult, Effect, Outcome, QueueId, Reply};
 
 use crate::support::{
     BACKOFF_MS, DLQ, G, G_OTHER, LEASE_MS, Q, START_MS, Shard, configure, offsets, subscription, tick,
-    visible,
+    visible, written,
 };
 
 fn leased(count: u64, auto_renew: bool) -> Shard {
@@ -61,8 +61,17 @@ fn lease_past_deadline_returns_to_waiting() {
 }
 
 #[test]
-fn an_auto_renew_lease_waits_by_backoff() {
+fn a_message_that_perhaps_never_reached_its_push_consumer_is_visible_at_once() {
     let mut shard = leased(1, true);
+    shard.pass(LEASE_MS);
+    assert_eq!(shard.tick(9), (1, 0, false));
+    assert_eq!(shard.deliver(G, Q, 1, 6)[0].attempt, 2);
+}
+
+#[test]
+fn a_lease_that_the_server_renewed_waits_by_backoff() {
+    let mut shard = leased(1, true);
+    shard.prolong(written(5, &[0], START_MS));
     shard.pass(LEASE_MS + 30);
     assert_eq!(shard.tick(9), (1, 0, false));
     assert_eq!(
