@@ -40,6 +40,9 @@ const SHARDS_PER_NODE: u32 = 1;
 /// Brings the node up and follows the catalogue until the node stops.
 pub(super) async fn run(node: Node) {
     if let Err(why) = bring_up(&node).await {
+        if node.stopping() {
+            return; // What is half up falls down; why it stops was said.
+        }
         tracing::error!(?why, "the node cannot take part");
         node.stop(why);
     }
