@@ -67,15 +67,17 @@ class Ticks:
     """A simple consumer that lets leases run out, and sees how late they end."""
 
     def __init__(self, cluster):
-        self.client, self.late, self.ended = Client(cluster.nodes[0].client, client_id="ticks@1"), [], threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
+        self.over, self.late, self.ended = {}, [], threading.Event()
+        self.threads = [threading.Thread(target=self._watch, args=(Client(node.client, client_id="ticks@1"),), daemon=True)
+                        for node in cluster.nodes]
+        for thread in self.threads:
+            thread.start()
 
-    def _watch(self):
-        over = {}
+    def _watch(self, client):
+        over = self.over
         while not self.ended.is_set():
             try:
-                _, messages = self.client.receive("ticks", "watchers", invisible_s=LEASE_S, poll_s=2)
+                _, messages = client.receive("ticks", "watchers", invisible_s=LEASE_S, poll_s=2)
             except Broken:
                 continue
             for each in messages:
@@ -86,13 +88,14 @@ class Ticks:
 
     def close(self):
         self.ended.set()
-        self.thread.join(10)
+        for thread in self.threads:
+            thread.join(10)
 
 
 def produce(check, cluster, topic, messages, queues):
     """Stores so many small messages; how many there are."""
     cluster.create_topic(topic, queues)
-    bench = Bench(check, f"fill-{topic}", "produce", cluster, "--topic", topic, "--payload", 16, "--in-flight", 4096,
+    bench = Bench(check, f"fill-{topic}", "produce", cluster, "--topic", topic, "--payload", 40, "--in-flight", 4096,
                   "--rate", "max", "--duration", f"{max(30, messages // 5_000)}s")
     began = sum(node.metric("rocketmq_messages_in_total") or 0 for node in cluster.nodes)
 
