@@ -110,6 +110,9 @@ pub const MAX_QUEUED_COMMANDS: usize = 16 * 1024;
 pub const MAX_QUEUED_TIME_COMMANDS: usize = 1024;
 /// Bytes of messages that wait in one shard's proposer.
 pub const MAX_QUEUED_SEND_BYTES: usize = 64 * 1024 * 1024;
+/// Sends are refused while the first of those that wait has waited for so long, milliseconds: most clients would not wait
+/// for what is queued behind it, and it would be stored for nobody.
+pub const MAX_SEND_WAIT_MS: u64 = 1_500;
 /// Bytes that wait in each of its other lanes.
 pub const MAX_QUEUED_SMALL_BYTES: usize = 8 * 1024 * 1024;
 /// Commands that one lane puts into an entry before the next lane has its turn, if that has any.
@@ -180,3 +183,5 @@ const _: () = assert!(AUTO_RENEW_LEASE_MS > 2 * RENEW_BEFORE_MS);
 const _: () = assert!(MARK_WRITTEN_BEFORE_MS > 4 * REPORT_WRITTEN_EVERY.as_millis() as u64);
 const _: () = assert!(AUTO_RENEW_LEASE_MS > MARK_WRITTEN_BEFORE_MS);
 const _: () = assert!(WRITTEN_HEARD_AFTER_MS < WRITTEN_AFTER_MS);
+// A send waits for others for no longer than half of what its client waits for it.
+const _: () = assert!(2 * MAX_SEND_WAIT_MS as u128 <= DEFAULT_REQUEST.as_millis());

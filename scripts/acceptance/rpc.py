@@ -54,12 +54,12 @@ class Client:
         request = service.SendMessageRequest(messages=[message(topic, message_id, body)])
         return self.stub.SendMessage.future(request, timeout=timeout, metadata=self.metadata)
 
-    def receive(self, topic, group, count=32, invisible_s=20, poll_s=0.2, timeout=None):
+    def receive(self, topic, group, count=32, invisible_s=20, poll_s=0.2, timeout=None, auto_renew=False):
         """(status code's name, messages)."""
         request = service.ReceiveMessageRequest(
             group=resource(group), message_queue=definition.MessageQueue(topic=resource(topic)),
             filter_expression=definition.FilterExpression(type=definition.TAG, expression="*"), batch_size=count,
-            invisible_duration=duration(invisible_s), long_polling_timeout=duration(poll_s))
+            invisible_duration=duration(invisible_s), long_polling_timeout=duration(poll_s), auto_renew=auto_renew)
         answers = self.call("ReceiveMessage", request, poll_s + 3.0 if timeout is None else timeout)
         status = next((answer.status.code for answer in answers if answer.HasField("status")), None)
         messages = [answer.message for answer in answers if answer.HasField("message")]
@@ -72,6 +72,11 @@ class Client:
         request = service.AckMessageRequest(group=resource(group), topic=resource(topic), entries=entries)
         answer = self.call("AckMessage", request, timeout)
         return [definition.Code.Name(entry.status.code) for entry in answer.entries]
+
+    def heartbeat(self, group):
+        """A sign of life, as push consumers give it every ten seconds."""
+        request = service.HeartbeatRequest(group=resource(group), client_type=definition.PUSH_CONSUMER)
+        return definition.Code.Name(self.call("Heartbeat", request).status.code)
 
     def close(self):
         self.channel.close()

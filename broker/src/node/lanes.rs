@@ -9,7 +9,7 @@ use flotilla_proto::record::{Command, command::Command as Kind, configure::What}
 
 use crate::limits::{
     MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS, MAX_QUEUED_COMMANDS, MAX_QUEUED_SEND_BYTES, MAX_QUEUED_SMALL_BYTES,
-    MAX_QUEUED_TIME_COMMANDS, TURN_BYTES, TURN_COMMANDS,
+    MAX_QUEUED_TIME_COMMANDS, MAX_SEND_WAIT_MS, TURN_BYTES, TURN_COMMANDS,
 };
 
 /// What a command is for.
@@ -58,10 +58,16 @@ impl Lane {
     }
 }
 
-/// One lane's queue: each item with its size.
+/// One lane's queue.
 struct Queue<T> {
-    items: VecDeque<(T, usize)>,
+    items: VecDeque<Waiting<T>>,
     bytes: usize,
+}
+
+struct Waiting<T> {
+    item: T,
+    bytes: usize,
+    since_ms: u64,
 }
 
 /// The lanes of one shard.
@@ -84,15 +90,21 @@ impl<T> Default for Lanes<T> {
 }
 
 impl<T> Lanes<T> {
-    /// Puts an item at the end of its lane, or gives it back if there is no room.
-    pub(super) fn push(&mut self, lane: Lane, item: T, bytes: usize) -> Result<(), T> {
+    /// Puts an item at the end of its lane, or gives it back if there is no room, or if sends wait for too long already.
+    pub(super) fn push(&mut self, lane: Lane, item: T, bytes: usize, now_ms: u64) -> Result<(), T> {
         let (most, most_bytes) = lane.room();
         let queue = &mut self.lanes[lane as usize];
-        if queue.items.len() >= most || queue.bytes + bytes > most_bytes {
+        let first_ms = queue.items.front().map_or(now_ms, |first| first.since_ms);
+        let too_late = lane == Lane::Send && now_ms.saturating_sub(first_ms) > MAX_SEND_WAIT_MS;
+        if too_late || queue.items.len() >= most || queue.bytes + bytes > most_bytes {
             return Err(item);
         }
         queue.bytes += bytes;
-        queue.items.push_back((item, bytes));
+        queue.items.push_back(Waiting {
+            item,
+            bytes,
+            since_ms: now_ms,
+        });
         Ok(())
     }
 
@@ -140,18 +152,18 @@ impl<T> Lanes<T> {
     fn turn_of(&mut self, lane: usize, batch: &mut Batch<T>) -> bool {
         let queue = &mut self.lanes[lane];
         let (mut commands, mut bytes) = (0, 0);
-        while let Some(&(_, next)) = queue.items.front()
+        while let Some(next) = queue.items.front()
             && commands < TURN_COMMANDS
             && bytes < TURN_BYTES
         {
-            if !batch.has_room(next) {
+            if !batch.has_room(next.bytes) {
                 return false;
             }
-            let (item, size) = queue.items.pop_front().expect("just seen");
-            queue.bytes -= size;
-            batch.bytes += size;
-            batch.items.push(item);
-            (commands, bytes) = (commands + 1, bytes + size);
+            let next = queue.items.pop_front().expect("just seen");
+            queue.bytes -= next.bytes;
+            batch.bytes += next.bytes;
+            batch.items.push(next.item);
+            (commands, bytes) = (commands + 1, bytes + next.bytes);
         }
         true
     }
@@ -192,7 +204,7 @@ mod tests {
 
     fn flood(lanes: &mut Lanes<Lane>, lane: Lane, bytes: usize) -> usize {
         (0..)
-            .take_while(|_| lanes.push(lane, lane, bytes).is_ok())
+            .take_while(|_| lanes.push(lane, lane, bytes, 0).is_ok())
             .count()
     }
 
@@ -201,10 +213,10 @@ mod tests {
         let mut lanes = Lanes::default();
         assert_eq!(flood(&mut lanes, Lane::Send, 10), MAX_QUEUED_COMMANDS);
         for lane in [Lane::Time, Lane::Settle, Lane::Deliver, Lane::Upkeep] {
-            assert!(lanes.push(lane, lane, 10).is_ok(), "{lane:?}");
+            assert!(lanes.push(lane, lane, 10, 0).is_ok(), "{lane:?}");
         }
         assert_eq!(flood(&mut lanes, Lane::Settle, 10), MAX_QUEUED_COMMANDS - 1);
-        assert!(lanes.push(Lane::Time, Lane::Time, 10).is_ok());
+        assert!(lanes.push(Lane::Time, Lane::Time, 10, 0).is_ok());
     }
 
     #[test]
@@ -224,9 +236,9 @@ mod tests {
         flood(&mut lanes, Lane::Send, 1000);
         flood(&mut lanes, Lane::Deliver, 100);
         for _ in 0..TURN_COMMANDS {
-            lanes.push(Lane::Settle, Lane::Settle, 100).unwrap();
+            lanes.push(Lane::Settle, Lane::Settle, 100, 0).unwrap();
         }
-        lanes.push(Lane::Time, Lane::Time, 10).unwrap();
+        lanes.push(Lane::Time, Lane::Time, 10, 0).unwrap();
         let entry = fill(&mut lanes);
         let count = |lane| entry.iter().filter(|&&item| item == lane).count();
         assert_eq!(entry[0], Lane::Time);
@@ -237,8 +249,8 @@ mod tests {
     #[test]
     fn what_did_not_fit_begins_the_next_entry() {
         let mut lanes = Lanes::default();
-        lanes.push(Lane::Settle, Lane::Settle, 10).unwrap();
-        lanes.push(Lane::Send, Lane::Send, MAX_ENTRY_BYTES).unwrap();
+        lanes.push(Lane::Settle, Lane::Settle, 10, 0).unwrap();
+        lanes.push(Lane::Send, Lane::Send, MAX_ENTRY_BYTES, 0).unwrap();
         assert_eq!(fill(&mut lanes), [Lane::Settle]);
         flood(&mut lanes, Lane::Settle, 10);
         assert_eq!(fill(&mut lanes), [Lane::Send]);
@@ -249,8 +261,8 @@ mod tests {
     fn a_lane_keeps_its_order() {
         let mut lanes = Lanes::default();
         for number in 0..3 * TURN_COMMANDS {
-            lanes.push(Lane::Send, number, 1).unwrap();
-            lanes.push(Lane::Settle, number, 1).unwrap();
+            lanes.push(Lane::Send, number, 1, 0).unwrap();
+            lanes.push(Lane::Settle, number, 1, 0).unwrap();
         }
         let mut batch = Batch::new();
         assert!(lanes.fill(&mut batch, true));
@@ -264,14 +276,38 @@ mod tests {
     #[test]
     fn sends_can_be_left_for_a_later_entry() {
         let mut lanes = Lanes::default();
-        lanes.push(Lane::Send, Lane::Send, 1).unwrap();
+        lanes.push(Lane::Send, Lane::Send, 1, 0).unwrap();
         assert!(!lanes.has_small());
-        lanes.push(Lane::Settle, Lane::Settle, 1).unwrap();
+        lanes.push(Lane::Settle, Lane::Settle, 1, 0).unwrap();
         assert!(lanes.has_small());
         let mut batch = Batch::new();
         assert!(lanes.fill(&mut batch, false));
         assert_eq!(batch.items, [Lane::Settle]);
         assert!(!lanes.is_empty());
+    }
+
+    #[test]
+    fn sends_are_refused_while_others_wait_for_too_long_and_nothing_else_is() {
+        let mut lanes = Lanes::default();
+        lanes.push(Lane::Send, Lane::Send, 1, 0).unwrap();
+        assert!(lanes.push(Lane::Send, Lane::Send, 1, MAX_SEND_WAIT_MS).is_ok());
+        assert!(
+            lanes
+                .push(Lane::Send, Lane::Send, 1, MAX_SEND_WAIT_MS + 1)
+                .is_err()
+        );
+        lanes.push(Lane::Settle, Lane::Settle, 1, 0).unwrap();
+        assert!(
+            lanes
+                .push(Lane::Settle, Lane::Settle, 1, MAX_SEND_WAIT_MS + 1)
+                .is_ok()
+        );
+        fill(&mut lanes);
+        assert!(
+            lanes
+                .push(Lane::Send, Lane::Send, 1, MAX_SEND_WAIT_MS + 1)
+                .is_ok()
+        );
     }
 
     #[test]

@@ -63,6 +63,7 @@ struct Proposal {
 #[derive(Clone)]
 pub struct Proposer {
     queue: Arc<Queue>,
+    machine: Arc<QueueMachine>,
     /// Dropped with the last handle, which ends the proposer.
     _handle: mpsc::Sender<Infallible>,
 }
@@ -87,13 +88,14 @@ impl Proposer {
         let (handle, handles) = mpsc::channel(1);
         let work = Batches {
             replica,
-            machine,
+            machine: Arc::clone(&machine),
             queue: Arc::clone(&queue),
             handles,
         };
         tokio::spawn(work.run());
         Self {
             queue,
+            machine,
             _handle: handle,
         }
     }
@@ -115,7 +117,9 @@ impl Proposer {
             return Err(SubmitError::TooLarge(bytes));
         }
         let (reply, answer) = oneshot::channel();
-        let queued = self.queue.lanes().push(lane, Proposal { command, reply }, bytes);
+        let now_ms = self.machine.time.now_ms();
+        let proposal = Proposal { command, reply };
+        let queued = self.queue.lanes().push(lane, proposal, bytes, now_ms);
         queued.map_err(|_| SubmitError::Overloaded)?;
         self.queue.came.notify_one();
         Ok(answer)
