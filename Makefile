@@ -7,7 +7,7 @@
 #   make verify     everything that only reads: format, lints, documentation, dependency rules
 #   make fix        the only one that writes: formats, applies the lints' own corrections
 #   make bench      load against one and three local nodes, with calibration
-#   make test-sdk   the official SDKs, unmodified, against a node (SDKS="python rust go java")
+#   make test-sdk   the official SDKs, unmodified, against a node (SDKS="python rust go java node")
 #   make sim-smoke  what CI runs of the simulator: a few seeds twice, some once, its own tests
 #   make sim N=100  so many simulated worlds, from seed FIRST on
 #   make sim-meta N=10      the same, each in two processes that must agree in everything

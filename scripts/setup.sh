@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes sure that what the build needs from the system is there: a C++20 compiler, make, libclang.
 # As root it installs what is missing through the package manager, otherwise it names the packages and stops.
-# Usage: scripts/setup.sh [python|go|java]...   (the names add what the SDK tests of that language need)
+# Usage: scripts/setup.sh [python|go|java|node]...   (the names add what the SDK tests of that language need)
 set -eu
 
 missing=""
@@ -53,8 +53,12 @@ look() {
                 command -v javac >/dev/null 2>&1 || need default-jdk-headless
                 command -v mvn >/dev/null 2>&1 || need maven
                 ;;
+            node)
+                command -v node >/dev/null 2>&1 || need nodejs
+                command -v npm >/dev/null 2>&1 || need npm
+                ;;
             rust) ;;
-            *) echo "setup: unknown language $language (python, go, java, rust)" >&2; exit 2 ;;
+            *) echo "setup: unknown language $language (python, go, java, node, rust)" >&2; exit 2 ;;
         esac
     done
 }

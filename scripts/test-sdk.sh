@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The official RocketMQ 5 SDKs, unmodified, against one real node: every message sent is received once and acknowledged.
+# Then against three nodes of which one is dead.
 #
-#   scripts/test-sdk.sh [python] [rust] [go] [java]      without arguments: python rust, and go and java where installed
+#   scripts/test-sdk.sh [python] [rust] [go] [java] [node]      without arguments: python rust, and go, java and node where installed
 #
 # Prints one line per scenario and a summary. Clients are built below target/sdk; their logs and the node's are kept there.
 # Environment: FLOTILLA (a binary to test instead of building one), MESSAGES (default 1000).
@@ -18,6 +19,7 @@ if [ "${#languages[@]}" -eq 0 ]; then
     languages=(python rust)
     if command -v go >/dev/null; then languages+=(go); fi
     if command -v mvn >/dev/null; then languages+=(java); fi
+    if command -v npm >/dev/null; then languages+=(node); fi
 fi
 mkdir -p "$out/logs" "$out/home"
 exec 9>"$out/lock"
@@ -39,6 +41,11 @@ prepare() {
             ;;
         rust) cargo build --locked --manifest-path "$sources/rust/Cargo.toml" --target-dir "$out/rust" ;;
         go) (cd "$sources/go" && go build -o "$out/go/go-sdk-test" .) ;;
+        node)
+            mkdir -p "$out/node"
+            cp "$sources/node/"* "$out/node/"
+            (cd "$out/node" && npm ci --silent --no-audit --no-fund)
+            ;;
         java) mvn -q -B -ntp -f "$sources/java/pom.xml" package -Dsdk.output="$out/java" </dev/null ;;
     esac
 }
@@ -50,8 +57,9 @@ client() {
     shift
     case "$language" in
         # Unlike the others it checks certificates: gRPC is told to trust the one the node made for itself.
-        python) client_env "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH=$data/tls/certificate.pem" "$out/python-venv/bin/python" "$sources/python/roundtrip.py" "$@" ;;
+        python) client_env "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH=$data/node/tls/certificate.pem" "$out/python-venv/bin/python" "$sources/python/roundtrip.py" "$@" ;;
         rust) client_env "$out/rust/debug/rust-sdk-test" "$@" ;;
+        node) client_env node "$out/node/roundtrip.js" "$@" ;;
         go) client_env "$out/go/go-sdk-test" "$@" ;;
         java) client_env java -Duser.home="$out/home" -Drocketmq.log.root="$out/home/logs" -cp "$out/java/java-sdk-test-0.jar:$out/java/lib/*" flotilla.RoundTrip "$@" ;;
     esac
@@ -76,15 +84,15 @@ verdict() {
     fi
 }
 
-# scenario LANGUAGE MODE: a topic and two consumer groups of its own, the client, then a look at what is left.
+# scenario LANGUAGE MODE ENDPOINTS: a topic and two consumer groups of its own, the client, then a look at what is left.
 scenario() {
-    local language=$1 mode=$2 status=0 started=$SECONDS
+    local language=$1 mode=$2 endpoints=$3 status=0 started=$SECONDS
     local topic="sdk-$language-$mode" group="sdk-$language-$mode-group" log="$out/logs/$language-$mode.log"
     "$flotilla" topic create "$topic" --queues 8 --type NORMAL --http-addr "127.0.0.1:$http_port" >"$log" 2>&1 || status=$?
     http POST "$http_port" /v1/consumer-groups "{\"name\":\"$group\"}" >>"$log" 2>&1 || status=$?
     http POST "$http_port" /v1/consumer-groups "{\"name\":\"$group-push\"}" >>"$log" 2>&1 || status=$?
     if [ "$status" -eq 0 ]; then
-        client "$language" "127.0.0.1:$client_port" "$topic" "$group" "$messages" "$mode" >>"$log" 2>&1 || status=$?
+        client "$language" "$endpoints" "$topic" "$group" "$messages" "$mode" >>"$log" 2>&1 || status=$?
     fi
     local groups=("$group")
     if [ "$language" != rust ]; then groups+=("$group-push"); fi
@@ -120,21 +128,58 @@ fi
 for language in "${languages[@]}"; do prepare "$language"; done
 
 data=$(mktemp -d "${TMPDIR:-/tmp}/flotilla-sdk.XXXXXX")
+nodes=()
+stop_nodes() {
+    for node in "${nodes[@]}"; do kill -9 "$node" 2>/dev/null || true; done
+    for node in "${nodes[@]}"; do wait "$node" 2>/dev/null || true; done
+    nodes=()
+}
+trap 'stop_nodes; rm -rf "$data"' EXIT
+
+# start NAME CLIENT_PORT HTTP_PORT PEER_PORT [FLAG...]: a node in the background; its process id goes into nodes.
+start() {
+    local name=$1 client=$2 http=$3 peer=$4
+    shift 4
+    "$flotilla" serve --data-dir "$data/$name" --client-addr "127.0.0.1:$client" --http-addr "127.0.0.1:$http" \
+        --peer-addr "127.0.0.1:$peer" "$@" >"$out/logs/$name.log" 2>&1 9>&- &
+    nodes+=("$!")
+}
+
+# await_ready NAME HTTP_PORT
+await_ready() {
+    if ! wait_for 60 ready "$2"; then
+        tail -n 20 "$out/logs/$1.log"
+        exit 1
+    fi
+}
+
 read -r client_port http_port peer_port <<<"$(free_ports 3)"
-"$flotilla" serve --data-dir "$data" --client-addr "127.0.0.1:$client_port" --http-addr "127.0.0.1:$http_port" \
-    --peer-addr "127.0.0.1:$peer_port" >"$out/logs/node.log" 2>&1 9>&- &
-node=$!
-trap 'kill -9 "$node" 2>/dev/null || true; wait "$node" 2>/dev/null || true; rm -rf "$data"' EXIT
-if ! wait_for 60 ready "$http_port"; then
-    tail -n 20 "$out/logs/node.log"
-    exit 1
-fi
+start node "$client_port" "$http_port" "$peer_port"
+await_ready node "$http_port"
 say "node is ready on ports $client_port, $http_port, $peer_port; $messages messages per scenario"
 
 for language in "${languages[@]}"; do
     if [ "$language" = python ]; then readme; fi
-    scenario "$language" plaintext
-    case "$language" in python | go | java) scenario "$language" tls ;; esac
+    scenario "$language" plaintext "127.0.0.1:$client_port"
+    case "$language" in python | go | java) scenario "$language" tls "127.0.0.1:$client_port" ;; esac
+done
+stop_nodes
+
+read -r -a ports <<<"$(free_ports 9)"
+cluster="1=127.0.0.1:${ports[2]},2=127.0.0.1:${ports[5]},3=127.0.0.1:${ports[8]}"
+for id in 1 2 3; do
+    at=$(((id - 1) * 3))
+    start "node-$id" "${ports[at]}" "${ports[at + 1]}" "${ports[at + 2]}" --node-id "$id" --initial-cluster "$cluster"
+done
+for id in 1 2 3; do await_ready "node-$id" "${ports[(id - 1) * 3 + 1]}"; done
+kill -9 "${nodes[0]}"
+wait "${nodes[0]}" 2>/dev/null || true
+http_port=${ports[4]}
+await_ready node-2 "$http_port"
+say "three nodes, the first of them killed"
+
+for language in "${languages[@]}"; do
+    scenario "$language" one-dead "127.0.0.1:${ports[3]}"
 done
 echo "test-sdk: $passed passed, $failed failed"
 [ "$failed" -eq 0 ]
