@@ -48,6 +48,12 @@ pub const MAX_RECEIVE_BYTES: usize = 8 * 1024 * 1024;
 pub const MAX_IN_FLIGHT_PER_QUEUE: usize = 16 * 1024;
 /// Receives that may wait for messages on one node.
 pub const MAX_WAITING_RECEIVES: usize = 20_000;
+/// Times that another node has asked to be told of messages and was not told yet, over all consumer groups and topics.
+pub const MAX_INTERESTS: usize = 40_000;
+/// Pairs of a consumer group and a topic whose turns one node remembers.
+pub const MAX_REMEMBERED_POLLS: usize = 40_000;
+/// Hints that one call to another node carries.
+pub const MAX_HINTS_PER_CALL: usize = 4_096;
 /// Entries of one acknowledge request.
 pub const MAX_ACK_ENTRIES: usize = 1024;
 
@@ -57,8 +63,6 @@ pub const MIN_POLL: Duration = Duration::from_millis(0);
 pub const MAX_POLL: Duration = Duration::from_secs(20);
 /// What a receive waits when the client does not say.
 pub const DEFAULT_POLL: Duration = Duration::from_secs(20);
-/// SDKs ask for routes every 30 s: a client may go by one that is this old.
-pub const ROUTE_MAX_AGE: Duration = Duration::from_secs(35);
 /// An answer is on its way this long before the client's deadline.
 pub const POLL_MARGIN: Duration = Duration::from_millis(1_000);
 /// Bounds of an invisible duration that a receive asks for.

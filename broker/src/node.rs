@@ -28,6 +28,7 @@ pub mod clients;
 pub mod dropping;
 pub mod forward;
 mod health;
+mod hints;
 pub mod hub;
 pub mod identity;
 pub mod keeper;
@@ -38,6 +39,7 @@ pub mod meeting;
 pub mod membership;
 pub mod peers;
 pub mod peers_transport;
+pub mod polls;
 pub mod proposer;
 mod renewals;
 pub mod retention;
@@ -52,6 +54,7 @@ use forward::ForwardHandler;
 use hub::Hub;
 use identity::Identity;
 use membership::SignOfLife;
+use polls::Polls;
 use roster::Roster;
 use shard::{DataShard, Leadership};
 use written::WrittenOut;
@@ -143,6 +146,7 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) transport: Arc<dyn PeerTransport>,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) polls: Polls,
     pub(crate) clients: Clients,
     pub(crate) written: WrittenOut,
     pub(crate) meta_machine: Arc<MetaMachine>,
@@ -197,6 +201,7 @@ impl Node {
                 store,
                 transport,
                 hub: Arc::default(),
+                polls: Polls::default(),
                 clients: Clients::default(),
                 written: WrittenOut::default(),
                 meta_machine: Arc::new(MetaMachine::new()),
@@ -218,6 +223,7 @@ impl Node {
         tokio::spawn(bootstrap::run(node.clone()));
         tokio::spawn(watch_store(node.clone()));
         tokio::spawn(written::run(node.clone()));
+        tokio::spawn(hints::run(node.clone()));
         Ok(node)
     }
 
@@ -244,6 +250,11 @@ impl Node {
     /// Waiters of this node.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.inner.hub
+    }
+
+    /// How consumer groups read topics.
+    pub fn polls(&self) -> &Polls {
+        &self.inner.polls
     }
 
     /// Clients this node heard of.

@@ -4,13 +4,7 @@
 //! Nothing here knows how a request arrived: the gRPC rim, another node and the
 //! simulator call the same functions. Nothing assumes one request per call either.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use flotilla_proto::{peer as wire, record, rocketmq as mq};
 
@@ -91,9 +85,6 @@ pub struct Service {
 struct Inner {
     node: Node,
     counters: Counters,
-    /// Spreads receives and forwarded requests.
-    turn: AtomicUsize,
-    receives: AtomicUsize,
 }
 
 impl Service {
@@ -102,8 +93,6 @@ impl Service {
         let inner = Inner {
             node: node.clone(),
             counters: Counters::default(),
-            turn: AtomicUsize::new(0),
-            receives: AtomicUsize::new(0),
         };
         let service = Self {
             inner: Arc::new(inner),
@@ -120,14 +109,6 @@ impl Service {
     /// What this node counted.
     pub fn counters(&self) -> &Counters {
         &self.inner.counters
-    }
-
-    fn next_turn(&self) -> usize {
-        self.inner.turn.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn next_receive(&self) -> usize {
-        self.inner.receives.fetch_add(1, Ordering::Relaxed)
     }
 
     fn saw(&self, caller: &Caller) {

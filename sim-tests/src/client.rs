@@ -339,6 +339,7 @@ impl Client {
             request: request.encode_to_vec().into(),
             shard: 0,
             deadline_ms: ttl.as_millis() as u64,
+            ..Default::default()
         };
         match self
             .transport

@@ -50,13 +50,24 @@ impl Node {
             caller,
             request,
             shard,
-            deadline_ms: ttl.as_millis() as u64,
+            ..Default::default()
         };
+        Ok(self.forward_as(to, request, ttl).await?.responses)
+    }
+
+    /// The same, as it is written, with everything that is answered.
+    pub async fn forward_as(
+        &self,
+        to: u32,
+        mut request: wire::ForwardRequest,
+        ttl: Duration,
+    ) -> Result<wire::ForwardResponse, ForwardError> {
+        request.deadline_ms = ttl.as_millis() as u64;
         match self.inner.transport.call(to, Body::Forward(request), ttl).await? {
             Body::ForwardAnswer(answer) if answer.not_leader => Err(ForwardError::NotLeader {
                 unsure: answer.unsure,
             }),
-            Body::ForwardAnswer(answer) => Ok(answer.responses),
+            Body::ForwardAnswer(answer) => Ok(answer),
             _ => Err(PeerError::Malformed.into()),
         }
     }

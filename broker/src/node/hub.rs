@@ -1,42 +1,95 @@
 //! Who waits for a message right now: the only thing about delivery that lives in
 //! a leader's memory alone.
 //!
-//! A waiter is woken by hints and looks for itself; a lost hint costs time, never
-//! a message, because every wait has an end.
+//! Receives wait here, and other nodes ask to be told, because receives wait there. A message is offered to the receive
+//! that has waited longest here, and to another node only when none waits. A waiter is woken by hints and looks for
+//! itself; a lost hint costs time, never a message, because every wait has an end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
 use tokio::sync::Notify;
 
-use crate::limits::MAX_WAITING_RECEIVES;
+use crate::limits::{MAX_INTERESTS, MAX_WAITING_RECEIVES};
 
-/// Wakes the receives of a node.
+/// A topic and a consumer group, by their ids.
+pub type Pair = (u32, u32);
+
+/// Wakes the receives of a node, and knows which other nodes want to be told.
 #[derive(Default)]
 pub struct Hub {
-    topics: Mutex<BTreeMap<u32, BTreeMap<u32, Seats>>>,
+    ears: Mutex<Ears>,
+    /// Receives that wait here.
     waiting: AtomicUsize,
+    /// Those, and interests of other nodes: with none there is nobody to look for.
+    listening: AtomicUsize,
+    /// Rings when another node is to be told something.
+    due: Notify,
 }
 
-/// The waiters of one consumer group on one topic.
-#[derive(Clone, Default)]
-struct Seats {
+#[derive(Default)]
+struct Ears {
+    topics: BTreeMap<u32, BTreeMap<u32, Ear>>,
+    interests: usize,
+    /// What other nodes are to be told.
+    due: BTreeMap<u32, BTreeSet<Pair>>,
+}
+
+impl Ears {
+    fn ear(&mut self, (topic, group): Pair) -> Option<&mut Ear> {
+        self.topics.get_mut(&topic)?.get_mut(&group)
+    }
+
+    fn forget_if_deaf(&mut self, (topic, group): Pair) {
+        let Some(groups) = self.topics.get_mut(&topic) else {
+            return;
+        };
+        if groups.get(&group).is_some_and(Ear::is_deaf) {
+            groups.remove(&group);
+        }
+        if groups.is_empty() {
+            self.topics.remove(&topic);
+        }
+    }
+}
+
+/// Who listens for one consumer group on one topic.
+#[derive(Default)]
+struct Ear {
     bell: Arc<Notify>,
-    taken: usize,
+    /// Receives that wait here.
+    seats: usize,
+    /// Nodes that asked to be told, once for each time they asked, the first first.
+    nodes: VecDeque<u32>,
+}
+
+impl Ear {
+    /// Tells one of those who listen; the other node to be told, if it is one.
+    fn offer(&mut self) -> Option<u32> {
+        if self.seats == 0 {
+            return self.nodes.pop_front();
+        }
+        self.bell.notify_one();
+        None
+    }
+
+    fn is_deaf(&self) -> bool {
+        self.seats == 0 && self.nodes.is_empty()
+    }
 }
 
 /// A receive's place among the waiters; dropping it leaves.
 pub struct Seat {
     hub: Arc<Hub>,
-    topic: u32,
-    group: u32,
+    pair: Pair,
     bell: Arc<Notify>,
-    /// A hint was taken, and what it is about has not been looked at.
+    /// There may be something that this receive leaves to others.
     hinted: AtomicBool,
 }
 
@@ -50,84 +103,151 @@ impl Seat {
         }
     }
 
-    /// Whatever hint there was has been followed.
+    /// Whatever hint there was has been followed: there is nothing more.
     pub fn looked(&self) {
         self.hinted.store(false, Ordering::Relaxed);
+    }
+
+    /// There was something, and there may be more.
+    pub fn found(&self) {
+        self.hinted.store(true, Ordering::Relaxed);
     }
 }
 
 impl Hub {
     /// Takes a place, or nothing when the node's bound is reached.
-    pub fn sit(self: &Arc<Self>, topic: u32, group: u32) -> Option<Seat> {
+    pub fn sit(self: &Arc<Self>, pair: Pair) -> Option<Seat> {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING_RECEIVES {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        let mut topics = self.topics.lock().expect("no panic while held");
-        let seats = topics.entry(topic).or_default().entry(group).or_default();
-        seats.taken += 1;
+        self.listening.fetch_add(1, Ordering::Relaxed);
+        let mut ears = self.lock();
+        let ear = ears.topics.entry(pair.0).or_default().entry(pair.1).or_default();
+        ear.seats += 1;
         Some(Seat {
             hub: Arc::clone(self),
-            topic,
-            group,
-            bell: Arc::clone(&seats.bell),
+            pair,
+            bell: Arc::clone(&ear.bell),
             hinted: AtomicBool::new(false),
         })
     }
 
-    /// One message came to the topic: one waiter of each consumer group may have it.
-    pub fn ring(&self, topic: u32) {
-        if self.waiting.load(Ordering::Relaxed) == 0 {
+    /// Another node has receives that wait, and will be told once of something that nobody here waits for. Over the
+    /// bound it is not: it looks for itself after a while.
+    pub fn tell_later(&self, node: u32, pair: Pair) {
+        let mut ears = self.lock();
+        let ears = &mut *ears;
+        if ears.interests >= MAX_INTERESTS {
             return;
         }
-        let topics = self.topics.lock().expect("no panic while held");
-        for seats in topics.get(&topic).into_iter().flat_map(BTreeMap::values) {
-            seats.bell.notify_one();
+        let ear = ears.topics.entry(pair.0).or_default().entry(pair.1).or_default();
+        if !ear.nodes.contains(&node) {
+            ear.nodes.push_back(node);
+            ears.interests += 1;
+            self.listening.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// One message came to the topic: one waiter of each consumer group may have it.
+    pub fn ring(&self, topic: u32) {
+        if self.listening.load(Ordering::Relaxed) > 0 {
+            self.offer_to_all(&mut self.lock(), topic);
         }
     }
 
     /// Something changed for one consumer group of a topic.
-    pub fn ring_group(&self, topic: u32, group: u32) {
-        let topics = self.topics.lock().expect("no panic while held");
-        if let Some(seats) = topics.get(&topic).and_then(|groups| groups.get(&group)) {
-            seats.bell.notify_one();
+    pub fn ring_group(&self, pair: Pair) {
+        if self.listening.load(Ordering::Relaxed) > 0 {
+            self.offer(&mut self.lock(), pair);
         }
     }
 
     /// Leaders changed or the node stops: everybody looks again.
     pub fn ring_all(&self) {
-        let topics = self.topics.lock().expect("no panic while held");
-        for seats in topics.values().flat_map(BTreeMap::values) {
-            seats.bell.notify_waiters();
-            seats.bell.notify_one();
+        let mut ears = self.lock();
+        for ear in ears.topics.values().flat_map(BTreeMap::values) {
+            ear.bell.notify_waiters();
         }
+        let topics: Vec<u32> = ears.topics.keys().copied().collect();
+        for topic in topics {
+            self.offer_to_all(&mut ears, topic);
+        }
+    }
+
+    fn offer(&self, ears: &mut Ears, pair: Pair) {
+        let ear = ears.ear(pair);
+        if let Some(node) = ear.and_then(Ear::offer) {
+            self.tell(ears, node, pair);
+        }
+        ears.forget_if_deaf(pair);
+    }
+
+    fn offer_to_all(&self, ears: &mut Ears, topic: u32) {
+        let groups = ears.topics.get(&topic);
+        let groups: Vec<u32> = groups.map_or_else(Vec::new, |groups| groups.keys().copied().collect());
+        for group in groups {
+            self.offer(ears, (topic, group));
+        }
+    }
+
+    fn tell(&self, ears: &mut Ears, node: u32, pair: Pair) {
+        ears.due.entry(node).or_default().insert(pair);
+        ears.interests -= 1;
+        self.listening.fetch_sub(1, Ordering::Relaxed);
+        self.due.notify_one();
+    }
+
+    /// True if a receive waits here for this.
+    pub fn is_waited_for(&self, pair: Pair) -> bool {
+        self.lock().ear(pair).is_some_and(|ear| ear.seats > 0)
     }
 
     /// Receives that wait now.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
+
+    /// Takes what is to be told to nodes that are not `busy`, at most `limit` for each.
+    pub(super) fn take_due(&self, busy: &BTreeSet<u32>, limit: usize) -> BTreeMap<u32, Vec<Pair>> {
+        let mut ears = self.lock();
+        let (later, now) = mem::take(&mut ears.due)
+            .into_iter()
+            .partition(|(node, _)| busy.contains(node));
+        ears.due = later;
+        let take = |(node, mut pairs): (u32, BTreeSet<Pair>)| {
+            if let Some(&first_left) = pairs.iter().nth(limit) {
+                ears.due.insert(node, pairs.split_off(&first_left));
+            }
+            (node, pairs.into_iter().collect())
+        };
+        let now: BTreeMap<u32, BTreeSet<Pair>> = now;
+        now.into_iter().map(take).collect()
+    }
+
+    /// Waits until another node is to be told something, from the last time on that this was ready.
+    pub(super) async fn due(&self) {
+        self.due.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ears> {
+        self.ears.lock().expect("no panic while held")
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.hub.waiting.fetch_sub(1, Ordering::Relaxed);
-        let mut topics = self.hub.topics.lock().expect("no panic while held");
-        let Some(groups) = topics.get_mut(&self.topic) else {
-            return;
-        };
-        if let Some(seats) = groups.get_mut(&self.group) {
-            seats.taken -= 1;
-            if seats.taken == 0 {
-                groups.remove(&self.group);
-            } else if *self.hinted.get_mut() {
-                // A hint that this waiter took and did not follow belongs to the next one. No other: whoever is woken
-                // looks at other nodes too, and the waiters there would wake those here, for ever.
-                seats.bell.notify_one();
-            }
-        }
-        if groups.is_empty() {
-            topics.remove(&self.topic);
+        self.hub.listening.fetch_sub(1, Ordering::Relaxed);
+        let mut ears = self.hub.lock();
+        let ear = ears.ear(self.pair).expect("it is there while somebody sits");
+        ear.seats -= 1;
+        if *self.hinted.get_mut() {
+            // A hint that this waiter took and did not follow belongs to the next one, here or on another node. No other: a
+            // waiter that wakes another for nothing is woken by that one in turn, for ever.
+            self.hub.offer(&mut ears, self.pair);
+        } else {
+            ears.forget_if_deaf(self.pair);
         }
     }
 }
@@ -138,30 +258,36 @@ mod tests {
 
     use super::*;
 
+    const PAIR: Pair = (1, 2);
+
+    fn due(hub: &Hub) -> BTreeMap<u32, Vec<Pair>> {
+        hub.take_due(&BTreeSet::new(), 10)
+    }
+
     #[test]
     fn the_last_waiter_leaves_nothing_behind() {
         let hub = Arc::new(Hub::default());
-        let (a, b) = (hub.sit(1, 2).unwrap(), hub.sit(1, 2).unwrap());
+        let (a, b) = (hub.sit(PAIR).unwrap(), hub.sit(PAIR).unwrap());
         assert_eq!(hub.waiting(), 2);
         drop(a);
         drop(b);
-        assert_eq!(hub.waiting(), 0);
-        assert!(hub.topics.lock().unwrap().is_empty());
+        assert_eq!((hub.waiting(), hub.listening.load(Ordering::Relaxed)), (0, 0));
+        assert!(hub.lock().topics.is_empty());
     }
 
     #[test]
     fn a_waiter_that_leaves_wakes_another_only_for_a_hint_it_did_not_follow() {
         let hub = Arc::new(Hub::default());
-        let (stays, leaves) = (hub.sit(1, 2).unwrap(), hub.sit(1, 2).unwrap());
+        let (stays, leaves) = (hub.sit(PAIR).unwrap(), hub.sit(PAIR).unwrap());
         drop(leaves);
         assert_eq!(stays.hint().now_or_never(), None);
-        let followed = hub.sit(1, 2).unwrap();
+        let followed = hub.sit(PAIR).unwrap();
         hub.ring(1);
         assert_eq!(followed.hint().now_or_never(), Some(()));
         followed.looked();
         drop(followed);
         assert_eq!(stays.hint().now_or_never(), None);
-        let cut_off = hub.sit(1, 2).unwrap();
+        let cut_off = hub.sit(PAIR).unwrap();
         hub.ring(1);
         assert_eq!(cut_off.hint().now_or_never(), Some(()));
         drop(cut_off);
@@ -169,13 +295,77 @@ mod tests {
     }
 
     #[test]
+    fn whoever_found_something_wakes_the_next_because_there_may_be_more() {
+        let hub = Arc::new(Hub::default());
+        let (stays, found) = (hub.sit(PAIR).unwrap(), hub.sit(PAIR).unwrap());
+        found.found();
+        drop(found);
+        assert_eq!(stays.hint().now_or_never(), Some(()));
+        hub.tell_later(9, PAIR);
+        stays.found();
+        drop(stays);
+        assert_eq!(due(&hub), [(9, vec![PAIR])].into());
+    }
+
+    #[test]
     fn seats_are_bounded() {
         let hub = Arc::new(Hub::default());
         let seats: Vec<_> = (0..MAX_WAITING_RECEIVES)
-            .map(|_| hub.sit(1, 1).unwrap())
+            .map(|_| hub.sit((1, 1)).unwrap())
             .collect();
-        assert!(hub.sit(1, 1).is_none());
+        assert!(hub.sit((1, 1)).is_none());
         drop(seats);
-        assert!(hub.sit(1, 1).is_some());
+        assert!(hub.sit((1, 1)).is_some());
+    }
+
+    #[test]
+    fn another_node_is_told_once_and_only_when_nobody_waits_here() {
+        let hub = Arc::new(Hub::default());
+        hub.tell_later(8, PAIR);
+        hub.tell_later(8, PAIR);
+        hub.tell_later(9, PAIR);
+        let here = hub.sit(PAIR).unwrap();
+        hub.ring(1);
+        assert_eq!(due(&hub), [].into());
+        assert_eq!(here.hint().now_or_never(), Some(()));
+        here.looked();
+        drop(here);
+        hub.ring(2);
+        hub.ring_group((1, 3));
+        assert_eq!(due(&hub), [].into(), "that is something else");
+        for node in [8, 9] {
+            hub.ring(1);
+            assert_eq!(due(&hub), [(node, vec![PAIR])].into());
+        }
+        hub.ring(1);
+        assert_eq!(due(&hub), [].into(), "both have been told");
+        assert_eq!(hub.listening.load(Ordering::Relaxed), 0);
+        assert!(hub.lock().topics.is_empty());
+    }
+
+    #[test]
+    fn what_a_busy_node_is_to_be_told_waits_and_is_told_in_parts() {
+        let hub = Hub::default();
+        for group in 0..5 {
+            hub.tell_later(8, (1, group));
+        }
+        hub.ring(1);
+        assert_eq!(hub.take_due(&[8].into(), 2), [].into());
+        let parts: Vec<_> = (0..4)
+            .map(|_| hub.take_due(&[].into(), 2).remove(&8).unwrap_or_default().len())
+            .collect();
+        assert_eq!(parts, [2, 2, 1, 0]);
+    }
+
+    #[test]
+    fn interests_are_bounded() {
+        let hub = Hub::default();
+        for group in 0..=MAX_INTERESTS as u32 {
+            hub.tell_later(8, (1, group));
+        }
+        assert_eq!(hub.lock().interests, MAX_INTERESTS);
+        hub.ring(1);
+        let ears = hub.lock();
+        assert_eq!((ears.interests, ears.topics.len()), (0, 0));
     }
 }

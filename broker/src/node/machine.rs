@@ -56,11 +56,15 @@ impl QueueMachine {
         core.planted_ack(group, queue, offset, nonce)
     }
 
-    fn hint(&self, effects: &[Effect]) {
+    /// Every replica applies; only where the message can be had is there anything to wake for.
+    fn hint(&self, effects: &[Effect], leads: bool) {
         for effect in effects {
             match effect {
-                Effect::Appended { queue } => self.hub.ring(queue.topic()),
-                Effect::Visible { group, queue, .. } => self.hub.ring_group(queue.topic(), group.0),
+                Effect::Appended { queue } if leads => self.hub.ring(queue.topic()),
+                Effect::Visible { group, queue, .. } if leads => {
+                    self.hub.ring_group((queue.topic(), group.0));
+                }
+                Effect::Appended { .. } | Effect::Visible { .. } => {}
                 Effect::LeaseDeadline { .. } => self.timer.notify_one(),
             }
         }
@@ -105,7 +109,7 @@ impl Machine for QueueMachine {
                 time_ms: entry.time_ms,
             };
             let outcome = core.apply(&mut view, context, &command).map_err(engine)?;
-            self.hint(&outcome.effects);
+            self.hint(&outcome.effects, at.node == self.replica);
             replies.push(outcome.reply);
         }
         if at.node == self.replica {

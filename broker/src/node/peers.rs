@@ -8,7 +8,7 @@ use flotilla_proto::peer::{
 };
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{META_SHARD, Node, catalogue, health, membership, written};
+use super::{META_SHARD, Node, catalogue, health, hints, membership, written};
 use crate::peer::{Body, PeerHandler};
 
 impl PeerHandler for Node {
@@ -32,6 +32,9 @@ impl PeerHandler for Node {
             Body::Forward(request) if request.rpc == written::RPC => {
                 let node = self.clone();
                 async move { Body::ForwardAnswer(written::reported(&node, request).await) }.boxed()
+            }
+            Body::Forward(request) if request.rpc == hints::RPC => {
+                ready(Body::ForwardAnswer(hints::take(self, from.node, request.request)))
             }
             Body::Forward(request) => match self.inner.forwarded.get() {
                 Some(service) => service.forwarded(request).map(Body::ForwardAnswer).boxed(),

@@ -375,7 +375,8 @@ impl DataShard {
         }
     }
 
-    async fn subscribe_if_needed(&self, queue: QueueId, want: &Want) -> Result<(), SubmitError> {
+    /// Lets a consumer group begin on a queue, and have the rules that it has now.
+    pub async fn subscribe_if_needed(&self, queue: QueueId, want: &Want) -> Result<(), SubmitError> {
         let group = &want.group;
         let known = self.machine.read(|core| {
             if core.queue(queue).is_none() && group.start_at == record::StartAt::First as i32 {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_proto::{
     peer::{ForwardRequest, ForwardResponse},
-    rocketmq::{Code, Status},
+    rocketmq::Status,
 };
 use futures::{FutureExt, future::BoxFuture};
 use prost::Message;
 
-use super::{Caller, Service, answer::Refused};
+use super::{Caller, Service, receive};
 use crate::node::forward::ForwardHandler;
 
 impl ForwardHandler for Service {
@@ -40,12 +40,12 @@ impl Service {
                 },
                 None => malformed(),
             },
-            "ReceiveMessage" => match decode(request.request) {
-                Some(message) => match self.try_receive(&caller, message).await {
-                    Ok(responses) => many(&responses),
-                    Err(refused) if refused == super::send::not_leader() => not_leader(),
-                    Err(refused) => many(&refused_receive(&refused)),
-                },
+            receive::LOOK => match decode(request.request) {
+                Some(message) => self.answer_look(&caller, message, request.tell).await,
+                None => malformed(),
+            },
+            receive::BEGIN => match decode(request.request) {
+                Some(message) => self.answer_begin(&caller, message, request.shard).await,
                 None => malformed(),
             },
             "AckMessage" => match decode(request.request) {
@@ -101,7 +101,7 @@ fn one(response: &impl Message) -> ForwardResponse {
     }
 }
 
-fn many<M: Message>(responses: &[M]) -> ForwardResponse {
+pub(super) fn many<M: Message>(responses: &[M]) -> ForwardResponse {
     let responses = responses
         .iter()
         .map(|response| response.encode_to_vec().into())
@@ -112,7 +112,7 @@ fn many<M: Message>(responses: &[M]) -> ForwardResponse {
     }
 }
 
-fn not_leader() -> ForwardResponse {
+pub(super) fn not_leader() -> ForwardResponse {
     ForwardResponse {
         not_leader: true,
         ..Default::default()
@@ -142,13 +142,4 @@ fn unsure() -> ForwardResponse {
 /// No response at all: the asking node reports it as an internal error.
 fn malformed() -> ForwardResponse {
     ForwardResponse::default()
-}
-
-fn refused_receive(refused: &Refused) -> Vec<flotilla_proto::rocketmq::ReceiveMessageResponse> {
-    use flotilla_proto::rocketmq::{ReceiveMessageResponse, receive_message_response::Content};
-    debug_assert_ne!(refused.code, Code::Ok);
-    let status = refused.status().expect("a refusal has a status");
-    vec![ReceiveMessageResponse {
-        content: Some(Content::Status(status)),
-    }]
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,10 +26,32 @@ use raft_store::{MemoryEngine, RaftOptions, StoreOptions, disk::SimDisk, disk::s
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Connects the nodes of a test.
+/// Connects the nodes of a test, and counts what they pass on to each other.
 #[derive(Default)]
 pub(crate) struct Wires {
     nodes: Mutex<BTreeMap<u32, Node>>,
+    forwarded: Mutex<BTreeMap<String, usize>>,
+}
+
+/// The system's clocks, moved on for all nodes at once.
+#[derive(Default)]
+struct MovedClock {
+    system: SystemClock,
+    by_ms: Arc<AtomicU64>,
+}
+
+impl Clock for MovedClock {
+    fn wall_ms(&self) -> u64 {
+        self.system.wall_ms()
+    }
+
+    fn steady_ms(&self) -> u64 {
+        self.system.steady_ms() + self.by_ms.load(Ordering::Relaxed)
+    }
+
+    fn random_u64(&self) -> u64 {
+        self.system.random_u64()
+    }
 }
 
 struct Wire {
@@ -44,6 +69,10 @@ impl PeerTransport for Wire {
         let Some((from, to)) = both else {
             return Err(PeerError::Unreachable);
         };
+        if let Body::Forward(request) = &body {
+            let mut forwarded = self.wires.forwarded.lock().unwrap();
+            *forwarded.entry(request.rpc.clone()).or_default() += 1;
+        }
         let answer = to.handle(&from.hello(), body);
         tokio::time::timeout(ttl, answer)
             .await
@@ -84,6 +113,7 @@ pub(crate) struct Cluster {
     wires: Arc<Wires>,
     pub(crate) machines: BTreeMap<u32, Machine>,
     size: u32,
+    moved_ms: Arc<AtomicU64>,
 }
 
 impl Cluster {
@@ -93,6 +123,7 @@ impl Cluster {
             wires: Arc::default(),
             machines,
             size,
+            moved_ms: Arc::default(),
         };
         for id in 1..=size {
             cluster.boot(id).await;
@@ -138,7 +169,10 @@ impl Cluster {
             wires: Arc::clone(&self.wires),
         });
         let machine = self.machines.get_mut(&id).unwrap();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let clock: Arc<dyn Clock> = Arc::new(MovedClock {
+            by_ms: Arc::clone(&self.moved_ms),
+            ..Default::default()
+        });
         let node = Node::start(
             options,
             machine.disk.mount(),
@@ -183,6 +217,28 @@ impl Cluster {
 
     pub(crate) fn service(&self, id: u32) -> &Service {
         self.machines[&id].service.as_ref().expect("the node runs")
+    }
+
+    /// So much time passes on all nodes.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.moved_ms
+            .fetch_add(time.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// How often nodes passed on requests of this name.
+    pub(crate) fn forwarded(&self, rpc: &str) -> usize {
+        let forwarded = self.wires.forwarded.lock().unwrap();
+        forwarded.get(rpc).copied().unwrap_or_default()
+    }
+
+    /// The nodes that lead the two data shards, once these are two.
+    pub(crate) async fn two_leaders(&self) -> (u32, u32) {
+        let node = self.service(1).node();
+        wait_for("two leaders", || {
+            node.leader(1).is_some() && node.leader(2).is_some() && node.leader(1) != node.leader(2)
+        })
+        .await;
+        (node.leader(1).unwrap(), node.leader(2).unwrap())
     }
 
     pub(crate) fn running(&self) -> Vec<u32> {

@@ -1,0 +1,181 @@
+//! A receive's request, checked.
+
+use std::{sync::Arc, time::Duration};
+
+use flotilla_proto::{
+    record,
+    rocketmq::{Code, FilterType, ReceiveMessageRequest, Resource},
+};
+use tokio::time::Instant;
+
+use super::super::{Caller, Service, ack, answer::Refused, names};
+use crate::{
+    limits::{
+        AUTO_RENEW_LEASE_MS, DEFAULT_POLL, MAX_INVISIBLE, MAX_POLL, MAX_RECEIVE_BATCH, MIN_INVISIBLE,
+        POLL_MARGIN, REPLY_MARGIN,
+    },
+    node::{clients::client_hash, hub::Pair},
+};
+
+/// A receive, checked.
+pub(super) struct Receive {
+    pub(super) topic: Arc<record::Topic>,
+    pub(super) resource: Resource,
+    pub(super) full_name: String,
+    pub(super) group: Arc<record::ConsumerGroup>,
+    pub(super) count: usize,
+    pub(super) lease_ms: u64,
+    pub(super) auto_renew: bool,
+    pub(super) client: u64,
+    pub(super) until: Instant,
+}
+
+impl Receive {
+    /// Its topic and consumer group.
+    pub(super) fn pair(&self) -> Pair {
+        (self.topic.id, self.group.id)
+    }
+
+    /// How long another node may take to answer. The client waits that much longer than the poll; what arrives after it
+    /// gave up stays leased for nothing.
+    pub(super) fn patience(&self) -> Duration {
+        (self.until + POLL_MARGIN - REPLY_MARGIN).saturating_duration_since(Instant::now())
+    }
+}
+
+impl Service {
+    pub(super) async fn check_receive(
+        &self,
+        caller: &Caller,
+        request: &ReceiveMessageRequest,
+    ) -> Result<Receive, Refused> {
+        names::check_caller(caller)?;
+        let resource = request
+            .message_queue
+            .as_ref()
+            .and_then(|queue| queue.topic.clone())
+            .unwrap_or_default();
+        let full_name = names::full_name(caller, Some(&resource));
+        names::check_topic(&full_name)?;
+        let group_name = names::full_name(caller, request.group.as_ref());
+        names::check_group(&group_name)?;
+        check_filter(request)?;
+        let lease_ms = lease_ms(request)?;
+        let topic = self.topic(&full_name).await?;
+        let group = self.group(&group_name).await?;
+        Ok(Receive {
+            topic,
+            resource,
+            full_name,
+            group,
+            count: usize::try_from(request.batch_size)
+                .unwrap_or(0)
+                .clamp(1, MAX_RECEIVE_BATCH),
+            lease_ms,
+            auto_renew: request.auto_renew,
+            client: client_hash(&caller.client_id),
+            until: Instant::now() + poll_time(caller, request),
+        })
+    }
+}
+
+fn check_filter(request: &ReceiveMessageRequest) -> Result<(), Refused> {
+    let Some(filter) = &request.filter_expression else {
+        return Ok(());
+    };
+    let everything = filter.expression.is_empty() || filter.expression.trim() == "*";
+    if everything && filter.r#type != FilterType::Sql as i32 {
+        return Ok(());
+    }
+    Err(Refused::new(
+        Code::NotImplemented,
+        "this release does not filter yet; subscribe with the expression *",
+    ))
+}
+
+fn lease_ms(request: &ReceiveMessageRequest) -> Result<u64, Refused> {
+    if request.auto_renew {
+        return Ok(AUTO_RENEW_LEASE_MS);
+    }
+    let asked = request
+        .invisible_duration
+        .as_ref()
+        .map_or(Duration::ZERO, ack::to_duration);
+    if (MIN_INVISIBLE..=MAX_INVISIBLE).contains(&asked) {
+        return Ok(asked.as_millis() as u64);
+    }
+    Err(Refused::new(
+        Code::IllegalInvisibleTime,
+        format!(
+            "the invisible duration must be {} s to {} s",
+            MIN_INVISIBLE.as_secs(),
+            MAX_INVISIBLE.as_secs()
+        ),
+    ))
+}
+
+/// How long a receive may wait: what the client asks for, but the answer must be back before its deadline.
+fn poll_time(caller: &Caller, request: &ReceiveMessageRequest) -> Duration {
+    let margin = if caller.forwarded {
+        Duration::ZERO
+    } else {
+        POLL_MARGIN
+    };
+    let latest = caller
+        .deadline
+        .map_or(MAX_POLL, |deadline| deadline.saturating_sub(margin));
+    let asked = match &request.long_polling_timeout {
+        Some(asked) => ack::to_duration(asked),
+        // Some SDKs put the poll only into the deadline, with their request timeout on top.
+        None => caller
+            .deadline
+            .map_or(DEFAULT_POLL, |deadline| deadline.saturating_sub(3 * POLL_MARGIN)),
+    };
+    asked.min(latest).min(MAX_POLL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(seconds: i64) -> ReceiveMessageRequest {
+        ReceiveMessageRequest {
+            long_polling_timeout: Some(prost_types::Duration { seconds, nanos: 0 }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_poll_ends_before_the_clients_deadline() {
+        let caller = Caller {
+            deadline: Some(Duration::from_secs(5)),
+            ..Default::default()
+        };
+        assert_eq!(poll_time(&caller, &request(40)), Duration::from_secs(4));
+        assert_eq!(poll_time(&Caller::default(), &request(40)), MAX_POLL);
+        let go = Caller {
+            deadline: Some(Duration::from_secs(8)),
+            ..Default::default()
+        };
+        assert_eq!(
+            poll_time(&go, &ReceiveMessageRequest::default()),
+            Duration::from_secs(5)
+        );
+    }
+
+    #[test]
+    fn invisible_durations_have_bounds() {
+        let mut request = ReceiveMessageRequest {
+            invisible_duration: Some(prost_types::Duration { seconds: 9, nanos: 0 }),
+            ..Default::default()
+        };
+        assert_eq!(lease_ms(&request).unwrap_err().code, Code::IllegalInvisibleTime);
+        request.invisible_duration = Some(prost_types::Duration {
+            seconds: 10,
+            nanos: 0,
+        });
+        assert_eq!(lease_ms(&request), Ok(10_000));
+        request.auto_renew = true;
+        assert_eq!(lease_ms(&request), Ok(AUTO_RENEW_LEASE_MS));
+    }
+}

@@ -1,0 +1,183 @@
+//! Queues of other nodes: a receive that finds nothing here looks at them without waiting there, and is told when something
+//! comes (docs/adr/0011).
+//!
+//! Clients may know the leaders of an hour ago, or only one node; queues led here must not hide those led elsewhere, nor
+//! the reverse. Yet what every node's own consumers take needs no hop.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use flotilla_proto::{
+    peer::{ForwardRequest, ForwardResponse},
+    rocketmq::{ReceiveMessageRequest, ReceiveMessageResponse, receive_message_response::Content},
+};
+use prost::Message as _;
+
+use super::{
+    super::{Caller, Service, forwarded::many},
+    Receive, refused_receive,
+};
+use crate::node::polls::{Seen, Turn};
+
+/// The name under which looks travel between nodes.
+pub(in crate::service) const LOOK: &str = "ReceiveMessage";
+/// A look is not begun when less than this is left for it.
+const MIN_LOOK: Duration = Duration::from_millis(100);
+
+/// What another node leads of a topic.
+struct Led {
+    /// One of the shards.
+    shard: u32,
+    queues: usize,
+}
+
+impl Service {
+    /// Where a receive begins.
+    pub(super) fn turn(&self, receive: &Receive) -> Turn {
+        let node = self.node();
+        let shards = receive.topic.queue_shards.iter();
+        let here = shards.filter(|&&shard| node.leads(shard)).count();
+        let elsewhere = queues(&self.led_elsewhere(receive));
+        node.polls()
+            .turn(receive.pair(), node.clock().steady_ms(), here, &elsewhere)
+    }
+
+    /// Other nodes that lead queues of the topic.
+    fn led_elsewhere(&self, receive: &Receive) -> BTreeMap<u32, Led> {
+        let node = self.node();
+        let mut led: BTreeMap<u32, Led> = BTreeMap::new();
+        for &shard in &receive.topic.queue_shards {
+            if let Some(leader) = node.leader(shard).filter(|&leader| leader != node.id()) {
+                led.entry(leader).or_insert(Led { shard, queues: 0 }).queues += 1;
+            }
+        }
+        led
+    }
+
+    /// What the node has whose turn it is.
+    pub(super) async fn look_first(
+        &self,
+        caller: &Caller,
+        receive: &Receive,
+        request: &ReceiveMessageRequest,
+        to: u32,
+    ) -> Option<Vec<ReceiveMessageResponse>> {
+        let led = self.led_elsewhere(receive);
+        let now = self.node().clock().steady_ms();
+        let polls = self.node().polls();
+        polls.look_begins(receive.pair(), to, now, self.spread_ms());
+        self.look(caller, receive, request, (to, led.get(&to)?)).await
+    }
+
+    /// What other nodes have that are to be looked at now, one after the other.
+    pub(super) async fn look_elsewhere(
+        &self,
+        caller: &Caller,
+        receive: &Receive,
+        request: &ReceiveMessageRequest,
+    ) -> Option<Vec<ReceiveMessageResponse>> {
+        let led = self.led_elsewhere(receive);
+        let nodes = queues(&led);
+        let begun = self.node().clock().steady_ms();
+        // At what is due by now, each once: more may be due when one was slow to answer.
+        while receive.patience() >= MIN_LOOK {
+            let polls = self.node().polls();
+            let to = polls.due(receive.pair(), &nodes, begun, self.spread_ms())?;
+            let found = self.look(caller, receive, request, (to, &led[&to])).await;
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+
+    /// How long until another node is to be looked at.
+    pub(super) fn until_look_elsewhere(&self, receive: &Receive) -> Duration {
+        let node = self.node();
+        let nodes = queues(&self.led_elsewhere(receive));
+        let due = node.polls().next_due(receive.pair(), &nodes);
+        let until = due.map(|due| due.saturating_sub(node.clock().steady_ms()).max(1));
+        until.map_or(Duration::MAX, Duration::from_millis)
+    }
+
+    /// The more receives wait here, the longer until each looks elsewhere again: all of them together about a thousand
+    /// times a second at most.
+    fn spread_ms(&self) -> u64 {
+        self.node().hub().waiting() as u64
+    }
+
+    /// Asks another node for what it has now, and to be told when something comes; nothing if it has nothing.
+    async fn look(
+        &self,
+        caller: &Caller,
+        receive: &Receive,
+        request: &ReceiveMessageRequest,
+        (to, led): (u32, &Led),
+    ) -> Option<Vec<ReceiveMessageResponse>> {
+        let node = self.node();
+        let look = ForwardRequest {
+            rpc: LOOK.into(),
+            caller: Some(caller.to_wire()),
+            request: Bytes::from(request.encode_to_vec()),
+            shard: led.shard,
+            tell: node.id(),
+            ..Default::default()
+        };
+        let answer = node.forward_as(to, look, receive.patience()).await.ok()?;
+        let responses: Option<Vec<ReceiveMessageResponse>> = answer
+            .responses
+            .into_iter()
+            .map(|bytes| ReceiveMessageResponse::decode(bytes).ok())
+            .collect();
+        let is_message = |each: &ReceiveMessageResponse| matches!(each.content, Some(Content::Message(_)));
+        let messages = responses.filter(|responses| responses.iter().any(is_message));
+        let now = node.clock().steady_ms();
+        let seen = Seen {
+            found: messages.is_some(),
+            served: answer.served,
+            visible_ms: (answer.visible_in_ms > 0).then(|| now.saturating_add(answer.visible_in_ms)),
+        };
+        node.polls().look_ended(receive.pair(), to, now, seen);
+        messages
+    }
+
+    /// Answers a look of another node, `tell`.
+    pub(in crate::service) async fn answer_look(
+        &self,
+        caller: &Caller,
+        request: ReceiveMessageRequest,
+        tell: u32,
+    ) -> ForwardResponse {
+        self.saw(caller);
+        let receive = match self.check_receive(caller, &request).await {
+            Ok(receive) => receive,
+            Err(refused) => return many(&refused_receive(&refused)),
+        };
+        let (node, pair) = (self.node(), receive.pair());
+        // Before the look: what comes after it is told.
+        if node.meta().nodes().contains_key(&tell) {
+            node.hub().tell_later(tell, pair);
+        }
+        let (start, asked) = node.polls().looked_at(pair, node.clock().steady_ms());
+        let served = asked || node.hub().is_waited_for(pair);
+        let responses = match self.take_here(&receive, start).await {
+            Ok(deliveries) if deliveries.is_empty() => Vec::new(),
+            Ok(deliveries) => {
+                // There may be more, for the next one.
+                node.hub().ring_group(pair);
+                self.answer_receive(&receive, deliveries)
+            }
+            Err(refused) => refused_receive(&refused),
+        };
+        let visible_in = self.until_visible(&receive).unwrap_or_default();
+        ForwardResponse {
+            served,
+            visible_in_ms: visible_in.as_millis() as u64,
+            ..many(&responses)
+        }
+    }
+}
+
+fn queues(led: &BTreeMap<u32, Led>) -> BTreeMap<u32, usize> {
+    led.iter().map(|(&node, led)| (node, led.queues)).collect()
+}
