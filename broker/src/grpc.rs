@@ -6,6 +6,7 @@
 //! all connections.
 
 mod admin;
+mod authority;
 mod body;
 mod caller;
 mod connection;

@@ -25,6 +25,7 @@ use tracing::debug;
 
 use super::{
     Rim,
+    authority::OneAuthority,
     body::{Activity, Inbound, OpenRequest, Outbound},
     caller::RemoteHost,
     handshake::{self, Opened},
@@ -63,7 +64,7 @@ where
     let host: Arc<str> = from.ip().to_canonical().to_string().into();
     let wire = Wire::new(rim.clock.clone());
     let stream = Watched {
-        socket: stream,
+        socket: OneAuthority::new(stream),
         wire: wire.clone(),
     };
     let dispatch = Dispatch {

@@ -1,6 +1,7 @@
 //! The client port over real sockets: what it serves, and what it survives.
 
 mod client;
+mod lists;
 mod written;
 
 use std::{path::PathBuf, sync::atomic::Ordering::Relaxed, time::Duration};
