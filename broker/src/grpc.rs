@@ -6,12 +6,14 @@
 //! all connections.
 
 mod admin;
+mod authority;
 mod body;
 mod caller;
 mod connection;
 mod handshake;
 mod limits;
 mod messaging;
+mod slowdown;
 mod stats;
 pub mod tls;
 mod wire;
@@ -67,7 +69,7 @@ struct Rim {
 /// Serves clients until `stop`, then lets the open requests end.
 pub async fn serve(listener: TcpListener, options: GrpcOptions, service: Service, stop: CancellationToken) {
     let clock = Arc::clone(service.node().clock());
-    let messaging = messaging::Messaging::new(service, stop.clone());
+    let messaging = messaging::Messaging::new(service, options.stats.clone(), stop.clone());
     let rim = Arc::new(Rim {
         mode: options.mode,
         tls: options.tls,
@@ -83,7 +85,8 @@ pub async fn serve(listener: TcpListener, options: GrpcOptions, service: Service
         patience: options.patience,
         max_inbound_bytes: options.limits.max_inbound_size.0,
     });
-    let serve = |socket, from: SocketAddr| connection::serve(socket, from, rim.clone(), stop.clone());
+    let serve =
+        |socket, from: SocketAddr, seat| connection::serve(socket, from, seat, rim.clone(), stop.clone());
     net::accept(listener, options.limits.max_connections, stop.clone(), serve).await;
 }
 

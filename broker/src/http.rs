@@ -12,7 +12,12 @@ mod topics;
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 
 use axum::{Router, extract::DefaultBodyLimit, routing::get};
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -22,9 +27,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use utoipa::OpenApi;
 
-use crate::{grpc::RimStats, net, service::Service};
+use crate::{
+    grpc::RimStats,
+    net::{self, Seat},
+    service::Service,
+};
 
 pub(crate) use error::ErrorBody;
+pub(crate) use limits::MAX_CONNECTIONS;
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -92,17 +102,49 @@ async fn index() -> &'static str {
 /// Serves administration until `stop`, then lets the open requests end.
 pub async fn serve(listener: TcpListener, service: Service, rim: Arc<RimStats>, stop: CancellationToken) {
     let router = router(Api { service, rim });
-    let serve = |socket, from| connection(socket, from, router.clone(), stop.clone());
-    net::accept(listener, limits::MAX_CONNECTIONS, stop.clone(), serve).await;
+    let serve = |socket, from, seat| connection(socket, from, seat, router.clone(), stop.clone());
+    net::accept(listener, net::Places::here(0).http, stop.clone(), serve).await;
 }
 
-async fn connection(socket: TcpStream, from: SocketAddr, router: Router, stop: CancellationToken) {
+/// A request that is being answered.
+struct Open(Arc<Seat>);
+
+impl Open {
+    fn new(seat: Arc<Seat>) -> Open {
+        seat.begin();
+        Open(seat)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+async fn connection(
+    socket: TcpStream,
+    from: SocketAddr,
+    seat: Arc<Seat>,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let open = Open::new(seat.clone());
+        let answer = router.call(request);
+        async move {
+            let answer = answer.await;
+            drop(open);
+            answer
+        }
+    });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits::HEADER_TIMEOUT)
             .max_buf_size(limits::MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
+            .serve_connection(TokioIo::new(socket), service)
     );
     let ended = tokio::select! {
         biased;

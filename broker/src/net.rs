@@ -1,17 +1,22 @@
 //! What all listening sockets of the rim share: binding with errors that say what to do, an
 //! accept loop with a bounded number of connections, and draining when the node stops.
 
+mod places;
+mod seats;
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::Semaphore,
     time,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::config::{is_private, split_address};
+pub(crate) use places::Places;
+pub(crate) use seats::Seat;
+use seats::Seats;
 
 /// Connections the kernel keeps for us until we accept them.
 const BACKLOG: u32 = 4096;
@@ -112,14 +117,15 @@ fn listen(at: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts until `stop`, then waits for the open connections, at most [`DRAIN_TIMEOUT`].
-/// More than `most` connections at one time are closed at once, which clients notice, instead of
-/// waiting for a place, which they would not.
+/// When there are `most` connections, those that have been silent longest give way to new ones. Where
+/// none is silent, the new one is closed at once, which clients notice, instead of waiting for a
+/// place, which they would not.
 pub(crate) async fn accept<F, C>(listener: TcpListener, most: u32, stop: CancellationToken, serve: F)
 where
-    F: Fn(TcpStream, SocketAddr) -> C,
+    F: Fn(TcpStream, SocketAddr, Arc<Seat>) -> C,
     C: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(most as usize));
+    let seats = Seats::new(most);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -134,7 +140,7 @@ where
                 continue;
             }
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
+        let Some(place) = seats.take().await else {
             debug!(%from, most, "closed a connection over the limit");
             continue;
         };
@@ -142,20 +148,12 @@ where
             debug!(%error, %from, "the connection is gone already");
             continue;
         }
-        let connection = serve(socket, from);
-        tokio::spawn(async move {
-            connection.await;
-            drop(place);
-        });
+        let connection = serve(socket, from, place.seat.clone());
+        tokio::spawn(place.hold(connection));
     }
     drop(listener);
-    if time::timeout(DRAIN_TIMEOUT, places.acquire_many(most))
-        .await
-        .is_err()
-    {
-        debug!(
-            open = most as usize - places.available_permits(),
-            "connections did not end in time"
-        );
+    let open = seats.drain(DRAIN_TIMEOUT).await;
+    if open > 0 {
+        debug!(open, "connections did not end in time");
     }
 }

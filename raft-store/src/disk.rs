@@ -30,6 +30,10 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
     /// Bytes that can still be allocated.
     fn free_bytes(&self) -> io::Result<u64>;
+    /// Closed segments of the log whose files may stay open for reading.
+    fn open_segments(&self) -> usize {
+        crate::limits::MAX_OPEN_SEGMENTS
+    }
     /// How long to wait between a write and its sync. Only the simulated disk answers: there a sync is a function
     /// call, and the (simulated) time it takes has to pass somewhere.
     fn sync_delay(&self) -> Option<Duration> {

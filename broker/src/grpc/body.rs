@@ -3,10 +3,7 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -14,56 +11,29 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tonic::Status;
 
 use super::{stats::RimStats, wire::Wire};
-use crate::{node::written::Line, service::written::Carried};
-
-/// Requests of one connection: how many are open, and when the last one ended.
-#[derive(Debug)]
-pub(super) struct Activity {
-    since: Instant,
-    open: AtomicU64,
-    /// Milliseconds after `since`.
-    last_end_ms: AtomicU64,
-}
-
-impl Activity {
-    pub(super) fn new() -> Activity {
-        Activity {
-            since: Instant::now(),
-            open: AtomicU64::new(0),
-            last_end_ms: AtomicU64::new(0),
-        }
-    }
-
-    /// Since when there has been no request; `None` while there is one.
-    pub(super) fn idle_since(&self) -> Option<Instant> {
-        (self.open.load(Relaxed) == 0)
-            .then(|| self.since + Duration::from_millis(self.last_end_ms.load(Relaxed)))
-    }
-}
+use crate::{net::Seat, node::written::Line, service::written::Carried};
 
 /// One open request; it ends when this is dropped.
 pub(super) struct OpenRequest {
-    activity: Arc<Activity>,
+    seat: Arc<Seat>,
     stats: Arc<RimStats>,
 }
 
 impl OpenRequest {
-    pub(super) fn new(activity: Arc<Activity>, stats: Arc<RimStats>) -> OpenRequest {
-        activity.open.fetch_add(1, Relaxed);
+    pub(super) fn new(seat: Arc<Seat>, stats: Arc<RimStats>) -> OpenRequest {
+        seat.begin();
         stats.requests.fetch_add(1, Relaxed);
-        OpenRequest { activity, stats }
+        OpenRequest { seat, stats }
     }
 }
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        let age = u64::try_from(self.activity.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.activity.last_end_ms.store(age, Relaxed);
-        self.activity.open.fetch_sub(1, Relaxed);
+        self.seat.end();
         self.stats.requests.fetch_sub(1, Relaxed);
     }
 }

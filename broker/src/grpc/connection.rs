@@ -25,29 +25,54 @@ use tracing::debug;
 
 use super::{
     Rim,
-    body::{Activity, Inbound, OpenRequest, Outbound},
+    authority::OneAuthority,
+    body::{Inbound, OpenRequest, Outbound},
     caller::RemoteHost,
     handshake::{self, Opened},
     messaging::Messaging,
     wire::{Watched, Wire},
 };
-use crate::{net::DRAIN_TIMEOUT, service::written::Carried};
+use crate::{
+    net::{DRAIN_TIMEOUT, Seat},
+    service::written::Carried,
+};
+
+/// Counted as open until it is dropped: a connection that gives way is dropped in the middle.
+struct Counted(Arc<Rim>);
+
+impl Counted {
+    fn new(rim: Arc<Rim>) -> Counted {
+        rim.stats.connections.fetch_add(1, Relaxed);
+        Counted(rim)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.stats.connections.fetch_sub(1, Relaxed);
+    }
+}
 
 /// Serves one connection to its end.
-pub(super) async fn serve(socket: TcpStream, from: SocketAddr, rim: Arc<Rim>, stop: CancellationToken) {
-    rim.stats.connections.fetch_add(1, Relaxed);
+pub(super) async fn serve(
+    socket: TcpStream,
+    from: SocketAddr,
+    seat: Arc<Seat>,
+    rim: Arc<Rim>,
+    stop: CancellationToken,
+) {
+    let _counted = Counted::new(rim.clone());
     let opened = time::timeout(
         rim.patience.handshake,
         handshake::open(socket, rim.mode, rim.tls.as_ref()),
     )
     .await;
     match opened {
-        Ok(Ok(Opened::Plain(stream))) => requests(stream, from, rim.clone(), stop).await,
-        Ok(Ok(Opened::Tls(stream))) => requests(*stream, from, rim.clone(), stop).await,
+        Ok(Ok(Opened::Plain(stream))) => requests(stream, from, seat, rim.clone(), stop).await,
+        Ok(Ok(Opened::Tls(stream))) => requests(*stream, from, seat, rim.clone(), stop).await,
         Ok(Err(reason)) => failed(&rim, from, &reason.to_string()),
         Err(_) => failed(&rim, from, "it did not begin in time"),
     }
-    rim.stats.connections.fetch_sub(1, Relaxed);
 }
 
 fn failed(rim: &Rim, from: SocketAddr, reason: &str) {
@@ -55,21 +80,20 @@ fn failed(rim: &Rim, from: SocketAddr, reason: &str) {
     debug!(%from, reason, "closed a client connection");
 }
 
-async fn requests<S>(stream: S, from: SocketAddr, rim: Arc<Rim>, stop: CancellationToken)
+async fn requests<S>(stream: S, from: SocketAddr, seat: Arc<Seat>, rim: Arc<Rim>, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let activity = Arc::new(Activity::new());
     let host: Arc<str> = from.ip().to_canonical().to_string().into();
     let wire = Wire::new(rim.clock.clone());
     let stream = Watched {
-        socket: stream,
+        socket: OneAuthority::new(stream),
         wire: wire.clone(),
     };
     let dispatch = Dispatch {
         rim: rim.clone(),
         wire,
-        activity: activity.clone(),
+        seat: seat.clone(),
         host,
     };
     let mut connection = pin!(rim.http2.serve_connection(TokioIo::new(stream), dispatch));
@@ -84,7 +108,7 @@ where
                     // The client takes no notice of our farewell.
                     return;
                 }
-                let quiet_until = activity.idle_since().unwrap_or_else(Instant::now) + rim.patience.idle;
+                let quiet_until = seat.idle_since().unwrap_or_else(Instant::now) + rim.patience.idle;
                 if quiet_until > Instant::now() {
                     alarm.as_mut().reset(quiet_until);
                     continue;
@@ -108,7 +132,7 @@ where
 struct Dispatch {
     rim: Arc<Rim>,
     wire: Arc<Wire>,
-    activity: Arc<Activity>,
+    seat: Arc<Seat>,
     host: Arc<str>,
 }
 
@@ -121,7 +145,7 @@ impl Service<Request<Incoming>> for Dispatch {
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
-        let open = OpenRequest::new(self.activity.clone(), self.rim.stats.clone());
+        let open = OpenRequest::new(self.seat.clone(), self.rim.stats.clone());
         let (service, method) = split_path(request.uri().path());
         let to_messages = service == Messages::NAME;
         let to_administration = service == Administration::NAME;

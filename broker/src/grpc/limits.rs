@@ -29,6 +29,24 @@ pub(super) const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Answers of one request that wait for the client to read them.
 pub(super) const SEND_BUFFER_BYTES: usize = 1 << 20;
 
+/// Refusals in a row that a client has answered at once; one more for every [`REFUSAL_PAUSE`] without one.
+pub(super) const FREE_REFUSALS: u32 = 20;
+
+/// Between two refusals of a client that has no free ones left.
+pub(super) const REFUSAL_PAUSE: Duration = Duration::from_millis(200);
+
+/// No refusal is held longer: the usual deadline is three seconds.
+pub(super) const MAX_HOLD: Duration = Duration::from_secs(1);
+
+/// Refusals held for one client at one time; more are answered at once.
+pub(super) const MAX_HELD_REFUSALS_PER_CLIENT: usize = 64;
+
+/// Refusals held at one time, for all clients; more are answered at once.
+pub(super) const MAX_HELD_REFUSALS: u64 = 4096;
+
+/// Clients of which it is known that they were refused something lately.
+pub(super) const MAX_REFUSED_CLIENTS: usize = 10_000;
+
 /// We ask this often whether a silent client is still there.
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(60);
 

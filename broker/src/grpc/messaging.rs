@@ -1,25 +1,30 @@
 //! `apache.rocketmq.v2.MessagingService` over `service/`. One adapter per RPC, nothing decided.
 
-use std::{collections::VecDeque, pin::Pin};
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use flotilla_proto::rocketmq::{self as mq, messaging_service_server::MessagingService};
 use futures::{Stream, stream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use super::caller::caller;
+use super::{caller::caller, slowdown::Slowdown, stats::RimStats};
 use crate::service::{Service, Session, access::not_implemented};
 
 /// The adapter; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Messaging {
     service: Service,
+    slowdown: Arc<Slowdown>,
     stop: CancellationToken,
 }
 
 impl Messaging {
-    pub(super) fn new(service: Service, stop: CancellationToken) -> Messaging {
-        Messaging { service, stop }
+    pub(super) fn new(service: Service, stats: Arc<RimStats>, stop: CancellationToken) -> Messaging {
+        Messaging {
+            service,
+            slowdown: Arc::new(Slowdown::new(stats, stop.clone())),
+            stop,
+        }
     }
 }
 
@@ -28,9 +33,9 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 macro_rules! answer {
     ($self:ident.$method:ident($request:ident)) => {{
         let caller = caller(&$request);
-        Ok(Response::new(
-            $self.service.$method(&caller, $request.into_inner()).await,
-        ))
+        let answer = $self.service.$method(&caller, $request.into_inner()).await;
+        $self.slowdown.pace(&caller, answer.status.as_ref()).await;
+        Ok(Response::new(answer))
     }};
 }
 
@@ -82,6 +87,11 @@ impl MessagingService for Messaging {
     ) -> Result<Response<Self::ReceiveMessageStream>, Status> {
         let caller = caller(&request);
         let (answers, carried) = self.service.receive_to_write(&caller, request.into_inner()).await;
+        let status = answers.first().and_then(|first| match &first.content {
+            Some(mq::receive_message_response::Content::Status(status)) => Some(status),
+            _ => None,
+        });
+        self.slowdown.pace(&caller, status).await;
         let answers: Vec<_> = answers.into_iter().map(Ok).collect();
         let mut response = Response::new(stream::iter(answers));
         if let Some(carried) = carried {

@@ -18,6 +18,10 @@ pub struct RimStats {
     pub(super) requests: AtomicU64,
     /// Request bytes being received now.
     pub(super) inbound_bytes: AtomicU64,
+    /// Refusals that wait now, because their clients repeat them.
+    pub(super) refusals_held: AtomicU64,
+    /// Refusals that had to wait.
+    pub(super) refusals_slowed: AtomicU64,
     /// Requests refused because too many bytes were being received.
     pub(super) overloaded: AtomicU64,
 }
@@ -55,6 +59,18 @@ impl RimStats {
                 "gauge",
                 "Request bytes being received.",
                 &self.inbound_bytes,
+            ),
+            (
+                "flotilla_grpc_refusals_held",
+                "gauge",
+                "Refusals that wait because their clients repeat them.",
+                &self.refusals_held,
+            ),
+            (
+                "flotilla_grpc_refusals_slowed_total",
+                "counter",
+                "Refusals that had to wait because their clients repeat them.",
+                &self.refusals_slowed,
             ),
             (
                 "flotilla_grpc_overloaded_total",

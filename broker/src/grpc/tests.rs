@@ -1,6 +1,8 @@
 //! The client port over real sockets: what it serves, and what it survives.
 
 mod client;
+mod limit;
+mod lists;
 mod written;
 
 use std::{path::PathBuf, sync::atomic::Ordering::Relaxed, time::Duration};
@@ -430,20 +432,6 @@ async fn a_connection_that_does_not_begin_is_closed() {
         assert_closed(socket).await;
     }
     assert_eq!(server.stats.handshakes_failed.load(Relaxed), 3);
-}
-
-#[tokio::test]
-async fn connections_over_the_limit_are_closed_at_once() {
-    let server = Server::with(|options| options.limits.max_connections = 2).await;
-    let mut first = Client::plain(&server.address).await;
-    let mut second = Client::plain(&server.address).await;
-    assert_route(&mut first).await;
-    assert_route(&mut second).await;
-    assert_closed(TcpStream::connect(&server.address).await.unwrap()).await;
-    assert_route(&mut first).await;
-    drop(first);
-    until(|| server.stats.connections.load(Relaxed) == 1).await;
-    server.answers().await;
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Connections at one time; more are closed at once.
-pub(super) const MAX_CONNECTIONS: u32 = 1024;
+/// Connections at one time, where the process may have descriptors enough (`net/places.rs`).
+pub(crate) const MAX_CONNECTIONS: u32 = 1024;
 
 /// Body of a request: the longest is the description of a consumer group.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 10;

@@ -1,6 +1,9 @@
 //! What the leader of a data shard does by itself: it lets time pass.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use flotilla_proto::record::{self, Command, command};
 use queue_core::Reply;
@@ -64,6 +67,11 @@ async fn tick(shard: &DataShard) -> Duration {
                 ..
             })
             | Err(_) => return PAUSE,
+            Ok(Reply::Ticked { dead_lettered, .. }) => {
+                shard
+                    .dead_letters
+                    .fetch_add(dead_lettered.into(), Ordering::Relaxed);
+            }
             Ok(_) => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
 use bytes::Bytes;
@@ -31,6 +31,8 @@ pub struct DataShard {
     pub machine: Arc<QueueMachine>,
     /// The way commands get into its log.
     pub proposer: Proposer,
+    /// Messages given up while this node led: asked for by a client, or out of attempts.
+    pub dead_letters: AtomicU64,
     /// Who leads, kept by the shard's keeper so that every request need not ask the replica.
     leadership: Leadership,
     clock: Arc<dyn Clock>,
@@ -174,6 +176,7 @@ impl DataShard {
             replica,
             machine,
             proposer,
+            dead_letters: AtomicU64::default(),
             leadership: Leadership::default(),
             clock,
             delivering: Mutex::default(),

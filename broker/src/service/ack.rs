@@ -7,7 +7,7 @@
 //! was over, it was given back, acknowledged, or replaced by the handle of a change) it is INVALID_RECEIPT_HANDLE. A
 //! request that took effect and is repeated inside the cluster, because its outcome was unknown, is still OK.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::{
@@ -78,7 +78,10 @@ impl Service {
                 })
                 .await;
             let statuses = match statuses {
-                Ok(At::Here(statuses)) => statuses,
+                Ok(At::Here(statuses)) => {
+                    self.count_acks(&statuses);
+                    statuses
+                }
                 Ok(At::There(bytes)) => statuses_of(bytes, handles.len()),
                 Err(refused) => vec![refused.status(); handles.len()],
             };
@@ -86,16 +89,17 @@ impl Service {
                 results[at] = status;
             }
         }
-        let acked = results
-            .iter()
-            .flatten()
-            .filter(|status| status.code == Code::Ok as i32)
-            .count();
-        self.counters().acks.add(acked as u64);
         AckMessageResponse {
             status: answer::summary(&results),
             entries: result_entries(request.entries, results),
         }
+    }
+
+    /// Counted where they happen: whoever passes them on has nothing to count.
+    fn count_acks(&self, statuses: &[Option<Status>]) {
+        let done = |status: &&Status| status.code == Code::Ok as i32;
+        let acked = statuses.iter().flatten().filter(done).count();
+        self.counters().acks.add(acked as u64);
     }
 
     async fn check_ack(&self, caller: &Caller, request: &AckMessageRequest) -> Result<u32, Refused> {
@@ -267,10 +271,7 @@ impl Service {
             .await?;
         match done {
             At::Here(ReleaseResult::Stale) => Err(stale()),
-            At::Here(_) => {
-                self.counters().dead_letters.add(1);
-                Ok(())
-            }
+            At::Here(_) => Ok(()),
             At::There(bytes) => {
                 let response =
                     ForwardMessageToDeadLetterQueueResponse::decode(bytes).map_err(|_| undecodable())?;
@@ -447,7 +448,12 @@ async fn release(
         })
         .await
     {
-        Ok(Reply::Released(result)) => Ok(Try::Done(result)),
+        Ok(Reply::Released(result)) => {
+            if result == ReleaseResult::DeadLettered {
+                shard.dead_letters.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(Try::Done(result))
+        }
         Ok(_) => Ok(Try::Done(ReleaseResult::Stale)),
         Err(SubmitError::NotLeader { unsure, .. }) => Ok(Try::Elsewhere { unsure }),
         Err(error) => Err(error.into()),

@@ -18,23 +18,46 @@ impl Counter {
     }
 }
 
+/// How many there are now.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// One more.
+    pub fn enter(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less.
+    pub fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Since the node started.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Messages stored for clients of this node.
+    /// Messages stored by shards led here; what was there before does not count.
     pub messages_in: Counter,
-    /// Bytes of their bodies.
+    /// Bytes of these messages.
     pub bytes_in: Counter,
     /// Messages delivered.
     pub messages_out: Counter,
-    /// Bytes of their bodies.
+    /// Bytes of these messages.
     pub bytes_out: Counter,
     /// Messages that were leased and are too large to be delivered.
     pub undeliverable: Counter,
-    /// Messages acknowledged.
+    /// Messages acknowledged at shards led here.
     pub acks: Counter,
     /// Sends refused.
     pub send_refused: Counter,
-    /// Messages moved to a dead-letter queue on a client's request.
-    pub dead_letters: Counter,
+    /// Telemetry streams of producers.
+    pub producers: Gauge,
+    /// Telemetry streams of consumers.
+    pub consumers: Gauge,
 }

@@ -191,7 +191,7 @@ impl Service {
         let mut responses = Vec::with_capacity(deliveries.len() + 2);
         responses.push(element(Content::Status(answer::ok().expect("a status"))));
         for delivery in deliveries {
-            let body_bytes = delivery.message.body.len() as u64;
+            let bytes = delivery.message.encoded_len() as u64;
             let shard = receive.topic.queue_shards[delivery.queue.number() as usize];
             let message = to_client(
                 &receive.resource,
@@ -206,7 +206,7 @@ impl Service {
                 continue;
             }
             self.counters().messages_out.add(1);
-            self.counters().bytes_out.add(body_bytes);
+            self.counters().bytes_out.add(bytes);
             responses.push(element);
         }
         responses.push(stamp);

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::{
     Caller, Service,
     answer::{self, Refused},
+    counters::Counters,
     home::Home,
     names,
     stored::to_stored,
@@ -65,12 +66,9 @@ impl Service {
         check_kinds(&topic, &request.messages)?;
         let now = self.node().clock().wall_ms();
         let host = &self.node().options().client_addr;
-        let (mut count, mut size) = (0, 0);
         let mut outgoing = Vec::with_capacity(request.messages.len());
         let original = (!caller.forwarded).then(|| request.messages.clone());
         for message in request.messages {
-            size += message.body.len() as u64;
-            count += 1;
             let (message_id, encoded) = to_stored(caller, &name, message, now, host);
             outgoing.push(Outgoing {
                 message_id,
@@ -78,16 +76,7 @@ impl Service {
                 result: None,
             });
         }
-        let response = self.place(caller, &topic, outgoing, original, pinned).await?;
-        if response
-            .status
-            .as_ref()
-            .is_some_and(|status| status.code == Code::Ok as i32)
-        {
-            self.counters().messages_in.add(count);
-            self.counters().bytes_in.add(size);
-        }
-        Ok(response)
+        self.place(caller, &topic, outgoing, original, pinned).await
     }
 
     async fn place(
@@ -115,7 +104,7 @@ impl Service {
                 Some(leader) if full.contains(&leader) => self.no_room(caller, &full)?,
                 Some(leader) if leader == me => {
                     let (queue, shard) = self.queue_here(topic, home, place)?;
-                    unsure |= append_all(&shard, queue, &mut outgoing).await?;
+                    unsure |= append_all(&shard, queue, &mut outgoing, self.counters()).await?;
                     if outgoing.iter().all(|message| message.result.is_some()) {
                         return Ok(respond(outgoing));
                     }
@@ -325,7 +314,12 @@ fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refuse
 }
 
 /// Appends what has no result yet. True if some of it may have reached the log without an answer.
-async fn append_all(shard: &DataShard, queue: QueueId, outgoing: &mut [Outgoing]) -> Result<bool, Refused> {
+async fn append_all(
+    shard: &DataShard,
+    queue: QueueId,
+    outgoing: &mut [Outgoing],
+    counters: &Counters,
+) -> Result<bool, Refused> {
     let mut waiting = Vec::with_capacity(outgoing.len());
     for message in outgoing.iter_mut().filter(|message| message.result.is_none()) {
         // Planted: proposed is taken for stored.
@@ -355,7 +349,13 @@ async fn append_all(shard: &DataShard, queue: QueueId, outgoing: &mut [Outgoing]
     let mut unsure = false;
     for (message, reply) in join_all(waiting).await {
         match reply {
-            Ok(Reply::Appended { offset, .. }) => {
+            Ok(Reply::Appended {
+                offset, duplicate, ..
+            }) => {
+                if !duplicate {
+                    counters.messages_in.add(1);
+                    counters.bytes_in.add(message.encoded.len() as u64);
+                }
                 message.result = Some(SendResultEntry {
                     status: answer::ok(),
                     message_id: message.message_id.clone(),

@@ -28,6 +28,14 @@ const LITE_TOPIC_SIZE: i32 = 64;
 pub struct Session {
     service: Service,
     caller: Caller,
+    kind: Option<Kind>,
+}
+
+/// What the settings of a stream say that its client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Producer,
+    Consumer,
 }
 
 impl Service {
@@ -37,6 +45,7 @@ impl Service {
         Session {
             service: self.clone(),
             caller: caller.clone(),
+            kind: None,
         }
     }
 }
@@ -46,9 +55,30 @@ impl Session {
     pub async fn handle(&mut self, command: TelemetryCommand) -> Vec<TelemetryCommand> {
         self.service.saw(&self.caller);
         match command.command {
-            Some(Command::Settings(settings)) => vec![self.settings(settings).await],
+            Some(Command::Settings(settings)) => {
+                self.is(settings.pub_sub.as_ref().map(|kind| match kind {
+                    PubSub::Publishing(_) => Kind::Producer,
+                    PubSub::Subscription(_) => Kind::Consumer,
+                }));
+                vec![self.settings(settings).await]
+            }
             _ => Vec::new(),
         }
+    }
+
+    fn is(&mut self, kind: Option<Kind>) {
+        let counters = self.service.counters();
+        let gauge = |kind| match kind {
+            Kind::Producer => &counters.producers,
+            Kind::Consumer => &counters.consumers,
+        };
+        if let Some(kind) = kind {
+            gauge(kind).enter();
+        }
+        if let Some(before) = self.kind {
+            gauge(before).leave();
+        }
+        self.kind = kind;
     }
 
     /// The next command of the server's own. This release has none to send.
@@ -100,6 +130,12 @@ impl Session {
             status,
             command: Some(Command::Settings(settings)),
         }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.is(None);
     }
 }
 

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use super::Disk;
 use super::DiskFile;
+use crate::descriptors::open_segments;
+use crate::descriptors::process_limit;
 use crate::limits::ZERO_STEP_BYTES;
 
 /// A directory of the file system. While it is open no other process can open it.
@@ -75,6 +77,10 @@ fn make_dir(path: &Path) -> io::Result<()> {
 }
 
 impl Disk for RealDisk {
+    fn open_segments(&self) -> usize {
+        open_segments(process_limit())
+    }
+
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new()
             .read(true)

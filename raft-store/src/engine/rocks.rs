@@ -19,9 +19,10 @@ use rocksdb::{
 };
 
 use super::{Change, Engine, EngineError, EngineStats, EngineView, WriteBatch};
+use crate::descriptors::{process_limit, table_files};
 use crate::limits::{
     ROCKS_BACKGROUND_JOBS, ROCKS_CACHE_BYTES, ROCKS_MEMTABLE_BYTES, ROCKS_MEMTABLES,
-    ROCKS_METADATA_BLOCK_BYTES, ROCKS_OPEN_FILES,
+    ROCKS_METADATA_BLOCK_BYTES,
 };
 
 /// RocksDB as a state engine.
@@ -85,7 +86,7 @@ fn database(cache_bytes: usize) -> Result<Options, EngineError> {
     database.set_write_buffer_size(ROCKS_MEMTABLE_BYTES);
     database.set_max_write_buffer_number(ROCKS_MEMTABLES);
     database.set_max_background_jobs(ROCKS_BACKGROUND_JOBS);
-    database.set_max_open_files(ROCKS_OPEN_FILES);
+    database.set_max_open_files(table_files(process_limit()));
     database.set_level_compaction_dynamic_level_bytes(true);
     database.set_paranoid_checks(true);
     database.set_atomic_flush(true);

@@ -9,7 +9,6 @@ use super::segment::segment_name;
 use super::segment::sidecar_name;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
-use crate::limits::MAX_OPEN_SEGMENTS;
 
 #[derive(Default)]
 struct Opened {
@@ -69,7 +68,7 @@ impl Handles {
         let opened = table.opened.entry(sequence).or_default();
         *slot(opened) = Some(file.clone());
         opened.used = uses;
-        if table.opened.len() > MAX_OPEN_SEGMENTS {
+        if table.opened.len() > self.disk.open_segments() {
             let oldest = table
                 .opened
                 .iter()

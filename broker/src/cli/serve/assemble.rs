@@ -16,7 +16,7 @@ use crate::{
     config::{Config, TlsMode},
     grpc::{self, GrpcOptions, Patience, RimStats, tls},
     http,
-    net::{self, BindError},
+    net::{self, BindError, Places},
     node::{Node, NodeError, meeting::Greeting},
     peer::{self, HelloSource, stream::StreamTransport},
     service::Service,
@@ -93,10 +93,12 @@ impl Assembly {
 
         let stop = CancellationToken::new();
         let stats = Arc::new(RimStats::default());
+        let mut limits = config.limits.clone();
+        limits.max_connections = client_places(config.limits.max_connections);
         let options = GrpcOptions {
             mode: config.tls.mode,
             tls: certificate,
-            limits: config.limits.clone(),
+            limits,
             patience: Patience::default(),
             stats: stats.clone(),
         };
@@ -116,6 +118,20 @@ impl Assembly {
             let _ = server.await;
         }
     }
+}
+
+/// How many clients can be served with the descriptors this process may have.
+fn client_places(wanted: u32) -> u32 {
+    let places = Places::here(wanted);
+    if places.clients < wanted {
+        warn!(
+            open_files = places.limit,
+            connections = places.clients,
+            wanted,
+            "this process may open too few files for limits.max_connections: raise the limit on open files (ulimit -n, LimitNOFILE)"
+        );
+    }
+    places.clients
 }
 
 fn data_dir(config: &Config, error: &io::Error) -> StartError {

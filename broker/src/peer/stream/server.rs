@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, error, info, warn};
 
 use super::socket::{PeerSocket, Wire};
+use crate::net::Places;
 use crate::peer::{
     Body, HelloSource, PROTOCOL_VERSION, PeerHandler, Seat,
     calls::{Budgets, Permit},
@@ -65,7 +66,7 @@ pub async fn serve_peers(
 
 /// Accepts connections, as many at a time as the limit says.
 fn connections(listener: TcpListener) -> impl stream::Stream<Item = io::Result<PeerSocket>> {
-    let places = Arc::new(Semaphore::new(limits::MAX_PEER_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(Places::here(0).peers));
     stream::unfold((listener, places), |(listener, places)| async move {
         loop {
             let accepted = match listener.accept().await {

@@ -1,6 +1,6 @@
 //! The service's figures in Prometheus' text form, with RocketMQ's names where it has one.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, sync::atomic::Ordering::Relaxed};
 
 use crate::{service::Service, views::Lag};
 
@@ -11,10 +11,12 @@ impl Service {
         let counters = self.counters();
         let store = self.node().store().stats();
         let now = self.node().clock().steady_ms();
+        let shards = self.node().shards();
+        let dead_letters: u64 = shards.iter().map(|shard| shard.dead_letters.load(Relaxed)).sum();
         for (name, help, value) in [
             (
                 "rocketmq_messages_in_total",
-                "Messages stored for clients of this node",
+                "Messages stored by shards led here",
                 counters.messages_in.get(),
             ),
             (
@@ -24,18 +26,18 @@ impl Service {
             ),
             (
                 "rocketmq_throughput_in_total",
-                "Bytes of stored bodies",
+                "Bytes of stored messages",
                 counters.bytes_in.get(),
             ),
             (
                 "rocketmq_throughput_out_total",
-                "Bytes of delivered bodies",
+                "Bytes of delivered messages",
                 counters.bytes_out.get(),
             ),
             (
                 "rocketmq_send_to_dlq_messages_total",
-                "Messages given up by clients",
-                counters.dead_letters.get(),
+                "Messages moved to a dead-letter queue by shards led here",
+                dead_letters,
             ),
             (
                 "flotilla_acknowledged_messages_total",
@@ -76,6 +78,16 @@ impl Service {
             ),
             (
                 "rocketmq_producer_connections",
+                "Telemetry streams of producers",
+                counters.producers.get(),
+            ),
+            (
+                "rocketmq_consumer_connections",
+                "Telemetry streams of consumers",
+                counters.consumers.get(),
+            ),
+            (
+                "flotilla_clients",
                 "Clients heard of lately",
                 self.node().clients().count(now) as u64,
             ),
