@@ -297,6 +297,12 @@ impl Core {
         }
     }
 
+    /// How many messages a consumer group has in flight on a queue.
+    pub fn count_in_flight(&self, group: GroupId, queue: QueueId) -> u64 {
+        let known = self.subscriptions.get(&(queue, group));
+        known.map_or(0, |known| known.in_flight().len() as u64)
+    }
+
     /// One message in flight.
     pub fn in_flight(&self, group: GroupId, queue: QueueId, offset: u64) -> Option<InFlightView> {
         let row = self

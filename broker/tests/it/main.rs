@@ -6,6 +6,7 @@ mod bench;
 mod bounds;
 mod cluster;
 mod damage;
+mod deletion;
 mod failover;
 mod one_node;
 mod start_at;
