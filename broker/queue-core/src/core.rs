@@ -225,6 +225,11 @@ impl Core {
             .sum::<u64>()
     }
 
+    /// The queues from this one on.
+    pub fn queues_from(&self, queue: QueueId) -> impl Iterator<Item = QueueId> + '_ {
+        self.queues.range(queue..).map(|(&queue, _)| queue)
+    }
+
     /// All queues.
     pub fn queues(&self) -> impl Iterator<Item = (QueueId, QueueView)> + '_ {
         self.queues.iter().map(|(&id, queue)| {

@@ -42,6 +42,23 @@ impl Core {
         self.in_order.range(range).map(|&(_, queue)| queue)
     }
 
+    /// True if a queue keeps a message that stands in order at or below entry `through`: one that a trim lets go.
+    pub fn keeps_through(&self, kv: &dyn KeyValue, through: u64) -> Result<bool, Fault> {
+        for queue in self.queues_through(through) {
+            let ends = &self.queues[&queue];
+            let kept = match ends.oldest {
+                Some((offset, _)) if offset >= ends.first => true,
+                // What is older is in flight; the first that is kept stands behind it.
+                _ => first_in_order(kv, queue, ends.first..ends.in_order_end)?
+                    .is_some_and(|(_, index)| index <= through),
+            };
+            if kept {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Bytes in the log of the messages that are displaced.
     pub fn displaced_bytes(&self) -> u64 {
         self.displaced_bytes
@@ -218,20 +235,8 @@ impl Core {
             let message = Message::get(kv, queue, offset)?.filter(|message| !message.displaced);
             oldest = message.map(|message| (offset, message.stored.position.index));
         }
-        let start = from.max(ends.first);
-        if oldest.is_none() && start < ends.in_order_end {
-            let (start, end) = (
-                keys::message(queue, start),
-                keys::message(queue, ends.in_order_end),
-            );
-            keys::each_until(kv, &start, &end, LOOK_PAGE, |key, value| {
-                let message = Message::read(value)?;
-                if message.displaced {
-                    return Ok(ControlFlow::Continue(()));
-                }
-                oldest = Some((keys::offset(key)?, message.stored.position.index));
-                Ok(ControlFlow::Break(()))
-            })?;
+        if oldest.is_none() {
+            oldest = first_in_order(kv, queue, from.max(ends.first)..ends.in_order_end)?;
         }
         self.set_oldest(queue, oldest);
         Ok(())
@@ -274,6 +279,31 @@ impl Core {
             .flat_map(|(_, known)| known.in_flight().range(range.clone()).map(|(&offset, _)| offset))
             .collect()
     }
+}
+
+/// The first message of these offsets that stands in order: its offset and its entry.
+fn first_in_order(
+    kv: &dyn KeyValue,
+    queue: QueueId,
+    offsets: Range<u64>,
+) -> Result<Option<(u64, u64)>, Fault> {
+    let mut found = None;
+    if offsets.is_empty() {
+        return Ok(found);
+    }
+    let (start, end) = (
+        keys::message(queue, offsets.start),
+        keys::message(queue, offsets.end),
+    );
+    keys::each_until(kv, &start, &end, LOOK_PAGE, |key, value| {
+        let message = Message::read(value)?;
+        if message.displaced {
+            return Ok(ControlFlow::Continue(()));
+        }
+        found = Some((keys::offset(key)?, message.stored.position.index));
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(found)
 }
 
 /// All subscriptions of a queue.

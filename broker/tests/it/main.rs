@@ -9,5 +9,6 @@ mod damage;
 mod deletion;
 mod failover;
 mod one_node;
+mod retention;
 mod start_at;
 mod strangers;
