@@ -142,10 +142,31 @@ pub const MAX_ENTRIES_IN_FLIGHT: usize = 4;
 
 /// Expiries in one tick.
 pub const TICK_LIMIT: u32 = 1024;
-/// Messages forgotten by one trim command.
+/// Messages forgotten by one step of retention, which is under way alone in its shard.
 pub const TRIM_LIMIT: u32 = 4096;
-/// Keys removed by one drop command.
-pub const DROP_LIMIT: u32 = 4096;
+/// Trim commands of one step.
+pub const TRIM_AT_ONCE: usize = 256;
+/// Messages copied forward by one step of retention.
+pub const COPY_COMMANDS_AT_ONCE: usize = 1024;
+/// Bytes copied forward by one step; a single larger message stands alone.
+pub const COPY_BYTES_AT_ONCE: usize = 4 * 1024 * 1024;
+/// Dead letters, and what else was copied forward, may have this part of `retention.size`: beyond it the oldest dead
+/// letters are forgotten, or copying them again and again would leave no room for anything else.
+pub const DEAD_LETTERS_SHARE: u64 = 2;
+/// Rows of deleted topics and consumer groups removed by one step: what waits for the shard waits for one step at most.
+pub const DROP_LIMIT: u32 = 2048;
+/// Drop commands of one step.
+pub const DROP_AT_ONCE: usize = 256;
+/// After a step its shard rests for so many times what the step took.
+pub const DROP_REST: u32 = 2;
+/// But no longer than this.
+pub const DROP_REST_AT_MOST: Duration = Duration::from_secs(2);
+/// Time between two looks for what is to be dropped.
+pub const DROP_EVERY: Duration = Duration::from_secs(1);
+/// Topics, and consumer groups, of a shard that one look compares with the catalogue.
+pub const SWEEP_AT_ONCE: usize = 256;
+/// Time between two looks for what can be forgotten.
+pub const FORGET_EVERY: Duration = Duration::from_secs(1);
 
 /// Longest a request waits for a leader while one is being elected.
 pub const LEADER_WAIT: Duration = Duration::from_millis(2_500);
@@ -178,6 +199,9 @@ const _: () = assert!(queue_core::limits::MAX_ENTRY_PAYLOAD == raft_store::limit
 const _: () = assert!(MAX_COMMAND_BYTES < MAX_QUEUED_SEND_BYTES);
 const _: () = assert!(MAX_COMMAND_BYTES < MAX_QUEUED_SMALL_BYTES);
 const _: () = assert!(PIPELINE_BYTES <= MAX_ENTRY_BYTES);
+const _: () = assert!(DROP_LIMIT <= queue_core::limits::MAX_FORGET);
+const _: () = assert!(TRIM_LIMIT <= queue_core::limits::MAX_FORGET);
+const _: () = assert!(DROP_AT_ONCE <= MAX_ENTRY_COMMANDS);
 const _: () = assert!(MAX_ENTRY_COMMANDS <= MAX_QUEUED_COMMANDS);
 // Four lanes take turns, and a full entry has several turns of each.
 const _: () = assert!(16 * TURN_COMMANDS <= MAX_ENTRY_COMMANDS && 16 * TURN_BYTES <= MAX_ENTRY_BYTES);

@@ -19,6 +19,7 @@ mod keys;
 pub mod limits;
 mod machine;
 mod reply;
+mod sorted;
 mod state;
 
 pub use machine::MetaMachine;

@@ -26,6 +26,7 @@ pub mod bootstrap;
 pub mod catalogue;
 pub mod clients;
 pub mod dropping;
+pub mod forgetting;
 pub mod forward;
 mod health;
 mod hints;

@@ -292,6 +292,21 @@ impl NodeLog {
         self.shared.segments()
     }
 
+    /// Bytes of all segments, the open one as large as its file.
+    pub fn size(&self) -> u64 {
+        self.shared
+            .lock()
+            .segments
+            .values()
+            .map(|segment| segment.len)
+            .sum()
+    }
+
+    /// Returns when the log has begun another segment since the last call returned. For one caller.
+    pub async fn rolled(&self) {
+        self.shared.rolled.notified().await;
+    }
+
     /// Reads every entry of a segment, imported ones too; returns the first corrupt one of each shard. Blocks for as
     /// long as it takes to read a segment.
     pub fn verify(&self, sequence: u64) -> Result<BTreeMap<u32, u64>, ReadError> {

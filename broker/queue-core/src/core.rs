@@ -1,9 +1,6 @@
 //! The hot state in memory, always equal to what is written through.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::ControlFlow,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BufMut;
 use flotilla_proto::record::{Command, command};
@@ -15,9 +12,9 @@ use crate::{
     ids::{GroupId, Position, QueueId},
     keys::{self, Key, Reader},
     kv::{Fault, KeyValue},
-    limits::LOOK_PAGE,
     outcome::{Effect, Outcome, Refusal, Reply},
-    queue::{self, Message, Queue},
+    places::{Floor, on},
+    queue::{Message, Queue},
     subscription::{self, InFlight, Rules, Subscription},
     view::{InFlightView, QueueView, Selection, Stored, SubscriptionView},
 };
@@ -43,6 +40,13 @@ pub struct Core {
     /// Leases that the server prolongs, by who holds them.
     pub(crate) held: BTreeSet<Held>,
     pub(crate) dedup: Dedup,
+    /// Subscriptions by their consumer group.
+    pub(crate) by_group: BTreeSet<(GroupId, QueueId)>,
+    /// Each queue's first message that stands in order, by its entry.
+    pub(crate) in_order: BTreeSet<(u64, QueueId)>,
+    /// Bytes in the log of what is displaced.
+    pub(crate) displaced_bytes: u64,
+    pub(crate) displaced_from: Floor,
 }
 
 impl Core {
@@ -62,6 +66,7 @@ impl Core {
             let (queue, group, _) = subscription_key(key)?;
             let loaded = Subscription::load(Reader::value("subscription", value)?)?;
             core.subscriptions.insert((queue, group), loaded);
+            core.by_group.insert((group, queue));
             Ok(())
         })?;
         keys::each(kv, Key::of(keys::RULES), |key, value| {
@@ -101,6 +106,10 @@ impl Core {
                 .load(Reader::key("dedup", key)?, Reader::value("dedup", value)?)
         })?;
         core.dedup.loaded();
+        keys::each(kv, Key::of(keys::DISPLACED), |_, value| {
+            core.load_displaced(Reader::value("displaced", value)?)
+        })?;
+        core.load_oldest(kv)?;
         Ok(core)
     }
 
@@ -148,6 +157,77 @@ impl Core {
             first: queue.first,
             next: queue.next,
         })
+    }
+
+    /// The queues of a topic that anything is known of, and whether they hold a message.
+    pub fn queues_of(&self, topic: u32) -> BTreeMap<QueueId, bool> {
+        let all = QueueId::new(topic, 0)..=QueueId::new(topic, u32::MAX);
+        let subscribed = (*all.start(), GroupId(0))..=(*all.end(), GroupId(u32::MAX));
+        let mut found: BTreeMap<QueueId, bool> = self
+            .queues
+            .range(all)
+            .map(|(&queue, ends)| (queue, ends.first < ends.next))
+            .collect();
+        for (&(queue, _), known) in self.subscriptions.range(subscribed) {
+            *found.entry(queue).or_default() |= !known.in_flight().is_empty();
+        }
+        found
+    }
+
+    /// The queues that a consumer group is on.
+    pub fn queues_of_group(&self, group: GroupId) -> impl Iterator<Item = QueueId> + '_ {
+        let all = (group, QueueId(0))..=(group, QueueId(u64::MAX));
+        self.by_group.range(all).map(|&(_, queue)| queue)
+    }
+
+    /// The next topics from this one on that anything is known of, at most so many.
+    pub fn topics_from(&self, topic: u32, limit: usize) -> Vec<u32> {
+        let mut found = Vec::new();
+        let mut from = Some(QueueId::new(topic, 0));
+        while found.len() < limit
+            && let Some(start) = from
+        {
+            let queue = self.queues.range(start..).next().map(|(&queue, _)| queue);
+            let subscribed = self.subscriptions.range((start, GroupId(0))..).next();
+            let Some(next) = queue
+                .into_iter()
+                .chain(subscribed.map(|(&(queue, _), _)| queue))
+                .min()
+            else {
+                break;
+            };
+            found.push(next.topic());
+            from = next.topic().checked_add(1).map(|topic| QueueId::new(topic, 0));
+        }
+        found
+    }
+
+    /// The next consumer groups from this one on that are on any queue, at most so many.
+    pub fn groups_from(&self, group: GroupId, limit: usize) -> Vec<GroupId> {
+        let mut found = Vec::new();
+        let mut from = Some(group);
+        while found.len() < limit
+            && let Some(start) = from
+            && let Some(&(next, _)) = self.by_group.range((start, QueueId(0))..).next()
+        {
+            found.push(next);
+            from = next.0.checked_add(1).map(GroupId);
+        }
+        found
+    }
+
+    /// Messages kept in a queue, and messages in flight there: what dropping it costs.
+    pub fn rows_of(&self, queue: QueueId) -> u64 {
+        let kept = self.queues.get(&queue).map_or(0, |ends| ends.next - ends.first);
+        let subscribed = self.subscriptions.range(on(queue));
+        kept + subscribed
+            .map(|(_, known)| 1 + known.in_flight().len() as u64)
+            .sum::<u64>()
+    }
+
+    /// The queues from this one on.
+    pub fn queues_from(&self, queue: QueueId) -> impl Iterator<Item = QueueId> + '_ {
+        self.queues.range(queue..).map(|(&queue, _)| queue)
     }
 
     /// All queues.
@@ -222,6 +302,12 @@ impl Core {
         }
     }
 
+    /// How many messages a consumer group has in flight on a queue.
+    pub fn count_in_flight(&self, group: GroupId, queue: QueueId) -> u64 {
+        let known = self.subscriptions.get(&(queue, group));
+        known.map_or(0, |known| known.in_flight().len() as u64)
+    }
+
     /// One message in flight.
     pub fn in_flight(&self, group: GroupId, queue: QueueId, offset: u64) -> Option<InFlightView> {
         let row = self
@@ -251,102 +337,16 @@ impl Core {
         Ok(Message::get(kv, queue, offset)?.map(|message| message.stored))
     }
 
-    /// The smallest index of an entry that still holds a message somebody may get.
-    pub fn oldest_live_index(&self, kv: &dyn KeyValue) -> Result<Option<u64>, Fault> {
-        let mut oldest = None;
-        let all = Key::of(keys::DISPLACED);
-        if let Some((key, _)) = kv.scan(&all, &all.end(), 1)?.into_iter().next() {
-            oldest = Some(Reader::key("displaced", key)?.key_long()?);
-        }
-        // Planted: only what stands in order is looked at.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::DeadLettersNotKept) {
-            oldest = None;
-        }
-        for (&queue, ends) in &self.queues {
-            if let Some(index) = first_in_order(kv, queue, ends)? {
-                oldest = Some(oldest.map_or(index, |known: u64| known.min(index)));
-            }
-        }
-        Ok(oldest)
-    }
-
-    /// Messages at or below entry `through` that only a copy lets go: in flight below their queue's
-    /// first offset, dead letters, and what was copied before.
-    pub fn stragglers(
-        &self,
-        kv: &dyn KeyValue,
-        through: u64,
-        limit: usize,
-    ) -> Result<Vec<(QueueId, u64, Position)>, Fault> {
-        let mut found = Vec::new();
-        if limit == 0 {
-            return Ok(found);
-        }
-        let all = Key::of(keys::DISPLACED);
-        for (key, _) in kv.scan(&all, &all.long(through).end(), limit)? {
-            let mut key = Reader::key("displaced", key)?;
-            let (_, queue, offset) = (key.key_long()?, QueueId(key.key_long()?), key.key_long()?);
-            if let Some(message) = Message::get(kv, queue, offset)? {
-                found.push((queue, offset, message.stored.position));
-            }
-        }
-        for (&queue, ends) in &self.queues {
-            let below = keys::message(queue, ends.first.min(ends.in_order_end));
-            // Displaced ones are passed over, however many: they were found above.
-            keys::each_until(kv, &queue::rows(queue), &below, LOOK_PAGE, |key, value| {
-                let message = Message::read(value)?;
-                if found.len() >= limit || (!message.displaced && message.stored.position.index > through) {
-                    return Ok(ControlFlow::Break(()));
-                }
-                if !message.displaced {
-                    let mut key = Reader::key("message", key)?;
-                    let (_, offset) = (key.key_long()?, key.key_long()?);
-                    found.push((queue, offset, message.stored.position));
-                }
-                Ok(ControlFlow::Continue(()))
-            })?;
-        }
-        Ok(found)
-    }
-
     pub(crate) fn subscription_mut(&mut self, queue: QueueId, group: GroupId) -> Option<&mut Subscription> {
         self.subscriptions.get_mut(&(queue, group))
     }
 
     /// Consumer groups that are on a queue.
     pub(crate) fn groups_on(&self, queue: QueueId) -> Vec<GroupId> {
-        let range = (queue, GroupId(0))..=(queue, GroupId(u32::MAX));
         self.subscriptions
-            .range(range)
+            .range(on(queue))
             .map(|(&(_, group), _)| group)
             .collect()
-    }
-
-    /// Puts a message at the end of a queue.
-    pub(crate) fn push(
-        &mut self,
-        kv: &mut dyn KeyValue,
-        id: QueueId,
-        position: Position,
-        displaced: bool,
-    ) -> Result<u64, Fault> {
-        let queue = self.queues.entry(id).or_default();
-        let offset = queue.next;
-        queue.next = offset.checked_add(1).expect("offsets do not run out");
-        if !displaced {
-            queue.in_order_end = queue.next;
-        }
-        queue.store(kv, id)?;
-        Message {
-            displaced,
-            stored: Stored {
-                position,
-                stored_ms: self.now_ms,
-            },
-        }
-        .put(kv, id, offset)?;
-        Ok(offset)
     }
 
     /// Writes a message in flight, in memory and through.
@@ -380,8 +380,12 @@ impl Core {
         self.strike_lease(queue, group, offset, &before);
         kv.delete(&keys::in_flight(queue, group, offset))?;
         let forgotten = self.queues.get(&queue).is_none_or(|ends| offset < ends.first);
-        if forgotten && !self.is_in_flight(queue, offset) {
-            Message::delete(kv, queue, offset)?;
+        if forgotten
+            && !self.is_in_flight(queue, offset)
+            && let Some(message) = Message::get(kv, queue, offset)?
+        {
+            self.forget(kv, queue, offset, &message)?;
+            self.gone(kv, queue, offset..offset + 1)?;
         }
         Ok(())
     }
@@ -408,9 +412,8 @@ impl Core {
 
     /// True if any consumer group has the message in flight.
     pub(crate) fn is_in_flight(&self, queue: QueueId, offset: u64) -> bool {
-        let range = (queue, GroupId(0))..=(queue, GroupId(u32::MAX));
         self.subscriptions
-            .range(range)
+            .range(on(queue))
             .any(|(_, known)| known.in_flight().contains_key(&offset))
     }
 
@@ -469,24 +472,6 @@ fn in_flight_view(offset: u64, row: &InFlight) -> InFlightView {
         client: row.client,
         first_leased_ms: row.first_leased_ms,
     }
-}
-
-/// The entry of a queue's first message that stands in order.
-fn first_in_order(kv: &dyn KeyValue, queue: QueueId, ends: &Queue) -> Result<Option<u64>, Fault> {
-    let mut first = None;
-    if ends.in_order_end == 0 {
-        return Ok(first);
-    }
-    let end = keys::message(queue, ends.in_order_end);
-    keys::each_until(kv, &queue::rows(queue), &end, LOOK_PAGE, |_, value| {
-        let message = Message::read(value)?;
-        if message.displaced {
-            return Ok(ControlFlow::Continue(()));
-        }
-        first = Some(message.stored.position.index);
-        Ok(ControlFlow::Break(()))
-    })?;
-    Ok(first)
 }
 
 fn subscription_key(key: bytes::Bytes) -> Result<(QueueId, GroupId, Reader), Fault> {

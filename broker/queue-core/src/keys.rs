@@ -5,7 +5,7 @@
 //! n                                   -> fmt | u64 now_ms
 //! q | u64 queue                       -> fmt | u64 first | u64 next | u64 in_order_end
 //! m | u64 queue | u64 offset          -> fmt | u8 displaced | u64 index | u32 frame_offset | u32 frame_len | u64 stored_ms
-//! x | u64 index | u64 queue | u64 off -> fmt                     (displaced messages by the entry they are in)
+//! x | u64 index | u64 queue | u64 off -> fmt | u32 frame_len     (displaced messages by the entry they are in)
 //! r | u64 queue | u32 group           -> fmt | u32 max_attempts | u64 dead_letter_queue | encoded Backoff or nothing
 //! s | u64 queue | u32 group           -> fmt | u64 start | u64 cursor | u64 acked | u64 dead_lettered | u64 trimmed
 //! f | u64 queue | u32 group | u64 off -> fmt | u8 leased | u8 auto_renew | u8 written | u32 attempt | u64 at_ms
@@ -92,6 +92,13 @@ pub(crate) fn queue(queue: QueueId) -> Key {
 
 pub(crate) fn message(queue: QueueId, offset: u64) -> Key {
     Key::of(MESSAGE).long(queue.0).long(offset)
+}
+
+/// The offset in a message's key.
+pub(crate) fn offset(key: Bytes) -> Result<u64, Fault> {
+    let mut key = Reader::key("message", key)?;
+    key.key_long()?;
+    key.key_long()
 }
 
 pub(crate) fn displaced(index: u64, queue: QueueId, offset: u64) -> Key {

@@ -17,6 +17,7 @@ mod keys;
 mod kv;
 pub mod limits;
 mod outcome;
+mod places;
 mod queue;
 mod subscription;
 mod view;

@@ -15,6 +15,8 @@ pub const MAX_DELIVER: usize = 1024;
 pub const MAX_RENEW_CLIENTS: usize = 256;
 /// Leases changed by one command that prolongs or ends them, or that says that they were written out.
 pub const MAX_RENEW_LEASES: usize = 4096;
+/// Rows that one trim or drop command removes at most, whatever it asks for: the shard's other commands wait meanwhile.
+pub const MAX_FORGET: u32 = 4096;
 /// The wait between attempts of a subscription without a backoff.
 pub const DEFAULT_BACKOFF_MS: u64 = 10_000;
 /// Bytes of one entry's payload: as many as a record of the log holds.

@@ -4,7 +4,7 @@ use bytes::BufMut;
 
 use crate::{
     ids::{Position, QueueId},
-    keys::{self, Key, Reader},
+    keys::{self, Reader},
     kv::{Fault, KeyValue},
     view::Stored,
 };
@@ -18,6 +18,8 @@ pub(crate) struct Queue {
     pub(crate) next: u64,
     /// Messages from here on are displaced. So a queue of dead letters is not searched for others.
     pub(crate) in_order_end: u64,
+    /// Its first message that stands in order: offset, and index of the entry. Found again when the state is loaded.
+    pub(crate) oldest: Option<(u64, u64)>,
 }
 
 impl Queue {
@@ -39,6 +41,7 @@ impl Queue {
             first: value.long()?,
             next: value.long()?,
             in_order_end: value.long()?,
+            oldest: None,
         };
         value.end()?;
         Ok(queue)
@@ -67,7 +70,9 @@ impl Message {
         value.put_u64_le(self.stored.stored_ms);
         kv.put(&keys::message(queue, offset), &value)?;
         if self.displaced {
-            kv.put(&keys::displaced(index, queue, offset), &[keys::FORMAT])?;
+            let mut value = keys::value(4);
+            value.put_u32_le(frame_len);
+            kv.put(&keys::displaced(index, queue, offset), &value)?;
         }
         Ok(())
     }
@@ -92,19 +97,11 @@ impl Message {
         })
     }
 
-    /// Forgets a message's row; nothing happens if there is none.
-    pub(crate) fn delete(kv: &mut dyn KeyValue, queue: QueueId, offset: u64) -> Result<(), Fault> {
-        if let Some(message) = Self::get(kv, queue, offset)? {
-            if message.displaced {
-                kv.delete(&keys::displaced(message.stored.position.index, queue, offset))?;
-            }
-            kv.delete(&keys::message(queue, offset))?;
+    /// Removes the row that this was read from.
+    pub(crate) fn delete(&self, kv: &mut dyn KeyValue, queue: QueueId, offset: u64) -> Result<(), Fault> {
+        if self.displaced {
+            kv.delete(&keys::displaced(self.stored.position.index, queue, offset))?;
         }
-        Ok(())
+        kv.delete(&keys::message(queue, offset))
     }
-}
-
-/// All rows of a queue.
-pub(crate) fn rows(queue: QueueId) -> Key {
-    Key::of(keys::MESSAGE).long(queue.0)
 }

@@ -18,6 +18,8 @@ pub const MAX_NAME_BYTES: usize = 255;
 pub const MAX_ADDRESS_BYTES: usize = 512;
 /// Steps of a customised backoff.
 pub const MAX_BACKOFF_STEPS: usize = 256;
+/// Topics, and consumer groups, of one command that has them forgotten.
+pub const MAX_FORGET: usize = 1_024;
 /// Pairs read at a time while loading.
 pub(super) const SCAN_LIMIT: usize = 1_024;
 

@@ -1,7 +1,7 @@
 //! The cluster's catalogue in memory, always equal to what is in the key-value state.
 //!
-//! Cloning shares the maps; a command copies the one it changes, so that readers keep a consistent
-//! picture without a lock. Commands are rare, and the maps are small enough for that.
+//! Cloning shares everything; a command copies the small part that it changes, so that readers keep a consistent
+//! picture without a lock.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,7 +10,7 @@ use flotilla_proto::record::{
 };
 use queue_core::{Fault, KeyValue};
 
-use super::{MetaRefusal, MetaReply, commands, keys};
+use super::{MetaRefusal, MetaReply, commands, keys, sorted::Sorted};
 
 /// The dead-letter topic of a consumer group is named after it.
 pub const DEAD_LETTER_PREFIX: &str = "%DLQ%";
@@ -28,20 +28,60 @@ pub struct MetaState {
     nodes: Arc<BTreeMap<u32, Node>>,
     topics: Arc<Named<Topic>>,
     groups: Arc<Named<ConsumerGroup>>,
+    /// Of all topics, deleted ones included.
+    queues: usize,
 }
 
 /// Things with an id and a name; the name is free again once a thing is deleted.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Named<T> {
-    pub(super) by_id: BTreeMap<u32, Arc<T>>,
-    pub(super) by_name: BTreeMap<String, Arc<T>>,
+    by_id: Sorted<T>,
+    by_name: Sorted<T>,
+    /// Deleted ones, by id.
+    deleted: Sorted<T>,
+}
+
+/// A [`Topic`] or a [`ConsumerGroup`].
+pub(super) trait Thing {
+    fn id(&self) -> u32;
+    fn name(&self) -> &str;
+    fn deleted(&self) -> bool;
+}
+
+impl Thing for Topic {
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn deleted(&self) -> bool {
+        self.deleted
+    }
+}
+
+impl Thing for ConsumerGroup {
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn deleted(&self) -> bool {
+        self.deleted
+    }
 }
 
 impl<T> Default for Named<T> {
     fn default() -> Self {
         Named {
-            by_id: BTreeMap::new(),
-            by_name: BTreeMap::new(),
+            by_id: Sorted::default(),
+            by_name: Sorted::default(),
+            deleted: Sorted::default(),
         }
     }
 }
@@ -57,19 +97,21 @@ impl MetaState {
             .into_iter()
             .map(|node| (node.id, node))
             .collect();
-        let mut topics = Named::default();
+        let (mut topics, mut queues) = (Named::default(), 0);
         for topic in keys::all::<Topic>(kv, keys::TOPIC)? {
-            topics.set(topic.id, topic.name.clone(), topic.deleted, topic);
+            queues += topic.queue_shards.len();
+            topics.set(topic);
         }
         let mut groups = Named::default();
         for group in keys::all::<ConsumerGroup>(kv, keys::GROUP)? {
-            groups.set(group.id, group.name.clone(), group.deleted, group);
+            groups.set(group);
         }
         Ok(MetaState {
             head,
             nodes: Arc::new(nodes),
             topics: Arc::new(topics),
             groups: Arc::new(groups),
+            queues,
         })
     }
 
@@ -100,8 +142,8 @@ impl MetaState {
             Command::DeleteConsumerGroup(command) => {
                 commands::delete_consumer_group::apply(self, kv, command)?
             }
-            Command::ForgetTopic(command) => commands::forget::topic(self, kv, command.id)?,
-            Command::ForgetConsumerGroup(command) => commands::forget::group(self, kv, command.id)?,
+            Command::Forget(command) => commands::forget::apply(self, kv, command)?,
+            Command::DropDeadLetters(command) => commands::forget::dead_letters(self, kv, command)?,
         };
         Ok(done.unwrap_or_else(MetaReply::Refused))
     }
@@ -133,45 +175,72 @@ impl MetaState {
     /// The topic of this name, unless it is deleted.
     #[must_use]
     pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
-        self.topics.by_name.get(name).cloned()
+        self.topics.named(name).cloned()
     }
 
     /// The topic of this id, also while a deleted one is not yet forgotten.
     #[must_use]
     pub fn topic_by_id(&self, id: u32) -> Option<Arc<Topic>> {
-        self.topics.by_id.get(&id).cloned()
+        self.topics.numbered(id).cloned()
     }
 
     /// All topics that are not deleted, by name.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
-        self.topics.by_name.values()
+        self.topics.by_name.iter()
     }
 
-    /// Deleted topics that the data shards have not forgotten yet, by id.
-    pub fn deleted_topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
-        self.topics.by_id.values().filter(|topic| topic.deleted)
+    /// True if there was a topic of this id and it is deleted, or even forgotten. It stays so: ids are never used twice. Not
+    /// of an id that this catalogue, which may be behind, has not given out yet.
+    #[must_use]
+    pub fn topic_is_gone(&self, id: u32) -> bool {
+        let given_out = self.head.as_ref().map_or(0, |head| head.last_topic_id);
+        id <= given_out && self.topics.numbered(id).is_none_or(|topic| topic.deleted)
+    }
+
+    /// The same of a consumer group.
+    #[must_use]
+    pub fn group_is_gone(&self, id: u32) -> bool {
+        let given_out = self.head.as_ref().map_or(0, |head| head.last_group_id);
+        id <= given_out && self.groups.numbered(id).is_none_or(|group| group.deleted)
+    }
+
+    /// Topics that are not deleted, by name, from this name on.
+    pub fn topics_from(&self, name: &str) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics
+            .by_name
+            .from(move |topic| topic.name.as_str().cmp(name))
+    }
+
+    /// Deleted topics that are not forgotten, by id, from this id on.
+    pub fn deleted_topics_from(&self, id: u32) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics.deleted.from(move |topic| topic.id.cmp(&id))
+    }
+
+    /// Deleted consumer groups that are not forgotten, by id, from this id on.
+    pub fn deleted_groups_from(&self, id: u32) -> impl Iterator<Item = &Arc<ConsumerGroup>> {
+        self.groups.deleted.from(move |group| group.id.cmp(&id))
     }
 
     /// The consumer group of this name, unless it is deleted.
     #[must_use]
     pub fn group(&self, name: &str) -> Option<Arc<ConsumerGroup>> {
-        self.groups.by_name.get(name).cloned()
+        self.groups.named(name).cloned()
     }
 
     /// The consumer group of this id, also while a deleted one is not yet forgotten.
     #[must_use]
     pub fn group_by_id(&self, id: u32) -> Option<Arc<ConsumerGroup>> {
-        self.groups.by_id.get(&id).cloned()
+        self.groups.numbered(id).cloned()
     }
 
     /// All consumer groups that are not deleted, by name.
     pub fn groups(&self) -> impl Iterator<Item = &Arc<ConsumerGroup>> {
-        self.groups.by_name.values()
+        self.groups.by_name.iter()
     }
 
     /// Deleted consumer groups that the data shards have not forgotten yet, by id.
     pub fn deleted_groups(&self) -> impl Iterator<Item = &Arc<ConsumerGroup>> {
-        self.groups.by_id.values().filter(|group| group.deleted)
+        self.groups.deleted.iter()
     }
 }
 
@@ -189,12 +258,20 @@ impl MetaState {
             && Arc::ptr_eq(&self.groups, &other.groups)
     }
 
-    pub(super) fn all_topics(&self) -> &Named<Topic> {
-        &self.topics
+    /// Topics and their queues, deleted ones included until they are forgotten.
+    pub(super) fn count_topics(&self) -> (usize, usize) {
+        (self.topics.by_id.len(), self.queues)
     }
 
-    pub(super) fn all_groups(&self) -> &Named<ConsumerGroup> {
-        &self.groups
+    /// Consumer groups, deleted ones included until they are forgotten.
+    pub(super) fn count_groups(&self) -> usize {
+        self.groups.by_id.len()
+    }
+
+    /// True if there are no ids left for another topic and another consumer group.
+    pub(super) fn ids_are_used_up(&self) -> bool {
+        let head = self.born();
+        head.last_topic_id == u32::MAX || head.last_group_id == u32::MAX
     }
 
     pub(super) fn begin(&mut self, kv: &mut dyn KeyValue, command: &Bootstrap) -> Result<(), Fault> {
@@ -237,8 +314,10 @@ impl MetaState {
 
     pub(super) fn put_topic(&mut self, kv: &mut dyn KeyValue, topic: Topic) -> Result<Arc<Topic>, Fault> {
         keys::put(kv, &keys::numbered(keys::TOPIC, topic.id), &topic)?;
-        let (id, name, deleted) = (topic.id, topic.name.clone(), topic.deleted);
-        Ok(Arc::make_mut(&mut self.topics).set(id, name, deleted, topic))
+        if self.topics.numbered(topic.id).is_none() {
+            self.queues += topic.queue_shards.len();
+        }
+        Ok(Arc::make_mut(&mut self.topics).set(topic))
     }
 
     pub(super) fn put_group(
@@ -247,19 +326,23 @@ impl MetaState {
         group: ConsumerGroup,
     ) -> Result<Arc<ConsumerGroup>, Fault> {
         keys::put(kv, &keys::numbered(keys::GROUP, group.id), &group)?;
-        let (id, name, deleted) = (group.id, group.name.clone(), group.deleted);
-        Ok(Arc::make_mut(&mut self.groups).set(id, name, deleted, group))
+        Ok(Arc::make_mut(&mut self.groups).set(group))
     }
 
     pub(super) fn remove_topic(&mut self, kv: &mut dyn KeyValue, id: u32) -> Result<(), Fault> {
-        kv.delete(&keys::numbered(keys::TOPIC, id))?;
-        Arc::make_mut(&mut self.topics).by_id.remove(&id);
+        if let Some(topic) = self.topic_by_id(id) {
+            kv.delete(&keys::numbered(keys::TOPIC, id))?;
+            self.queues -= topic.queue_shards.len();
+            Arc::make_mut(&mut self.topics).remove(&*topic);
+        }
         Ok(())
     }
 
     pub(super) fn remove_group(&mut self, kv: &mut dyn KeyValue, id: u32) -> Result<(), Fault> {
-        kv.delete(&keys::numbered(keys::GROUP, id))?;
-        Arc::make_mut(&mut self.groups).by_id.remove(&id);
+        if let Some(group) = self.group_by_id(id) {
+            kv.delete(&keys::numbered(keys::GROUP, id))?;
+            Arc::make_mut(&mut self.groups).remove(&*group);
+        }
         Ok(())
     }
 
@@ -276,17 +359,34 @@ impl MetaState {
     }
 }
 
-impl<T> Named<T> {
-    fn set(&mut self, id: u32, name: String, deleted: bool, thing: T) -> Arc<T> {
+impl<T: Thing> Named<T> {
+    fn numbered(&self, id: u32) -> Option<&Arc<T>> {
+        self.by_id.get(|other| other.id().cmp(&id))
+    }
+
+    fn named(&self, name: &str) -> Option<&Arc<T>> {
+        self.by_name.get(|other| other.name().cmp(name))
+    }
+
+    fn set(&mut self, thing: T) -> Arc<T> {
         let thing = Arc::new(thing);
-        self.by_id.insert(id, thing.clone());
-        if deleted {
-            // A deleted thing is set once more only by its own deletion, or while loading; the name
-            // may belong to its successor already, which has a higher id and is set later.
-            self.by_name.remove(&name);
+        let (id, name) = (thing.id(), thing.name());
+        self.by_id.set(thing.clone(), |other| other.id().cmp(&id));
+        if thing.deleted() {
+            self.deleted.set(thing.clone(), |other| other.id().cmp(&id));
+            // The name may belong to a successor already.
+            if self.named(name).is_some_and(|owner| owner.id() == id) {
+                self.by_name.remove(|other| other.name().cmp(name));
+            }
         } else {
-            self.by_name.insert(name, thing.clone());
+            self.by_name.set(thing.clone(), |other| other.name().cmp(name));
         }
         thing
+    }
+
+    /// Forgets a deleted thing.
+    fn remove(&mut self, thing: &T) {
+        self.by_id.remove(|other| other.id().cmp(&thing.id()));
+        self.deleted.remove(|other| other.id().cmp(&thing.id()));
     }
 }

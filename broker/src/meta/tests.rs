@@ -7,8 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use flotilla_proto::record::{
-    Bootstrap, CreateConsumerGroup, CreateTopic, DeleteConsumerGroup, DeleteTopic, ForgetConsumerGroup,
-    ForgetTopic, MetaCommand, Node, RegisterNode, Topic, meta_command::Command,
+    Bootstrap, CreateConsumerGroup, CreateTopic, DeleteConsumerGroup, DeleteTopic, DropDeadLetters, Forget,
+    MetaCommand, MetaHead, Node, RegisterNode, Topic, meta_command::Command,
 };
 use proptest::prelude::*;
 use queue_core::{Fault, KeyValue};
@@ -132,6 +132,19 @@ fn delete_group(name: &str) -> Command {
 
 fn register(node: Node) -> Command {
     Command::RegisterNode(RegisterNode { node: Some(node) })
+}
+
+fn forget(topics: &[u32], groups: &[u32]) -> Command {
+    Command::Forget(Forget {
+        topics: topics.into(),
+        groups: groups.into(),
+    })
+}
+
+fn drop_dead_letters(topics: &[u32]) -> Command {
+    Command::DropDeadLetters(DropDeadLetters {
+        topics: topics.into(),
+    })
 }
 
 fn topic_of(reply: MetaReply) -> Arc<Topic> {
@@ -304,17 +317,14 @@ fn a_deleted_name_is_free_at_once_and_its_id_never_again() {
     assert_eq!(meta.refusal(delete_topic("a")), MetaRefusal::NotFound);
     assert!(meta.state.topic_by_id(1).unwrap().deleted);
     assert_eq!(topic_of(meta.run(create_topic("a", 4, false))).id, 2);
-    assert_eq!(
-        meta.run(Command::ForgetTopic(ForgetTopic { id: 1 })),
-        MetaReply::Done
-    );
+    assert_eq!(meta.run(forget(&[1], &[])), MetaReply::Done);
     assert_eq!(
         meta.state.topic("a").unwrap().id,
         2,
         "forgetting the old one takes the new one's name"
     );
     meta.run(delete_topic("a"));
-    meta.run(Command::ForgetTopic(ForgetTopic { id: 2 }));
+    meta.run(forget(&[2], &[]));
     assert_eq!(topic_of(meta.run(create_topic("a", 4, false))).id, 3);
 }
 
@@ -323,19 +333,114 @@ fn only_what_is_deleted_is_forgotten() {
     let mut meta = Meta::born(3);
     meta.run(create_topic("a", 1, false));
     meta.run(create_group("g", false));
+    for command in [forget(&[1], &[]), forget(&[], &[1])] {
+        assert!(matches!(meta.refusal(command), MetaRefusal::Invalid(_)));
+    }
+    meta.run(delete_group("g"));
+    meta.run(delete_topic("a"));
+    assert!(
+        matches!(meta.refusal(forget(&[1, 2], &[1])), MetaRefusal::Invalid(_)),
+        "topic 2 is the dead-letter topic: all or nothing"
+    );
+    assert_eq!(meta.run(forget(&[1, 99], &[1])), MetaReply::Done);
+    assert_eq!(
+        (meta.state.topic_by_id(1), meta.state.group_by_id(1)),
+        (None, None)
+    );
+    assert_eq!(
+        meta.run(forget(&[1], &[1])),
+        MetaReply::Done,
+        "once more is no harm"
+    );
+}
+
+#[test]
+fn what_is_gone_is_known_also_when_it_is_forgotten_and_not_of_what_never_was() {
+    let mut meta = Meta::born(3);
+    meta.run(create_topic("a", 1, false));
+    meta.run(create_group("g", false));
+    let gone = |meta: &Meta| (meta.state.topic_is_gone(1), meta.state.group_is_gone(1));
+    assert_eq!(gone(&meta), (false, false));
+    meta.run(delete_topic("a"));
+    meta.run(delete_group("g"));
+    assert_eq!(gone(&meta), (true, true));
+    meta.run(forget(&[1], &[1]));
+    assert_eq!(gone(&meta), (true, true));
+    assert!(
+        !meta.state.topic_is_gone(3) && !meta.state.group_is_gone(2),
+        "not given out yet"
+    );
+}
+
+#[test]
+fn empty_dead_letter_topics_go_with_the_last_trace_of_their_consumer_group() {
+    let mut meta = Meta::born(3);
+    meta.run(create_group("g", false));
+    let dead_letters = meta.state.topic("%DLQ%g").unwrap().id;
+    let still_there = |meta: &mut Meta| {
+        assert_eq!(meta.run(drop_dead_letters(&[dead_letters, 99])), MetaReply::Done);
+        meta.state.topic("%DLQ%g").is_some()
+    };
+    assert!(still_there(&mut meta), "it has an owner");
+    meta.run(delete_group("g"));
+    assert!(
+        still_there(&mut meta),
+        "messages may still come from what is not dropped yet"
+    );
+    meta.run(create_group("g", false));
+    meta.run(forget(&[], &[1]));
+    assert!(still_there(&mut meta), "it has a new owner");
+    meta.run(delete_group("g"));
+    meta.run(forget(&[], &[2]));
+    assert!(!still_there(&mut meta));
+    meta.run(create_topic("a", 1, false));
+    let topic = meta.state.topic("a").unwrap().id;
     assert!(matches!(
-        meta.refusal(Command::ForgetTopic(ForgetTopic { id: 1 })),
+        meta.refusal(drop_dead_letters(&[topic])),
         MetaRefusal::Invalid(_)
     ));
-    assert_eq!(
-        meta.refusal(Command::ForgetTopic(ForgetTopic { id: 9 })),
-        MetaRefusal::NotFound
-    );
-    let forget = |id| Command::ForgetConsumerGroup(ForgetConsumerGroup { id });
-    assert!(matches!(meta.refusal(forget(1)), MetaRefusal::Invalid(_)));
-    meta.run(delete_group("g"));
-    assert_eq!(meta.run(forget(1)), MetaReply::Done);
-    assert_eq!(meta.refusal(forget(1)), MetaRefusal::NotFound);
+}
+
+/// Found by reading: what was deleted counted for ever, so that after 20,000 creations nothing could be made.
+#[test]
+fn more_can_be_made_in_a_clusters_life_than_it_may_have_at_once() {
+    let mut meta = Meta::born(3);
+    let (mut kv, command) = (Map::default(), |command| MetaCommand {
+        command: Some(command),
+    });
+    let mut run = |state: &mut MetaState, what| {
+        let reply = state.apply(&mut kv, 1, &command(what)).unwrap();
+        assert!(!matches!(reply, MetaReply::Refused(_)), "{reply:?}");
+    };
+    for number in 0..limits::MAX_GROUPS as u32 + 10 {
+        let state = &mut meta.state;
+        run(state, create_topic("t", 8, false));
+        run(state, create_group("g", false));
+        run(state, delete_topic("t"));
+        run(state, delete_group("g"));
+        run(state, forget(&[2 * number + 1], &[number + 1]));
+        run(state, drop_dead_letters(&[2 * number + 2]));
+        run(state, forget(&[2 * number + 2], &[]));
+        assert_eq!((state.count_topics(), state.count_groups()), ((0, 0), 0));
+    }
+    assert!(kv.0.len() == 1, "the head: {} keys", kv.0.len());
+}
+
+#[test]
+fn ids_that_are_used_up_are_a_refusal() {
+    let mut meta = Meta::born(3);
+    let head = MetaHead {
+        cluster: 77,
+        data_shards: 3,
+        initial_nodes: vec![1, 2, 3],
+        last_topic_id: u32::MAX,
+        last_group_id: 5,
+    };
+    keys::put(&mut meta.kv, keys::HEAD, &head).unwrap();
+    meta.state = MetaState::load(&meta.kv).unwrap();
+    for command in [create_topic("a", 1, false), create_group("g", false)] {
+        assert!(matches!(meta.refusal(command), MetaRefusal::Limit(_)));
+    }
 }
 
 #[test]
@@ -444,8 +549,9 @@ fn any_command() -> impl Strategy<Value = Command> {
         3 => name().prop_map(delete_topic),
         4 => (name(), any::<bool>()).prop_map(|(name, again)| create_group(name, again)),
         3 => name().prop_map(delete_group),
-        2 => (0..6_u32).prop_map(|id| Command::ForgetTopic(ForgetTopic { id })),
-        2 => (0..6_u32).prop_map(|id| Command::ForgetConsumerGroup(ForgetConsumerGroup { id })),
+        2 => (0..6_u32).prop_map(|id| forget(&[id], &[])),
+        2 => (0..6_u32).prop_map(|id| forget(&[], &[id])),
+        2 => (0..6_u32).prop_map(|id| drop_dead_letters(&[id])),
     ]
 }
 

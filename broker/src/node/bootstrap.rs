@@ -15,7 +15,7 @@ use flotilla_proto::{
 use raft_store::{Replica, ReplicaOptions, StoreError};
 
 use super::{
-    META_SHARD, Node, StopReason, dropping,
+    META_SHARD, Node, StopReason, dropping, forgetting,
     identity::{Identity, cluster_of},
     keeper,
     machine::QueueMachine,
@@ -81,6 +81,7 @@ async fn bring_up(node: &Node) -> Result<(), StopReason> {
     }
     tokio::spawn(membership::run(node.clone()));
     tokio::spawn(retention::run(node.clone()));
+    tokio::spawn(forgetting::run(node.clone()));
     follow_catalogue(node, &identity).await
 }
 

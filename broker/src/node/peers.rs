@@ -8,7 +8,7 @@ use flotilla_proto::peer::{
 };
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{META_SHARD, Node, catalogue, health, hints, membership, written};
+use super::{META_SHARD, Node, catalogue, dropping, health, hints, membership, written};
 use crate::peer::{Body, PeerHandler};
 
 impl PeerHandler for Node {
@@ -28,6 +28,9 @@ impl PeerHandler for Node {
             Body::Forward(request) if request.rpc == catalogue::INDEX_RPC => {
                 let node = self.clone();
                 async move { Body::ForwardAnswer(catalogue::index(&node).await) }.boxed()
+            }
+            Body::Forward(request) if request.rpc == dropping::RPC => {
+                ready(Body::ForwardAnswer(dropping::forwarded(self, &request)))
             }
             Body::Forward(request) if request.rpc == written::RPC => {
                 let node = self.clone();

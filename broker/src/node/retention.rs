@@ -1,190 +1,421 @@
 //! Forgets messages that are past retention, and gives their segments back.
 //!
-//! Leaders decide what is forgotten, through the log (`Trim`), so all replicas agree.
-//! Each node then recycles those of its own segments that no shard's state points into
-//! any more. A message that must outlive its segment (leased, waiting, dead letter) is
-//! copied to the end of the log first (`CopyForward`).
+//! Leaders decide what is forgotten, through the log (`Trim`), so all replicas agree. Each node then recycles those of its
+//! own segments that no shard's state points into any more. A message that must outlive its segment (leased, waiting,
+//! dead letter) is copied to the end of the log first (`CopyForward`).
+//!
+//! A round begins when the log has begun another segment, and takes on all segments that are too many, so it keeps up with
+//! the disk. It looks only at queues that have something in them. One step of a shard, of a bounded number of rows or
+//! bytes, is under way at a time.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use flotilla_proto::record::{self, Command, command};
+use futures::future::join_all;
 use prost::Message;
-use queue_core::{Core, Fault, QueueId, Reply};
-use raft_store::{PayloadError, RetentionError};
+use queue_core::{Core, Fault, Position, QueueId, Reply};
+use raft_store::{PayloadError, RetentionError, log::SegmentView};
 
 use super::{Node, StopReason, kv::Reading, shard::DataShard};
-use crate::{limits::TRIM_LIMIT, meta::DEAD_LETTER_PREFIX};
+use crate::{
+    limits::{
+        COPY_BYTES_AT_ONCE, COPY_COMMANDS_AT_ONCE, DEAD_LETTERS_SHARE, SWEEP_AT_ONCE, TRIM_AT_ONCE,
+        TRIM_LIMIT,
+    },
+    meta::{DEAD_LETTER_PREFIX, MetaState},
+};
 
+/// Time between two rounds when the log does not grow.
 const EVERY: Duration = Duration::from_secs(10);
-/// Messages copied forward in one round and shard.
-const COPIES_AT_ONCE: usize = 256;
+/// Time between two rounds while the log is too large, because other nodes have not yet let go, or do not lead yet.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// Runs until the node stops.
 pub(super) async fn run(node: Node) {
     let mut stop = node.inner.stop.subscribe();
-    loop {
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(Option::is_some) => return,
-            () = tokio::time::sleep(EVERY) => {}
-        }
-        if let Err(fault) = round(&node).await {
-            tracing::error!(%fault, "retention cannot read the state");
-            node.stop(StopReason::Condemned(fault.0));
-        }
-    }
-}
-
-/// What may be forgotten.
-#[derive(Debug, Clone, Copy)]
-struct Horizon {
-    /// Stored before this time of the shard.
-    before_ms: u64,
-    /// Or at or below this index, because the log is too large.
-    through_index: Option<u64>,
-}
-
-async fn round(node: &Node) -> Result<(), Fault> {
-    let log = node.store().log();
-    let segments = log.segments();
-    let total: u64 = segments.iter().map(|segment| segment.bytes).sum();
-    // Only closed segments can be given back; with none there is nothing to gain.
-    let Some(oldest) = segments.iter().find(|segment| !segment.open) else {
-        return Ok(());
-    };
-    let retention_ms = node.options().retention.as_millis() as u64;
-    let too_large = total > node.options().retention_bytes;
-    for shard in node.shards() {
-        let Some(&(_, last)) = oldest.shards.get(&shard.id) else {
-            continue;
-        };
-        if shard.leads() {
-            let horizon = Horizon {
-                before_ms: shard.now_ms().saturating_sub(retention_ms),
-                through_index: too_large.then_some(last),
-            };
-            trim(node, &shard, horizon).await?;
-            copy_forward(node, &shard, last).await?;
-        }
-    }
-    recycle(node).await;
-    Ok(())
-}
-
-/// Trims every queue of a shard to the horizon.
-async fn trim(node: &Node, shard: &DataShard, horizon: Horizon) -> Result<(), Fault> {
-    let meta = node.meta();
-    let queues: Vec<QueueId> = shard
-        .machine
-        .read(|core| core.queues().map(|(queue, _)| queue).collect());
-    for queue in queues {
-        let mut horizon = horizon;
-        let topic = meta.topic_by_id(queue.topic());
-        if topic.is_some_and(|topic| topic.name.starts_with(DEAD_LETTER_PREFIX)) {
-            // Dead letters point wherever their originals are: they are copied forward, not trimmed for room.
-            horizon.through_index = None;
-        }
-        let keep_from = shard.replica.read_state(|state| {
-            shard
-                .machine
-                .read(|core| first_kept(core, &Reading(state), queue, horizon))
-        })?;
-        let Some(first) = keep_from else { continue };
+    let retaining = async {
+        let mut ages = BTreeMap::new();
         loop {
-            let trim = record::Trim {
-                queue: queue.0,
-                first,
-                limit: TRIM_LIMIT,
-            };
-            let command = Command {
-                command: Some(command::Command::Trim(trim)),
-            };
-            match shard.proposer.submit(command).await {
-                Ok(Reply::Trimmed { more: true, .. }) => {}
-                _ => break,
+            let log = node.store().log();
+            if log.size() > limit(&node) {
+                tokio::time::sleep(AGAIN).await;
+            } else {
+                tokio::select! {
+                    biased;
+                    () = log.rolled() => {}
+                    () = tokio::time::sleep(EVERY) => {}
+                }
+            }
+            if let Err(fault) = round(&node, &mut ages).await {
+                tracing::error!(%fault, "retention cannot read the state");
+                node.stop(StopReason::Condemned(fault.0));
             }
         }
+    };
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(Option::is_some) => {}
+        () = retaining => {}
+    }
+}
+
+/// Bytes of segments that may stay. The next segment is counted before it begins, so that the log is within its size
+/// also then.
+fn limit(node: &Node) -> u64 {
+    let options = node.options();
+    options
+        .retention_bytes
+        .saturating_sub(options.store.segment_bytes)
+}
+
+/// `ages` tells how far in each shard queues have been looked through for messages that are too old.
+async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fault> {
+    let segments = node.store().log().segments();
+    // Only closed segments can be given back; with none there is nothing to gain.
+    if segments.iter().any(|segment| !segment.open) {
+        let too_many = too_many(&segments, limit(node));
+        let excess = excess_of_dead_letters(node);
+        let leads: Vec<_> = node.shards().into_iter().filter(|shard| shard.leads()).collect();
+        let each = leads.iter().map(|shard| {
+            let looked = ages.get(&shard.id).copied().unwrap_or_default();
+            let too_many = too_many.get(&shard.id).copied().unwrap_or(0);
+            let segments = &segments;
+            async move {
+                let next = trim_aged(node, shard, looked).await?;
+                trim_through(node, shard, too_many).await?;
+                if let Some(excess) = excess {
+                    trim_dead_letters(node, shard, excess).await?;
+                }
+                copy_forward(node, shard, aged(shard, segments)?.max(too_many)).await?;
+                Ok::<_, Fault>((shard.id, next))
+            }
+        });
+        for looked in join_all(each).await {
+            ages.extend([looked?]);
+        }
+        recycle(node).await;
     }
     Ok(())
 }
 
-/// The offset below which a queue is past the horizon; nothing if there is nothing to forget.
-fn first_kept(core: &Core, kv: &Reading<'_>, queue: QueueId, horizon: Horizon) -> Result<Option<u64>, Fault> {
-    let Some(view) = core.queue(queue) else {
-        return Ok(None);
-    };
-    let expired = |offset: u64| -> Result<bool, Fault> {
-        let stored = core.locate(kv, queue, offset)?;
-        Ok(stored.is_none_or(|stored| {
-            stored.stored_ms < horizon.before_ms
-                || horizon
-                    .through_index
-                    .is_some_and(|index| stored.position.index <= index)
-        }))
-    };
-    if view.first == view.next || !expired(view.first)? {
-        return Ok(None);
-    }
-    // Offsets are stored in order of time: halve the range until the border is found.
-    let (mut low, mut high) = (view.first, view.next);
-    while low + 1 < high {
-        let middle = low + (high - low) / 2;
-        if expired(middle)? {
-            low = middle
-        } else {
-            high = middle
+/// The last entry of each shard in the oldest closed segments that have to go for the log to have so many bytes.
+fn too_many(segments: &[SegmentView], limit: u64) -> BTreeMap<u32, u64> {
+    let total: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let mut over = total.saturating_sub(limit);
+    let mut through = BTreeMap::new();
+    for segment in segments.iter().filter(|segment| !segment.open) {
+        if over == 0 {
+            break;
+        }
+        over = over.saturating_sub(segment.bytes);
+        for (&shard, &(_, last)) in &segment.shards {
+            let known: &mut u64 = through.entry(shard).or_default();
+            *known = last.max(*known);
         }
     }
-    Ok(Some(high))
+    through
 }
 
-/// Copies what must stay although its segment should go.
+/// The last entry of a shard in the oldest closed segments in which it keeps nothing but what a copy lets go; 0 if there
+/// are none.
+fn aged(shard: &DataShard, segments: &[SegmentView]) -> Result<u64, Fault> {
+    let mut through = 0;
+    let closed = segments.iter().filter(|segment| !segment.open);
+    for &(_, last) in closed.filter_map(|segment| segment.shards.get(&shard.id)) {
+        let kept = shard.replica.read_state(|state| {
+            shard
+                .machine
+                .read(|core| core.keeps_through(&Reading(state), last))
+        })?;
+        if kept {
+            break;
+        }
+        through = last.max(through);
+    }
+    Ok(through)
+}
+
+/// Trims the queues of one page whose first message is too old; tells where the next page begins.
+async fn trim_aged(node: &Node, shard: &DataShard, from: QueueId) -> Result<QueueId, Fault> {
+    let retention_ms = node.options().retention.as_millis() as u64;
+    let before_ms = shard.now_ms().saturating_sub(retention_ms);
+    let page: Vec<QueueId> = shard
+        .machine
+        .read(|core| core.queues_from(from).take(SWEEP_AT_ONCE).collect());
+    let mut trims = Vec::new();
+    for &queue in &page {
+        let first = first_kept(shard, queue, |stored| stored.stored_ms < before_ms)?;
+        trims.extend(first.map(|first| (queue, first)));
+    }
+    // What it takes no commands for now is trimmed in the next round.
+    let _ = trim(shard, trims).await;
+    let last = page.last().filter(|_| page.len() == SWEEP_AT_ONCE);
+    Ok(last.map_or(QueueId(0), |last| QueueId(last.0.saturating_add(1))))
+}
+
+/// Trims every queue that has a message in order at or below entry `through`. Dead letters point wherever their originals
+/// are: they are copied forward, not trimmed for room.
+async fn trim_through(node: &Node, shard: &DataShard, through: u64) -> Result<(), Fault> {
+    let meta = node.meta();
+    let queues: Vec<QueueId> = shard.machine.read(|core| core.queues_through(through).collect());
+    for page in queues.chunks(SWEEP_AT_ONCE) {
+        let mut trims = Vec::new();
+        for &queue in page.iter().filter(|&&queue| !is_dead_letters(&meta, queue)) {
+            let first = first_kept(shard, queue, |stored| stored.position.index <= through)?;
+            trims.extend(first.map(|first| (queue, first)));
+        }
+        if trim(shard, trims).await.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn is_dead_letters(meta: &MetaState, queue: QueueId) -> bool {
+    let topic = meta.topic_by_id(queue.topic());
+    topic.is_some_and(|topic| topic.name.starts_with(DEAD_LETTER_PREFIX))
+}
+
+/// How much of all displaced messages here is more than dead letters may have of the log: so many of so many bytes.
+fn excess_of_dead_letters(node: &Node) -> Option<(u64, u64)> {
+    let shards = node.shards();
+    let bytes = shards
+        .iter()
+        .map(|shard| shard.machine.read(Core::displaced_bytes))
+        .sum();
+    let may = node.options().retention_bytes / DEAD_LETTERS_SHARE;
+    (bytes > may).then(|| (bytes - may, bytes))
+}
+
+/// Forgets the oldest dead letters of the longest queues: so much of all as is too much.
+async fn trim_dead_letters(node: &Node, shard: &DataShard, (excess, of): (u64, u64)) -> Result<(), Fault> {
+    let meta = node.meta();
+    let queues: Vec<_> = shard.machine.read(|core| {
+        let all = core.queues().filter(|(_, ends)| ends.first < ends.next);
+        all.filter(|&(queue, _)| is_dead_letters(&meta, queue)).collect()
+    });
+    let lengths = queues.iter().map(|(_, ends)| ends.next - ends.first);
+    let all: u64 = lengths.clone().sum();
+    let keep = all - (u128::from(all) * u128::from(excess) / u128::from(of)) as u64;
+    let most = longest(lengths.collect(), keep);
+    let trims = queues
+        .into_iter()
+        .filter(|(_, ends)| ends.next - ends.first > most);
+    let trims: Vec<_> = trims.map(|(queue, ends)| (queue, ends.next - most)).collect();
+    if !trims.is_empty() {
+        tracing::warn!(
+            shard = shard.id,
+            queues = trims.len(),
+            "dead letters have more than their share of retention.size: the oldest are forgotten"
+        );
+    }
+    // What it takes no commands for now is trimmed in the next round.
+    let _ = trim(shard, trims).await;
+    Ok(())
+}
+
+/// The length to which the longest have to be cut so that all together have at most `keep`.
+fn longest(mut lengths: Vec<u64>, mut keep: u64) -> u64 {
+    lengths.sort_unstable();
+    let mut left = lengths.len() as u64;
+    for length in lengths {
+        if length * left > keep {
+            return keep / left;
+        }
+        keep -= length;
+        left -= 1;
+    }
+    u64::MAX
+}
+
+/// Trims queues to their new first offsets, one step of at most [`TRIM_LIMIT`] rows after the other. Breaks off if the shard
+/// takes no commands now.
+async fn trim(shard: &DataShard, queues: Vec<(QueueId, u64)>) -> ControlFlow<()> {
+    let mut queues = queues.into_iter().peekable();
+    while queues.peek().is_some() {
+        let (mut step, mut rows) = (Vec::new(), u64::from(TRIM_LIMIT));
+        while rows > 0
+            && step.len() < TRIM_AT_ONCE
+            && let Some(&(queue, wanted)) = queues.peek()
+        {
+            let first = shard
+                .machine
+                .read(|core| core.queue(queue))
+                .map_or(wanted, |ends| ends.first);
+            let part = wanted.min(first.saturating_add(rows));
+            rows -= part.saturating_sub(first);
+            step.push(command::Command::Trim(record::Trim {
+                queue: queue.0,
+                first: part,
+                limit: TRIM_LIMIT,
+            }));
+            if part == wanted {
+                queues.next();
+            }
+        }
+        carry_out(shard, step).await?;
+    }
+    ControlFlow::Continue(())
+}
+
+/// Proposes commands together and waits for all of them.
+async fn carry_out(shard: &DataShard, commands: Vec<command::Command>) -> ControlFlow<()> {
+    let command = |command| Command {
+        command: Some(command),
+    };
+    let answers: Vec<_> = commands
+        .into_iter()
+        .map(|each| shard.proposer.enqueue(command(each)))
+        .collect();
+    let mut done = ControlFlow::Continue(());
+    for answer in answers {
+        let answer = match answer {
+            Ok(answer) => answer.await.ok(),
+            Err(refused) => Some(Err(refused)),
+        };
+        if !matches!(answer, Some(Ok(Reply::Trimmed { .. } | Reply::Copied(_)))) {
+            done = ControlFlow::Break(());
+        }
+    }
+    done
+}
+
+/// The offset below which all of a queue's messages are `over`; nothing if there is nothing to forget.
+fn first_kept(
+    shard: &DataShard,
+    queue: QueueId,
+    over: impl Fn(&queue_core::Stored) -> bool,
+) -> Result<Option<u64>, Fault> {
+    shard.replica.read_state(|state| {
+        shard.machine.read(|core| {
+            let Some(view) = core.queue(queue) else {
+                return Ok(None);
+            };
+            let over = |offset: u64| -> Result<bool, Fault> {
+                let stored = core.locate(&Reading(state), queue, offset)?;
+                Ok(stored.is_none_or(|stored| over(&stored)))
+            };
+            if view.first == view.next || !over(view.first)? {
+                return Ok(None);
+            }
+            // Offsets are stored in order of time: halve the range until the border is found.
+            let (mut low, mut high) = (view.first, view.next);
+            while low + 1 < high {
+                let middle = low + (high - low) / 2;
+                if over(middle)? {
+                    low = middle
+                } else {
+                    high = middle
+                }
+            }
+            Ok(Some(high))
+        })
+    })
+}
+
+/// Copies what must stay although its segment should go, step by step.
 async fn copy_forward(node: &Node, shard: &DataShard, through: u64) -> Result<(), Fault> {
-    let kept = shard.replica.read_state(|state| {
-        shard
-            .machine
-            .read(|core| core.stragglers(&Reading(state), through, COPIES_AT_ONCE))
-    })?;
-    for (queue, offset, position) in kept {
-        let message = match shard.read_message(position).await {
-            Ok(message) => message,
+    loop {
+        let mut kept = shard.replica.read_state(|state| {
+            shard
+                .machine
+                .read(|core| core.stragglers(&Reading(state), through, COPY_COMMANDS_AT_ONCE))
+        })?;
+        let mut bytes = 0;
+        let fits = kept.iter().take_while(|(_, _, at)| {
+            let first = bytes == 0;
+            bytes += at.frame_len as usize;
+            first || bytes <= COPY_BYTES_AT_ONCE
+        });
+        let fits = fits.count();
+        kept.truncate(fits);
+        if kept.is_empty() || !shard.leads() {
+            return Ok(());
+        }
+        let copies = match copies(shard, kept).await {
+            Ok(copies) => copies,
             Err(error @ PayloadError::Corrupt(_)) => {
                 node.report_read_error(&error);
                 return Ok(());
             }
-            Err(_) => continue,
+            // It was moved or forgotten since: looked up anew in the next round.
+            Err(error) => {
+                tracing::debug!(%error, shard = shard.id, "copying forward is tried again");
+                return Ok(());
+            }
         };
-        let copy = record::CopyForward {
-            queue: queue.0,
-            offset,
-            message: message.encode_to_vec().into(),
-        };
-        let command = Command {
-            command: Some(command::Command::CopyForward(copy)),
-        };
-        if shard.proposer.submit(command).await.is_err() {
+        if carry_out(shard, copies).await.is_break() {
             return Ok(());
         }
     }
-    Ok(())
+}
+
+/// The commands that copy these messages.
+async fn copies(
+    shard: &DataShard,
+    kept: Vec<(QueueId, u64, Position)>,
+) -> Result<Vec<command::Command>, PayloadError> {
+    let places = kept.iter().map(|&(_, _, at)| at).collect();
+    let messages = shard.read_messages(places).await?;
+    let copies = kept
+        .into_iter()
+        .zip(messages)
+        .map(|((queue, offset, _), message)| {
+            command::Command::CopyForward(record::CopyForward {
+                queue: queue.0,
+                offset,
+                message: message.encode_to_vec().into(),
+            })
+        });
+    Ok(copies.collect())
 }
 
 /// Gives back the oldest segments that nothing points into any more.
 async fn recycle(node: &Node) {
-    let store = node.store();
-    for segment in store.log().segments().iter().filter(|segment| !segment.open) {
-        match store.recycle_through(segment.sequence).await {
-            Ok(_) => tracing::info!(
-                sequence = segment.sequence,
-                "a segment is past retention and given back"
-            ),
-            Err(RetentionError::Needed { .. } | RetentionError::Purge(_) | RetentionError::NotOpen(_)) => {
-                return;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a segment could not be given back; tried again later");
-                return;
-            }
+    match node.store().recycle_unneeded().await {
+        Ok(None)
+        | Err(RetentionError::Needed { .. } | RetentionError::Purge(_) | RetentionError::NotOpen(_)) => {}
+        Ok(Some(sequence)) => tracing::info!(
+            sequence,
+            "segments up to this one are past retention and given back"
+        ),
+        Err(error) => tracing::warn!(%error, "segments could not be given back; tried again later"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(sequence: u64, open: bool, shards: &[(u32, u64)]) -> SegmentView {
+        SegmentView {
+            sequence,
+            bytes: 10,
+            open,
+            shards: shards.iter().map(|&(shard, last)| (shard, (1, last))).collect(),
         }
+    }
+
+    #[test]
+    fn all_segments_that_are_too_many_go_at_once_and_never_the_open_one() {
+        let segments = [
+            segment(1, false, &[(1, 5)]),
+            segment(2, false, &[(1, 7), (2, 3)]),
+            segment(3, false, &[(2, 9)]),
+            segment(4, true, &[(1, 20)]),
+        ];
+        assert_eq!(too_many(&segments, 40), BTreeMap::new());
+        assert_eq!(too_many(&segments, 39), BTreeMap::from([(1, 5)]));
+        assert_eq!(too_many(&segments, 21), BTreeMap::from([(1, 7), (2, 3)]));
+        assert_eq!(too_many(&segments, 0), BTreeMap::from([(1, 7), (2, 9)]));
+    }
+
+    #[test]
+    fn whoever_has_most_dead_letters_loses_them_first() {
+        assert_eq!(longest(vec![100, 1, 50], 151), u64::MAX);
+        assert_eq!(longest(vec![100, 1, 50], 101), 50);
+        assert_eq!(longest(vec![100, 1, 50], 61), 30);
+        assert_eq!(longest(vec![100, 1, 50], 2), 0);
+        assert_eq!(longest(vec![], 0), u64::MAX);
     }
 }

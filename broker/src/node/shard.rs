@@ -332,12 +332,6 @@ impl DataShard {
         self.machine.read(|core| core.next_visible(GroupId(group), queue))
     }
 
-    /// Reads a stored message by its place in the log.
-    pub async fn read_message(&self, at: Position) -> Result<record::StoredMessage, PayloadError> {
-        let mut messages = self.read_messages(vec![at]).await?;
-        Ok(messages.pop().expect("one place, one message"))
-    }
-
     /// Reads messages of a queue by offset and place. An entry that the state points at and that is not there is damage.
     async fn read_at(
         &self,
@@ -367,7 +361,10 @@ impl DataShard {
     }
 
     /// Reads messages by their places: recent ones from memory, old ones where the disk holds up nobody.
-    async fn read_messages(&self, places: Vec<Position>) -> Result<Vec<record::StoredMessage>, PayloadError> {
+    pub(super) async fn read_messages(
+        &self,
+        places: Vec<Position>,
+    ) -> Result<Vec<record::StoredMessage>, PayloadError> {
         let recent = places.iter().all(|at| self.replica.is_recent(at.index));
         let replica = self.replica.clone();
         let read = move || read_all(&replica, &places);

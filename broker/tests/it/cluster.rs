@@ -114,16 +114,23 @@ pub(crate) struct Cluster {
     pub(crate) machines: BTreeMap<u32, Machine>,
     size: u32,
     moved_ms: Arc<AtomicU64>,
+    retention_bytes: u64,
 }
 
 impl Cluster {
     pub(crate) async fn start(size: u32) -> Self {
+        Self::start_retaining(size, u64::MAX).await
+    }
+
+    /// With so many bytes of log on each node; a segment has 4 MiB.
+    pub(crate) async fn start_retaining(size: u32, retention_bytes: u64) -> Self {
         let machines = (1..=size).map(|id| (id, Machine::empty(u64::from(id)))).collect();
         let mut cluster = Self {
             wires: Arc::default(),
             machines,
             size,
             moved_ms: Arc::default(),
+            retention_bytes,
         };
         for id in 1..=size {
             cluster.boot(id).await;
@@ -151,7 +158,7 @@ impl Cluster {
             auto_create_groups: true,
             default_queues: 4,
             retention: Duration::from_secs(3600),
-            retention_bytes: u64::MAX,
+            retention_bytes: self.retention_bytes,
             raft: RaftOptions::default(),
             store,
         }

@@ -108,6 +108,8 @@ pub(super) struct Shared {
     pub(super) wake: Notify,
     /// Wakes whoever waits for the end.
     pub(super) end: Notify,
+    /// Wakes whoever waits for the log to begin another segment.
+    pub(super) rolled: Notify,
 }
 
 impl Shared {
@@ -121,6 +123,7 @@ impl Shared {
             synced: AtomicU64::new(synced),
             wake: Notify::new(),
             end: Notify::new(),
+            rolled: Notify::new(),
         }
     }
 

@@ -351,6 +351,7 @@ impl Writer {
         );
         let cuts = std::mem::take(&mut inner.written.cuts);
         self.unindexed.push_back((closed, cuts));
+        self.shared.rolled.notify_one();
         Ok(())
     }
 

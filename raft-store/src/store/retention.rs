@@ -1,5 +1,7 @@
 //! Giving up the oldest segments of the log.
 
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use super::{Store, StoreError};
 use crate::{
     engine::EngineError,
@@ -38,6 +40,35 @@ pub enum RetentionError {
 }
 
 impl Store {
+    /// Gives up the oldest closed segments, as many as nothing needs any more; returns the last one of them.
+    pub async fn recycle_unneeded(&self) -> Result<Option<u64>, RetentionError> {
+        let mut oldest = BTreeMap::new();
+        let mut through = None;
+        'segments: for segment in self.log().segments().iter().filter(|segment| !segment.open) {
+            for (&shard, &(_, last)) in &segment.shards {
+                let needed = match oldest.entry(shard) {
+                    Entry::Occupied(known) => *known.get(),
+                    Entry::Vacant(unknown) => {
+                        let replica = self.replica(shard).ok_or(RetentionError::NotOpen(shard))?;
+                        *unknown.insert(replica.oldest_live_index()?)
+                    }
+                };
+                let needed = needed.is_some_and(|oldest| oldest <= last);
+                // Planted: closed and old is taken for not needed.
+                #[cfg(madsim)]
+                let needed = needed && !plant::is(plant::Bug::SegmentRecycledEarly);
+                if needed {
+                    break 'segments;
+                }
+            }
+            through = Some(segment.sequence);
+        }
+        if let Some(sequence) = through {
+            self.recycle_through(sequence).await?;
+        }
+        Ok(through)
+    }
+
     /// Gives up all closed segments up to `sequence`, if nothing in them is needed any more: every shard's entries in
     /// them are applied, flushed, and older than the oldest entry its state refers to. Returns the purge points.
     pub async fn recycle_through(&self, sequence: u64) -> Result<PurgePoints, RetentionError> {

@@ -1,6 +1,7 @@
 //! The log is given up from its start, and never too early.
 
-use raft_store::{PayloadError, RetentionError, Store, StoreOptions};
+use futures::FutureExt;
+use raft_store::{PayloadError, RetentionError, StoreOptions};
 
 use crate::cluster::{Cluster, SHARD, options, payloads, replica_id};
 
@@ -52,15 +53,27 @@ async fn what_was_purged_is_not_replayed_after_a_crash() {
     );
 }
 
-/// Gives up what nothing needs, as the broker does: from the oldest closed segment on, as far as it goes.
-async fn recycle_all(store: &Store) {
-    for segment in store.log().segments().iter().filter(|segment| !segment.open) {
-        match store.recycle_through(segment.sequence).await {
-            Ok(_) => {}
-            Err(RetentionError::Needed { .. }) => return,
-            Err(error) => panic!("{error}"),
-        }
-    }
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_that_nothing_needs_is_given_up_at_once() {
+    let cluster = Cluster::start(1).await;
+    let store = cluster.nodes[&1].store();
+    store.log().rolled().now_or_never();
+    cluster.put_many(&"x".repeat(4000), 1000).await;
+    assert!(
+        store.log().rolled().now_or_never().is_some(),
+        "another segment was begun"
+    );
+    let before = store.log().segments();
+    assert_eq!(
+        store.log().size(),
+        before.iter().map(|segment| segment.bytes).sum::<u64>()
+    );
+    assert_eq!(store.recycle_unneeded().await.unwrap(), None);
+    let through = &before[before.len() - 3];
+    cluster.trim(through.shards[&SHARD].1 + 1).await;
+    let given_up = store.recycle_unneeded().await.unwrap();
+    assert_eq!(given_up, Some(through.sequence));
+    assert_eq!(store.log().segments()[0].sequence, through.sequence + 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,14 +85,14 @@ async fn what_is_referred_to_stays_though_the_log_begins_later() {
     cluster.agree().await;
     for node in cluster.nodes.values() {
         node.replica().purge_to(900).await.unwrap();
-        recycle_all(node.store()).await;
+        node.store().recycle_unneeded().await.unwrap();
     }
     cluster.add_node(4).await;
     let leader = cluster.leader_replica().await;
     leader.add_learner(replica_id(4), 4).await.unwrap();
     cluster.agree().await;
     // Its first segments have nothing in them but what came with the snapshot.
-    recycle_all(cluster.nodes[&4].store()).await;
+    cluster.nodes[&4].store().recycle_unneeded().await.unwrap();
     for node in cluster.nodes.values() {
         assert_eq!(payloads(node.replica()).len(), 500, "node {}", node.id);
     }

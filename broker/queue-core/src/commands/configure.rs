@@ -5,10 +5,11 @@ use flotilla_proto::record::{Configure, DropGroup, DropQueue, StartAt, Subscribe
 use crate::{
     core::Core,
     ids::{GroupId, QueueId},
-    keys::{self, Reader},
+    keys,
     kv::{Fault, KeyValue},
+    limits::MAX_FORGET,
     outcome::{Outcome, Refusal, Reply},
-    queue::{self, Message},
+    queue::Message,
     subscription::{Rules, Subscription},
 };
 
@@ -46,45 +47,46 @@ fn start(core: &mut Core, kv: &mut dyn KeyValue, subscribe: &Subscribe) -> Resul
     let known = Subscription::starting(rules, start);
     known.store(kv, queue, group)?;
     core.subscriptions.insert((queue, group), known);
+    core.by_group.insert((group, queue));
     Ok(Reply::Configured { more: false }.into())
 }
 
 fn drop_queue(core: &mut Core, kv: &mut dyn KeyValue, drop: &DropQueue) -> Result<Outcome, Fault> {
     let queue = QueueId(drop.queue);
-    let mut budget = drop.limit as usize;
+    let mut budget = drop.limit.min(MAX_FORGET) as usize;
     for group in core.groups_on(queue) {
         if !drop_subscription(core, kv, queue, group, &mut budget)? {
             return Ok(Reply::Configured { more: true }.into());
         }
     }
-    let rows = queue::rows(queue);
-    let found = kv.scan(&rows, &rows.end(), budget)?;
+    let mut ends = core.queues.get(&queue).copied().unwrap_or_default();
+    // With the last subscription everything below the first that is kept has gone.
+    let begin = ends.first;
+    let found = kv.scan(
+        &keys::message(queue, begin),
+        &keys::message(queue, ends.next),
+        budget,
+    )?;
     let all = found.len() < budget;
-    for (key, _) in found {
-        let mut key = Reader::key("message", key)?;
-        let (_, offset) = (key.key_long()?, key.key_long()?);
-        Message::delete(kv, queue, offset)?;
-        if let Some(ends) = core.queues.get_mut(&queue) {
-            ends.first = ends.first.max(offset + 1);
-            ends.store(kv, queue)?;
-        }
+    for (key, value) in found {
+        let offset = keys::offset(key)?;
+        core.forget(kv, queue, offset, &Message::read(value)?)?;
+        ends.first = offset + 1;
     }
     if all {
-        core.queues.remove(&queue);
-        kv.delete(&keys::queue(queue))?;
+        core.remove_queue(kv, queue)?;
+    } else if ends.first > begin {
+        core.queues.get_mut(&queue).expect("just read").first = ends.first;
+        ends.store(kv, queue)?;
+        core.gone(kv, queue, begin..ends.first)?;
     }
     Ok(Reply::Configured { more: !all }.into())
 }
 
 fn drop_group(core: &mut Core, kv: &mut dyn KeyValue, drop: &DropGroup) -> Result<Outcome, Fault> {
     let group = GroupId(drop.group);
-    let mut budget = drop.limit as usize;
-    let queues: Vec<QueueId> = core
-        .subscriptions
-        .keys()
-        .filter(|(_, known)| *known == group)
-        .map(|&(queue, _)| queue)
-        .collect();
+    let mut budget = drop.limit.min(MAX_FORGET) as usize;
+    let queues: Vec<QueueId> = core.queues_of_group(group).take(budget + 1).collect();
     for queue in queues {
         if !drop_subscription(core, kv, queue, group, &mut budget)? {
             return Ok(Reply::Configured { more: true }.into());
@@ -115,6 +117,7 @@ fn drop_subscription(
     }
     *budget -= 1;
     core.subscriptions.remove(&(queue, group));
+    core.by_group.remove(&(group, queue));
     kv.delete(&keys::subscription(queue, group))?;
     kv.delete(&keys::rules(queue, group))?;
     Ok(true)

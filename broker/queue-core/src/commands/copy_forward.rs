@@ -8,11 +8,10 @@ use crate::{
     kv::{Fault, KeyValue},
     outcome::{Outcome, Reply},
     queue::Message,
-    view::Stored,
 };
 
 pub(crate) fn apply(
-    _core: &mut Core,
+    core: &mut Core,
     kv: &mut dyn KeyValue,
     at: Position,
     copy: &CopyForward,
@@ -21,15 +20,6 @@ pub(crate) fn apply(
     let Some(message) = Message::get(kv, queue, copy.offset)? else {
         return Ok(Reply::Copied(false).into());
     };
-    Message::delete(kv, queue, copy.offset)?;
-    let stored = Stored {
-        position: at,
-        ..message.stored
-    };
-    Message {
-        displaced: true,
-        stored,
-    }
-    .put(kv, queue, copy.offset)?;
+    core.displace(kv, queue, copy.offset, &message, at)?;
     Ok(Reply::Copied(true).into())
 }

@@ -2,12 +2,16 @@
 //!
 //! What is in flight stays readable until its last consumer group is done with it.
 
+use std::ops::Range;
+
 use flotilla_proto::record::Trim;
 
 use crate::{
     core::Core,
     ids::QueueId,
+    keys,
     kv::{Fault, KeyValue},
+    limits::MAX_FORGET,
     outcome::{Outcome, Reply},
     queue::Message,
 };
@@ -25,20 +29,14 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, trim: &Trim) -> Resu
     // Planted: up to it, and with it.
     #[cfg(madsim)]
     let wanted = (wanted + u64::from(plant::is(plant::Bug::TrimOneTooMany))).min(ends.next);
-    let first = wanted.min(ends.first.saturating_add(u64::from(trim.limit)));
-    for offset in ends.first..first {
-        let keep = core.is_in_flight(queue, offset);
-        // Planted: who still works on it is not asked.
-        #[cfg(madsim)]
-        let keep = keep && !plant::is(plant::Bug::TrimForgetsLeased);
-        if !keep {
-            Message::delete(kv, queue, offset)?;
-        }
-    }
+    let first = wanted.min(ends.first.saturating_add(u64::from(trim.limit.min(MAX_FORGET))));
     if first > ends.first {
+        forget(core, kv, queue, ends.first..first)?;
+        let forgotten = ends.first..first;
         let ends = core.queues.get_mut(&queue).expect("just read");
         ends.first = first;
         ends.store(kv, queue)?;
+        core.gone(kv, queue, forgotten)?;
         for group in core.groups_on(queue) {
             let known = core.subscription_mut(queue, group).expect("just listed");
             if known.cursor < first {
@@ -53,4 +51,21 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, trim: &Trim) -> Resu
         more: first < wanted,
     }
     .into())
+}
+
+/// Removes the messages at these offsets, but not those in flight.
+fn forget(core: &mut Core, kv: &mut dyn KeyValue, queue: QueueId, range: Range<u64>) -> Result<(), Fault> {
+    let held = core.held(queue, range.clone());
+    let (from, to) = (keys::message(queue, range.start), keys::message(queue, range.end));
+    for (key, value) in kv.scan(&from, &to, (range.end - range.start) as usize)? {
+        let offset = keys::offset(key)?;
+        let keep = held.contains(&offset);
+        // Planted: who still works on it is not asked.
+        #[cfg(madsim)]
+        let keep = keep && !plant::is(plant::Bug::TrimForgetsLeased);
+        if !keep {
+            core.forget(kv, queue, offset, &Message::read(value)?)?;
+        }
+    }
+    Ok(())
 }

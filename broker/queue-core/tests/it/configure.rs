@@ -1,9 +1,17 @@
 //! Configure: subscriptions, dropped queues, dropped consumer groups.
 
-use flotilla_proto::record::{Backoff, Command, Configure, StartAt, Subscribe, command, configure::What};
-use queue_core::{AckResult, GroupId, QueueId, Refusal, Reply};
+use std::cell::Cell;
 
-use crate::support::{DLQ, G, G_OTHER, LEASE_MS, Q, Q_OTHER, Shard, configure, offsets, subscription};
+use bytes::Bytes;
+use flotilla_proto::record::{
+    Backoff, Command, Configure, DropQueue, StartAt, Subscribe, command, configure::What,
+};
+use queue_core::{AckResult, Context, Fault, GroupId, KeyValue, QueueId, Refusal, Reply, limits::MAX_FORGET};
+
+use crate::support::{
+    DLQ, G, G_OTHER, LEASE_MS, Map, Q, Q_OTHER, Q_TWIN, START_MS, Shard, configure, offsets, place,
+    subscription, trim,
+};
 
 #[test]
 fn a_consumer_group_starts_at_the_first_or_after_the_last_message() {
@@ -110,6 +118,101 @@ fn a_queue_is_dropped_in_small_steps() {
     let steps = (0..20).take_while(|_| shard.drop_queue(Q, 1)).count();
     assert_eq!(steps, 6);
     assert!(!shard.drop_queue(Q, 1), "once more is no harm");
+}
+
+/// Counts what is asked of the state, and how many rows came back.
+struct Counting<'a> {
+    map: &'a mut Map,
+    asked: Cell<usize>,
+    rows: Cell<usize>,
+    written: usize,
+}
+
+impl KeyValue for Counting<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        self.asked.set(self.asked.get() + 1);
+        self.map.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+        self.asked.set(self.asked.get() + 1);
+        let found = self.map.scan(from, to, limit)?;
+        self.rows.set(self.rows.get() + found.len());
+        Ok(found)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+        self.written += 1;
+        self.map.put(key, value)
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), Fault> {
+        self.written += 1;
+        self.map.delete(key)
+    }
+}
+
+/// Found by reading: every message cost three look-ups and two writes, from the queue's very first row on.
+#[test]
+fn one_command_that_drops_or_trims_is_bounded_and_reads_what_it_removes_once() {
+    let mut shard = Shard::new();
+    shard.careful = false;
+    shard.fill(Q, 10_000);
+    let limit = u32::MAX;
+    for command in [
+        trim(Q, 9_000, limit),
+        configure(What::DropQueue(DropQueue { queue: Q, limit })),
+    ] {
+        let mut counting = Counting {
+            map: &mut shard.kv,
+            asked: Cell::new(0),
+            rows: Cell::new(0),
+            written: 0,
+        };
+        let context = Context {
+            position: place(20_000),
+            time_ms: START_MS,
+        };
+        shard.core.apply(&mut counting, context, &command).unwrap();
+        let (asked, rows) = (counting.asked.get(), counting.rows.get());
+        assert!(asked <= 4, "{asked} look-ups");
+        assert!(rows <= MAX_FORGET as usize + 100, "{rows} rows read");
+        assert!(
+            counting.written <= MAX_FORGET as usize + 2,
+            "{} writes",
+            counting.written
+        );
+        shard.core.check(&shard.kv).unwrap();
+    }
+    assert_eq!(
+        shard.core.queue(QueueId(Q)).unwrap().first,
+        2 * u64::from(MAX_FORGET)
+    );
+}
+
+#[test]
+fn what_is_known_of_a_topic_and_of_a_consumer_group_is_found_without_looking_at_others() {
+    let mut shard = Shard::subscribed();
+    shard.subscribe(G_OTHER, Q_OTHER, StartAt::First);
+    shard.fill(Q_TWIN, 1);
+    let queues: Vec<_> = shard.core.queues_of(1).into_iter().collect();
+    assert_eq!(queues, [(QueueId(Q), false), (QueueId(Q_TWIN), true)]);
+    assert!(shard.core.queues_of(3).is_empty());
+    assert_eq!(
+        shard.core.queues_of_group(GroupId(G_OTHER)).collect::<Vec<_>>(),
+        [QueueId(Q_OTHER)]
+    );
+    assert_eq!(shard.core.topics_from(0, 9), [1, 2]);
+    assert_eq!(shard.core.topics_from(0, 1), [1]);
+    assert_eq!(shard.core.topics_from(2, 9), [2]);
+    assert_eq!(
+        shard.core.groups_from(GroupId(0), 9),
+        [GroupId(G), GroupId(G_OTHER)]
+    );
+    assert_eq!(shard.core.groups_from(GroupId(2), 9), [GroupId(G_OTHER)]);
+    shard.drop_group(G_OTHER, 9);
+    assert_eq!(shard.core.groups_from(GroupId(0), 9), [GroupId(G)]);
+    assert_eq!(shard.core.topics_from(0, 9), [1]);
 }
 
 #[test]

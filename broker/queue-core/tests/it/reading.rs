@@ -6,7 +6,7 @@ use bytes::Bytes;
 use flotilla_proto::record::release::Action;
 use queue_core::{Fault, GroupId, KeyValue, QueueId};
 
-use crate::support::{DLQ, G, LEASE_MS, Map, Q, Q_TWIN, START_MS, Shard};
+use crate::support::{DLQ, G, LEASE_MS, Map, Q, Q_TWIN, START_MS, Shard, place};
 
 /// Counts the pairs that scans give.
 struct Counting<'a> {
@@ -176,4 +176,37 @@ fn due_messages_are_ready_even_before_they_are_delivered() {
     shard.release(1, 5, Action::Retry, Some(START_MS + 50), 6);
     let view = shard.view(G, Q);
     assert_eq!((view.ready, view.waiting, view.leased), (2, 1, 0));
+}
+
+#[test]
+fn what_a_trim_lets_go_is_told_from_what_only_a_copy_does() {
+    let mut shard = Shard::subscribed();
+    let keeps = |shard: &Shard, through| shard.core.keeps_through(&shard.kv, through).unwrap();
+    let due = |shard: &Shard, through| shard.core.queues_through(through).count();
+    shard.fill(Q, 4);
+    let first = shard.index - 3;
+    assert_eq!((keeps(&shard, first - 1), keeps(&shard, first)), (false, true));
+    assert_eq!((due(&shard, first - 1), due(&shard, first)), (0, 1));
+    shard.deliver(G, Q, 2, 5);
+    shard.trim(Q, 3, 9);
+    assert!(!keeps(&shard, first + 2), "what is in flight is not kept");
+    assert!(keeps(&shard, first + 3));
+    assert_eq!(due(&shard, first), 1, "but holds its entry");
+    shard.copy_forward(Q, 0);
+    shard.copy_forward(Q, 1);
+    assert_eq!(due(&shard, first + 2), 0);
+}
+
+#[test]
+fn the_bytes_of_dead_letters_and_copies_are_known() {
+    let mut shard = with_dead_letters(5);
+    let each = u64::from(place(0).frame_len);
+    assert_eq!(shard.core.displaced_bytes(), 5 * each);
+    shard.copy_forward(DLQ, 0);
+    shard.copy_forward(DLQ, 0);
+    assert_eq!(shard.core.displaced_bytes(), 5 * each);
+    shard.trim(DLQ, 3, 9);
+    assert_eq!(shard.core.displaced_bytes(), 2 * each);
+    assert!(!shard.drop_queue(DLQ, 9));
+    assert_eq!(shard.core.displaced_bytes(), 0);
 }

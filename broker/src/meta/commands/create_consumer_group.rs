@@ -62,14 +62,15 @@ fn check(state: &MetaState, command: &CreateConsumerGroup) -> Result<(), MetaRef
             "a message is tried at least once: max_attempts starts at 1",
         ));
     }
-    let groups = state.all_groups().by_id.len();
+    let groups = state.count_groups();
     if groups >= limits::MAX_GROUPS {
         return Err(MetaRefusal::Limit(format!(
             "the cluster has {groups} consumer groups, its maximum"
         )));
     }
-    if state.topic(&dead_letters).is_none() {
-        check_room(state, state.data_shards() as usize)?;
-    }
-    Ok(())
+    let queues = match state.topic(&dead_letters) {
+        Some(_) => 0,
+        None => state.data_shards() as usize,
+    };
+    check_room(state, queues)
 }

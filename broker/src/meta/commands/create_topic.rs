@@ -56,14 +56,17 @@ fn check(state: &MetaState, command: &CreateTopic) -> Result<(), MetaRefusal> {
 
 /// Whether one more topic with this many queues has room.
 pub(super) fn check_room(state: &MetaState, queues: usize) -> Result<(), MetaRefusal> {
-    let topics = &state.all_topics().by_id;
-    if topics.len() >= limits::MAX_TOPICS {
+    let (topics, used) = state.count_topics();
+    if topics >= limits::MAX_TOPICS {
         return Err(MetaRefusal::Limit(format!(
-            "the cluster has {} topics, its maximum",
-            topics.len()
+            "the cluster has {topics} topics, its maximum"
         )));
     }
-    let used: usize = topics.values().map(|topic| topic.queue_shards.len()).sum();
+    if state.ids_are_used_up() {
+        return Err(MetaRefusal::Limit(
+            "this cluster has used up its ids of topics or consumer groups".into(),
+        ));
+    }
     if used + queues > limits::MAX_QUEUES_TOTAL {
         return Err(MetaRefusal::Limit(format!(
             "the cluster has {used} queues of at most {}: delete topics or ask for fewer queues",

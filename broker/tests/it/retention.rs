@@ -1,0 +1,128 @@
+//! The log keeps to its size, however fast it is written, and dead letters live on in it.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use broker::service::Service;
+use flotilla_proto::rocketmq::{Code, ForwardMessageToDeadLetterQueueRequest, Message, SendMessageRequest};
+
+use crate::cluster::{Cluster, caller, code, message, properties, receive, resource, send_large, wait_for};
+
+const LONG: Duration = Duration::from_secs(5);
+const SHORT: Duration = Duration::from_millis(200);
+const MIB: u64 = 1 << 20;
+const SIZE: u64 = 24 * MIB;
+
+fn log_bytes(service: &Service) -> u64 {
+    service.node().store().log().size()
+}
+
+/// Sends so many messages and makes dead letters of them all, a few at a time: they must not be past retention before.
+async fn make_dead_letters(service: &Service, count: usize, body: usize) {
+    for first in (0..count).step_by(20) {
+        let messages = (first..first + 20).map(|number| {
+            let mut message = message("poison", &format!("poison-{number}"));
+            message.body = vec![b'.'; body].into();
+            message
+        });
+        let messages = messages.collect();
+        let sent = service
+            .send_message(&caller(), SendMessageRequest { messages })
+            .await;
+        assert_eq!(code(&sent.status), Code::Ok);
+        let mut made = 0;
+        while made < 20 {
+            let (status, received) = receive(service, "poison", "readers", LONG).await;
+            assert_eq!(status, Code::Ok, "{made} of 20");
+            for message in received {
+                give_up(service, &message).await;
+                made += 1;
+            }
+        }
+    }
+}
+
+async fn give_up(service: &Service, message: &Message) {
+    let request = ForwardMessageToDeadLetterQueueRequest {
+        group: Some(resource("readers")),
+        topic: Some(resource("poison")),
+        receipt_handle: properties(message).receipt_handle.clone().expect("a handle"),
+        message_id: properties(message).message_id.clone(),
+        ..Default::default()
+    };
+    let given_up = service
+        .forward_message_to_dead_letter_queue(&caller(), request)
+        .await;
+    assert_eq!(code(&given_up.status), Code::Ok);
+}
+
+fn dead_letters(service: &Service) -> u64 {
+    let topic = service.node().meta().topic("%DLQ%readers").expect("it exists").id;
+    let shards = service.node().shards();
+    let kept = |core: &queue_core::Core| -> u64 {
+        let queues = core.queues().filter(|(queue, _)| queue.topic() == topic);
+        queues.map(|(_, ends)| ends.next - ends.first).sum()
+    };
+    shards.iter().map(|shard| shard.machine.read(kept)).sum()
+}
+
+/// Found by reading: one segment in ten seconds was given back at most, and 25 messages a second copied forward.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_keeps_to_its_size_and_dead_letters_outlive_many_of_its_segments() {
+    let cluster = Cluster::start_retaining(1, SIZE).await;
+    let service = cluster.service(1);
+    make_dead_letters(service, 500, 1000).await;
+    assert_eq!(dead_letters(service), 500);
+    // Five times the size of the log.
+    for number in 0..5 * SIZE / (MIB / 2) {
+        assert_eq!(
+            code(&send_large(service, "flood", &format!("{number}")).await.status),
+            Code::Ok
+        );
+    }
+    for node in cluster.running() {
+        let service = cluster.service(node);
+        wait_for("the log to keep to its size", || log_bytes(service) <= SIZE).await;
+        let shards = service.node().shards();
+        let stored = shards.iter().map(|shard| shard.replica.status().purged);
+        assert!(
+            stored.flatten().all(|purged| purged.index > 0),
+            "nothing was given back"
+        );
+    }
+    assert_eq!(dead_letters(service), 500);
+    let mut read = BTreeSet::new();
+    for node in cluster.running().into_iter().cycle().take(90) {
+        if read.len() == 500 {
+            break;
+        }
+        let service = cluster.service(node);
+        let (_, received) = receive(service, "%DLQ%readers", "undertakers", SHORT).await;
+        for message in received {
+            assert_eq!(message.body.len(), 1000);
+            read.insert(properties(&message).message_id.clone());
+        }
+    }
+    assert_eq!(read.len(), 500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_dead_letters_alone_are_too_many_the_oldest_are_forgotten() {
+    let cluster = Cluster::start_retaining(1, SIZE).await;
+    let service = cluster.service(1);
+    make_dead_letters(service, 300, 100_000).await;
+    for number in 0..2 * SIZE / (MIB / 2) {
+        assert_eq!(
+            code(&send_large(service, "flood", &format!("{number}")).await.status),
+            Code::Ok
+        );
+    }
+    wait_for("the log to keep to its size", || log_bytes(service) <= SIZE).await;
+    let kept = dead_letters(service);
+    assert!(
+        (50..=150).contains(&kept),
+        "{kept} dead letters of 300 kept, though half of the log holds 120"
+    );
+    let (status, received) = receive(service, "%DLQ%readers", "undertakers", LONG).await;
+    assert_eq!(status, Code::Ok);
+    assert!(received.iter().all(|message| message.body.len() == 100_000));
+}
