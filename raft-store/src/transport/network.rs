@@ -17,8 +17,9 @@ use openraft::{
 
 use super::{Transport, TransportError};
 use crate::{
-    limits::{APPEND_WINDOW, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_POLL_MS},
-    snapshot::{SnapshotData, SnapshotFile, Snapshots, head_of},
+    limits::{APPEND_WINDOW, SNAPSHOT_IMAGE_MS, SNAPSHOT_POLL_MS, SNAPSHOT_STALL_MS},
+    runtime::now,
+    snapshot::{Outline, Piece, Place, Sending, SnapshotData, Snapshots},
     types::{
         AppendRequest, AppendResponse, LeaderId, Member, RaftLogId, RpcError, TransferRequest,
         TransferResponse, TypeConfig, Vote, VoteRequest, VoteResponse, convert,
@@ -134,28 +135,28 @@ impl Link {
         }
     }
 
-    /// Sends one chunk. Answers what is wanted next, or a vote that ends the transfer.
-    async fn send_chunk(
+    /// Sends one part, or asks what is wanted. Answers what that is, or a vote that ends the transfer.
+    async fn send_piece(
         &self,
         vote: &Vote,
-        file: &SnapshotFile,
-        offset: u64,
+        sending: &Sending,
+        piece: Option<Piece>,
         ttl: Duration,
     ) -> Result<peer::SnapshotResponse, StreamingError<TypeConfig>> {
-        let data = self
-            .network
-            .snapshots
-            .chunk(file, offset, SNAPSHOT_CHUNK_BYTES)
-            .map_err(failed)?;
-        let chunk = SnapshotChunk {
+        let standing = &sending.outline.standing;
+        let applied = standing.applied.map(|id| id.to_string()).unwrap_or_default();
+        let mut chunk = SnapshotChunk {
             vote: Some(convert::vote_to_proto(vote)),
-            id: format!("{}/{}", self.network.replica, file.id),
-            offset,
-            data_crc32c: crc32c::crc32c(&data),
-            data,
-            total_size: file.size,
-            head: (offset == 0).then(|| head_of(self.network.shard, &file.standing)),
+            id: format!("{}/{applied}", self.network.replica),
+            head: Some(sending.outline.head(self.network.shard)),
+            ..SnapshotChunk::default()
         };
+        if let Some(piece) = piece {
+            chunk.from = Some(piece.from.to_proto());
+            chunk.to = Some(piece.to.to_proto());
+            chunk.data_crc32c = crc32c::crc32c(&piece.data);
+            chunk.data = piece.data;
+        }
         match self
             .call(openraft::RPCTypes::InstallSnapshot, Request::Snapshot(chunk), ttl)
             .await?
@@ -171,31 +172,57 @@ impl Link {
         data: SnapshotData,
         ttl: Duration,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let file = self.network.snapshots.file(data).await.map_err(failed)?;
-        tracing::info!(
-            shard = self.network.shard,
-            to = self.target,
-            bytes = file.size,
-            "sending a snapshot"
-        );
-        let mut offset = 0;
+        let SnapshotData::Image(image) = data else {
+            return Err(failed(std::io::Error::other("a snapshot that was received")));
+        };
+        let snapshots = &self.network.snapshots;
+        let sending = snapshots.send(image).await.map_err(failed)?;
+        let Outline { oldest, applied, .. } = sending.outline;
+        let (shard, to) = (self.network.shard, self.target);
+        tracing::info!(shard, to, oldest, applied, "sending a snapshot");
+        let (mut at, mut moved) = (None, now());
+        let mut piece = None;
         loop {
-            let answer = self.send_chunk(&vote, &file, offset, ttl).await?;
+            let answer = self.send_piece(&vote, &sending, piece.take(), ttl).await?;
             let theirs = answer.vote.map(convert::vote_from_proto);
             if answer.installed {
-                self.network.snapshots.forget();
+                snapshots.forget();
                 return Ok(SnapshotResponse::new(theirs.unwrap_or(vote)));
             }
             if let Some(higher) = theirs.filter(|theirs| *theirs > vote) {
                 return Ok(SnapshotResponse::new(higher));
             }
-            if answer.next_offset >= file.size || answer.next_offset == offset {
-                // All there and being installed, or a chunk that did not count.
+            let next = answer.next.and_then(Place::from_proto).ok_or_else(malformed)?;
+            if at.as_ref() == Some(&next) {
+                // All there and being installed, or a part that did not count.
+                let stalled = now().saturating_duration_since(moved) > patience(&next);
+                if stalled {
+                    return Err(failed(std::io::Error::other("it does not move")));
+                }
                 tokio::time::sleep(Duration::from_millis(SNAPSHOT_POLL_MS)).await;
+            } else {
+                moved = now();
+                sending.hold.moved(match next {
+                    Place::Record(index) => index.min(applied),
+                    // What follows the snapshot must be there when it is installed.
+                    Place::Pair(_) | Place::End => applied,
+                });
             }
-            offset = answer.next_offset.min(file.size);
+            if next != Place::End {
+                piece = Some(snapshots.piece(&sending, next.clone()).await.map_err(failed)?);
+            }
+            at = Some(next);
         }
     }
+}
+
+/// How long a transfer may stand at a place.
+fn patience(place: &Place) -> Duration {
+    Duration::from_millis(match place {
+        Place::Record(_) | Place::Pair(_) => SNAPSHOT_STALL_MS,
+        // It is being installed there, on a disk that may be slow.
+        Place::End => SNAPSHOT_IMAGE_MS,
+    })
 }
 
 fn malformed() -> RpcError {
@@ -204,7 +231,7 @@ fn malformed() -> RpcError {
 
 fn failed(error: std::io::Error) -> StreamingError<TypeConfig> {
     StreamingError::Unreachable(Unreachable::from_string(format!(
-        "the snapshot cannot be made or read: {error}"
+        "the snapshot cannot be sent: {error}"
     )))
 }
 
