@@ -241,13 +241,25 @@ impl Snapshots {
             .map_err(|e| self.health.engine(e))
     }
 
+    /// Refused while the disk has no room for what comes at this place.
+    fn room_for(&self, place: &Place) -> io::Result<()> {
+        let room = match place {
+            Place::Record(_) => self.log.has_room(),
+            // The state engine copes badly with a full disk: its reserve is not for this.
+            Place::Pair(_) => self.log.free_bytes()? >= self.log.keep_free_bytes(),
+            Place::End => true,
+        };
+        if room {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+
     /// Stores records of a snapshot in the log, durably.
     async fn put_records(&self, from: u64, last: u64, data: bytes::Bytes) -> io::Result<()> {
         let shard = self.state.shard();
         let records = piece::split_records(shard, from, last, data)?;
-        if !self.log.has_room() {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
         Ok(self.log.import(shard, records).await?)
     }
 
@@ -273,10 +285,6 @@ impl Snapshots {
             Place::End => None,
             Place::Record(_) => return Err(piece::invalid("records after the state")),
         };
-        // The state engine copes badly with a full disk: its reserve is not for this.
-        if self.log.free_bytes()? < self.log.keep_free_bytes() {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
         let (state, id) = (self.state.clone(), id.to_owned());
         blocking(move || state.stage(&id, pairs, next))
             .await?

@@ -155,6 +155,11 @@ impl Inbox {
         };
         receiving.used = now();
         receiving.hold.moved(0);
+        // Before anything is sent, too: a part that cannot be stored need not travel.
+        if let Err(full) = self.snapshots.room_for(&receiving.next) {
+            self.progress = Progress::Receiving(receiving);
+            return Err(full);
+        }
         let from = chunk.from.and_then(Place::from_proto);
         let to = chunk.to.and_then(Place::from_proto);
         // Parts that come out of turn, or damaged, are asked for again.
