@@ -1,6 +1,13 @@
 //! openraft's network, over a [`Transport`].
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use flotilla_proto::peer::{
     self, RaftRequest, RaftResponse, SnapshotChunk, raft_request::Body as Request,
@@ -42,6 +49,8 @@ pub(crate) struct Network {
 pub(crate) struct Link {
     network: Network,
     target: u64,
+    /// Appends with entries that have no answer yet.
+    carrying: AtomicUsize,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -51,6 +60,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         Link {
             network: self.clone(),
             target,
+            carrying: AtomicUsize::new(0),
         }
     }
 }
@@ -75,14 +85,51 @@ impl Span {
     }
 }
 
+/// An append with entries that is under way.
+struct Carried<'a>(&'a AtomicUsize);
+
+impl<'a> Carried<'a> {
+    fn begin(carrying: &'a AtomicUsize) -> Self {
+        carrying.fetch_add(1, Ordering::Relaxed);
+        Self(carrying)
+    }
+}
+
+impl Drop for Carried<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Link {
+    /// Sends what must not wait behind records; it may overtake them.
+    async fn call_urgent(
+        &self,
+        action: openraft::RPCTypes,
+        body: Request,
+        ttl: Duration,
+    ) -> Result<Response, RpcError> {
+        self.request(action, body, true, ttl).await
+    }
+
     async fn call(
         &self,
         action: openraft::RPCTypes,
         body: Request,
         ttl: Duration,
     ) -> Result<Response, RpcError> {
+        self.request(action, body, false, ttl).await
+    }
+
+    async fn request(
+        &self,
+        action: openraft::RPCTypes,
+        body: Request,
+        urgent: bool,
+        ttl: Duration,
+    ) -> Result<Response, RpcError> {
         let request = RaftRequest {
+            urgent,
             shard: self.network.shard,
             to: self.target,
             body: Some(body),
@@ -120,8 +167,15 @@ impl Link {
     }
 
     async fn append(&self, request: AppendRequest, ttl: Duration) -> Result<AppendResponse, RpcError> {
+        // A heartbeat: it builds on what was answered, and not on entries that are still on their way.
+        let heartbeat = request.entries.is_empty() && self.carrying.load(Ordering::Relaxed) == 0;
+        let _carried = (!request.entries.is_empty()).then(|| Carried::begin(&self.carrying));
         let body = Request::Append(convert::append_to_proto(self.network.shard, request));
-        let answer = self.call(openraft::RPCTypes::AppendEntries, body, ttl).await;
+        let action = openraft::RPCTypes::AppendEntries;
+        let answer = match heartbeat {
+            true => self.call_urgent(action, body, ttl).await,
+            false => self.call(action, body, ttl).await,
+        };
         // Planted: it was sent, so it will have arrived.
         #[cfg(madsim)]
         if plant::is(plant::Bug::LostAnswerCounts)
@@ -287,7 +341,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
     async fn vote(&mut self, request: VoteRequest, option: RPCOption) -> Result<VoteResponse, RpcError> {
         let body = Request::Vote(convert::vote_request_to_proto(&request));
         match self
-            .call(openraft::RPCTypes::Vote, body, option.hard_ttl())
+            .call_urgent(openraft::RPCTypes::Vote, body, option.hard_ttl())
             .await?
         {
             Response::Vote(answer) => convert::vote_response_from_proto(answer).ok_or_else(malformed),
@@ -298,7 +352,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
     async fn pre_vote(&mut self, request: VoteRequest, option: RPCOption) -> Result<VoteResponse, RpcError> {
         let body = Request::PreVote(convert::vote_request_to_proto(&request));
         match self
-            .call(openraft::RPCTypes::Vote, body, option.hard_ttl())
+            .call_urgent(openraft::RPCTypes::Vote, body, option.hard_ttl())
             .await?
         {
             Response::PreVote(answer) => convert::vote_response_from_proto(answer).ok_or_else(malformed),
