@@ -50,7 +50,7 @@ pub(crate) enum SnapshotData {
 pub(crate) struct Traffic {
     sending: Arc<Semaphore>,
     receiving: Arc<Semaphore>,
-    /// Held while segments are given up, and while a hold begins: a hold either counts, or finds gone what is gone.
+    /// Held while segments are given up, and while a receiver's hold begins: it either counts, or finds gone what is gone.
     recycling: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -122,16 +122,13 @@ impl Snapshots {
     }
 
     /// Begins to send an image. Refused while this node sends as many as it may.
-    pub(crate) async fn send(&self, image: Arc<StateImage>) -> io::Result<Sending> {
+    pub(crate) fn send(&self, image: Arc<StateImage>) -> io::Result<Sending> {
         let slot = self.traffic.sending.clone().try_acquire_owned();
         let slot = slot.map_err(|_| busy("this node sends as many snapshots as it may"))?;
         let outline = image
             .outline()
             .ok_or_else(|| io::Error::other("nothing was applied yet"))?;
-        let hold = {
-            let _recycling = self.traffic.recycling().await;
-            self.holds.to_send(outline.oldest, &self.log)
-        };
+        let hold = self.holds.to_send(outline.oldest, &self.log);
         *self.outgoing() = Some(Outgoing {
             image: image.clone(),
             used: now(),

@@ -223,11 +223,12 @@ impl Inner {
         };
         let installed = self.raft.install_full_snapshot(vote, snapshot).await;
         let result = match installed {
-            Ok(response) => self
+            Ok(response) if response.vote > vote => Ok(false),
+            Ok(_) => self
                 .snapshots
                 .discard_stage()
                 .await
-                .map(|()| response.vote <= vote)
+                .map(|()| true)
                 .map_err(|error| error.to_string()),
             Err(fatal) => Err(fatal.to_string()),
         };

@@ -19,7 +19,8 @@ use crate::{
 struct Held {
     /// The first record that must stay.
     from: u64,
-    moved: Moment,
+    /// A hold counts from when its transfer first moves: one that only tries, again and again, holds nothing.
+    moved: Option<Moment>,
     /// A sender's hold ends some time, and some bytes, after this.
     begun: Option<(Moment, u64)>,
 }
@@ -45,7 +46,7 @@ impl Holds {
     pub(super) fn oldest_at(&self, at: Moment, written: u64) -> Option<u64> {
         let within = |since: Moment, ms: u64| at.saturating_duration_since(since) < Duration::from_millis(ms);
         let counts = |held: &&Held| {
-            within(held.moved, SNAPSHOT_STALL_MS)
+            held.moved.is_some_and(|moved| within(moved, SNAPSHOT_STALL_MS))
                 && held.begun.is_none_or(|(moment, bytes)| {
                     within(moment, SNAPSHOT_IMAGE_MS) && written.saturating_sub(bytes) < SNAPSHOT_HOLD_BYTES
                 })
@@ -54,12 +55,11 @@ impl Holds {
         held.1.values().filter(counts).map(|held| held.from).min()
     }
 
-    fn take(self: &Arc<Self>, from: u64, begun: Option<(Moment, u64)>) -> Hold {
+    fn take(self: &Arc<Self>, new: Held) -> Hold {
         let mut held = self.lock();
         held.0 += 1;
         let number = held.0;
-        let moved = now();
-        held.1.insert(number, Held { from, moved, begun });
+        held.1.insert(number, new);
         Hold {
             holds: self.clone(),
             number,
@@ -68,12 +68,20 @@ impl Holds {
 
     /// For a sender: what it has not sent yet.
     pub(super) fn to_send(self: &Arc<Self>, from: u64, log: &NodeLog) -> Hold {
-        self.take(from, Some((now(), log.stats().bytes_written)))
+        self.take(Held {
+            from,
+            moved: None,
+            begun: Some((now(), log.stats().bytes_written)),
+        })
     }
 
     /// For a receiver: what it got, which its state does not refer to yet.
     pub(super) fn to_keep(self: &Arc<Self>, from: u64) -> Hold {
-        self.take(from, None)
+        self.take(Held {
+            from,
+            moved: Some(now()),
+            begun: None,
+        })
     }
 }
 
@@ -88,7 +96,7 @@ impl Hold {
     pub(crate) fn moved(&self, from: u64) {
         if let Some(held) = self.holds.lock().1.get_mut(&self.number) {
             held.from = held.from.max(from);
-            held.moved = now();
+            held.moved = Some(now());
         }
     }
 }

@@ -230,7 +230,7 @@ impl Link {
             return Err(failed(std::io::Error::other("a snapshot that was received")));
         };
         let snapshots = &self.network.snapshots;
-        let sending = snapshots.send(image).await.map_err(failed)?;
+        let sending = snapshots.send(image).map_err(failed)?;
         let Outline { oldest, applied, .. } = sending.outline;
         let (shard, to) = (self.network.shard, self.target);
         tracing::info!(shard, to, oldest, applied, "sending a snapshot");
@@ -255,12 +255,15 @@ impl Link {
                 }
                 tokio::time::sleep(Duration::from_millis(SNAPSHOT_POLL_MS)).await;
             } else {
+                // What is wanted first only tells where it stands.
+                if at.is_some() {
+                    sending.hold.moved(match next {
+                        Place::Record(index) => index.min(applied),
+                        // What follows the snapshot must be there when it is installed.
+                        Place::Pair(_) | Place::End => applied,
+                    });
+                }
                 moved = now();
-                sending.hold.moved(match next {
-                    Place::Record(index) => index.min(applied),
-                    // What follows the snapshot must be there when it is installed.
-                    Place::Pair(_) | Place::End => applied,
-                });
             }
             if next != Place::End {
                 piece = Some(snapshots.piece(&sending, next.clone()).await.map_err(failed)?);
