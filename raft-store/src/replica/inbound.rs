@@ -72,7 +72,7 @@ pub(super) fn handle(
             Begun::Queued(answer) => answer
                 .await
                 .unwrap_or_else(|_| refuse(Reason::Stopped, "the replica is stopping")),
-            Begun::Other(body) => inner.answer(body).await,
+            Begun::Other(body) => inner.answer(*body).await,
         };
         RaftResponse {
             body: Some(response),
@@ -84,7 +84,7 @@ pub(super) fn handle(
 enum Begun {
     Answered(Response),
     Queued(oneshot::Receiver<Response>),
-    Other(Request),
+    Other(Box<Request>),
 }
 
 fn begin(inner: &Inner, request: RaftRequest) -> Begun {
@@ -110,7 +110,7 @@ fn begin(inner: &Inner, request: RaftRequest) -> Begun {
                 }
             }
         },
-        Some(body) => Begun::Other(body),
+        Some(body) => Begun::Other(Box::new(body)),
     }
 }
 
