@@ -86,8 +86,8 @@ pub enum PeerError {
 /// Carries requests to other nodes.
 #[async_trait]
 pub trait PeerTransport: Send + Sync + 'static {
-    /// Sends `body` to `node` and waits for its answer, never longer than `ttl`. Calls arrive in the
-    /// order in which they were first polled. A peer known to be dead fails the call at once. A node
+    /// Sends `body` to `node` and waits for its answer, never longer than `ttl`. Calls of one kind (requests of
+    /// clients, Raft requests, urgent ones) arrive in the order in which they were first polled. A peer known to be dead fails the call at once. A node
     /// never calls itself: that is `NotConnected`.
     async fn call(&self, node: u32, body: Body, ttl: Duration) -> Result<Body, PeerError>;
 

@@ -79,18 +79,26 @@ const _: () = assert!(
 
 // ---- snapshots -----------------------------------------------------------------------------------------------------
 
-/// A frame of a snapshot file is closed at this size.
-pub const SNAPSHOT_FRAME_BYTES: usize = 1 << 20;
-/// The longest frame: closed late by its last pair or record.
-pub const MAX_SNAPSHOT_FRAME_BYTES: usize = SNAPSHOT_FRAME_BYTES + 2 * MAX_RECORD_BYTES;
+/// A part of a snapshot is closed at this size.
+pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
+/// The longest part: closed late by its last pair or record.
+pub const MAX_SNAPSHOT_PIECE_BYTES: usize = SNAPSHOT_PIECE_BYTES + MAX_RECORD_BYTES;
 /// Keys and values read from the state engine with one call.
 pub const SNAPSHOT_SCAN_PAIRS: usize = 1024;
-/// A snapshot travels in chunks of this size.
-pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+/// Snapshots a node sends at a time: each has a part in memory, keeps a state's moment and holds records.
+pub const MAX_SNAPSHOTS_OUT: usize = 4;
+/// Snapshots a node receives at a time.
+pub const MAX_SNAPSHOTS_IN: usize = 4;
 /// How often a sender asks whether its snapshot is installed by now.
 pub const SNAPSHOT_POLL_MS: u64 = 50;
-/// A snapshot file that nobody has asked for in this time is deleted.
-pub const SNAPSHOT_KEEP_MS: u64 = 600_000;
+/// A transfer that has not moved for so long is given up, and what it keeps from being thrown away.
+pub const SNAPSHOT_STALL_MS: u64 = 30_000;
+/// A state's moment is kept for a transfer for so long at most; then it begins anew, without the records that have arrived.
+pub const SNAPSHOT_IMAGE_MS: u64 = 600_000;
+/// Records wait for being sent while this much is written to the log; then retention goes on without regard to it.
+pub const SNAPSHOT_HOLD_BYTES: u64 = 512 << 20;
+
+const _: () = assert!(SNAPSHOT_STALL_MS < SNAPSHOT_IMAGE_MS);
 
 // ---- state ---------------------------------------------------------------------------------------------------------
 

@@ -277,6 +277,12 @@ impl NodeLog {
         self.shared.read_record(shard, index)
     }
 
+    /// The first index from `from` to `last` whose record is not stored here: neither as an imported one, nor, up to `own`,
+    /// as an entry of the shard.
+    pub fn first_missing(&self, shard: u32, from: u64, last: u64, own: Option<u64>) -> Option<u64> {
+        self.shared.lock().written.first_missing(shard, from, last, own)
+    }
+
     /// Whether the entry is in memory: reading it touches no disk.
     pub fn is_recent(&self, shard: u32, index: u64) -> bool {
         self.shared.is_recent(shard, index)
@@ -340,6 +346,11 @@ impl NodeLog {
     /// again.
     pub fn is_stuck(&self) -> bool {
         self.shared.lock().stuck
+    }
+
+    /// Bytes to be kept free on the disk.
+    pub fn keep_free_bytes(&self) -> u64 {
+        self.shared.options.keep_free_bytes
     }
 
     /// Bytes free on the disk.

@@ -285,15 +285,21 @@ impl Replica {
         self.inner.store.forget(self);
     }
 
-    pub(crate) fn oldest_live_index(&self) -> Result<Option<u64>, crate::engine::EngineError> {
-        self.inner
+    /// The oldest entry that the state refers to, or that a snapshot under way needs.
+    pub(crate) fn oldest_needed(&self) -> Result<Option<u64>, crate::engine::EngineError> {
+        let oldest = self
+            .inner
             .state
-            .with_read(|state, _| self.inner.machine.oldest_live_index(state))
+            .with_read(|state, _| self.inner.machine.oldest_live_index(state))?;
+        Ok(oldest.into_iter().chain(self.inner.snapshots.held()).min())
     }
 
     /// Gives up what nobody has needed for a while.
     pub(crate) fn tidy(&self) {
         self.inner.snapshots.tidy();
+        if let Ok(mut inbox) = self.inner.inbox.try_lock() {
+            inbox.tidy();
+        }
     }
 
     pub(crate) fn applied(&self) -> Option<RaftLogId> {

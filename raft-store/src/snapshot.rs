@@ -1,119 +1,107 @@
 //! Snapshots: how a replica gets what the log no longer has.
 //!
-//! The state is on disk at all times, so nothing is "taken" in advance. When a replica lags behind the purge point, the
-//! leader writes its state and the records that state still refers to into one file, and sends that. The receiver
-//! checks the file, puts the records into its log and replaces its state, so that a crash leaves either the old
-//! state, the new one, or a note that says which file to do it again from.
+//! The state is on disk at all times, so nothing is "taken" in advance, and nothing is written for the sake of being sent.
+//! When a replica lags behind the purge point, the leader reads the records its state still refers to, and then the
+//! state, in parts, as the receiver asks for them. The receiver puts records into its own log at once (they are committed,
+//! so they are right whatever comes of the transfer) and the state beside the one in use. When all is there, one write
+//! makes it the one in use. So a transfer goes on where it was after whatever has happened to either side, and needs no room
+//! but for what stays.
 
 use std::{
     io,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    disk::Disk,
-    engine::{EngineError, EngineView},
     health::Health,
-    limits::SNAPSHOT_KEEP_MS,
+    limits::{MAX_SNAPSHOTS_IN, MAX_SNAPSHOTS_OUT, SNAPSHOT_STALL_MS},
     log::NodeLog,
     log_id::LogId,
     machine::Machine,
     runtime::{Moment, blocking, now},
     state::{ShardState, Standing},
-    types::{SnapshotMeta, convert},
+    types::convert,
 };
 
-mod export;
-mod file;
+mod hold;
+mod image;
 mod inbox;
+mod piece;
 
-use file::{Frame, Reader};
+pub(crate) use hold::Hold;
+use hold::Holds;
+pub(crate) use image::StateImage;
 pub(crate) use inbox::{Complete, Finish, Inbox, Wanted};
-
-/// Where snapshot files live.
-pub(crate) const DIRECTORY: &str = "snapshots";
+pub(crate) use piece::{Outline, Piece, Place};
 
 /// A snapshot as it passes through openraft.
 pub(crate) enum SnapshotData {
-    /// The state of this replica, not yet written anywhere.
-    State(StateImage),
-    /// A complete file.
-    File(Arc<SnapshotFile>),
+    /// The state of this replica at some moment.
+    Image(Arc<StateImage>),
+    /// A state that has arrived, and stands complete beside the one in use.
+    Staged,
 }
 
-/// A shard's state at one moment.
-pub(crate) struct StateImage {
-    pub(crate) shard: u32,
-    pub(crate) view: Box<dyn EngineView>,
-    pub(crate) standing: Standing,
-    /// The first record the state still refers to.
-    pub(crate) oldest: Option<u64>,
-    /// Where the records are.
-    pub(crate) log: NodeLog,
+/// What all replicas of a node share.
+#[derive(Clone)]
+pub(crate) struct Traffic {
+    sending: Arc<Semaphore>,
+    receiving: Arc<Semaphore>,
+    /// Held while segments are given up, and while a receiver's hold begins: it either counts, or finds gone what is gone.
+    recycling: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// A complete, synced snapshot file. It is deleted with the last handle, unless kept.
-pub(crate) struct SnapshotFile {
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) name: String,
-    pub(crate) size: u64,
-    /// Names the content, so that a broken transfer can go on.
-    pub(crate) id: String,
-    pub(crate) standing: Standing,
-    /// Set once an installation depends on it, which removes it itself.
-    pub(crate) keep: AtomicBool,
-}
-
-impl SnapshotFile {
-    pub(crate) fn meta(&self) -> SnapshotMeta {
-        SnapshotMeta {
-            last_log_id: self.standing.applied,
-            last_membership: self.standing.membership.clone(),
+impl Traffic {
+    pub(crate) fn new() -> Self {
+        Self {
+            sending: Arc::new(Semaphore::new(MAX_SNAPSHOTS_OUT)),
+            receiving: Arc::new(Semaphore::new(MAX_SNAPSHOTS_IN)),
+            recycling: Arc::default(),
         }
+    }
+
+    /// No hold begins until this is dropped.
+    pub(crate) async fn recycling(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.recycling.lock().await
     }
 }
 
-impl Drop for SnapshotFile {
-    fn drop(&mut self) {
-        if !self.keep.load(Ordering::Relaxed) {
-            // Left behind, it is removed when the replica opens again.
-            let _ = self.disk.remove(&self.name);
-        }
-    }
-}
-
-/// The file made last, and when it was last of use.
+/// The image sent last, and when that was.
 struct Outgoing {
-    file: Arc<SnapshotFile>,
+    image: Arc<StateImage>,
     used: Moment,
 }
 
 /// The snapshots of one replica.
 pub(crate) struct Snapshots {
-    shard: u32,
-    disk: Arc<dyn Disk>,
+    state: Arc<ShardState>,
     log: NodeLog,
     health: Health,
+    traffic: Traffic,
+    holds: Arc<Holds>,
     outgoing: Mutex<Option<Outgoing>>,
-    /// Numbers files: one that is still read is never written over.
-    names: AtomicU64,
+}
+
+/// A transfer under way to another replica.
+pub(crate) struct Sending {
+    pub(crate) image: Arc<StateImage>,
+    pub(crate) outline: Outline,
+    pub(crate) hold: Hold,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Snapshots {
-    pub(crate) fn new(shard: u32, disk: Arc<dyn Disk>, log: NodeLog, health: Health) -> Self {
+    pub(crate) fn new(state: Arc<ShardState>, log: NodeLog, health: Health, traffic: Traffic) -> Self {
         Self {
-            shard,
-            disk,
+            state,
             log,
             health,
+            traffic,
+            holds: Arc::default(),
             outgoing: Mutex::default(),
-            names: AtomicU64::new(0),
         }
     }
 
@@ -121,41 +109,72 @@ impl Snapshots {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The file made last, if a replica that installs it can go on from the log.
-    pub(crate) fn reusable(&self, purged: Option<LogId>) -> Option<Arc<SnapshotFile>> {
-        let file = self.outgoing().as_ref().map(|outgoing| outgoing.file.clone())?;
-        let reached = file.standing.applied.map(|id| id.index);
-        (reached >= purged.map(|id| id.index)).then_some(file)
+    /// The image sent last, if a replica that installs it can go on from the log.
+    pub(crate) fn reusable(&self, purged: Option<LogId>) -> Option<Arc<StateImage>> {
+        let image = self.outgoing().as_ref().map(|outgoing| outgoing.image.clone())?;
+        let reached = image.standing.applied.map(|id| id.index);
+        (!image.expired(now()) && reached >= purged.map(|id| id.index)).then_some(image)
     }
 
-    /// A file of the snapshot, written now if there is none.
-    pub(crate) async fn file(&self, data: SnapshotData) -> io::Result<Arc<SnapshotFile>> {
-        let image = match data {
-            SnapshotData::File(file) => return Ok(file),
-            SnapshotData::State(image) => image,
-        };
-        let (disk, health) = (self.disk.clone(), self.health.clone());
-        let name = self.new_name("out.snap");
-        let file = Arc::new(blocking(move || export::export(&disk, &name, &image, &health)).await??);
+    /// The first record that must stay because of a transfer.
+    pub(crate) fn held(&self) -> Option<u64> {
+        self.holds.oldest(&self.log)
+    }
+
+    /// Begins to send an image. Refused while this node sends as many as it may.
+    pub(crate) fn send(&self, image: Arc<StateImage>) -> io::Result<Sending> {
+        let slot = self.traffic.sending.clone().try_acquire_owned();
+        let slot = slot.map_err(|_| busy("this node sends as many snapshots as it may"))?;
+        let outline = image
+            .outline()
+            .ok_or_else(|| io::Error::other("nothing was applied yet"))?;
+        let hold = self.holds.to_send(outline.oldest, &self.log);
         *self.outgoing() = Some(Outgoing {
-            file: file.clone(),
+            image: image.clone(),
             used: now(),
         });
-        Ok(file)
+        Ok(Sending {
+            image,
+            outline,
+            hold,
+            _slot: slot,
+        })
     }
 
-    /// Forgets the outgoing file, once whoever still sends it is done.
+    /// Reads a part of what is being sent.
+    pub(crate) async fn piece(&self, sending: &Sending, from: Place) -> io::Result<Piece> {
+        if let Some(outgoing) = self.outgoing().as_mut() {
+            outgoing.used = now();
+        }
+        if sending.image.expired(now()) {
+            self.forget();
+            return Err(io::Error::other(
+                "it took too long, and begins anew with a newer state",
+            ));
+        }
+        let (image, health) = (sending.image.clone(), self.health.clone());
+        let piece = blocking(move || image.piece(from, &health)).await?;
+        if piece
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        {
+            self.forget();
+        }
+        piece
+    }
+
+    /// Forgets the outgoing image, once whoever still sends it is done.
     pub(crate) fn forget(&self) {
         self.outgoing().take();
     }
 
-    /// Forgets it also when the replica it was for has not asked for any of it in a long time.
+    /// Forgets it also when the replica it was for has not asked for any of it in a while.
     pub(crate) fn tidy(&self) {
         let mut outgoing = self.outgoing();
         let idle = outgoing
             .as_ref()
             .map(|outgoing| now().saturating_duration_since(outgoing.used));
-        if idle > Some(Duration::from_millis(SNAPSHOT_KEEP_MS)) {
+        if idle > Some(Duration::from_millis(SNAPSHOT_STALL_MS)) {
             outgoing.take();
         }
     }
@@ -165,117 +184,127 @@ impl Snapshots {
         &self,
         standing: Standing,
         data: SnapshotData,
-        state: &Arc<ShardState>,
         machine: &Arc<dyn Machine>,
     ) -> io::Result<()> {
-        let file = match data {
-            SnapshotData::File(file) => file,
-            SnapshotData::State(image) => {
-                let (disk, health, name) = (self.disk.clone(), self.health.clone(), self.new_name("in.snap"));
-                Arc::new(blocking(move || export::export(&disk, &name, &image, &health)).await??)
-            }
-        };
-        file.keep.store(true, Ordering::Relaxed);
-        let marked = state.clone();
-        let name = file.name.clone();
-        blocking(move || marked.begin_install(&name))
+        if let SnapshotData::Image(image) = data {
+            self.copy(&image).await?;
+        }
+        let (state, marked) = (self.state.clone(), standing.clone());
+        blocking(move || state.begin_install(&marked))
             .await?
             .map_err(|e| self.health.engine(e))?;
-        self.take_over(&file.name, standing, state, machine).await
+        self.take_over(standing, machine).await
     }
 
-    /// Finishes an installation that a crash has cut short.
-    pub(crate) async fn resume(&self, state: &Arc<ShardState>, machine: &Arc<dyn Machine>) -> io::Result<()> {
-        let installing = state.installing().map_err(|e| self.health.engine(e))?;
-        if let Some(name) = &installing {
-            let (disk, checked) = (self.disk.clone(), name.clone());
-            let head = blocking(move || file::verify(&*disk, &checked)).await??;
-            let standing = file::standing(&head).ok_or_else(|| file::invalid("the head makes no sense"))?;
-            self.take_over(name, standing, state, machine).await?;
-        }
-        self.remove_leftovers()
-    }
-
-    /// From a file that is known to be whole: records into the log first, then the state, then the note goes.
-    async fn take_over(
-        &self,
-        name: &str,
-        standing: Standing,
-        state: &Arc<ShardState>,
-        machine: &Arc<dyn Machine>,
-    ) -> io::Result<()> {
-        let mut reader = Reader::open(&*self.disk, name)?.0;
-        let mut frame = reader.next()?;
-        while let Some(Frame::Records(records)) = frame {
-            self.log.import(self.shard, records).await?;
-            frame = reader.next()?;
-        }
-        // The note of what is being installed covers a purge point that is ahead of the state.
-        if let Some(applied) = &standing.applied {
-            self.log.purge(self.shard, convert::from_raft(applied)).await?;
-        }
-        let (state, machine) = (state.clone(), machine.clone());
-        blocking(move || {
-            let mut first = frame;
-            let next = || match first
-                .take()
-                .map_or_else(|| reader.next(), |frame| Ok(Some(frame)))
-            {
-                Ok(Some(Frame::Pairs(pairs))) => Ok(Some(pairs)),
-                Ok(None) => Ok(None),
-                Ok(Some(Frame::Records(_))) => Err(EngineError::Corrupt("records after the state".into())),
-                Err(error) => Err(EngineError::Failed(error.to_string())),
-            };
-            state.replace(standing, next, |read| machine.restore(read))
-        })
-        .await?
-        .map_err(|e| self.health.engine(e))?;
-        self.disk.remove(name)
-    }
-
-    /// A file name of this shard that was not used since the replica was opened.
-    fn new_name(&self, what: &str) -> String {
-        let number = self.names.fetch_add(1, Ordering::Relaxed);
-        format!("{DIRECTORY}/{:08x}-{number}-{what}", self.shard)
-    }
-
-    fn remove_leftovers(&self) -> io::Result<()> {
-        let prefix = format!("{:08x}-", self.shard);
-        for name in self.disk.list(DIRECTORY)? {
-            if name.starts_with(&prefix) {
-                self.disk.remove(&format!("{DIRECTORY}/{name}"))?;
+    /// Takes in an image of this process.
+    async fn copy(&self, image: &StateImage) -> io::Result<()> {
+        let outline = image
+            .outline()
+            .ok_or_else(|| io::Error::other("nothing was applied yet"))?;
+        let id = format!("a copy of {}", outline.applied);
+        self.begin_stage(&id).await?;
+        let mut from = Place::Record(outline.oldest);
+        while from != Place::End {
+            let piece = image.piece(from.clone(), &self.health)?;
+            match &from {
+                Place::Record(index) => self.put_records(*index, outline.applied, piece.data).await?,
+                Place::Pair(key) => self.put_pairs(&id, key, &piece.to, piece.data).await?,
+                Place::End => {}
             }
+            from = piece.to;
         }
         Ok(())
     }
 
-    /// Where chunks of other replicas' snapshots go.
+    /// Finishes an installation that a crash has cut short.
+    pub(crate) async fn resume(&self, machine: &Arc<dyn Machine>) -> io::Result<()> {
+        match self.state.installing().map_err(|e| self.health.engine(e))? {
+            Some(standing) => self.take_over(standing, machine).await,
+            None => Ok(()),
+        }
+    }
+
+    /// With records and state in their places: the log goes on from the snapshot, then the state is switched.
+    async fn take_over(&self, standing: Standing, machine: &Arc<dyn Machine>) -> io::Result<()> {
+        // The note of what is being installed covers a purge point that is ahead of the state.
+        if let Some(applied) = &standing.applied {
+            self.log
+                .purge(self.state.shard(), convert::from_raft(applied))
+                .await?;
+        }
+        let (state, machine) = (self.state.clone(), machine.clone());
+        blocking(move || state.switch(standing, |read| machine.restore(read)))
+            .await?
+            .map_err(|e| self.health.engine(e))
+    }
+
+    /// Refused while the disk has no room for what comes at this place.
+    fn room_for(&self, place: &Place) -> io::Result<()> {
+        let room = match place {
+            Place::Record(_) => self.log.has_room(),
+            // The state engine copes badly with a full disk: its reserve is not for this.
+            Place::Pair(_) => self.log.free_bytes()? >= self.log.keep_free_bytes(),
+            Place::End => true,
+        };
+        if room {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    /// Stores records of a snapshot in the log, durably.
+    async fn put_records(&self, from: u64, last: u64, data: bytes::Bytes) -> io::Result<()> {
+        let shard = self.state.shard();
+        let records = piece::split_records(shard, from, last, data)?;
+        Ok(self.log.import(shard, records).await?)
+    }
+
+    /// Where the staged state of snapshot `id` goes on; a stage of another snapshot is cleared.
+    async fn begin_stage(&self, id: &str) -> io::Result<Place> {
+        let (state, id) = (self.state.clone(), id.to_owned());
+        let next = blocking(move || state.begin_stage(&id)).await?;
+        let next = next.map_err(|e| self.health.engine(e))?;
+        Ok(next.map_or(Place::End, Place::Pair))
+    }
+
+    /// Puts pairs of a snapshot beside the state in use.
+    async fn put_pairs(
+        &self,
+        id: &str,
+        from: &bytes::Bytes,
+        to: &Place,
+        data: bytes::Bytes,
+    ) -> io::Result<()> {
+        let pairs = piece::split_pairs(from, to, data)?;
+        let next = match to {
+            Place::Pair(key) => Some(key.clone()),
+            Place::End => None,
+            Place::Record(_) => return Err(piece::invalid("records after the state")),
+        };
+        let (state, id) = (self.state.clone(), id.to_owned());
+        blocking(move || state.stage(&id, pairs, next))
+            .await?
+            .map_err(|e| self.health.engine(e))
+    }
+
+    /// Removes what was staged, if it was not put in: the replica was further already.
+    pub(crate) async fn discard_stage(&self) -> io::Result<()> {
+        let state = self.state.clone();
+        blocking(move || state.discard_stage())
+            .await?
+            .map_err(|e| self.health.engine(e))
+    }
+
+    /// Where parts of other replicas' snapshots go.
     pub(crate) fn inbox(self: &Arc<Self>) -> Inbox {
         Inbox::new(self.clone())
     }
-
-    /// One chunk of a file.
-    pub(crate) fn chunk(&self, file: &SnapshotFile, offset: u64, bytes: usize) -> io::Result<Bytes> {
-        let len = bytes.min((file.size.saturating_sub(offset)) as usize);
-        if let Some(outgoing) = self.outgoing().as_mut() {
-            outgoing.used = now();
-        }
-        let mut chunk = vec![0; len];
-        self.disk
-            .open(&file.name, false)?
-            .read_exact_at(&mut chunk, offset)?;
-        Ok(chunk.into())
-    }
 }
 
-/// What the head of a file for this standing says.
-pub(crate) fn head_of(shard: u32, standing: &Standing) -> flotilla_proto::record::SnapshotHead {
-    flotilla_proto::record::SnapshotHead {
-        shard,
-        applied: standing.applied.as_ref().map(convert::to_proto),
-        membership: Some(convert::stored_to_proto(&standing.membership)),
-        purged: None,
-    }
+/// As much as there may be is under way: to be tried again.
+fn busy(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::WouldBlock, what)
 }
 
 #[cfg(all(test, not(madsim)))]

@@ -3,13 +3,14 @@
 //! ```text
 //! | shard u32 big endian | section u8 | key |
 //! ```
-//! Section 0 is ours: which replica this is, what is applied, who takes part, and whether a snapshot is being
-//! installed. Section 1 is the machine's. What is applied changes in the same batch as what applying it wrote.
+//! Section 0 is ours: which replica this is, what is applied, who takes part, which section is in use, and what of a
+//! snapshot is there. Sections 1 and 2 are the machine's: one is in use, in the other one a snapshot is put together. What is
+//! applied changes in the same batch as what applying it wrote.
 
 use std::{
     collections::BTreeMap,
     ops::Bound,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -19,14 +20,22 @@ use prost::Message;
 use crate::{
     engine::{Change, Engine, EngineError, EngineView, WriteBatch},
     machine::{StateRead, StateWrite},
+    snapshot::Outline,
     types::{RaftLogId, StoredMembership, convert},
 };
 
 const OURS: u8 = 0;
-const MACHINE: u8 = 1;
+/// The machine's sections.
+const FIRST: u8 = 1;
+const SECOND: u8 = 2;
 const APPLIED: &[u8] = b"applied";
 const MEMBERSHIP: &[u8] = b"membership";
 const REPLICA: &[u8] = b"replica";
+/// Which of the machine's sections is in use; the first, when this is missing.
+const SECTION: &[u8] = b"section";
+/// What of a snapshot stands in the section that is not in use.
+const STAGE: &[u8] = b"stage";
+/// Where the state stands once what is staged is in use: while this is there, nothing else of the state counts.
 const INSTALLING: &[u8] = b"installing";
 
 const PREFIX_BYTES: usize = 5;
@@ -44,30 +53,35 @@ fn section_end(shard: u32, section: u8) -> Bytes {
     full_key(shard, section + 1, &[])
 }
 
+fn other(section: u8) -> u8 {
+    FIRST + SECOND - section
+}
+
 /// Keys of one shard's machine in an engine or in a view of one.
 pub(crate) struct ShardView<'a> {
     shard: u32,
+    section: u8,
     view: &'a dyn EngineView,
 }
 
 impl<'a> ShardView<'a> {
-    pub(crate) fn new(shard: u32, view: &'a dyn EngineView) -> Self {
-        Self { shard, view }
+    pub(crate) fn new(shard: u32, section: u8, view: &'a dyn EngineView) -> Self {
+        Self { shard, section, view }
     }
 
     fn range(&self, from: &[u8], to: &[u8]) -> (Bytes, Bytes) {
         let end = if to.is_empty() {
-            section_end(self.shard, MACHINE)
+            section_end(self.shard, self.section)
         } else {
-            full_key(self.shard, MACHINE, to)
+            full_key(self.shard, self.section, to)
         };
-        (full_key(self.shard, MACHINE, from), end)
+        (full_key(self.shard, self.section, from), end)
     }
 }
 
 impl StateRead for ShardView<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.view.get(&full_key(self.shard, MACHINE, key))
+        self.view.get(&full_key(self.shard, self.section, key))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
@@ -159,13 +173,22 @@ pub(crate) struct Standing {
     pub(crate) membership: StoredMembership,
 }
 
+/// What is in use.
+#[derive(Default)]
+struct Live {
+    standing: Standing,
+    section: u8,
+}
+
 /// One shard's state. Readers see it between batches only.
 pub(crate) struct ShardState {
     shard: u32,
     engine: Arc<dyn Engine>,
     /// Held for writing from the first entry of a batch to its commit, so that what a machine keeps in
     /// memory and what it has written are never seen apart.
-    standing: RwLock<Standing>,
+    live: RwLock<Live>,
+    /// What is applied, for those who must not wait for a batch.
+    applied: Mutex<Option<RaftLogId>>,
 }
 
 impl ShardState {
@@ -174,13 +197,16 @@ impl ShardState {
         let state = Self {
             shard,
             engine,
-            standing: RwLock::default(),
+            live: RwLock::default(),
+            applied: Mutex::default(),
         };
-        *state.write() = state.load()?;
+        let live = state.load()?;
+        state.publish(&live.standing);
+        *state.write() = live;
         Ok(state)
     }
 
-    fn load(&self) -> Result<Standing, EngineError> {
+    fn load(&self) -> Result<Live, EngineError> {
         let mut standing = Standing::default();
         if let Some(bytes) = self.ours(APPLIED)? {
             let id = record::LogId::decode(bytes).map_err(|e| corrupt("applied", e))?;
@@ -191,7 +217,14 @@ impl ShardState {
             standing.membership = convert::stored_from_proto(stored)
                 .ok_or_else(|| EngineError::Corrupt("the stored membership makes no sense".into()))?;
         }
-        Ok(standing)
+        let section = match self.ours(SECTION)? {
+            None => FIRST,
+            Some(section) => match section[..] {
+                [section @ (FIRST | SECOND)] => section,
+                _ => return Err(EngineError::Corrupt("there is no such section of a state".into())),
+            },
+        };
+        Ok(Live { standing, section })
     }
 
     fn ours(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -206,26 +239,35 @@ impl ShardState {
         &self.engine
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Standing> {
-        self.standing.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, Live> {
+        self.live.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Standing> {
-        self.standing.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Live> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, standing: &Standing) {
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = standing.applied;
     }
 
     pub(crate) fn standing(&self) -> Standing {
-        self.read().clone()
+        self.read().standing.clone()
     }
 
+    /// What is applied. Waits for nobody.
     pub(crate) fn applied(&self) -> Option<RaftLogId> {
-        self.read().applied
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view_of<'a>(&'a self, live: &Live) -> ShardView<'a> {
+        ShardView::new(self.shard, live.section, &*self.engine)
     }
 
     /// Lets `read` see the state between two batches.
     pub(crate) fn with_read<R>(&self, read: impl FnOnce(&dyn StateRead, &Standing) -> R) -> R {
-        let standing = self.read();
-        read(&ShardView::new(self.shard, &*self.engine), &standing)
+        let live = self.read();
+        read(&self.view_of(&live), &live.standing)
     }
 
     /// Lets `apply` write over the state and change where it stands, and commits both at once.
@@ -233,9 +275,11 @@ impl ShardState {
         &self,
         apply: impl FnOnce(&mut dyn StateWrite, &mut Standing) -> Result<R, EngineError>,
     ) -> Result<R, EngineError> {
-        let mut standing = self.write();
+        let mut live = self.write();
+        let section = live.section;
+        let standing = &mut live.standing;
         let mut after = standing.clone();
-        let below = ShardView::new(self.shard, &*self.engine);
+        let below = ShardView::new(self.shard, section, &*self.engine);
         let mut overlay = Overlay {
             below,
             changes: BTreeMap::new(),
@@ -243,7 +287,7 @@ impl ShardState {
         let result = apply(&mut overlay, &mut after)?;
         let mut batch = WriteBatch::default();
         for (key, value) in overlay.changes {
-            let key = full_key(self.shard, MACHINE, &key);
+            let key = full_key(self.shard, section, &key);
             batch.changes.push(match value {
                 Some(value) => Change::Put(key, value),
                 None => Change::Delete(key),
@@ -258,13 +302,15 @@ impl ShardState {
         }
         // Planted: the applied index is thought to be a matter of speed only.
         #[cfg(madsim)]
-        if plant::is(plant::Bug::AppliedSavedRarely) && skips(&standing, &after) {
+        if plant::is(plant::Bug::AppliedSavedRarely) && skips(standing, &after) {
             self.engine.write(batch)?;
+            self.publish(&after);
             *standing = after;
             return Ok(result);
         }
         self.put_standing(&mut batch, &after, after.membership != standing.membership);
         self.engine.write(batch)?;
+        self.publish(&after);
         *standing = after;
         Ok(result)
     }
@@ -297,71 +343,140 @@ impl ShardState {
         })
     }
 
-    /// The snapshot that is to replace the state, when a crash cut that short.
-    pub(crate) fn installing(&self) -> Result<Option<String>, EngineError> {
-        let Some(name) = self.ours(INSTALLING)? else {
-            return Ok(None);
-        };
-        String::from_utf8(name.to_vec())
-            .map(Some)
-            .map_err(|e| corrupt("installing", e))
+    /// The first key that is still to be staged of snapshot `id`; `None` when all are. What was staged of another one is
+    /// cleared.
+    pub(crate) fn begin_stage(&self, id: &str) -> Result<Option<Bytes>, EngineError> {
+        if let Some(stage) = self.staged()?
+            && stage.id == id
+        {
+            return Ok((!stage.complete).then_some(stage.next));
+        }
+        self.put_stage(id, vec![self.clear_stage()], Some(Bytes::new()))?;
+        Ok(Some(Bytes::new()))
     }
 
-    /// From now on, and durably, the state is worth nothing but by the snapshot in file `name`.
-    pub(crate) fn begin_install(&self, name: &str) -> Result<(), EngineError> {
-        let value = Bytes::copy_from_slice(name.as_bytes());
-        let change = Change::Put(full_key(self.shard, OURS, INSTALLING), value);
+    /// Adds to what is staged of snapshot `id`, after which key `next` comes; `None` when it is complete.
+    pub(crate) fn stage(
+        &self,
+        id: &str,
+        pairs: Vec<(Bytes, Bytes)>,
+        next: Option<Bytes>,
+    ) -> Result<(), EngineError> {
+        let section = other(self.read().section);
+        let put = |(key, value): (Bytes, Bytes)| Change::Put(full_key(self.shard, section, &key), value);
+        self.put_stage(id, pairs.into_iter().map(put).collect(), next)
+    }
+
+    /// Removes what is staged, if anything is.
+    pub(crate) fn discard_stage(&self) -> Result<(), EngineError> {
+        if self.staged()?.is_none() {
+            return Ok(());
+        }
+        let note = Change::Delete(full_key(self.shard, OURS, STAGE));
+        self.engine.write(WriteBatch {
+            changes: vec![self.clear_stage(), note],
+        })
+    }
+
+    fn staged(&self) -> Result<Option<record::SnapshotStage>, EngineError> {
+        let stage = self.ours(STAGE)?.map(record::SnapshotStage::decode);
+        stage.transpose().map_err(|e| corrupt("stage", e))
+    }
+
+    fn clear_stage(&self) -> Change {
+        self.clear_section(other(self.read().section))
+    }
+
+    fn clear_section(&self, section: u8) -> Change {
+        Change::DeleteRange(
+            full_key(self.shard, section, &[]),
+            section_end(self.shard, section),
+        )
+    }
+
+    fn put_stage(&self, id: &str, mut changes: Vec<Change>, next: Option<Bytes>) -> Result<(), EngineError> {
+        let note = record::SnapshotStage {
+            id: id.to_owned(),
+            complete: next.is_none(),
+            next: next.unwrap_or_default(),
+        };
+        let note = note.encode_to_vec().into();
+        changes.push(Change::Put(full_key(self.shard, OURS, STAGE), note));
+        self.engine.write(WriteBatch { changes })
+    }
+
+    /// Where the state will stand, when a crash cut an installation short.
+    pub(crate) fn installing(&self) -> Result<Option<Standing>, EngineError> {
+        let Some(note) = self.ours(INSTALLING)? else {
+            return Ok(None);
+        };
+        let head = record::SnapshotHead::decode(note).map_err(|e| corrupt("installing", e))?;
+        let outline = Outline::of(head).ok_or_else(|| corrupt("installing", "it makes no sense"))?;
+        Ok(Some(outline.standing))
+    }
+
+    /// From now on, and durably, the state is worth nothing but by what is staged, which stands at `after`.
+    pub(crate) fn begin_install(&self, after: &Standing) -> Result<(), EngineError> {
+        if !self.staged()?.is_some_and(|stage| stage.complete) {
+            return Err(EngineError::Failed("no complete snapshot is staged".into()));
+        }
+        let note = Outline::at(after.clone()).head(self.shard).encode_to_vec();
+        let change = Change::Put(full_key(self.shard, OURS, INSTALLING), note.into());
         self.engine.write(WriteBatch {
             changes: vec![change],
         })?;
         self.engine.flush()
     }
 
-    /// Replaces the state: `next` yields chunks of the machine's pairs until `None`. Readers see the
-    /// state before or after. Durable when this returns.
-    pub(crate) fn replace(
+    /// Puts what is staged in the place of the state. Readers see the state before or after, and wait only while
+    /// `restore` runs. Durable when this returns.
+    pub(crate) fn switch(
         &self,
         after: Standing,
-        mut next: impl FnMut() -> Result<Option<Vec<(Bytes, Bytes)>>, EngineError>,
         restore: impl FnOnce(&dyn StateRead) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
-        let mut standing = self.write();
-        let whole = Change::DeleteRange(
-            full_key(self.shard, MACHINE, &[]),
-            section_end(self.shard, MACHINE),
-        );
-        self.engine.write(WriteBatch { changes: vec![whole] })?;
-        while let Some(pairs) = next()? {
-            let changes = pairs
-                .into_iter()
-                .map(|(key, value)| Change::Put(full_key(self.shard, MACHINE, &key), value))
-                .collect();
-            self.engine.write(WriteBatch { changes })?;
-        }
+        let mut live = self.write();
+        let section = other(live.section);
         let mut batch = WriteBatch::default();
         self.put_standing(&mut batch, &after, true);
+        let in_use = Bytes::copy_from_slice(&[section]);
         batch
             .changes
-            .push(Change::Delete(full_key(self.shard, OURS, INSTALLING)));
+            .push(Change::Put(full_key(self.shard, OURS, SECTION), in_use));
+        for note in [INSTALLING, STAGE] {
+            batch
+                .changes
+                .push(Change::Delete(full_key(self.shard, OURS, note)));
+        }
+        batch.changes.push(self.clear_section(live.section));
         self.engine.write(batch)?;
-        self.engine.flush()?;
-        *standing = after;
-        restore(&ShardView::new(self.shard, &*self.engine))
+        self.publish(&after);
+        *live = Live {
+            standing: after,
+            section,
+        };
+        restore(&self.view_of(&live))?;
+        drop(live);
+        self.engine.flush()
     }
 
     /// The state as it is now, for a reader who takes longer.
-    pub(crate) fn view(&self) -> Result<(Box<dyn EngineView>, Standing), EngineError> {
-        let standing = self.read();
-        Ok((self.engine.view()?, standing.clone()))
+    pub(crate) fn view(&self) -> Result<(Box<dyn EngineView>, u8, Standing), EngineError> {
+        let live = self.read();
+        Ok((self.engine.view()?, live.section, live.standing.clone()))
     }
 
     /// Removes everything of the shard; durable when this returns.
     pub(crate) fn clear(&self) -> Result<(), EngineError> {
-        let mut standing = self.write();
-        let all = Change::DeleteRange(full_key(self.shard, OURS, &[]), section_end(self.shard, MACHINE));
+        let mut live = self.write();
+        let all = Change::DeleteRange(full_key(self.shard, OURS, &[]), section_end(self.shard, SECOND));
         self.engine.write(WriteBatch { changes: vec![all] })?;
         self.engine.flush()?;
-        *standing = Standing::default();
+        self.publish(&Standing::default());
+        *live = Live {
+            standing: Standing::default(),
+            section: FIRST,
+        };
         Ok(())
     }
 }
@@ -389,7 +504,7 @@ pub(crate) fn shards(engine: &dyn Engine) -> Result<Vec<(u32, u64)>, EngineError
         if let Some(bytes) = engine.get(&full_key(shard, OURS, REPLICA))? {
             found.push((shard, to_u64(&bytes)?));
         }
-        from = section_end(shard, MACHINE);
+        from = section_end(shard, SECOND);
     }
     Ok(found)
 }

@@ -15,6 +15,7 @@ use crate::{
     log::{LogOptions, LogStats, LogStopped, NodeLog, OpenError, StopReason},
     replica::{self, Replica, ReplicaOptions},
     runtime::blocking,
+    snapshot::Traffic,
     state::{self, ShardState},
 };
 
@@ -121,10 +122,10 @@ pub struct Store {
 struct Inner {
     identity: u64,
     fresh: bool,
-    disk: Arc<dyn Disk>,
     log: NodeLog,
     engine: Arc<dyn Engine>,
     health: Health,
+    traffic: Traffic,
     replicas: Mutex<BTreeMap<u32, Slot>>,
 }
 
@@ -207,14 +208,14 @@ impl Store {
             cache_bytes: options.cache_bytes,
             keep_free_bytes: options.keep_free_bytes,
         };
-        let log = NodeLog::open(disk.clone(), log_options).await?;
+        let log = NodeLog::open(disk, log_options).await?;
         let inner = Arc::new(Inner {
             identity,
             fresh: stored.is_none(),
-            disk,
             log,
             engine,
             health: Health::new(),
+            traffic: Traffic::new(),
             replicas: Mutex::default(),
         });
         tokio::spawn(watch_log(inner.log.clone(), inner.health.clone()));
@@ -293,11 +294,11 @@ impl Store {
         let shard = options.shard;
         let opening = Opening::take(self, shard)?;
         let shared = replica::Shared {
-            disk: self.inner.disk.clone(),
             log: self.inner.log.clone(),
             engine: self.inner.engine.clone(),
             health: self.inner.health.clone(),
             store: WeakStore(Arc::downgrade(&self.inner)),
+            traffic: self.inner.traffic.clone(),
         };
         let replica = replica::open(shared, options).await?;
         opening.done(replica.clone());

@@ -19,7 +19,8 @@ pub trait Transport: Send + Sync + 'static {
     ///
     /// Calls to one replica must reach it in the order in which they were first polled, whether or
     /// not earlier ones are answered: appends are pipelined. A message may get lost, but then this
-    /// call fails; it must never arrive twice or overtake another.
+    /// call fails; it must never arrive twice or overtake another, but for requests that say they are urgent: these may
+    /// overtake others.
     async fn raft(
         &self,
         to: u64,

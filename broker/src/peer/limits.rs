@@ -26,7 +26,7 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// See [`STREAM_WINDOW_BYTES`].
 pub const HTTP2_FRAME_BYTES: u32 = 1024 * 1024;
 
-/// Connections accepted on the peer port at one time; a node opens one to each other node.
+/// Connections accepted on the peer port at one time; a node opens three to each other node.
 pub const MAX_PEER_CONNECTIONS: usize = 256;
 
 /// From the TCP connection to an accepted `Hello`; later the connection is closed.

@@ -1,4 +1,4 @@
-//! The production form of [`PeerTransport`]: one tonic bidirectional stream to each other node.
+//! The production form of [`PeerTransport`]: tonic bidirectional streams to each other node, one for each [`Lane`].
 //!
 //! Requests of this node go out on streams it opened (`link.rs`) and their answers come back on them;
 //! requests of other nodes come in on streams they opened (`server.rs`). Both directions begin with a
@@ -22,10 +22,34 @@ mod socket;
 
 pub use server::serve_peers;
 
+/// What travels on a connection of its own: whatever waits on a lane waits for what is on the same one only, here, in the
+/// kernel and on the way. On one connection a heartbeat came after all the records and forwarded messages before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lane {
+    /// What leads to elections when it is late: votes, heartbeats, status. Small, and few.
+    Urgent,
+    /// Records and snapshots.
+    Raft,
+    /// Requests of clients, and their answers.
+    Forward,
+}
+
+impl Lane {
+    const ALL: [Lane; 3] = [Lane::Urgent, Lane::Raft, Lane::Forward];
+
+    fn of(body: &Body) -> Lane {
+        match body {
+            Body::Forward(_) => Lane::Forward,
+            Body::Raft(request) if !request.urgent => Lane::Raft,
+            _ => Lane::Urgent,
+        }
+    }
+}
+
 /// The links of one node to all others.
 pub struct StreamTransport {
     me: HelloSource,
-    links: Mutex<BTreeMap<u32, Link>>,
+    links: Mutex<BTreeMap<(u32, Lane), Link>>,
 }
 
 impl StreamTransport {
@@ -38,27 +62,29 @@ impl StreamTransport {
         })
     }
 
-    fn calls(&self, node: u32) -> Option<Arc<Calls>> {
+    fn calls(&self, node: u32, lane: Lane) -> Option<Arc<Calls>> {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.get(&node).map(|link| link.calls().clone())
+        links.get(&(node, lane)).map(|link| link.calls().clone())
     }
 }
 
 #[async_trait]
 impl PeerTransport for StreamTransport {
     async fn call(&self, node: u32, body: Body, ttl: Duration) -> Result<Body, PeerError> {
-        let calls = self.calls(node).ok_or(PeerError::NotConnected)?;
+        let calls = self.calls(node, Lane::of(&body)).ok_or(PeerError::NotConnected)?;
         calls.begin(body)?.answer(ttl).await
     }
 
     fn set_peers(&self, mut addresses: BTreeMap<u32, String>) {
         addresses.remove(&self.me.node());
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.retain(|node, link| addresses.get(node).is_some_and(|address| link.leads_to(address)));
+        links.retain(|(node, _), link| addresses.get(node).is_some_and(|address| link.leads_to(address)));
         for (node, address) in addresses {
-            links
-                .entry(node)
-                .or_insert_with(|| Link::start(node, address, self.me.clone()));
+            for lane in Lane::ALL {
+                links
+                    .entry((node, lane))
+                    .or_insert_with(|| Link::start(node, lane, address.clone(), self.me.clone()));
+            }
         }
     }
 }

@@ -156,6 +156,12 @@ impl Extents {
         extent.contains(index).then(|| extent.spot(index, limit))
     }
 
+    /// The end of the extent that has this index.
+    pub(super) fn end_of(&self, index: u64) -> Option<u64> {
+        let (_, extent) = self.0.range(..=index).next_back()?;
+        extent.contains(index).then(|| extent.end())
+    }
+
     pub(super) fn forget_segment(&mut self, segment: u64) {
         self.0.retain(|_, extent| extent.segment != segment);
     }
@@ -190,6 +196,12 @@ impl Imported {
     pub(super) fn find(&self, index: u64) -> Option<Spot> {
         let extent = self.0.iter().rev().find(|extent| extent.contains(index))?;
         Some(extent.spot(index, 1))
+    }
+
+    /// The end of the extent that has this index.
+    pub(super) fn end_of(&self, index: u64) -> Option<u64> {
+        let extent = self.0.iter().rev().find(|extent| extent.contains(index))?;
+        Some(extent.end())
     }
 
     pub(super) fn forget_segment(&mut self, segment: u64) {

@@ -142,6 +142,23 @@ impl Written {
         Ok(())
     }
 
+    /// The first index from `from` to `last` that has neither an imported record nor, up to `own`, an entry.
+    pub(super) fn first_missing(&self, shard: u32, from: u64, last: u64, own: Option<u64>) -> Option<u64> {
+        let own = own.map_or(0, |own| own + 1);
+        let mut next = from;
+        while next <= last {
+            let stored = self.shards.get(&shard).and_then(|shard| {
+                let imported = shard.imported.end_of(next);
+                imported.or_else(|| shard.entries.end_of(next).map(|end| end.min(own)))
+            });
+            match stored {
+                Some(end) if end > next => next = end,
+                _ => return Some(next),
+            }
+        }
+        None
+    }
+
     /// All extents in one segment: (shard, imported, extent).
     pub(super) fn extents_in(&self, segment: u64) -> impl Iterator<Item = (u32, bool, &Extent)> {
         self.extents()

@@ -1,6 +1,6 @@
 //! What other replicas say to this one.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, io::ErrorKind, sync::Arc};
 
 use flotilla_proto::peer::{
     self, RaftRequest, RaftResponse, Refusal, SnapshotChunk, SnapshotResponse, TransferLeaderResponse,
@@ -14,7 +14,7 @@ use super::{Inner, Raft};
 use crate::{
     disk::is_full,
     runtime::in_order,
-    snapshot::{Complete, Finish, SnapshotData, Wanted},
+    snapshot::{Complete, Finish, Place, SnapshotData, Wanted},
     types::{AppendRequest, Fatal, Vote, convert},
 };
 
@@ -72,7 +72,7 @@ pub(super) fn handle(
             Begun::Queued(answer) => answer
                 .await
                 .unwrap_or_else(|_| refuse(Reason::Stopped, "the replica is stopping")),
-            Begun::Other(body) => inner.answer(body).await,
+            Begun::Other(body) => inner.answer(*body).await,
         };
         RaftResponse {
             body: Some(response),
@@ -84,7 +84,7 @@ pub(super) fn handle(
 enum Begun {
     Answered(Response),
     Queued(oneshot::Receiver<Response>),
-    Other(Request),
+    Other(Box<Request>),
 }
 
 fn begin(inner: &Inner, request: RaftRequest) -> Begun {
@@ -110,7 +110,7 @@ fn begin(inner: &Inner, request: RaftRequest) -> Begun {
                 }
             }
         },
-        Some(body) => Begun::Other(body),
+        Some(body) => Begun::Other(Box::new(body)),
     }
 }
 
@@ -179,52 +179,63 @@ impl Inner {
         if ours > vote {
             return snapshot_response(
                 ours,
-                Wanted {
-                    next_offset: chunk.offset,
+                &Wanted {
+                    next: Place::End,
                     installed: false,
                 },
             );
         }
         let taken = self.inbox.lock().await.take(chunk).await;
         match taken {
-            Ok(Finish::NotYet(wanted)) => snapshot_response(vote, wanted),
+            Ok(Finish::NotYet(wanted)) => snapshot_response(vote, &wanted),
             Ok(Finish::Now(wanted, complete)) => {
                 // Takes longer than a sender should wait for one answer.
                 let inner = self.clone();
                 tokio::spawn(async move { inner.install(vote, complete).await });
-                snapshot_response(vote, wanted)
+                snapshot_response(vote, &wanted)
             }
-            Err(error) => {
-                // A full disk is told by whoever needs it for new messages, and the sender tries again until there is room.
-                if is_full(&error) {
-                    tracing::warn!(shard = self.shard, "a snapshot waits for room on the disk");
-                } else {
-                    tracing::error!(shard = self.shard, %error, "a snapshot cannot be stored");
-                }
-                refuse(Reason::Stopped, error.to_string())
-            }
+            Err(error) => self.not_taken(&error),
         }
     }
 
-    async fn install(&self, vote: Vote, complete: Complete) {
-        let id = complete.id().to_owned();
-        let result = match complete.check().await {
-            Ok(file) => {
-                let snapshot = Snapshot {
-                    meta: file.meta(),
-                    snapshot: SnapshotData::File(Arc::new(file)),
-                };
-                let installed = self.raft.install_full_snapshot(vote, snapshot).await;
-                installed
-                    .map(|response| response.vote <= vote)
-                    .map_err(|fatal| fatal.to_string())
+    fn not_taken(&self, error: &std::io::Error) -> Response {
+        let shard = self.shard;
+        match error.kind() {
+            // A full disk is told by whoever needs it for new messages, and the sender tries again until there is room.
+            _ if is_full(error) => {
+                tracing::warn!(shard, "a snapshot waits for room on the disk");
+                return refuse(Reason::Stopped, "the disk has no room for a snapshot");
             }
-            Err(error) => Err(error.to_string()),
+            ErrorKind::WouldBlock => tracing::debug!(shard, %error, "a snapshot waits for others"),
+            ErrorKind::InvalidData => {
+                tracing::warn!(shard, %error, "a snapshot is not taken");
+                return refuse(Reason::Malformed, error.to_string());
+            }
+            _ => tracing::error!(shard, %error, "a snapshot cannot be stored"),
+        }
+        refuse(Reason::Stopped, error.to_string())
+    }
+
+    async fn install(&self, vote: Vote, complete: Complete) {
+        let snapshot = Snapshot {
+            meta: complete.meta(),
+            snapshot: SnapshotData::Staged,
+        };
+        let installed = self.raft.install_full_snapshot(vote, snapshot).await;
+        let result = match installed {
+            Ok(response) if response.vote > vote => Ok(false),
+            Ok(_) => self
+                .snapshots
+                .discard_stage()
+                .await
+                .map(|()| true)
+                .map_err(|error| error.to_string()),
+            Err(fatal) => Err(fatal.to_string()),
         };
         if let Err(error) = &result {
             tracing::warn!(shard = self.shard, %error, "a snapshot was not installed");
         }
-        self.inbox.lock().await.finished(&id, result == Ok(true));
+        self.inbox.lock().await.finished(&complete.id, result == Ok(true));
     }
 }
 
@@ -232,10 +243,10 @@ fn malformed() -> Response {
     refuse(Reason::Malformed, "a field is missing")
 }
 
-fn snapshot_response(vote: Vote, wanted: Wanted) -> Response {
+fn snapshot_response(vote: Vote, wanted: &Wanted) -> Response {
     Response::Snapshot(SnapshotResponse {
         vote: Some(convert::vote_to_proto(&vote)),
-        next_offset: wanted.next_offset,
         installed: wanted.installed,
+        next: Some(wanted.next.to_proto()),
     })
 }

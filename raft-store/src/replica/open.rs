@@ -7,13 +7,12 @@ use tokio::sync::mpsc;
 
 use super::{Inner, Raft, RaftOptions, Replica, ReplicaOptions, inbound};
 use crate::{
-    disk::Disk,
     engine::{Engine, EngineError},
     health::{Health, StoreStopped},
     limits::{MAX_APPEND_ENTRIES, MAX_INBOUND_APPENDS},
     log::NodeLog,
     runtime::blocking,
-    snapshot::Snapshots,
+    snapshot::{Snapshots, Traffic},
     state::ShardState,
     storage::{LogStore, StateMachine, Synced},
     store::{StoreError, WeakStore},
@@ -22,21 +21,21 @@ use crate::{
 
 /// What a store lends its replicas.
 pub(crate) struct Shared {
-    pub(crate) disk: Arc<dyn Disk>,
     pub(crate) log: NodeLog,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) health: Health,
     pub(crate) store: WeakStore,
+    pub(crate) traffic: Traffic,
 }
 
 /// Opens a replica over what the store has of its shard.
 pub(crate) async fn open(shared: Shared, options: ReplicaOptions) -> Result<Replica, StoreError> {
     let Shared {
-        disk,
         log,
         engine,
         health,
         store,
+        traffic,
     } = shared;
     let ReplicaOptions {
         shard,
@@ -47,14 +46,16 @@ pub(crate) async fn open(shared: Shared, options: ReplicaOptions) -> Result<Repl
     } = options;
     let state = Arc::new(ShardState::open(shard, engine)?);
     own(&state, replica).await?;
-    let snapshots = Arc::new(Snapshots::new(shard, disk, log.clone(), health.clone()));
-    snapshots
-        .resume(&state, &machine)
-        .await
-        .map_err(|e| match e.kind() {
-            std::io::ErrorKind::InvalidData => StoreError::Corrupt(e.to_string()),
-            _ => StoreError::Failed(e.to_string()),
-        })?;
+    let snapshots = Arc::new(Snapshots::new(
+        state.clone(),
+        log.clone(),
+        health.clone(),
+        traffic,
+    ));
+    snapshots.resume(&machine).await.map_err(|e| match e.kind() {
+        std::io::ErrorKind::InvalidData => StoreError::Corrupt(e.to_string()),
+        _ => StoreError::Failed(e.to_string()),
+    })?;
     check(&log, &state)?;
     // Planted: a new life begins with what is certainly committed.
     #[cfg(madsim)]

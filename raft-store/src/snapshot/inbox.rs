@@ -1,17 +1,21 @@
-//! Takes in a snapshot, chunk by chunk.
+//! Takes in a snapshot, part by part.
 //!
-//! The receiver says which byte it wants next, so that a broken transfer goes on where it stopped, and a
-//! sender that is ahead or behind is put right. One transfer at a time: a new one replaces the one before.
+//! The receiver says what it wants next, so that a broken transfer goes on where it stopped, and a sender that is ahead or
+//! behind is put right. What is wanted follows from what is stored: records that the log has are not asked for again,
+//! and the staged state knows which key comes next. One transfer at a time: a new one replaces the one before.
 
-use std::{
-    io,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{io, sync::Arc, time::Duration};
 
 use flotilla_proto::peer::SnapshotChunk;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::{DIRECTORY, SnapshotFile, Snapshots, file};
-use crate::{disk::DiskFile, runtime::blocking};
+use super::{Hold, Outline, Place, Snapshots, busy, piece::invalid};
+use crate::{
+    limits::SNAPSHOT_STALL_MS,
+    runtime::{Moment, now},
+    state::Standing,
+    types::SnapshotMeta,
+};
 
 /// The transfer under way, or the last one.
 pub(crate) struct Inbox {
@@ -21,47 +25,59 @@ pub(crate) struct Inbox {
 
 enum Progress {
     Idle,
-    Receiving {
-        id: String,
-        name: String,
-        file: Arc<dyn DiskFile>,
-        next: u64,
-        total: u64,
-    },
-    Installing {
-        id: String,
-        total: u64,
-    },
-    Installed {
-        id: String,
-        total: u64,
-    },
+    Receiving(Box<Receiving>),
+    Installing(Box<Receiving>),
+    Installed { id: String },
 }
 
-/// What to answer to a chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Receiving {
+    id: String,
+    outline: Outline,
+    next: Place,
+    used: Moment,
+    hold: Hold,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// What to answer to a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted {
-    /// The byte to send next.
-    pub(crate) next_offset: u64,
+    /// What to send next.
+    pub(crate) next: Place,
     /// Nothing more is wanted.
     pub(crate) installed: bool,
 }
 
-/// What to do after a chunk.
+/// What to do after a part.
+#[derive(Debug)]
 pub(crate) enum Finish {
     /// Wait for more.
     NotYet(Wanted),
-    /// All bytes are here: check them, install, and call [`Inbox::finished`].
+    /// All is here: install it, and call [`Inbox::finished`].
     Now(Wanted, Complete),
 }
 
-/// All bytes of a snapshot, not yet checked.
+/// A snapshot that is all here.
+#[derive(Debug)]
 pub(crate) struct Complete {
-    snapshots: Arc<Snapshots>,
-    id: String,
-    part: String,
-    file: Arc<dyn DiskFile>,
-    total: u64,
+    pub(crate) id: String,
+    pub(crate) standing: Standing,
+}
+
+impl Complete {
+    pub(crate) fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: self.standing.applied,
+            last_membership: self.standing.membership.clone(),
+        }
+    }
+}
+
+fn not_yet(next: Place) -> Finish {
+    Finish::NotYet(Wanted {
+        next,
+        installed: false,
+    })
 }
 
 impl Inbox {
@@ -72,148 +88,143 @@ impl Inbox {
         }
     }
 
-    /// Takes a chunk. An error is this disk's, not the sender's.
+    /// Takes a part. An error of kind `InvalidData` is the sender's, one of kind `WouldBlock` says that too much is under
+    /// way; any other is this disk's.
     pub(crate) async fn take(&mut self, chunk: SnapshotChunk) -> io::Result<Finish> {
-        let current = match &self.progress {
-            Progress::Installed { id, total } if *id == chunk.id => {
+        match &self.progress {
+            Progress::Installed { id } if *id == chunk.id => {
                 return Ok(Finish::NotYet(Wanted {
-                    next_offset: *total,
+                    next: Place::End,
                     installed: true,
                 }));
             }
-            Progress::Installing { id, total } if *id == chunk.id => {
-                return Ok(Finish::NotYet(Wanted {
-                    next_offset: *total,
-                    installed: false,
-                }));
-            }
-            Progress::Receiving { id, .. } => *id == chunk.id,
-            _ => false,
-        };
-        if !current {
-            self.start(&chunk).await?;
+            Progress::Installing(current) if current.id == chunk.id => return Ok(not_yet(Place::End)),
+            Progress::Installing(_) => return Err(busy("another snapshot is being installed")),
+            Progress::Receiving(current) if current.id == chunk.id => {}
+            _ => self.start(&chunk).await?,
         }
-        self.append(chunk).await
+        self.accept(chunk).await
     }
 
     async fn start(&mut self, chunk: &SnapshotChunk) -> io::Result<()> {
-        self.discard();
-        let name = self.snapshots.new_name("in.part");
-        let (disk, path) = (self.snapshots.disk.clone(), name.clone());
-        let file = blocking(move || {
-            disk.create_dir(DIRECTORY)?;
-            let file = disk.open(&path, true)?;
-            file.set_len(0)?;
-            io::Result::Ok(file)
-        })
-        .await??;
-        self.progress = Progress::Receiving {
-            id: chunk.id.clone(),
-            name,
-            file,
-            next: 0,
-            total: chunk.total_size,
+        let head = chunk.head.clone().ok_or_else(|| invalid("it has no head"))?;
+        if head.shard != self.snapshots.state.shard() {
+            return Err(invalid("it is another shard's"));
+        }
+        let outline = Outline::of(head).ok_or_else(|| invalid("its head makes no sense"))?;
+        self.progress = Progress::Idle;
+        let traffic = &self.snapshots.traffic;
+        let slot = traffic.receiving.clone().try_acquire_owned();
+        let slot = slot.map_err(|_| busy("this node receives as many snapshots as it may"))?;
+        let hold = {
+            let _recycling = traffic.recycling().await;
+            self.snapshots.holds.to_keep(outline.oldest)
         };
+        let mut receiving = Receiving {
+            id: chunk.id.clone(),
+            next: Place::Record(outline.oldest),
+            outline,
+            used: now(),
+            hold,
+            _slot: slot,
+        };
+        receiving.next = self.wanted(&receiving).await?;
+        self.progress = Progress::Receiving(Box::new(receiving));
         Ok(())
     }
 
-    async fn append(&mut self, chunk: SnapshotChunk) -> io::Result<Finish> {
-        let Progress::Receiving {
-            id,
-            name,
-            file,
-            next,
-            total,
-        } = &mut self.progress
-        else {
+    /// What of a snapshot is not here yet.
+    async fn wanted(&self, receiving: &Receiving) -> io::Result<Place> {
+        let Outline { oldest, applied, .. } = receiving.outline;
+        match self.missing(oldest, applied) {
+            Some(index) => Ok(Place::Record(index)),
+            None => self.snapshots.begin_stage(&receiving.id).await,
+        }
+    }
+
+    /// The first record from `from` to `last` that is not in the log. What was applied here is the same everywhere.
+    fn missing(&self, from: u64, last: u64) -> Option<u64> {
+        let (state, log) = (&self.snapshots.state, &self.snapshots.log);
+        let own = state.applied().map(|id| id.index);
+        log.first_missing(state.shard(), from, last, own)
+    }
+
+    async fn accept(&mut self, chunk: SnapshotChunk) -> io::Result<Finish> {
+        let Progress::Receiving(mut receiving) = std::mem::replace(&mut self.progress, Progress::Idle) else {
             unreachable!("a transfer was just found or started");
         };
-        let data = chunk.data;
-        let fits = chunk.offset == *next && *next + data.len() as u64 <= *total;
-        // Chunks that came out of turn, or damaged, are asked for again.
-        if fits && crc32c::crc32c(&data) == chunk.data_crc32c && !data.is_empty() {
-            let (target, offset, bytes) = (file.clone(), *next, data.len() as u64);
-            blocking(move || target.write_at(&data, offset)).await??;
-            *next += bytes;
+        receiving.used = now();
+        receiving.hold.moved(0);
+        // Before anything is sent, too: a part that cannot be stored need not travel.
+        if let Err(full) = self.snapshots.room_for(&receiving.next) {
+            self.progress = Progress::Receiving(receiving);
+            return Err(full);
+        }
+        let from = chunk.from.and_then(Place::from_proto);
+        let to = chunk.to.and_then(Place::from_proto);
+        // Parts that come out of turn, or damaged, are asked for again.
+        let fits = from.as_ref() == Some(&receiving.next) && crc32c::crc32c(&chunk.data) == chunk.data_crc32c;
+        let taken = match to {
+            Some(to) if fits && to > receiving.next => self.store(&mut receiving, to, chunk.data).await,
+            _ => Ok(()),
+        };
+        let next = receiving.next.clone();
+        let done = taken.is_ok() && next == Place::End;
+        let complete = Complete {
+            id: receiving.id.clone(),
+            standing: receiving.outline.standing.clone(),
+        };
+        self.progress = match done {
+            true => Progress::Installing(receiving),
+            false => Progress::Receiving(receiving),
+        };
+        taken?;
+        if !done {
+            return Ok(not_yet(next));
         }
         let wanted = Wanted {
-            next_offset: *next,
+            next,
             installed: false,
-        };
-        if *next < *total {
-            return Ok(Finish::NotYet(wanted));
-        }
-        let complete = Complete {
-            snapshots: self.snapshots.clone(),
-            id: id.clone(),
-            part: name.clone(),
-            file: file.clone(),
-            total: *total,
-        };
-        self.progress = Progress::Installing {
-            id: complete.id.clone(),
-            total: complete.total,
         };
         Ok(Finish::Now(wanted, complete))
     }
 
-    /// Tells how the installation of snapshot `id` ended. A failed one is asked for again from its start.
+    async fn store(&self, receiving: &mut Receiving, to: Place, data: bytes::Bytes) -> io::Result<()> {
+        let applied = receiving.outline.applied;
+        match receiving.next.clone() {
+            Place::Record(index) => {
+                self.snapshots.put_records(index, applied, data).await?;
+                receiving.next = self.wanted(receiving).await?;
+            }
+            Place::Pair(key) => {
+                self.snapshots.put_pairs(&receiving.id, &key, &to, data).await?;
+                receiving.next = to;
+            }
+            Place::End => {}
+        }
+        if receiving.next == Place::End {
+            // Whatever the hold was worth: nothing refers to these records before the state does.
+            receiving.next = self.wanted(receiving).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells how the installation of snapshot `id` ended. A failed one is asked for again.
     pub(crate) fn finished(&mut self, id: &str, installed: bool) {
-        if let Progress::Installing { id: current, total } = &self.progress
-            && current == id
-        {
+        if matches!(&self.progress, Progress::Installing(current) if current.id == id) {
             self.progress = match installed {
-                true => Progress::Installed {
-                    id: id.to_owned(),
-                    total: *total,
-                },
+                true => Progress::Installed { id: id.to_owned() },
                 false => Progress::Idle,
             };
         }
     }
 
-    fn discard(&mut self) {
-        if let Progress::Receiving { name, .. } = std::mem::replace(&mut self.progress, Progress::Idle) {
-            // Left behind, it is removed when the replica opens again.
-            let _ = self.snapshots.disk.remove(&name);
+    /// Gives up a transfer whose sender is silent. What has arrived stays.
+    pub(crate) fn tidy(&mut self) {
+        if let Progress::Receiving(receiving) = &self.progress
+            && now().saturating_duration_since(receiving.used) > Duration::from_millis(SNAPSHOT_STALL_MS)
+        {
+            self.progress = Progress::Idle;
         }
-    }
-}
-
-impl Complete {
-    pub(crate) fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Checks every byte and gives the file its final name, durably.
-    pub(crate) async fn check(self) -> io::Result<SnapshotFile> {
-        blocking(move || self.check_blocking()).await?
-    }
-
-    fn check_blocking(self) -> io::Result<SnapshotFile> {
-        let disk = &self.snapshots.disk;
-        self.file.sync()?;
-        let head = match file::verify(&**disk, &self.part) {
-            Ok(head) => head,
-            Err(error) => {
-                disk.remove(&self.part)?;
-                return Err(error);
-            }
-        };
-        let standing = file::standing(&head).ok_or_else(|| file::invalid("the head makes no sense"))?;
-        if head.shard != self.snapshots.shard {
-            return Err(file::invalid("a snapshot of another shard"));
-        }
-        let name = self.snapshots.new_name("in.snap");
-        disk.rename(&self.part, &name)?;
-        disk.sync_dir(DIRECTORY)?;
-        Ok(SnapshotFile {
-            disk: disk.clone(),
-            name,
-            size: self.total,
-            id: self.id,
-            standing,
-            keep: AtomicBool::new(false),
-        })
     }
 }

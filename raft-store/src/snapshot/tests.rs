@@ -1,251 +1,482 @@
-//! Snapshot files, and how they arrive.
+//! Snapshots from one store to another, part by part.
 
-use flotilla_proto::{peer::SnapshotChunk, record::SnapshotHead};
+use bytes::Bytes;
+use flotilla_proto::peer::SnapshotChunk;
 
-use super::{
-    file::{Writer, verify},
-    *,
-};
+use super::{piece::split_records, *};
 use crate::{
-    disk::{SimDisk, sim::Loss},
+    disk::{SimDisk, is_full, sim::Loss},
+    engine::{EngineError, memory::MemoryEngine},
+    limits::{SNAPSHOT_HOLD_BYTES, SNAPSHOT_IMAGE_MS},
     log::LogOptions,
+    machine::{Applied, StateRead, StateWrite},
     record::{Kind, Record},
-    types::StoredMembership,
+    state::ShardView,
 };
 
 const SHARD: u32 = 5;
+/// The last entry of a sender; its state refers to those from the third on.
+const LAST: u64 = 40;
+const OLDEST: u64 = 3;
 
-fn standing() -> Standing {
-    let applied = convert::to_raft(LogId {
+struct Nothing;
+
+impl Machine for Nothing {
+    fn restore(&self, _state: &dyn StateRead) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn apply(&self, _: LogId, _: &Bytes, _: &mut dyn StateWrite) -> Result<Applied, EngineError> {
+        Ok(Applied::none())
+    }
+
+    fn oldest_live_index(&self, _state: &dyn StateRead) -> Result<Option<u64>, EngineError> {
+        Ok(Some(OLDEST))
+    }
+}
+
+/// A replica's storage, and what it lies on.
+struct Side {
+    disk: SimDisk,
+    engine: MemoryEngine,
+    snapshots: Arc<Snapshots>,
+}
+
+fn id(index: u64) -> LogId {
+    LogId {
         term: 2,
         node: 1,
-        index: 9,
-    });
-    Standing {
-        applied: Some(applied),
-        membership: StoredMembership::default(),
+        index,
     }
 }
 
+/// Records of 100 KiB: eleven make a part.
 fn record(index: u64) -> Bytes {
-    Record::encode(
-        Kind::Normal,
-        SHARD,
-        LogId {
-            term: 2,
-            node: 1,
-            index,
-        },
-        b"payload",
-    )
+    Record::encode(Kind::Normal, SHARD, id(index), &[index as u8; 100 << 10])
 }
 
-/// A small file with all kinds of frames.
-fn write_file(disk: &Arc<dyn Disk>, name: &str) {
-    disk.create_dir(DIRECTORY).unwrap();
-    let mut writer = Writer::create(disk.open(name, true).unwrap(), &head_of(SHARD, &standing())).unwrap();
-    for index in 5..=9 {
-        writer.record(&record(index)).unwrap();
-    }
-    for i in 0..20u8 {
-        writer.pair(&[b'k', i], &vec![i; usize::from(i)]).unwrap();
-    }
-    writer.finish().unwrap();
-}
-
-fn read_all(disk: &dyn Disk, name: &str) -> io::Result<(SnapshotHead, Vec<Frame>)> {
-    let (mut reader, head) = Reader::open(disk, name)?;
-    let mut frames = Vec::new();
-    while let Some(frame) = reader.next()? {
-        frames.push(frame);
-    }
-    Ok((head, frames))
-}
-
-#[test]
-fn a_file_comes_back_as_it_was_written() {
-    let disk = SimDisk::new(1).mount();
-    write_file(&disk, "snapshots/a");
-    let (head, frames) = read_all(&*disk, "snapshots/a").unwrap();
-    assert_eq!(head.shard, SHARD);
-    assert_eq!(file::standing(&head), Some(standing()));
-    let [Frame::Records(records), Frame::Pairs(pairs)] = &frames[..] else {
-        panic!("{frames:?}")
-    };
-    assert_eq!(records[..], (5..=9).map(record).collect::<Vec<_>>());
-    assert_eq!(pairs.len(), 20);
-    assert_eq!(
-        pairs[3],
-        (Bytes::from_static(b"k\x03"), Bytes::from_static(&[3; 3]))
-    );
-}
-
-#[test]
-fn every_flipped_bit_of_a_file_is_noticed() {
-    let hardware = SimDisk::new(1);
-    write_file(&hardware.mount(), "snapshots/a");
-    let size = hardware.read_file("snapshots/a").unwrap().len() as u64;
-    for byte in 0..size {
-        for bit in 0..8 {
-            hardware.flip_bit("snapshots/a", byte, bit);
-            let read = verify(&*hardware.mount(), "snapshots/a");
-            assert!(read.is_err(), "bit {bit} of byte {byte}");
-            hardware.flip_bit("snapshots/a", byte, bit);
-        }
-    }
-    verify(&*hardware.mount(), "snapshots/a").unwrap();
-}
-
-#[test]
-fn a_file_cut_short_anywhere_is_noticed() {
-    let hardware = SimDisk::new(1);
-    write_file(&hardware.mount(), "snapshots/a");
-    let whole = hardware.read_file("snapshots/a").unwrap();
-    for len in 0..whole.len() {
-        hardware.write_file("snapshots/b", &whole[..len]);
-        assert!(
-            verify(&*hardware.mount(), "snapshots/b").is_err(),
-            "{len} of {} bytes",
-            whole.len()
-        );
-    }
-    hardware.write_file("snapshots/b", &[&whole[..], &[0]].concat());
-    assert!(verify(&*hardware.mount(), "snapshots/b").is_err());
-}
-
-/// A receiver, and the bytes of a file for it.
-async fn receiver() -> (SimDisk, Arc<Snapshots>, Vec<u8>) {
-    let hardware = SimDisk::new(1);
-    let disk = hardware.mount();
-    write_file(&disk, "snapshots/source");
-    let bytes = hardware.read_file("snapshots/source").unwrap();
+async fn open(disk: SimDisk, engine: MemoryEngine, traffic: Traffic) -> Side {
     let options = LogOptions {
-        segment_bytes: 1 << 16,
-        keep_free_bytes: 0,
+        segment_bytes: 4 << 20,
+        keep_free_bytes: 1 << 20,
+        cache_bytes: 64 << 10,
         ..LogOptions::new(1)
     };
-    let log = NodeLog::open(disk.clone(), options).await.unwrap();
-    (
-        hardware,
-        Arc::new(Snapshots::new(SHARD, disk, log, Health::new())),
-        bytes,
-    )
+    let log = NodeLog::open(disk.mount(), options).await.unwrap();
+    let state = Arc::new(ShardState::open(SHARD, engine.mount()).unwrap());
+    let snapshots = Arc::new(Snapshots::new(state, log, Health::new(), traffic));
+    Side {
+        disk,
+        engine,
+        snapshots,
+    }
 }
 
-fn chunk(id: &str, bytes: &[u8], offset: usize, len: usize) -> SnapshotChunk {
-    let data = Bytes::copy_from_slice(&bytes[offset..(offset + len).min(bytes.len())]);
+async fn receiver() -> Side {
+    open(SimDisk::new(2), MemoryEngine::new(), Traffic::new()).await
+}
+
+/// A replica with entries and a state of three parts.
+async fn sender() -> Side {
+    let side = open(SimDisk::new(1), MemoryEngine::new(), Traffic::new()).await;
+    let log = &side.snapshots.log;
+    for first in (1..=LAST).step_by(10) {
+        let (done, stored) = tokio::sync::oneshot::channel();
+        let records = (first..first + 10).map(record).collect();
+        let done = move |result| done.send(result).unwrap();
+        log.append(SHARD, records, done).unwrap();
+        stored.await.unwrap().unwrap();
+    }
+    let fill = |state: &mut dyn StateWrite, standing: &mut Standing| {
+        standing.applied = Some(convert::to_raft(id(LAST)));
+        for i in 0..3_000u32 {
+            state.put(&i.to_be_bytes(), &[7; 1 << 10]);
+        }
+        Ok(())
+    };
+    side.snapshots.state.with_write(fill).unwrap();
+    side
+}
+
+impl Side {
+    async fn sending(&self) -> Sending {
+        let (view, section, standing) = self.snapshots.state.view().unwrap();
+        let image = StateImage {
+            shard: SHARD,
+            view,
+            section,
+            standing,
+            oldest: Some(OLDEST),
+            log: self.snapshots.log.clone(),
+            taken: now(),
+        };
+        self.snapshots.send(Arc::new(image)).unwrap()
+    }
+
+    /// Power loss, and a new start with what is left.
+    async fn restart(self) -> Side {
+        self.engine.crash(0);
+        self.restart_flushed().await
+    }
+
+    async fn restart_flushed(self) -> Side {
+        self.disk.crash(Loss::All);
+        open(self.disk, self.engine, Traffic::new()).await
+    }
+
+    fn pairs(&self) -> Vec<(Bytes, Bytes)> {
+        let state = &self.snapshots.state;
+        let all = |state: &dyn StateRead, _: &Standing| state.scan(&[], &[], usize::MAX).unwrap();
+        state.with_read(all)
+    }
+
+    fn staged(&self, section: u8) -> usize {
+        let (view, ..) = self.snapshots.state.view().unwrap();
+        let staged = ShardView::new(SHARD, section, &*view);
+        staged.scan(&[], &[], usize::MAX).unwrap().len()
+    }
+}
+
+fn asks(sending: &Sending, name: &str) -> SnapshotChunk {
     SnapshotChunk {
-        id: id.into(),
-        offset: offset as u64,
-        data_crc32c: crc32c::crc32c(&data),
-        data,
-        total_size: bytes.len() as u64,
+        id: name.into(),
+        head: Some(sending.outline.head(SHARD)),
         ..SnapshotChunk::default()
     }
 }
 
-async fn next(inbox: &mut Inbox, chunk: SnapshotChunk) -> u64 {
-    match inbox.take(chunk).await.unwrap() {
-        Finish::NotYet(wanted) => wanted.next_offset,
-        Finish::Now(..) => panic!("complete already"),
+async fn chunk(from: &Side, sending: &Sending, name: &str, at: &Place) -> SnapshotChunk {
+    let piece = from.snapshots.piece(sending, at.clone()).await.unwrap();
+    SnapshotChunk {
+        from: Some(piece.from.to_proto()),
+        to: Some(piece.to.to_proto()),
+        data_crc32c: crc32c::crc32c(&piece.data),
+        data: piece.data,
+        ..asks(sending, name)
     }
+}
+
+async fn next(inbox: &mut Inbox, chunk: SnapshotChunk) -> Place {
+    match inbox.take(chunk).await.unwrap() {
+        Finish::NotYet(wanted) => wanted.next,
+        Finish::Now(wanted, _) => wanted.next,
+    }
+}
+
+/// Sends what is wanted until `enough`; answers the places that were asked for.
+async fn send_until(
+    from: &Side,
+    sending: &Sending,
+    inbox: &mut Inbox,
+    enough: impl Fn(&Place) -> bool,
+) -> Vec<Place> {
+    let mut places = vec![next(inbox, asks(sending, "a")).await];
+    while !enough(places.last().unwrap()) {
+        let at = places.last().unwrap().clone();
+        let sent = chunk(from, sending, "a", &at).await;
+        let wanted = next(inbox, sent).await;
+        assert!(wanted > at, "{wanted:?} after {at:?}");
+        places.push(wanted);
+    }
+    places
+}
+
+async fn install(side: &Side, sending: &Sending) {
+    let standing = sending.outline.standing.clone();
+    let machine: Arc<dyn Machine> = Arc::new(Nothing);
+    side.snapshots
+        .install(standing, SnapshotData::Staged, &machine)
+        .await
+        .unwrap();
+}
+
+fn check_installed(side: &Side, from: &Side) {
+    assert!(side.pairs() == from.pairs());
+    assert_eq!(side.snapshots.state.applied(), from.snapshots.state.applied());
+    for index in OLDEST..=LAST {
+        let stored = side.snapshots.log.read_record(SHARD, index).unwrap();
+        assert!(stored == record(index), "record {index}");
+    }
+    assert_eq!(side.snapshots.log.shard(SHARD).purged, Some(id(LAST)));
+}
+
+fn is_pair(place: &Place) -> bool {
+    matches!(place, Place::Pair(_))
+}
+
+fn is_end(place: &Place) -> bool {
+    *place == Place::End
+}
+
+#[tokio::test]
+async fn a_snapshot_costs_its_sender_no_room_and_arrives_as_it_was() {
+    let (from, to) = (sender().await, receiver().await);
+    from.disk.set_capacity(0);
+    let stored = || {
+        let others = from
+            .disk
+            .files()
+            .into_iter()
+            .filter(|name| !name.starts_with("log/"));
+        let written = from.snapshots.log.stats().bytes_written;
+        (others.collect::<Vec<_>>(), written, from.engine.unflushed())
+    };
+    let before = stored();
+    let sending = from.sending().await;
+    let mut inbox = to.snapshots.inbox();
+    let places = send_until(&from, &sending, &mut inbox, is_end).await;
+    assert!(places.len() >= 7, "{places:?}");
+    assert_eq!(stored(), before);
+    install(&to, &sending).await;
+    check_installed(&to, &from);
+    assert_eq!((to.staged(1), to.staged(2)), (0, 3_000));
+    let again = open(to.disk.fork(), to.engine.clone(), Traffic::new()).await;
+    check_installed(&again, &from);
 }
 
 #[tokio::test]
 async fn a_broken_transfer_goes_on_where_it_stopped() {
-    let (_, snapshots, bytes) = receiver().await;
-    let mut inbox = snapshots.inbox();
-    assert_eq!(next(&mut inbox, chunk("a", &bytes, 0, 100)).await, 100);
-    assert_eq!(next(&mut inbox, chunk("a", &bytes, 100, 100)).await, 200);
-    // The sender starts over, repeats itself, skips ahead, and sends damaged bytes.
-    assert_eq!(next(&mut inbox, chunk("a", &bytes, 0, 100)).await, 200);
-    assert_eq!(next(&mut inbox, chunk("a", &bytes, 100, 100)).await, 200);
-    assert_eq!(next(&mut inbox, chunk("a", &bytes, 300, 100)).await, 200);
+    let (from, to) = (sender().await, receiver().await);
+    let sending = from.sending().await;
+    let mut inbox = to.snapshots.inbox();
+    let start = Place::Record(OLDEST);
+    assert_eq!(next(&mut inbox, asks(&sending, "a")).await, start);
+    let first = chunk(&from, &sending, "a", &start).await;
     let damaged = SnapshotChunk {
-        data_crc32c: 1,
-        ..chunk("a", &bytes, 200, 100)
+        data_crc32c: first.data_crc32c ^ 1,
+        ..first.clone()
     };
-    assert_eq!(next(&mut inbox, damaged).await, 200);
-    let Finish::Now(wanted, complete) = inbox.take(chunk("a", &bytes, 200, usize::MAX / 2)).await.unwrap()
-    else {
-        panic!("not complete")
-    };
-    assert_eq!(wanted.next_offset, bytes.len() as u64);
-    let file = complete.check().await.unwrap();
-    assert_eq!((file.size, &file.standing), (bytes.len() as u64, &standing()));
+    assert_eq!(next(&mut inbox, damaged).await, start);
+    let second = next(&mut inbox, first.clone()).await;
+    assert_eq!(second, Place::Record(OLDEST + 11));
+    // The sender starts over, repeats itself, and skips ahead.
+    assert_eq!(next(&mut inbox, asks(&sending, "a")).await, second);
+    assert_eq!(next(&mut inbox, first).await, second);
+    let ahead = chunk(&from, &sending, "a", &Place::Record(30)).await;
+    assert_eq!(next(&mut inbox, ahead).await, second);
+    send_until(&from, &sending, &mut inbox, is_end).await;
+    install(&to, &sending).await;
     inbox.finished("a", true);
-    let Finish::NotYet(wanted) = inbox.take(chunk("a", &bytes, 0, 100)).await.unwrap() else {
+    let Finish::NotYet(wanted) = inbox.take(asks(&sending, "a")).await.unwrap() else {
         panic!("again")
     };
     assert!(wanted.installed);
+    check_installed(&to, &from);
 }
 
 #[tokio::test]
-async fn another_snapshot_replaces_the_one_under_way() {
-    let (hardware, snapshots, bytes) = receiver().await;
-    let mut inbox = snapshots.inbox();
-    assert_eq!(next(&mut inbox, chunk("a", &bytes, 0, 100)).await, 100);
-    assert_eq!(next(&mut inbox, chunk("b", &bytes, 0, 50)).await, 50);
-    assert_eq!(next(&mut inbox, chunk("a", &bytes, 100, 100)).await, 0);
+async fn a_receiver_that_lost_power_goes_on_where_it_was() {
+    let (from, to) = (sender().await, receiver().await);
+    let sending = from.sending().await;
+    let mut inbox = to.snapshots.inbox();
+    send_until(&from, &sending, &mut inbox, |at| *at > Place::Record(20)).await;
+    let to = to.restart().await;
+    let mut inbox = to.snapshots.inbox();
+    let places = send_until(
+        &from,
+        &sending,
+        &mut inbox,
+        |at| matches!(at, Place::Pair(key) if !key.is_empty()),
+    )
+    .await;
+    assert!(places[0] > Place::Record(20), "{places:?}");
+    // In the middle of the state, and what of it was flushed is not sent again.
+    let reached = places.last().unwrap().clone();
+    to.snapshots.state.engine().flush().unwrap();
+    let to = to.restart().await;
+    let mut inbox = to.snapshots.inbox();
+    let places = send_until(&from, &sending, &mut inbox, is_end).await;
+    assert_eq!(places[0], reached);
+    install(&to, &sending).await;
+    check_installed(&to, &from);
+}
+
+#[tokio::test]
+async fn a_crash_anywhere_in_an_installation_leaves_the_old_state_or_the_new_one() {
+    let from = sender().await;
+    for survivors in 0.. {
+        let to = receiver().await;
+        let sending = from.sending().await;
+        let mut inbox = to.snapshots.inbox();
+        send_until(&from, &sending, &mut inbox, is_end).await;
+        let state = to.snapshots.state.clone();
+        state.begin_install(&sending.outline.standing).unwrap();
+        // As the installation goes on; the last flush is taken for one that came too late.
+        to.snapshots.log.purge(SHARD, id(LAST)).await.unwrap();
+        let switched = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            state.switch(sending.outline.standing.clone(), |_| {
+                panic!("the end of the process")
+            })
+        }));
+        assert!(switched.is_err());
+        let unflushed = to.engine.unflushed();
+        to.engine.crash(survivors);
+        let to = to.restart_flushed().await;
+        let machine: Arc<dyn Machine> = Arc::new(Nothing);
+        to.snapshots.resume(&machine).await.unwrap();
+        check_installed(&to, &from);
+        assert_eq!(to.snapshots.state.installing().unwrap(), None);
+        if survivors > unflushed {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_snapshot_replaces_the_one_under_way_and_its_records_stay() {
+    let (from, to) = (sender().await, receiver().await);
+    let sending = from.sending().await;
+    let mut inbox = to.snapshots.inbox();
+    let places = send_until(
+        &from,
+        &sending,
+        &mut inbox,
+        |at| matches!(at, Place::Pair(key) if !key.is_empty()),
+    )
+    .await;
+    assert!(to.staged(2) > 0, "{places:?}");
     assert_eq!(
-        hardware
-            .files()
-            .iter()
-            .filter(|name| name.ends_with(".part"))
-            .count(),
-        1
+        next(&mut inbox, asks(&sending, "b")).await,
+        Place::Pair(Bytes::new())
     );
+    assert_eq!(to.staged(2), 0);
 }
 
 #[tokio::test]
-async fn a_snapshot_that_is_not_one_is_thrown_away() {
-    let (hardware, snapshots, mut bytes) = receiver().await;
-    bytes[200] ^= 1;
-    let mut inbox = snapshots.inbox();
-    let Finish::Now(_, complete) = inbox.take(chunk("a", &bytes, 0, bytes.len())).await.unwrap() else {
-        panic!("not complete")
-    };
-    assert!(complete.check().await.is_err());
-    inbox.finished("a", false);
-    assert!(!hardware.files().iter().any(|name| name.contains("-in")));
-    assert_eq!(next(&mut inbox, chunk("a", &bytes, 0, 100)).await, 100);
+async fn a_receiver_without_room_takes_nothing_until_it_has_some() {
+    let (from, to) = (sender().await, receiver().await);
+    let sending = from.sending().await;
+    let mut inbox = to.snapshots.inbox();
+    send_until(&from, &sending, &mut inbox, is_pair).await;
+    to.disk.set_capacity(0);
+    let first = chunk(&from, &sending, "a", &Place::Pair(Bytes::new())).await;
+    let error = inbox.take(first.clone()).await.unwrap_err();
+    assert!(is_full(&error), "{error}");
+    assert_eq!(to.staged(2), 0);
+    to.disk.set_capacity(u64::MAX);
+    assert!(next(&mut inbox, first).await > Place::Pair(Bytes::new()));
 }
 
 #[tokio::test]
-async fn a_received_file_survives_a_power_loss() {
-    let (hardware, snapshots, bytes) = receiver().await;
-    let mut inbox = snapshots.inbox();
-    let Finish::Now(_, complete) = inbox.take(chunk("a", &bytes, 0, bytes.len())).await.unwrap() else {
-        panic!("not complete")
-    };
-    let file = complete.check().await.unwrap();
-    hardware.crash(Loss::All);
-    verify(&*hardware.mount(), &file.name).unwrap();
+async fn no_more_than_so_many_snapshots_are_under_way() {
+    let (from, traffic) = (sender().await, Traffic::new());
+    let sending = from.sending().await;
+    let mut inboxes = Vec::new();
+    for seed in 0..=MAX_SNAPSHOTS_IN {
+        let side = open(SimDisk::new(seed as u64), MemoryEngine::new(), traffic.clone()).await;
+        inboxes.push(side.snapshots.inbox());
+    }
+    let (last, others) = inboxes.split_last_mut().unwrap();
+    for inbox in others.iter_mut() {
+        assert_eq!(next(inbox, asks(&sending, "a")).await, Place::Record(OLDEST));
+    }
+    let error = last.take(asks(&sending, "a")).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    inboxes.remove(0);
+    let last = inboxes.last_mut().unwrap();
+    assert_eq!(next(last, asks(&sending, "a")).await, Place::Record(OLDEST));
+
+    let mut more = Vec::new();
+    for _ in 1..MAX_SNAPSHOTS_OUT {
+        more.push(from.sending().await);
+    }
+    let refused = from.snapshots.send(sending.image.clone());
+    assert_eq!(refused.err().map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
+    drop(more);
+    assert!(from.snapshots.send(sending.image.clone()).is_ok());
 }
 
 #[tokio::test]
-async fn a_file_goes_with_the_last_who_needs_it() {
-    let (hardware, snapshots, bytes) = receiver().await;
-    let mut inbox = snapshots.inbox();
-    let Finish::Now(_, complete) = inbox.take(chunk("a", &bytes, 0, bytes.len())).await.unwrap() else {
-        panic!("not complete")
-    };
-    let file = complete.check().await.unwrap();
-    let name = file.name.clone();
-    assert!(hardware.files().contains(&name));
-    drop(file);
-    assert!(!hardware.files().contains(&name));
+async fn what_is_being_sent_stays_and_moves_on_with_the_receiver() {
+    let from = sender().await;
+    let sending = from.sending().await;
+    // A receiver that takes nothing keeps nothing, however often it is tried.
+    assert_eq!(from.snapshots.held(), None);
+    sending.hold.moved(20);
+    assert_eq!(from.snapshots.held(), Some(20));
+    let second = from.sending().await;
+    second.hold.moved(OLDEST + 1);
+    assert_eq!(from.snapshots.held(), Some(OLDEST + 1));
+    drop(second);
+    assert_eq!(from.snapshots.held(), Some(20));
+    drop(sending);
+    assert_eq!(from.snapshots.held(), None);
 }
 
-/// Format version 1, as the first release wrote it. Never written again.
-const GOLDEN: &[u8] = include_bytes!("../../tests/golden/v1/snapshot");
+#[tokio::test]
+async fn a_receiver_that_is_stuck_keeps_nothing_from_being_given_up() {
+    let from = sender().await;
+    let sending = from.sending().await;
+    sending.hold.moved(OLDEST);
+    let (holds, begun) = (&from.snapshots.holds, now());
+    let after = |ms: u64| begun + Duration::from_millis(ms);
+    assert_eq!(holds.oldest_at(after(SNAPSHOT_STALL_MS / 2), 0), Some(OLDEST));
+    assert_eq!(holds.oldest_at(after(2 * SNAPSHOT_STALL_MS), 0), None);
+    let written = from.snapshots.log.stats().bytes_written;
+    assert_eq!(
+        holds.oldest_at(begun, written + SNAPSHOT_HOLD_BYTES - 1),
+        Some(OLDEST)
+    );
+    assert_eq!(holds.oldest_at(begun, written + SNAPSHOT_HOLD_BYTES), None);
+    assert!(!sending.image.expired(after(SNAPSHOT_IMAGE_MS / 2)));
+    assert!(sending.image.expired(after(SNAPSHOT_IMAGE_MS + 1_000)));
+}
+
+#[tokio::test]
+async fn a_full_disk_gives_up_what_is_held_and_an_image_whose_records_are_gone() {
+    let from = sender().await;
+    let sending = from.sending().await;
+    let log = &from.snapshots.log;
+    sending.hold.moved(OLDEST);
+    assert_eq!(from.snapshots.held(), Some(OLDEST));
+    from.disk.set_capacity(0);
+    while log.has_room() {
+        log.save_vote(SHARD, vec![1; 1 << 20].into()).await.unwrap();
+    }
+    assert_eq!(from.snapshots.held(), None);
+    let closed = log.segments().into_iter().rfind(|segment| !segment.open).unwrap();
+    log.recycle_through(closed.sequence).await.unwrap();
+    assert!(
+        from.snapshots
+            .piece(&sending, Place::Record(OLDEST))
+            .await
+            .is_err()
+    );
+    assert!(from.snapshots.reusable(None).is_none());
+}
 
 #[test]
-fn a_snapshot_of_version_1_is_read_and_written_as_ever() {
-    let hardware = SimDisk::new(1);
-    hardware.mount().create_dir(DIRECTORY).unwrap();
-    hardware.write_file("snapshots/golden", GOLDEN);
-    verify(&*hardware.mount(), "snapshots/golden").unwrap();
-    write_file(&hardware.mount(), "snapshots/a");
-    assert!(hardware.read_file("snapshots/a").unwrap() == GOLDEN);
+fn records_that_are_not_those_that_follow_are_refused() {
+    let two = Bytes::from([&record(5)[..], &record(6)[..]].concat());
+    assert_eq!(split_records(SHARD, 5, 9, two.clone()).unwrap().len(), 2);
+    for (shard, from, last) in [(SHARD + 1, 5, 9), (SHARD, 4, 9), (SHARD, 6, 9), (SHARD, 5, 5)] {
+        assert!(split_records(shard, from, last, two.clone()).is_err());
+    }
+    for len in (1..two.len()).step_by(997) {
+        let cut = split_records(SHARD, 5, 9, two.slice(..len));
+        assert!(cut.is_err(), "{len} bytes");
+    }
+    let vote = Record::encode(Kind::Vote, SHARD, id(5), b"");
+    assert!(split_records(SHARD, 5, 9, vote).is_err());
+}
+
+#[test]
+fn pairs_out_of_their_place_are_refused() {
+    let mut data = bytes::BytesMut::new();
+    for key in [b"b", b"c"] {
+        piece::put_pair(&mut data, key, b"value");
+    }
+    let data = data.freeze();
+    let key = |key: &'static [u8]| Bytes::from_static(key);
+    let split = |from, to, data| piece::split_pairs(&from, &to, data);
+    let pairs = split(key(b"b"), Place::Pair(key(b"d")), data.clone()).unwrap();
+    assert_eq!(pairs[1], (key(b"c"), key(b"value")));
+    assert!(split(key(b"bb"), Place::End, data.clone()).is_err());
+    assert!(split(key(b"b"), Place::Pair(key(b"c")), data.clone()).is_err());
+    for len in (1..data.len()).filter(|len| *len != data.len() / 2) {
+        assert!(
+            split(key(b"b"), Place::End, data.slice(..len)).is_err(),
+            "{len} bytes"
+        );
+    }
 }

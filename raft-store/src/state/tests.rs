@@ -129,3 +129,45 @@ fn clearing_a_shard_leaves_its_neighbours_alone() {
     let left = engine.scan(&[], &[0xff; 8], usize::MAX).unwrap();
     assert_eq!(left.len(), 4);
 }
+
+#[test]
+fn what_is_applied_is_told_while_a_batch_or_a_snapshot_is_put_in() {
+    let state = ShardState::open(1, MemoryEngine::new().mount()).unwrap();
+    let in_batch = state.with_write(|_, standing| {
+        standing.applied = Some(id(4));
+        Ok(state.applied())
+    });
+    assert_eq!((in_batch.unwrap(), state.applied()), (None, Some(id(4))));
+    let after = Standing {
+        applied: Some(id(9)),
+        ..Standing::default()
+    };
+    let pairs = vec![(Bytes::from_static(b"a"), Bytes::from_static(b"new"))];
+    state.begin_stage("a").unwrap();
+    // While it is put together, and up to the switch, the state in use is the old one, and can be read.
+    state.stage("a", pairs, None).unwrap();
+    assert_eq!(state.with_read(|state, _| state.get(b"a")).unwrap(), None);
+    state.begin_install(&after).unwrap();
+    let told = std::cell::Cell::new(None);
+    let restore = |new: &dyn StateRead| {
+        told.set(state.applied());
+        assert_eq!(new.get(b"a").unwrap(), Some(Bytes::from_static(b"new")));
+        Ok(())
+    };
+    state.switch(after, restore).unwrap();
+    assert_eq!(told.get(), Some(id(9)));
+}
+
+#[test]
+fn a_snapshot_that_is_not_complete_is_not_put_in() {
+    let state = ShardState::open(1, MemoryEngine::new().mount()).unwrap();
+    assert!(state.begin_install(&Standing::default()).is_err());
+    assert_eq!(state.begin_stage("a").unwrap(), Some(Bytes::new()));
+    let next = Bytes::from_static(b"b");
+    let pairs = vec![(Bytes::from_static(b"a"), Bytes::new())];
+    state.stage("a", pairs, Some(next.clone())).unwrap();
+    assert!(state.begin_install(&Standing::default()).is_err());
+    assert_eq!(state.begin_stage("a").unwrap(), Some(next));
+    state.discard_stage().unwrap();
+    assert_eq!(state.begin_stage("a").unwrap(), Some(Bytes::new()));
+}

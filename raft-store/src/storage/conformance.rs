@@ -16,7 +16,7 @@ use crate::{
     log::{LogOptions, NodeLog},
     log_id::LogId,
     machine::{Applied, Machine, StateRead, StateWrite},
-    snapshot::Snapshots,
+    snapshot::{Snapshots, Traffic},
     state::ShardState,
     types::TypeConfig,
 };
@@ -57,7 +57,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Fresh {
         let (disk, engine, directory) = (self.make)();
         self.directories.lock().unwrap().extend(directory);
         let log = NodeLog::open(
-            disk.clone(),
+            disk,
             LogOptions {
                 keep_free_bytes: 0,
                 segment_bytes: 1 << 20,
@@ -67,13 +67,14 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Fresh {
         let log = log.await.expect("the log opens");
         let health = Health::new();
         let synced = Arc::new(Synced::new(0));
+        let state = Arc::new(ShardState::open(SHARD, engine).expect("the state opens"));
         let state_machine = StateMachine {
-            state: Arc::new(ShardState::open(SHARD, engine).expect("the state opens")),
+            state: state.clone(),
             machine: Arc::new(Keep),
             log: log.clone(),
             // The suite applies entries that it never appends.
             synced: Arc::new(Synced::new(u64::MAX)),
-            snapshots: Arc::new(Snapshots::new(SHARD, disk, log.clone(), health.clone())),
+            snapshots: Arc::new(Snapshots::new(state, log.clone(), health.clone(), Traffic::new())),
             health: health.clone(),
         };
         Ok(((), LogStore::new(SHARD, log, synced, health), state_machine))

@@ -15,6 +15,7 @@ use crate::{
     limits::{MAX_APPLY_BYTES, MAX_APPLY_ENTRIES},
     log::NodeLog,
     machine::{Applied, Machine, StateWrite},
+    runtime::now,
     snapshot::{SnapshotData, Snapshots, StateImage},
     state::{ShardState, ShardView, Standing},
     types::{Entry, Member, Payload, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig, convert},
@@ -57,15 +58,21 @@ impl StateMachine {
     }
 
     fn try_image(&self) -> Result<StateImage, EngineError> {
-        let (view, standing) = self.state.view()?;
+        let (view, section, standing) = self.state.view()?;
         let shard = self.state.shard();
-        let oldest = self.machine.oldest_live_index(&ShardView::new(shard, &*view))?;
+        let oldest = self
+            .machine
+            .oldest_live_index(&ShardView::new(shard, section, &*view))?;
         Ok(StateImage {
             shard,
             view,
+            section,
             standing,
             oldest,
             log: self.log.clone(),
+            taken: now(),
+            #[cfg(madsim)]
+            claimed: std::sync::OnceLock::new(),
         })
     }
 }
@@ -153,37 +160,31 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             applied: meta.last_log_id,
             membership: meta.last_membership.clone(),
         };
-        self.snapshots
-            .install(standing, data, &self.state, &self.machine)
-            .await
+        self.snapshots.install(standing, data, &self.machine).await
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<OurSnapshot>> {
-        // A file that was built for a replica that lagged is good as long as the log goes on from it.
-        if let Some(file) = self.snapshots.reusable(self.log.shard(self.state.shard()).purged) {
-            return Ok(Some(Snapshot {
-                meta: file.meta(),
-                snapshot: SnapshotData::File(file),
-            }));
+        // What is being sent already is good as long as the log goes on from it.
+        if let Some(image) = self.snapshots.reusable(self.log.shard(self.state.shard()).purged) {
+            return Ok(Some(snapshot_of(image)));
         }
         let image = self.image()?;
-        Ok(image.standing.applied.is_some().then(|| snapshot_of(image)))
+        Ok(image
+            .standing
+            .applied
+            .is_some()
+            .then(|| snapshot_of(Arc::new(image))))
     }
 }
 
-fn snapshot_of(image: StateImage) -> OurSnapshot {
-    let meta = SnapshotMeta {
-        last_log_id: image.standing.applied,
-        last_membership: image.standing.membership.clone(),
-    };
+fn snapshot_of(image: Arc<StateImage>) -> OurSnapshot {
     Snapshot {
-        meta,
-        snapshot: SnapshotData::State(image),
+        meta: image.meta(),
+        snapshot: SnapshotData::Image(image),
     }
 }
 
-/// "Builds" a snapshot: the state is on disk anyway, so the snapshot is the state as of now. A file is made only
-/// when some replica needs one.
+/// "Builds" a snapshot: the state is on disk anyway, so the snapshot is the state as of now.
 pub(crate) struct Builder(Option<io::Result<StateImage>>);
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
@@ -194,6 +195,6 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             .0
             .take()
             .ok_or_else(|| io::Error::other("this snapshot was taken already"))?;
-        image.map(snapshot_of)
+        image.map(|image| snapshot_of(Arc::new(image)))
     }
 }

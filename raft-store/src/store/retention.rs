@@ -7,6 +7,7 @@ use crate::{
     engine::EngineError,
     log::{PurgePoints, ReadError, RecycleError},
     replica::PurgeError,
+    runtime::blocking,
 };
 
 /// Why segments stay.
@@ -70,8 +71,9 @@ impl Store {
     }
 
     /// Gives up all closed segments up to `sequence`, if nothing in them is needed any more: every shard's entries in
-    /// them are applied, flushed, and older than the oldest entry its state refers to. Returns the purge points.
+    /// them are applied, flushed, and older than the oldest entry its state refers to, or a snapshot under way. Returns the purge points.
     pub async fn recycle_through(&self, sequence: u64) -> Result<PurgePoints, RetentionError> {
+        let _recycling = self.inner.traffic.recycling().await;
         let highest = self.log().highest_through(sequence);
         for (shard, last) in highest {
             // Planted: closed and old is taken for not needed.
@@ -80,7 +82,9 @@ impl Store {
                 continue;
             }
             let replica = self.replica(shard).ok_or(RetentionError::NotOpen(shard))?;
-            if let Some(oldest) = replica.oldest_live_index()?
+            // Not on a thread of the runtime: a snapshot that is being put in has to be waited for.
+            let oldest = blocking(move || replica.oldest_needed()).await;
+            if let Some(oldest) = oldest.unwrap_or_else(|e| Err(EngineError::Failed(e.to_string())))?
                 && oldest <= last
             {
                 return Err(RetentionError::Needed { shard, oldest, last });

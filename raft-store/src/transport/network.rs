@@ -1,6 +1,13 @@
 //! openraft's network, over a [`Transport`].
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use flotilla_proto::peer::{
     self, RaftRequest, RaftResponse, SnapshotChunk, raft_request::Body as Request,
@@ -17,8 +24,9 @@ use openraft::{
 
 use super::{Transport, TransportError};
 use crate::{
-    limits::{APPEND_WINDOW, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_POLL_MS},
-    snapshot::{SnapshotData, SnapshotFile, Snapshots, head_of},
+    limits::{APPEND_WINDOW, SNAPSHOT_IMAGE_MS, SNAPSHOT_POLL_MS, SNAPSHOT_STALL_MS},
+    runtime::now,
+    snapshot::{Outline, Piece, Place, Sending, SnapshotData, Snapshots},
     types::{
         AppendRequest, AppendResponse, LeaderId, Member, RaftLogId, RpcError, TransferRequest,
         TransferResponse, TypeConfig, Vote, VoteRequest, VoteResponse, convert,
@@ -41,6 +49,8 @@ pub(crate) struct Network {
 pub(crate) struct Link {
     network: Network,
     target: u64,
+    /// Appends with entries that have no answer yet.
+    carrying: AtomicUsize,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -50,6 +60,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         Link {
             network: self.clone(),
             target,
+            carrying: AtomicUsize::new(0),
         }
     }
 }
@@ -74,14 +85,51 @@ impl Span {
     }
 }
 
+/// An append with entries that is under way.
+struct Carried<'a>(&'a AtomicUsize);
+
+impl<'a> Carried<'a> {
+    fn begin(carrying: &'a AtomicUsize) -> Self {
+        carrying.fetch_add(1, Ordering::Relaxed);
+        Self(carrying)
+    }
+}
+
+impl Drop for Carried<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Link {
+    /// Sends what must not wait behind records; it may overtake them.
+    async fn call_urgent(
+        &self,
+        action: openraft::RPCTypes,
+        body: Request,
+        ttl: Duration,
+    ) -> Result<Response, RpcError> {
+        self.request(action, body, true, ttl).await
+    }
+
     async fn call(
         &self,
         action: openraft::RPCTypes,
         body: Request,
         ttl: Duration,
     ) -> Result<Response, RpcError> {
+        self.request(action, body, false, ttl).await
+    }
+
+    async fn request(
+        &self,
+        action: openraft::RPCTypes,
+        body: Request,
+        urgent: bool,
+        ttl: Duration,
+    ) -> Result<Response, RpcError> {
         let request = RaftRequest {
+            urgent,
             shard: self.network.shard,
             to: self.target,
             body: Some(body),
@@ -119,8 +167,15 @@ impl Link {
     }
 
     async fn append(&self, request: AppendRequest, ttl: Duration) -> Result<AppendResponse, RpcError> {
+        // A heartbeat: it builds on what was answered, and not on entries that are still on their way.
+        let heartbeat = request.entries.is_empty() && self.carrying.load(Ordering::Relaxed) == 0;
+        let _carried = (!request.entries.is_empty()).then(|| Carried::begin(&self.carrying));
         let body = Request::Append(convert::append_to_proto(self.network.shard, request));
-        let answer = self.call(openraft::RPCTypes::AppendEntries, body, ttl).await;
+        let action = openraft::RPCTypes::AppendEntries;
+        let answer = match heartbeat {
+            true => self.call_urgent(action, body, ttl).await,
+            false => self.call(action, body, ttl).await,
+        };
         // Planted: it was sent, so it will have arrived.
         #[cfg(madsim)]
         if plant::is(plant::Bug::LostAnswerCounts)
@@ -134,28 +189,28 @@ impl Link {
         }
     }
 
-    /// Sends one chunk. Answers what is wanted next, or a vote that ends the transfer.
-    async fn send_chunk(
+    /// Sends one part, or asks what is wanted. Answers what that is, or a vote that ends the transfer.
+    async fn send_piece(
         &self,
         vote: &Vote,
-        file: &SnapshotFile,
-        offset: u64,
+        sending: &Sending,
+        piece: Option<Piece>,
         ttl: Duration,
     ) -> Result<peer::SnapshotResponse, StreamingError<TypeConfig>> {
-        let data = self
-            .network
-            .snapshots
-            .chunk(file, offset, SNAPSHOT_CHUNK_BYTES)
-            .map_err(failed)?;
-        let chunk = SnapshotChunk {
+        let standing = &sending.outline.standing;
+        let applied = standing.applied.map(|id| id.to_string()).unwrap_or_default();
+        let mut chunk = SnapshotChunk {
             vote: Some(convert::vote_to_proto(vote)),
-            id: format!("{}/{}", self.network.replica, file.id),
-            offset,
-            data_crc32c: crc32c::crc32c(&data),
-            data,
-            total_size: file.size,
-            head: (offset == 0).then(|| head_of(self.network.shard, &file.standing)),
+            id: format!("{}/{applied}", self.network.replica),
+            head: Some(sending.outline.head(self.network.shard)),
+            ..SnapshotChunk::default()
         };
+        if let Some(piece) = piece {
+            chunk.from = Some(piece.from.to_proto());
+            chunk.to = Some(piece.to.to_proto());
+            chunk.data_crc32c = crc32c::crc32c(&piece.data);
+            chunk.data = piece.data;
+        }
         match self
             .call(openraft::RPCTypes::InstallSnapshot, Request::Snapshot(chunk), ttl)
             .await?
@@ -171,31 +226,60 @@ impl Link {
         data: SnapshotData,
         ttl: Duration,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let file = self.network.snapshots.file(data).await.map_err(failed)?;
-        tracing::info!(
-            shard = self.network.shard,
-            to = self.target,
-            bytes = file.size,
-            "sending a snapshot"
-        );
-        let mut offset = 0;
+        let SnapshotData::Image(image) = data else {
+            return Err(failed(std::io::Error::other("a snapshot that was received")));
+        };
+        let snapshots = &self.network.snapshots;
+        let sending = snapshots.send(image).map_err(failed)?;
+        let Outline { oldest, applied, .. } = sending.outline;
+        let (shard, to) = (self.network.shard, self.target);
+        tracing::info!(shard, to, oldest, applied, "sending a snapshot");
+        let (mut at, mut moved) = (None, now());
+        let mut piece = None;
         loop {
-            let answer = self.send_chunk(&vote, &file, offset, ttl).await?;
+            let answer = self.send_piece(&vote, &sending, piece.take(), ttl).await?;
             let theirs = answer.vote.map(convert::vote_from_proto);
             if answer.installed {
-                self.network.snapshots.forget();
+                snapshots.forget();
                 return Ok(SnapshotResponse::new(theirs.unwrap_or(vote)));
             }
             if let Some(higher) = theirs.filter(|theirs| *theirs > vote) {
                 return Ok(SnapshotResponse::new(higher));
             }
-            if answer.next_offset >= file.size || answer.next_offset == offset {
-                // All there and being installed, or a chunk that did not count.
+            let next = answer.next.and_then(Place::from_proto).ok_or_else(malformed)?;
+            if at.as_ref() == Some(&next) {
+                // All there and being installed, or a part that did not count.
+                let stalled = now().saturating_duration_since(moved) > patience(&next);
+                if stalled {
+                    return Err(failed(std::io::Error::other("it does not move")));
+                }
                 tokio::time::sleep(Duration::from_millis(SNAPSHOT_POLL_MS)).await;
+            } else {
+                // What is wanted first only tells where it stands.
+                if at.is_some() {
+                    sending.hold.moved(match next {
+                        Place::Record(index) => index.min(applied),
+                        // What follows the snapshot must be there when it is installed.
+                        Place::Pair(_) | Place::End => applied,
+                    });
+                }
+                moved = now();
             }
-            offset = answer.next_offset.min(file.size);
+            if next != Place::End {
+                piece = Some(snapshots.piece(&sending, next.clone()).await.map_err(failed)?);
+            }
+            at = Some(next);
         }
     }
+}
+
+/// How long a transfer may stand at a place.
+fn patience(place: &Place) -> Duration {
+    Duration::from_millis(match place {
+        Place::Record(_) | Place::Pair(_) => SNAPSHOT_STALL_MS,
+        // It is being installed there, on a disk that may be slow.
+        Place::End => SNAPSHOT_IMAGE_MS,
+    })
 }
 
 fn malformed() -> RpcError {
@@ -204,7 +288,7 @@ fn malformed() -> RpcError {
 
 fn failed(error: std::io::Error) -> StreamingError<TypeConfig> {
     StreamingError::Unreachable(Unreachable::from_string(format!(
-        "the snapshot cannot be made or read: {error}"
+        "the snapshot cannot be sent: {error}"
     )))
 }
 
@@ -260,7 +344,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
     async fn vote(&mut self, request: VoteRequest, option: RPCOption) -> Result<VoteResponse, RpcError> {
         let body = Request::Vote(convert::vote_request_to_proto(&request));
         match self
-            .call(openraft::RPCTypes::Vote, body, option.hard_ttl())
+            .call_urgent(openraft::RPCTypes::Vote, body, option.hard_ttl())
             .await?
         {
             Response::Vote(answer) => convert::vote_response_from_proto(answer).ok_or_else(malformed),
@@ -271,7 +355,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
     async fn pre_vote(&mut self, request: VoteRequest, option: RPCOption) -> Result<VoteResponse, RpcError> {
         let body = Request::PreVote(convert::vote_request_to_proto(&request));
         match self
-            .call(openraft::RPCTypes::Vote, body, option.hard_ttl())
+            .call_urgent(openraft::RPCTypes::Vote, body, option.hard_ttl())
             .await?
         {
             Response::PreVote(answer) => convert::vote_response_from_proto(answer).ok_or_else(malformed),

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use flotilla_proto::peer::{RaftRequest, RaftResponse};
+use flotilla_proto::peer::{RaftRequest, RaftResponse, raft_request};
 use futures::StreamExt;
 use raft_store::{
     MemoryEngine, ProposeError, RaftOptions, Replica, ReplicaOptions, Store, StoreError, StoreOptions,
@@ -34,6 +34,9 @@ struct Net {
     cut: BTreeSet<u64>,
     /// Calls that went nowhere, by caller.
     lost: BTreeMap<u64, u64>,
+    /// Bytes of snapshots sent to each replica, and how many may be: then the way breaks.
+    snapshots: BTreeMap<u64, u64>,
+    snapshot_limit: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -55,6 +58,14 @@ impl Transport for Wire {
             if net.cut.contains(&to) || net.cut.contains(&self.from) {
                 *net.lost.entry(self.from).or_default() += 1;
                 return Err(TransportError::Unreachable("cut off".into()));
+            }
+            if let Some(raft_request::Body::Snapshot(chunk)) = &request.body {
+                let limit = net.snapshot_limit.unwrap_or(u64::MAX);
+                let sent = net.snapshots.entry(to).or_default();
+                if *sent + chunk.data.len() as u64 > limit {
+                    return Err(TransportError::Unreachable("that much and no more".into()));
+                }
+                *sent += chunk.data.len() as u64;
             }
             match net.replicas.get(&to) {
                 None => return Err(TransportError::Unreachable("not running".into())),
@@ -231,6 +242,17 @@ impl Cluster {
             .get(&replica_id(node))
             .copied()
             .unwrap_or(0)
+    }
+
+    /// From now on no replica gets more than so many bytes of snapshots.
+    pub(crate) fn limit_snapshots(&self, bytes: Option<u64>) {
+        self.net.lock().unwrap().snapshot_limit = bytes;
+    }
+
+    /// Bytes of snapshots that were sent to a node.
+    pub(crate) fn snapshot_bytes(&self, node: u32) -> u64 {
+        let net = self.net.lock().unwrap();
+        net.snapshots.get(&replica_id(node)).copied().unwrap_or(0)
     }
 
     pub(crate) fn heal(&self) {

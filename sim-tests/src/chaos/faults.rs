@@ -60,6 +60,8 @@ pub(super) enum Fault {
     Latency,
     /// A node's disk has no room
     FullDisk,
+    /// A node loses its directory while the disks of the others have little room
+    TightDisks,
     /// kill -9 of a node, whose directory is empty when it comes back
     LostDirectory,
     /// A node comes back with the directory that it had a while ago
@@ -71,7 +73,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 15] = [
+    pub(super) const ALL: [Fault; 16] = [
         Fault::Kill,
         Fault::KillAll,
         Fault::Restart,
@@ -83,6 +85,7 @@ impl Fault {
         Fault::Loss,
         Fault::Latency,
         Fault::FullDisk,
+        Fault::TightDisks,
         Fault::LostDirectory,
         Fault::OldDirectory,
         Fault::ForeignDirectory,
@@ -102,6 +105,7 @@ impl Fault {
             Fault::Loss => "loss",
             Fault::Latency => "latency",
             Fault::FullDisk => "full disk",
+            Fault::TightDisks => "tight disks",
             Fault::LostDirectory => "lost directory",
             Fault::OldDirectory => "old directory",
             Fault::ForeignDirectory => "foreign directory",
@@ -116,11 +120,16 @@ impl Fault {
 
     /// Takes what a quorum can spare: nothing else goes together with it.
     fn is_of_a_disk(self) -> bool {
-        use Fault::{FlippedBits, ForeignDirectory, FullDisk, LostDirectory, OldDirectory};
+        use Fault::{FlippedBits, ForeignDirectory, FullDisk, LostDirectory, OldDirectory, TightDisks};
         matches!(
             self,
-            FullDisk | LostDirectory | OldDirectory | ForeignDirectory | FlippedBits
+            FullDisk | TightDisks | LostDirectory | OldDirectory | ForeignDirectory | FlippedBits
         )
+    }
+
+    /// Fills file systems that are made for it.
+    pub(super) fn needs_mounts(self) -> bool {
+        matches!(self, Fault::FullDisk | Fault::TightDisks)
     }
 
     /// Goes together with a fault of the network.
@@ -216,6 +225,7 @@ async fn commit(scene: &Scene, fault: Fault, random: Random) -> io::Result<()> {
         Fault::Loss => network::loss(scene, random).await,
         Fault::Latency => network::latency(scene, random).await,
         Fault::FullDisk => disk::full(scene, random).await,
+        Fault::TightDisks => directory::tight(scene, random).await,
         Fault::LostDirectory => directory::lost(scene, random).await,
         Fault::OldDirectory => directory::old(scene, random).await,
         Fault::ForeignDirectory => directory::foreign(scene, random).await,

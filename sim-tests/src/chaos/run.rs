@@ -141,16 +141,16 @@ fn possible(options: &Options, cleanup: &Cleanup, scene: &Scene) -> Vec<Fault> {
     if wanted.is_empty() {
         wanted = Fault::ALL.to_vec();
     }
-    if wanted.contains(&Fault::FullDisk) {
+    if wanted.iter().any(|fault| fault.needs_mounts()) {
         let mounted = scene.nodes.iter().try_for_each(|node| {
             let image: PathBuf = node.directory.with_extension("img");
             disks::mount(&image, &node.directory, cleanup)
         });
         if let Err(error) = mounted {
             scene.book.note(&format!(
-                "full disk: skipped, it needs root to mount small file systems: {error}"
+                "full and tight disks: skipped, they need root to mount small file systems: {error}"
             ));
-            wanted.retain(|fault| *fault != Fault::FullDisk);
+            wanted.retain(|fault| !fault.needs_mounts());
         }
     }
     wanted
@@ -188,7 +188,11 @@ async fn story(
     clients.stop();
     let mut violations = logged(
         &nodes,
-        faults.iter().any(|fault| fault.name == Fault::FullDisk.name()),
+        faults.iter().any(|fault| {
+            [Fault::FullDisk, Fault::TightDisks]
+                .map(Fault::name)
+                .contains(&&*fault.name)
+        }),
     );
     let tally = book.history.tally();
     if faults.is_empty() || tally.acked == 0 {

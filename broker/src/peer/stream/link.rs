@@ -12,6 +12,7 @@ use tokio::{
 use tonic::{Streaming, transport::Endpoint};
 use tracing::{debug, info};
 
+use super::Lane;
 use crate::peer::{
     Body, HelloSource, PROTOCOL_VERSION, PeerError, Seat,
     calls::{Budgets, Calls, Outgoing},
@@ -26,12 +27,13 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn start(node: u32, address: String, me: HelloSource) -> Self {
+    pub(super) fn start(node: u32, lane: Lane, address: String, me: HelloSource) -> Self {
         let calls = Calls::new(Budgets::by_limits());
         // Calls made from now on wait for the outcome of the first attempt.
         let queue = calls.open();
         let line = Line {
             node,
+            lane,
             address: address.clone(),
             me,
             calls: calls.clone(),
@@ -86,6 +88,7 @@ enum Broken {
 
 struct Line {
     node: u32,
+    lane: Lane,
     address: String,
     me: HelloSource,
     calls: Arc<Calls>,
@@ -105,14 +108,14 @@ impl Line {
                 PeerError::NotConnected
             });
             if greeted {
-                info!(node = self.node, address = self.address, %broken, "connection to a node is lost");
+                info!(node = self.node, lane = ?self.lane, address = self.address, %broken, "connection to a node is lost");
                 // It lived a moment ago: calls may wait for the next attempt.
                 queue = Some(self.calls.open());
                 backoff = limits::MIN_BACKOFF;
             } else if known_alive {
-                info!(node = self.node, address = self.address, %broken, "a node cannot be reached");
+                info!(node = self.node, lane = ?self.lane, address = self.address, %broken, "a node cannot be reached");
             } else {
-                debug!(node = self.node, address = self.address, %broken, "a node cannot be reached");
+                debug!(node = self.node, lane = ?self.lane, address = self.address, %broken, "a node cannot be reached");
             }
             sleep(backoff).await;
             backoff = next_backoff(backoff);
@@ -131,7 +134,7 @@ impl Line {
             .await
             .map_err(|_| Broken::Silent)??;
         *greeted = true;
-        info!(node = self.node, address = self.address, "connected to a node");
+        info!(node = self.node, lane = ?self.lane, address = self.address, "connected to a node");
         let queue = queue.unwrap_or_else(|| self.calls.open());
         gate.send(queue).map_err(|_| Broken::Closed)?;
         loop {

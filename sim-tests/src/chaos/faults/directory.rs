@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{super::cluster, Scene};
-use crate::chaos::{node::Node, random::Random, shell};
+use crate::chaos::{disks, node::Node, random::Random, shell};
 
 /// The cluster is whole before, and again after, within this.
 const WHOLE: Duration = Duration::from_secs(60);
@@ -31,6 +31,10 @@ const SAYS_WITHIN: Duration = Duration::from_secs(10);
 const FILLS_WITHIN: Duration = Duration::from_secs(20);
 /// Bits that flip.
 const BITS: Range<u64> = 1..5;
+/// What is left to those who rebuild another, MiB: more than the nodes keep free, less than a run stores.
+const TIGHT_MIB: Range<u64> = 160..320;
+/// How long producers send as much as they can meanwhile, milliseconds.
+const HEAVY_MS: Range<u64> = 4_000..9_000;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A node comes back with nothing.
@@ -39,6 +43,45 @@ pub(super) async fn lost(scene: &Scene, mut random: Random) -> io::Result<()> {
         return Ok(());
     }
     lose(scene, scene.anybody(&mut random)).await?;
+    whole_again(scene).await;
+    Ok(())
+}
+
+/// A node comes back with nothing while producers send as much as they can, and those who have to rebuild it have little
+/// room themselves: less than what is sent to it.
+pub(super) async fn tight(scene: &Scene, mut random: Random) -> io::Result<()> {
+    if !whole_before(scene).await {
+        return Ok(());
+    }
+    let node = scene.anybody(&mut random);
+    let others: Vec<&Node> = scene.nodes.iter().filter(|other| other.id != node.id).collect();
+    let leave = random.within(TIGHT_MIB);
+    let filled = others
+        .iter()
+        .try_for_each(|other| block_in_place(|| disks::fill(&other.directory, leave)).map(drop));
+    scene.book.note(&format!("{leave} MiB are left to the others"));
+    let lost = match filled {
+        Ok(()) => lose(scene, node).await,
+        error => error,
+    };
+    scene.heavy(true);
+    scene.last(HEAVY_MS, &mut random).await;
+    scene.heavy(false);
+    let ended: Vec<u32> = others
+        .iter()
+        .filter(|other| !other.runs())
+        .map(|other| other.id)
+        .collect();
+    if !ended.is_empty() {
+        scene.book.broken(format!(
+            "nodes: {ended:?} ended while they rebuilt node {} with little room",
+            node.id
+        ));
+    }
+    for other in &others {
+        block_in_place(|| disks::empty(&other.directory))?;
+    }
+    lost?;
     whole_again(scene).await;
     Ok(())
 }
