@@ -2,16 +2,15 @@
 //! server, section "SendMessage" of the protocol notes.
 
 use flotilla_proto::rocketmq::{Code, Encoding, Message, MessageType, Resource, SystemProperties};
+use prost_types::Timestamp;
 
 use super::{Caller, answer::Refused, digest};
 use crate::limits::{
     MAX_BODY_BYTES, MAX_BORN_HOST_BYTES, MAX_CLIENT_ID_BYTES, MAX_GROUP_NAME, MAX_KEYS,
-    MAX_MESSAGE_GROUP_BYTES, MAX_MESSAGE_ID_BYTES, MAX_PROPERTIES, MAX_PROPERTIES_BYTES,
-    MAX_SYSTEM_TOPIC_NAME, MAX_TOPIC_NAME, MAX_TRACE_CONTEXT_BYTES,
+    MAX_MESSAGE_GROUP_BYTES, MAX_MESSAGE_ID_BYTES, MAX_NAMESPACE_BYTES, MAX_PROPERTIES, MAX_PROPERTIES_BYTES,
+    MAX_SHOWN_CHARACTERS, MAX_SYSTEM_TOPIC_NAME, MAX_TIMESTAMP_SECONDS, MAX_TOPIC_NAME,
+    MAX_TRACE_CONTEXT_BYTES,
 };
-
-/// Of a checksum that does not fit, so much is shown; SHA-1 has as many digits.
-const MAX_SHOWN_CHECKSUM: usize = 40;
 
 const SYSTEM_TOPICS: &[&str] = &[
     "TBW102",
@@ -120,7 +119,31 @@ pub fn check_caller(caller: &Caller) -> Result<(), Refused> {
             format!("the metadata x-mq-client-id has at most {MAX_CLIENT_ID_BYTES} bytes"),
         ));
     }
+    if caller.namespace.len() > MAX_NAMESPACE_BYTES {
+        return Err(Refused::new(
+            Code::BadRequest,
+            format!("the metadata x-mq-namespace has at most {MAX_NAMESPACE_BYTES} bytes"),
+        ));
+    }
     Ok(())
+}
+
+/// Checks that a request is no larger than one of its kind ever is. What is not looked at otherwise (endpoints, attempt
+/// ids, lists that the protocol allows) would be kept for as long as the request waits.
+pub fn check_size(request: &impl prost::Message, at_most: usize) -> Result<(), Refused> {
+    let bytes = request.encoded_len();
+    if bytes > at_most {
+        return Err(Refused::new(
+            Code::BadRequest,
+            format!("the request has {bytes} bytes; one of its kind has at most {at_most}"),
+        ));
+    }
+    Ok(())
+}
+
+/// The beginning of a text that is wrong, for the sentence that says so.
+fn shown(text: &str) -> String {
+    text.chars().take(MAX_SHOWN_CHARACTERS).collect()
 }
 
 fn well_formed(name: &str) -> bool {
@@ -233,6 +256,12 @@ pub fn check_message(message: &Message) -> Result<(), Refused> {
             format!("a message id has 1 to {MAX_MESSAGE_ID_BYTES} bytes and is not blank"),
         ));
     }
+    if MessageType::try_from(properties.message_type).is_err() {
+        return Err(Refused::new(
+            Code::BadRequest,
+            format!("message type {} is not known", properties.message_type),
+        ));
+    }
     check_texts(properties)?;
     check_origin(properties)?;
     check_body(message, properties)?;
@@ -289,6 +318,16 @@ fn check_origin(properties: &SystemProperties) -> Result<(), Refused> {
             format!("a born host has at most {MAX_BORN_HOST_BYTES} bytes, without control characters"),
         ));
     }
+    if properties
+        .born_timestamp
+        .as_ref()
+        .is_some_and(|born| !is_time(born))
+    {
+        return Err(Refused::new(
+            Code::BadRequest,
+            "the born timestamp is not one between the years 1970 and 9999",
+        ));
+    }
     if let Some(trace) = &properties.trace_context
         && (trace.len() > MAX_TRACE_CONTEXT_BYTES || has_control(trace))
     {
@@ -300,6 +339,10 @@ fn check_origin(properties: &SystemProperties) -> Result<(), Refused> {
         ));
     }
     Ok(())
+}
+
+fn is_time(stamp: &Timestamp) -> bool {
+    (0..=MAX_TIMESTAMP_SECONDS).contains(&stamp.seconds) && (0..1_000_000_000).contains(&stamp.nanos)
 }
 
 /// The body is what its sender says: in an encoding that consumers know, and with its checksum, if there is one.
@@ -318,10 +361,7 @@ fn check_body(message: &Message, properties: &SystemProperties) -> Result<(), Re
             Code::MessageCorrupted,
             format!(
                 "the body does not have the checksum {:?} of type {}",
-                digest
-                    .checksum
-                    .get(..MAX_SHOWN_CHECKSUM)
-                    .unwrap_or(&digest.checksum),
+                shown(&digest.checksum),
                 digest.r#type
             ),
         )),
@@ -341,7 +381,10 @@ fn check_user_properties(message: &Message, properties: &SystemProperties) -> Re
         if reserved || key.is_empty() || has_control(key) || has_control(value) {
             return Err(Refused::new(
                 Code::IllegalMessagePropertyKey,
-                format!("user property {key:?} is reserved, empty, or has control characters"),
+                format!(
+                    "user property {:?} is reserved, empty, or has control characters",
+                    shown(key)
+                ),
             ));
         }
     }
@@ -429,6 +472,22 @@ mod tests {
             with(&|properties| properties.born_host = "a\nb".into()),
             Code::BadRequest
         );
+        let born = |seconds, nanos| {
+            with(&|properties| properties.born_timestamp = Some(Timestamp { seconds, nanos }))
+        };
+        assert_eq!(born(MAX_TIMESTAMP_SECONDS, 999_999_999), Code::Ok);
+        for (seconds, nanos) in [
+            (MAX_TIMESTAMP_SECONDS + 1, 0),
+            (i64::MAX, 0),
+            (i64::MIN, 0),
+            (-1, 0),
+            (0, -1),
+            (0, 1_000_000_000),
+            (0, i32::MIN),
+        ] {
+            assert_eq!(born(seconds, nanos), Code::BadRequest, "{seconds} {nanos}");
+        }
+        assert_eq!(with(&|properties| properties.message_type = 99), Code::BadRequest);
     }
 
     #[test]
@@ -460,6 +519,20 @@ mod tests {
         assert!(check_caller(&caller(MAX_CLIENT_ID_BYTES)).is_ok());
         let refused = check_caller(&caller(MAX_CLIENT_ID_BYTES + 1)).expect_err("too long");
         assert_eq!(refused.code, Code::BadRequest);
+    }
+
+    #[test]
+    fn a_reason_shows_only_the_beginning_of_what_is_wrong() {
+        let mut bad = message();
+        bad.user_properties.insert("\u{1}é".repeat(1 << 20), "x".into());
+        assert!(check_message(&bad).expect_err("too long").message.len() < 1024);
+        let mut bad = message();
+        let properties = bad.system_properties.as_mut().expect("it has some");
+        properties.body_digest = Some(Digest {
+            r#type: DigestType::Md5 as i32,
+            checksum: "é".repeat(1 << 20),
+        });
+        assert!(check_message(&bad).expect_err("not it").message.len() < 1024);
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     limits::{
         AUTO_RENEW_LEASE_MS, DEFAULT_POLL, MAX_DELIVERED_BYTES, MAX_INVISIBLE, MAX_POLL, MAX_RECEIVE_BATCH,
-        MIN_INVISIBLE, POLL_MARGIN, REPLY_MARGIN, ROUTE_MAX_AGE,
+        MAX_SMALL_REQUEST_BYTES, MIN_INVISIBLE, POLL_MARGIN, REPLY_MARGIN, ROUTE_MAX_AGE,
     },
     node::{
         StopReason,
@@ -149,6 +149,7 @@ impl Service {
         request: &ReceiveMessageRequest,
     ) -> Result<Receive, Refused> {
         names::check_caller(caller)?;
+        names::check_size(request, MAX_SMALL_REQUEST_BYTES)?;
         let resource = request
             .message_queue
             .as_ref()
