@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Hostile check 1: a fuzzer that knows the structure of what it sends. Every RPC of both client services with every field
-of their tables (proto/tests/wire-tables.md), every administrative request, and bytes on all three ports, beside a node
+of their tables (proto/tests/wire-tables.md), first at and over its bound as docs/limits.md has it, then in every
+combination that chance brings; every administrative request, and bytes on all three ports, beside a node
 that must live, keep its memory bounded, give every refusal a reason, and serve good requests in between.
 
 Parameters: SECONDS (1800), SEED (drawn), WORKERS (6), MEMORY_MIB (1024: what the node may grow by).
@@ -15,13 +16,15 @@ import struct
 import threading
 import time
 
-from lib import ROOT, Check, parameter
-from rpc import OPTIONS, Client, definition, grpc, resource, service
+from fields import walk
+from lib import Check, parameter
+from rpc import OPTIONS, Client, definition, grpc
+from wire import PACKAGE, Tables, delimited, fields_of, statuses, varint
 
 SECONDS, SEED = parameter("SECONDS", 1800), parameter("SEED", int(time.time()))
 WORKERS, MEMORY_MIB = parameter("WORKERS", 6), parameter("MEMORY_MIB", 1024)
 TOPIC = GROUP = "hostile"
-OK, PACKAGE = 20000, "apache.rocketmq.v2"
+OK = 20000
 # An answer that has not come by then never will: the longest poll has 20 s.
 PATIENCE_S = 60
 # A receive is hung up on after this long: clients do that too.
@@ -42,46 +45,7 @@ RARE = {"delivery_timestamp", "message_group", "lite_topic", "priority", "body_d
         "orphaned_transaction_recovery_duration", "resource_namespace"}
 
 
-# ---- the structure of the interface ---------------------------------------------------------------------------------
-
-class Tables:
-    """Services, messages and enums as the tables have them, which a test holds to what is compiled."""
-
-    def __init__(self):
-        self.rpcs, self.messages, self.enums = [], {}, {}
-        kind = name = None
-        for line in (ROOT / "proto/tests/wire-tables.md").read_text().splitlines():
-            if line.startswith("### "):
-                kind, name = line[4:].split(" ", 1)
-                {"message": self.messages, "enum": self.enums}.get(kind, {}).setdefault(name, [])
-            elif line.startswith("| ") and kind:
-                cells = [cell.strip() for cell in line.strip("|").split("|")]
-                if cells[0] in ("RPC", "Number", "#"):
-                    continue
-                if kind == "service":
-                    self.rpcs.append((f"/{PACKAGE}.{name}/{cells[0]}", cells[0], cells[1], cells[2], cells[3]))
-                elif kind == "enum":
-                    self.enums[name].append(int(cells[0]))
-                elif kind == "message":
-                    self.messages[name].append((int(cells[0]), cells[1], cells[2], cells[3]))
-        for stamp in ("Timestamp", "Duration"):
-            fields = [(1, "single", "int64", "seconds"), (2, "single", "int32", "nanos")]
-            self.messages[f"google.protobuf.{stamp}"] = self.messages.setdefault(stamp, fields) or fields
-
-    def known(self, kind):
-        return kind if kind in self.messages else kind.rsplit(".", 1)[-1]
-
-
-def varint(number):
-    out, number = b"", number & (1 << 64) - 1
-    while number > 127:
-        out, number = out + bytes([number & 127 | 128]), number >> 7
-    return out + bytes([number])
-
-
-def delimited(number, value):
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
+# ---- what is sent ---------------------------------------------------------------------------------------------------
 
 class Writer:
     """One hostile request. Most of a request is what a good client sends, or nothing would get past the first check."""
@@ -166,48 +130,6 @@ class Writer:
             at = self.dice.randrange(len(content))
             content = content[:at] + self.dice.randbytes(self.dice.randrange(8)) + content[at + self.dice.randrange(8):]
         return content
-
-
-def fields_of(content):
-    """Fields of an encoded message: number and value; ValueError if it is none."""
-    at, found = 0, []
-
-    def read():
-        nonlocal at
-        value = shift = 0
-        while True:
-            if at >= len(content) or shift > 63:
-                raise ValueError
-            value, shift, at = value | (content[at] & 127) << shift, shift + 7, at + 1
-            if content[at - 1] < 128:
-                return value
-
-    while at < len(content):
-        key = read()
-        kind = key & 7
-        if kind == 0:
-            found.append((key >> 3, read()))
-            continue
-        length = {1: 8, 5: 4}.get(kind) if kind != 2 else read()
-        if length is None or at + length > len(content):
-            raise ValueError
-        found.append((key >> 3, content[at:at + length]))
-        at += length
-    return found
-
-
-def statuses(tables, kind, content, depth=0):
-    """Every status in an answer, however deep."""
-    kind = tables.known(kind)
-    if kind == "Status":
-        values = dict(fields_of(content))
-        yield values.get(1, 0), values.get(2, b"")
-        return
-    types = {number: of for number, _, of, _ in tables.messages.get(kind, [])}
-    for number, value in fields_of(content):
-        of = tables.known(types.get(number, ""))
-        if isinstance(value, bytes) and of in tables.messages and depth < 8:
-            yield from statuses(tables, of, value, depth + 1)
 
 
 # ---- one worker -----------------------------------------------------------------------------------------------------
@@ -443,6 +365,8 @@ def body(check):
     check.must(cluster.create_topic("good")[0] == 201, "the topic was not created")
     run = Run(check, node)
     check.must(len(run.tables.rpcs) == 33, f"{len(run.tables.rpcs)} RPCs in the tables")
+    walk(check, node, run.tables)
+    run.until = time.monotonic() + SECONDS
     workers = [Worker(run, number) for number in range(WORKERS)]
     threads = [threading.Thread(target=worker.work, daemon=True) for worker in workers]
     before, highest, said = node.resident_bytes(), 0, time.monotonic()
