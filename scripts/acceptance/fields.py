@@ -133,20 +133,29 @@ class Walk:
             least, most = int(between[1]), int(between[2])
             for value in (least, most):
                 self.expect(rpc, field, f"= {value}", steps, self.elements(rpc, steps, value), good)
-            for value in [most + 1, (1 << 31) - 1] + ([least - 1] if least else []):
+            for value in [most + 1, max(most + 1, (1 << 31) - 1)] + ([least - 1] if least else []):
                 self.expect(rpc, field, f"= {value}", steps, self.elements(rpc, steps, value), {over})
         elif bound in ("absent", "request"):
             size = {"request": OVER_SMALL, "absent": 1}[bound]
             text = kind == "string" or self.tables.known(kind) in self.tables.messages
-            value = b"" if bound == "absent" and kind != "string" else b"a" * size
-            # An unknown field of a message is as large as a known one.
-            value = value if kind == "string" or not value else delimited(1000, value)
+            value = b"a" * size
+            if kind != "string":
+                value = self.large(kind) if bound == "request" and text else b""
             many = [varint(number << 3) + varint(1)] * (OVER_SMALL if bound == "request" else 1)
             self.expect(rpc, field, f"({bound})", steps, [delimited(number, value)] if text else many, {over})
         elif bound == "any":
             self.any(rpc, field, steps, good)
         else:
             self.check.must(bound == "fits", f"docs/limits.md: {rpc} {field} has the bound {bound!r}")
+
+    def large(self, kind):
+        """A message of this kind with one long text somewhere in it."""
+        for number, _, of, _ in self.tables.messages[self.tables.known(kind)]:
+            if of == "string":
+                return delimited(number, b"a" * OVER_SMALL)
+            if self.tables.known(of) in self.tables.messages:
+                return delimited(number, self.large(of))
+        raise ValueError(f"{kind} has no text")
 
     def any(self, rpc, field, steps, good):
         number, _, kind = steps[-1]

@@ -221,7 +221,7 @@ mod tests {
         ));
         assert!(matches!(
             with(certificate.clone(), path("none")),
-            Err(TlsError::File { .. })
+            Err(TlsError::Configured { key: "tls.key", .. })
         ));
         assert!(matches!(
             with(certificate.clone(), certificate),
