@@ -8,6 +8,7 @@
 #   make fix        the only one that writes: formats, applies the lints' own corrections
 #   make bench      load against one and three local nodes, with calibration
 #   make test-sdk   the official SDKs, unmodified, against a node (SDKS="python rust go java node")
+#   make hostile SECONDS=1800  every request and every field of it, at and over its bounds, against a node that must live
 #   make sim-smoke  what CI runs of the simulator: a few seeds twice, some once, its own tests
 #   make sim N=100  so many simulated worlds, from seed FIRST on
 #   make sim-meta N=10      the same, each in two processes that must agree in everything
@@ -29,11 +30,11 @@ FIRST ?= 1
 # Planted bugs: seeds tried for each, and which (all of them).
 MAX ?= 2000
 BUGS ?=
-# How long chaos makes faults.
-SECONDS ?= 60
+# How long chaos makes faults (60), or hostile sends (1800).
+SECONDS ?=
 SIM := CARGO_FLAGS="$(CARGO_FLAGS)" scripts/sim.sh
 
-.PHONY: help run cluster build test verify fix bench test-sdk sim sim-meta sim-replay sim-shrink sim-speed sim-plant sim-smoke chaos
+.PHONY: help run cluster build test verify fix bench test-sdk sim sim-meta sim-replay sim-shrink sim-speed sim-plant sim-smoke chaos hostile
 .DEFAULT_GOAL := help
 
 help:
@@ -85,4 +86,7 @@ sim-plant:
 	@$(SIM) plant $(MAX) $(BUGS)
 
 chaos: build
-	@$(PREPARE) && CARGO_FLAGS="$(CARGO_FLAGS)" scripts/chaos.sh $(SECONDS)
+	@$(PREPARE) && CARGO_FLAGS="$(CARGO_FLAGS)" scripts/chaos.sh $(or $(SECONDS),60)
+
+hostile: build
+	@SECONDS=$(or $(SECONDS),1800) scripts/acceptance/hostile-1.py

@@ -44,18 +44,19 @@ enum Command {
     Bench(crate::bench::BenchArgs),
 }
 
+/// Names the node that is asked when no flag does. Read here and not by clap, which takes an empty one for an address.
+const HTTP_VARIABLE: &str = "FLOTILLA_HTTP";
+/// A node without configuration on this machine.
+const DEFAULT_HTTP: &str = "127.0.0.1:8082";
+
 /// Which node is asked, and how the answer is shown.
 #[derive(clap::Args)]
 struct Target {
     /// HTTP address of any node of the cluster
-    #[arg(
-        long = "http-addr",
-        visible_alias = "http",
-        value_name = "HOST:PORT",
-        env = "FLOTILLA_HTTP"
-    )]
-    #[arg(default_value = "127.0.0.1:8082")]
-    http: String,
+    ///
+    /// [env: FLOTILLA_HTTP] [default: 127.0.0.1:8082]
+    #[arg(long = "http-addr", visible_alias = "http", value_name = "HOST:PORT")]
+    http: Option<String>,
     /// Print JSON, as the HTTP API sends it
     #[arg(long)]
     json: bool,
@@ -63,7 +64,17 @@ struct Target {
 
 impl Target {
     fn client(&self) -> AdminClient {
-        AdminClient::new(self.http.clone())
+        self.client_in(std::env::var(HTTP_VARIABLE).ok())
+    }
+
+    /// The flag, else the environment variable unless it is empty, else the default.
+    fn client_in(&self, variable: Option<String>) -> AdminClient {
+        let set = variable.filter(|address| !address.trim().is_empty());
+        match (&self.http, set) {
+            (Some(address), _) => AdminClient::new(address.clone(), "flag --http-addr"),
+            (None, Some(address)) => AdminClient::new(address, "environment variable FLOTILLA_HTTP"),
+            (None, None) => AdminClient::new(DEFAULT_HTTP.to_owned(), "the default"),
+        }
     }
 }
 

@@ -25,6 +25,20 @@ pub const MAX_TRACE_CONTEXT_BYTES: usize = 1024;
 pub const MAX_CLIENT_ID_BYTES: usize = 512;
 /// Bytes of what clients say of their language and version; of longer texts nothing is kept.
 pub const MAX_AGENT_BYTES: usize = 64;
+/// Bytes of a namespace from the metadata. With a name it is bounded as that is.
+pub const MAX_NAMESPACE_BYTES: usize = MAX_TOPIC_NAME;
+/// Bytes of a request that holds neither bodies nor lists of receipts. Some of these wait for seconds, with all they bring.
+pub const MAX_SMALL_REQUEST_BYTES: usize = 16 * 1024;
+/// Bytes of an acknowledge request.
+pub const MAX_ACK_REQUEST_BYTES: usize = 512 * 1024;
+/// Topics that the settings of one client name.
+pub const MAX_SETTINGS_TOPICS: usize = 4096;
+/// Bytes of the sentence that says why something is refused; it may repeat what was sent.
+pub const MAX_REASON_BYTES: usize = 1024;
+/// Of a text that is wrong so many characters are shown.
+pub const MAX_SHOWN_CHARACTERS: usize = 64;
+/// Last second that a timestamp of protobuf may have (the year 9999): some SDKs fail at a message with a later one.
+pub const MAX_TIMESTAMP_SECONDS: i64 = 253_402_300_799;
 /// Longest delay in a consumer group's backoff, and highest growth of it in percent.
 pub const MAX_BACKOFF_MS: u64 = 30 * 86_400_000;
 /// See [`MAX_BACKOFF_MS`].
@@ -191,6 +205,15 @@ const _: () =
 const _: () = assert!(
     MAX_MESSAGE_ID_BYTES * 2 + MAX_BORN_HOST_BYTES + MAX_TRACE_CONTEXT_BYTES + 8 * MAX_SYSTEM_TOPIC_NAME
         <= MAX_ENVELOPE_BYTES / 4
+);
+// What another node receives for a client fits a frame: all bodies with their envelopes, or a request with its caller.
+const _: () = assert!(
+    MAX_RECEIVE_BYTES + MAX_RECEIVE_BATCH * MAX_ENVELOPE_BYTES + MAX_DELIVERED_BYTES
+        <= crate::peer::limits::MAX_FRAME_BYTES
+);
+const _: () = assert!(
+    MAX_ACK_ENTRIES * (MAX_MESSAGE_ID_BYTES + 4 * ENTRY_OVERHEAD) + MAX_SMALL_REQUEST_BYTES
+        <= MAX_ACK_REQUEST_BYTES
 );
 /// What may be proposed fits an entry, and an entry fits a record.
 const LARGEST_ENTRY: usize = MAX_COMMAND_BYTES + MAX_ENTRY_BYTES + (MAX_ENTRY_COMMANDS + 1) * ENTRY_OVERHEAD;

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use flotilla_proto::{peer as wire, record, rocketmq as mq};
 
 use crate::{
-    limits::{DEFAULT_REQUEST, MAX_CLIENT_ID_BYTES, REPLY_MARGIN},
+    limits::{DEFAULT_REQUEST, REPLY_MARGIN},
     node::{Node, catalogue::CatalogueError},
 };
 
@@ -112,10 +112,6 @@ impl Service {
     }
 
     fn saw(&self, caller: &Caller) {
-        // What is refused is not remembered.
-        if caller.client_id.len() > MAX_CLIENT_ID_BYTES {
-            return;
-        }
         let node = self.node();
         node.clients()
             .saw(&caller.client_id, &caller.language, node.clock().steady_ms());

@@ -10,6 +10,8 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::TcpStream, time};
 
+use crate::config::split_address;
+
 /// A node that has not answered by then is not going to.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// An answer larger than this is not one of ours.
@@ -26,11 +28,13 @@ pub(crate) enum CliError {
     Usage(String),
     /// Nobody answers.
     #[error(
-        "no node answers at {address}: {reason}; start one with `flotilla serve`, or name another with --http-addr HOST:PORT"
+        "no node answers at {address} ({named}): {reason}; start one with `flotilla serve`, or name another with --http-addr HOST:PORT"
     )]
     Unreachable {
         /// Where.
         address: String,
+        /// What names this address.
+        named: &'static str,
         /// What happened.
         reason: String,
     },
@@ -58,17 +62,18 @@ impl CliError {
 /// Asks one node.
 pub(crate) struct AdminClient {
     address: String,
+    pub(super) named: &'static str,
 }
 
 impl AdminClient {
-    /// `address` is `HOST:PORT`; an `http://` in front is tolerated.
-    pub(crate) fn new(address: String) -> AdminClient {
+    /// `address` is `HOST:PORT`; an `http://` in front is tolerated. `named`: what gave it, for errors.
+    pub(crate) fn new(address: String, named: &'static str) -> AdminClient {
         let address = address
             .strip_prefix("http://")
             .unwrap_or(&address)
             .trim_end_matches('/')
             .to_owned();
-        AdminClient { address }
+        AdminClient { address, named }
     }
 
     /// Reads.
@@ -107,8 +112,12 @@ impl AdminClient {
     async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CliError> {
         let unreachable = |reason: String| CliError::Unreachable {
             address: self.address.clone(),
+            named: self.named,
             reason,
         };
+        if let Err(reason) = split_address(&self.address) {
+            return Err(CliError::Usage(format!("{}: {reason}", self.named)));
+        }
         let request = Request::builder()
             .method(method)
             .uri(path)

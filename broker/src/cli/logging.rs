@@ -8,9 +8,12 @@ use crate::third_parties::QUIET;
 
 /// Chooses lines by FLOTILLA_LOG, else RUST_LOG, else `info`.
 pub(super) fn init() -> Result<(), String> {
-    let chosen = ["FLOTILLA_LOG", "RUST_LOG"]
-        .into_iter()
-        .find_map(|name| Some((name, std::env::var(name).ok()?)));
+    let chosen = ["FLOTILLA_LOG", "RUST_LOG"].into_iter().find_map(|name| {
+        Some((
+            name,
+            std::env::var(name).ok().filter(|text| !text.trim().is_empty())?,
+        ))
+    });
     let targets = match chosen {
         Some((name, text)) => text.parse::<Targets>().map_err(|error| {
             format!(

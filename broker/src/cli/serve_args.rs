@@ -1,11 +1,18 @@
 //! The flags of `flotilla serve`, one per row of the table of configuration keys, so that its help
 //! is the documentation of every key.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use crate::config::{Config, ConfigError, KEYS, Key, Kind, Layers};
+use crate::config::{Config, ConfigError, KEYS, Key, Kind, Layers, Origin};
+
+/// Names the file when no flag does. Read here and not by clap, which takes an empty one for a flag without its value.
+const CONFIG_VARIABLE: &str = "FLOTILLA_CONFIG";
 
 /// What was given on the command line.
 #[derive(Debug, Clone, Default)]
@@ -17,15 +24,23 @@ pub(super) struct ServeArgs {
 impl ServeArgs {
     /// Defaults, file, environment and these flags, put on top of each other and checked.
     pub(super) fn load(&self) -> Result<(Config, Vec<String>), ConfigError> {
+        self.load_in(std::env::vars_os().collect())
+    }
+
+    /// In an environment of these variables.
+    pub(super) fn load_in(
+        &self,
+        environment: Vec<(OsString, OsString)>,
+    ) -> Result<(Config, Vec<String>), ConfigError> {
         let mut layers = Layers::defaults();
         if let Some(path) = &self.config {
-            layers.file(path)?;
+            layers.file(path, Origin::Flag("config".to_owned()))?;
+        } else if let Some((_, path)) = environment.iter().find(|(name, _)| name == CONFIG_VARIABLE)
+            && !path.is_empty()
+        {
+            layers.file(Path::new(path), Origin::Environment(CONFIG_VARIABLE.to_owned()))?;
         }
-        // Names and values that are not text cannot be ours.
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        layers.environment(std::env::vars_os().filter_map(text))?;
+        layers.environment(environment)?;
         layers.flags(&self.flags)?;
         layers.build()
     }
@@ -37,8 +52,7 @@ impl clap::Args for ServeArgs {
             .long("config")
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
-            .env("FLOTILLA_CONFIG")
-            .help("TOML file with any of the keys below; the environment goes over it, flags over both");
+            .help("TOML file with any of the keys below; the environment goes over it, flags over both [env: FLOTILLA_CONFIG]");
         command.arg(config).args(KEYS.iter().map(flag)).after_help(
             "Every flag is also a key of the TOML file and an environment variable; both stand with it. \
                  A dot in a key is a table: `raft.heartbeat` is `heartbeat` under `[raft]`. \

@@ -208,10 +208,47 @@ async fn an_answer_of_a_stranger_is_not_taken_for_a_node() {
         queues: None,
         message_type: "NORMAL".to_owned(),
     };
-    let asked = client::AdminClient::new(format!("http://{address}/"))
+    let asked = client::AdminClient::new(format!("http://{address}/"), "flag --http-addr")
         .post::<crate::views::TopicView>("/v1/topics", &spec)
         .await;
     let error = asked.unwrap_err().to_string();
     assert!(error.contains("not as a Flotilla node"), "{error}");
     stranger.await.unwrap();
+}
+
+#[test]
+fn an_empty_variable_that_names_a_node_or_a_file_counts_as_not_set() {
+    let target = |http: Option<&str>| Target {
+        http: http.map(str::to_owned),
+        json: false,
+    };
+    for (flag, variable, named) in [
+        (None, None, "the default"),
+        (None, Some(""), "the default"),
+        (None, Some("127.0.0.1:1"), "environment variable FLOTILLA_HTTP"),
+        (Some("127.0.0.1:1"), Some("x"), "flag --http-addr"),
+    ] {
+        let client = target(flag).client_in(variable.map(str::to_owned));
+        assert_eq!(client.named, named);
+    }
+    let loaded = |path: &str| {
+        let environment = vec![("FLOTILLA_CONFIG".into(), path.into())];
+        serve_args::ServeArgs::default().load_in(environment)
+    };
+    assert!(loaded("").is_ok());
+    let refused = loaded("/nowhere.toml").unwrap_err().to_string();
+    assert!(
+        refused.contains("/nowhere.toml (environment variable FLOTILLA_CONFIG)"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_is_refused_by_what_gave_it() {
+    let client = client::AdminClient::new("8082".to_owned(), "environment variable FLOTILLA_HTTP");
+    let refused = client.delete("/v1/topics/a").await.unwrap_err().to_string();
+    assert!(
+        refused.starts_with("environment variable FLOTILLA_HTTP: `8082`"),
+        "{refused}"
+    );
 }

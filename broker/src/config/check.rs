@@ -9,6 +9,8 @@ use super::{Config, TlsMode, cluster::MAX_NODE_ID, is_private, split_address};
 pub struct Danger {
     /// The key to change.
     pub key: &'static str,
+    /// Another key whose value makes this one dangerous.
+    pub cause: Option<&'static str>,
     /// What would happen, and what to do.
     pub reason: String,
 }
@@ -56,6 +58,16 @@ pub fn check(config: &Config) -> Result<Vec<String>, Danger> {
 fn refuse<T>(key: &'static str, reason: impl Into<String>) -> Result<T, Danger> {
     Err(Danger {
         key,
+        cause: None,
+        reason: reason.into(),
+    })
+}
+
+/// Refuses a value for what another key says.
+fn refuse_for<T>(key: &'static str, cause: &'static str, reason: impl Into<String>) -> Result<T, Danger> {
+    Err(Danger {
+        key,
+        cause: Some(cause),
         reason: reason.into(),
     })
 }
@@ -76,8 +88,9 @@ fn identity(config: &Config) -> Result<(), Danger> {
         "node ids start at 1",
     )?;
     match &config.initial_cluster {
-        Some(cluster) if !cluster.nodes().contains_key(&config.node_id) => refuse(
+        Some(cluster) if !cluster.nodes().contains_key(&config.node_id) => refuse_for(
             "node_id",
+            "initial_cluster",
             format!(
                 "node {} is not in initial_cluster ({cluster}): every node of the list is started with its own id",
                 config.node_id
@@ -119,8 +132,9 @@ fn addresses(config: &Config) -> Result<(), Danger> {
         .unwrap_or(&config.client_addr);
     let told = literal(advertised);
     if told.is_some_and(|ip| ip.is_unspecified()) {
-        return refuse(
+        return refuse_for(
             "advertise_client_addr",
+            "client_addr",
             format!(
                 "clients would be told to connect to {advertised}, which is no destination: set advertise_client_addr to an address clients can reach"
             ),
@@ -144,8 +158,9 @@ fn addresses(config: &Config) -> Result<(), Danger> {
         .values()
         .any(|peer| literal(peer).is_none_or(|ip| !ip.is_loopback()));
     if spans_machines && told.is_some_and(|ip| ip.is_loopback()) {
-        return refuse(
+        return refuse_for(
             "advertise_client_addr",
+            "initial_cluster",
             format!(
                 "clients of a cluster on several machines would be told to connect to {advertised}, their own machine: \
                  set client_addr or advertise_client_addr to an address they can reach"
@@ -227,8 +242,9 @@ fn storage(config: &Config) -> Result<(), Danger> {
         "replication reads its newest entries from there",
     )?;
     match config.retention.size {
-        Some(size) if size.0 < 4 * segment => refuse(
+        Some(size) if size.0 < 4 * segment => refuse_for(
             "retention.size",
+            "log.segment_size",
             format!(
                 "{size} is less than four segments of {}: messages would go before they can be read",
                 config.log.segment_size
@@ -250,8 +266,9 @@ fn raft(config: &Config) -> Result<(), Danger> {
         );
     }
     if raft.election_timeout_min.0 < raft.heartbeat.0 * 3 {
-        return refuse(
+        return refuse_for(
             "raft.election_timeout_min",
+            "raft.heartbeat",
             format!(
                 "{} is less than three heartbeats of {}: one late heartbeat would depose a healthy leader",
                 raft.election_timeout_min, raft.heartbeat
@@ -259,8 +276,9 @@ fn raft(config: &Config) -> Result<(), Danger> {
         );
     }
     if raft.election_timeout_max.0 <= raft.election_timeout_min.0 {
-        return refuse(
+        return refuse_for(
             "raft.election_timeout_max",
+            "raft.election_timeout_min",
             format!(
                 "it must be above election_timeout_min ({}), or replicas stand for election at the same moment",
                 raft.election_timeout_min
@@ -281,16 +299,19 @@ fn raft(config: &Config) -> Result<(), Danger> {
 
 fn tls(config: &Config) -> Result<(), Danger> {
     match (&config.tls.certificate, &config.tls.key, config.tls.mode) {
-        (Some(_), None, _) => refuse(
+        (Some(_), None, _) => refuse_for(
             "tls.key",
+            "tls.certificate",
             "tls.certificate is set without tls.key: set both or neither",
         ),
-        (None, Some(_), _) => refuse(
+        (None, Some(_), _) => refuse_for(
             "tls.certificate",
+            "tls.key",
             "tls.key is set without tls.certificate: set both or neither",
         ),
-        (Some(_), Some(_), TlsMode::Disabled) => refuse(
+        (Some(_), Some(_), TlsMode::Disabled) => refuse_for(
             "tls.mode",
+            "tls.certificate",
             "a certificate is configured and TLS is disabled: clients would be served in the clear",
         ),
         _ => Ok(()),

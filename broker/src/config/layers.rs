@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fmt,
     path::{Path, PathBuf},
 };
@@ -37,10 +38,12 @@ impl fmt::Display for Origin {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration file {path}: {source}")]
+    #[error("cannot read the configuration file {path} ({origin}): {source}")]
     Unreadable {
         /// As given.
         path: PathBuf,
+        /// Where.
+        origin: Origin,
         /// From the operating system.
         source: std::io::Error,
     },
@@ -72,13 +75,21 @@ pub enum ConfigError {
         /// For people.
         reason: String,
     },
+    /// A variable of ours that is not text.
+    #[error("environment variable {name} is not text in UTF-8")]
+    NotText {
+        /// Its name.
+        name: String,
+    },
     /// Values that can be read and would do harm.
-    #[error("refused: `{key}` ({origin}): {reason}")]
+    #[error("refused: `{key}` ({origin}{cause}): {reason}")]
     Dangerous {
         /// The key to change.
         key: &'static str,
         /// Where it was set.
         origin: Origin,
+        /// Empty, or the other key that makes it dangerous, and where that was set.
+        cause: String,
         /// What would happen, and what to do.
         reason: String,
     },
@@ -104,10 +115,11 @@ impl Layers {
         }
     }
 
-    /// Reads a TOML file and puts it on top.
-    pub fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
+    /// Reads a TOML file, which was named in `origin`, and puts it on top.
+    pub fn file(&mut self, path: &Path, origin: Origin) -> Result<(), ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
             path: path.to_owned(),
+            origin,
             source,
         })?;
         self.file_text(path, &text)
@@ -131,16 +143,22 @@ impl Layers {
         Ok(())
     }
 
-    /// Puts environment variables on top; others than `FLOTILLA_*` are not looked at.
+    /// Puts environment variables on top; others than `FLOTILLA_*` are not looked at. One that is empty counts as not
+    /// set: compose files and unit files set them so when there is nothing to say.
     pub fn environment(
         &mut self,
-        variables: impl IntoIterator<Item = (String, String)>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<(), ConfigError> {
-        for (name, text) in variables {
+        for (name, value) in variables {
+            let Ok(name) = name.into_string() else { continue };
             if !name.starts_with("FLOTILLA_") || OTHER_VARIABLES.contains(&name.as_str()) {
                 continue;
             }
+            let Ok(text) = value.into_string() else {
+                return Err(ConfigError::NotText { name });
+            };
             match KEYS.iter().find(|key| key.variable() == name) {
+                Some(_) if text.trim().is_empty() => {}
                 Some(key) => self.set(key, key.read(&text), Origin::Environment(name))?,
                 None if is_service_link(&name) => {}
                 None => return Err(unknown(&name.clone(), &Origin::Environment(name))),
@@ -181,13 +199,20 @@ impl Layers {
             .expect("table of keys and struct agree");
         check(&config)
             .map(|warnings| (config, warnings))
-            .map_err(|Danger { key, reason }| {
-                let origin = self
-                    .values
-                    .get(key)
-                    .map_or(Origin::Default, |(_, origin)| origin.clone());
-                ConfigError::Dangerous { key, origin, reason }
+            .map_err(|Danger { key, cause, reason }| {
+                let cause = cause.map(|cause| format!("; `{cause}` from {}", self.origin(cause)));
+                ConfigError::Dangerous {
+                    key,
+                    origin: self.origin(key),
+                    cause: cause.unwrap_or_default(),
+                    reason,
+                }
             })
+    }
+
+    fn origin(&self, key: &str) -> Origin {
+        let set = self.values.get(key);
+        set.map_or(Origin::Default, |(_, origin)| origin.clone())
     }
 
     /// A node that is told only the cluster listens where the cluster expects it.

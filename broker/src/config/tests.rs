@@ -1,6 +1,6 @@
 //! Precedence, refusals, and that the table of keys is the whole truth.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ffi::OsString, path::Path};
 
 use super::*;
 
@@ -14,11 +14,17 @@ fn refusal(text: &str) -> String {
     from_file(text).expect_err("refused").to_string()
 }
 
-fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect()
+fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    let text = |&(name, value): &(&str, &str)| (name.into(), value.into());
+    pairs.iter().map(text).collect()
+}
+
+fn from_environment(pairs: &[(&str, &str)]) -> Result<Config, String> {
+    let mut layers = Layers::defaults();
+    let read = layers.environment(variables(pairs));
+    read.and_then(|()| layers.build())
+        .map(|(config, _)| config)
+        .map_err(|error| error.to_string())
 }
 
 #[test]
@@ -124,6 +130,73 @@ fn variables_of_others_are_left_alone() {
         ]))
         .unwrap();
     assert_eq!(layers.build().unwrap().0, Config::zero());
+}
+
+#[test]
+fn every_variable_may_be_empty_and_then_counts_as_not_set() {
+    for text in ["", "  "] {
+        let all: Vec<(OsString, OsString)> = KEYS
+            .iter()
+            .map(|key| (key.variable().into(), text.into()))
+            .collect();
+        let mut layers = Layers::defaults();
+        layers.environment(all).unwrap();
+        assert_eq!(layers.build().unwrap().0, Config::zero());
+    }
+    let mut layers = Layers::defaults();
+    layers.file_text(Path::new("f"), "node_id = 7").unwrap();
+    layers
+        .environment(variables(&[("FLOTILLA_NODE_ID", "")]))
+        .unwrap();
+    assert_eq!(layers.build().unwrap().0.node_id, 7, "what the file says stays");
+}
+
+#[test]
+fn every_variable_that_cannot_be_read_is_refused_by_its_name() {
+    for key in KEYS.iter().filter(|key| key.kind != Kind::Path) {
+        let refused = from_environment(&[(&key.variable(), "\u{1}")]).unwrap_err();
+        assert!(
+            refused.contains(&format!("environment variable {}", key.variable())),
+            "{refused}"
+        );
+    }
+    let refused = from_environment(&[("FLOTILLA_TYPO", "")]).unwrap_err();
+    assert!(
+        refused.contains("environment variable FLOTILLA_TYPO"),
+        "{refused}"
+    );
+    use std::os::unix::ffi::OsStringExt;
+    let bytes = OsString::from_vec(vec![b'/', 0xff]);
+    let refused = Layers::defaults().environment([("FLOTILLA_DATA_DIR".into(), bytes)]);
+    assert!(refused.unwrap_err().to_string().contains("FLOTILLA_DATA_DIR"));
+}
+
+#[test]
+fn what_is_refused_for_another_value_names_where_that_was_set() {
+    for (pairs, named) in [
+        (
+            [("FLOTILLA_CLIENT_ADDR", "0.0.0.0:8081"), ("FLOTILLA_LOG", "")],
+            "(the default; `client_addr` from environment variable FLOTILLA_CLIENT_ADDR)",
+        ),
+        (
+            [
+                ("FLOTILLA_NODE_ID", "4"),
+                ("FLOTILLA_INITIAL_CLUSTER", "1=a:1,2=b:1"),
+            ],
+            "(environment variable FLOTILLA_NODE_ID; `initial_cluster` from environment variable FLOTILLA_INITIAL_CLUSTER)",
+        ),
+        (
+            [("FLOTILLA_TLS_CERTIFICATE", "x.pem"), ("FLOTILLA_TLS_KEY", "")],
+            "(the default; `tls.certificate` from environment variable FLOTILLA_TLS_CERTIFICATE)",
+        ),
+        (
+            [("FLOTILLA_RAFT_HEARTBEAT", "300ms"), ("FLOTILLA_LOG", "")],
+            "(the default; `raft.heartbeat` from environment variable FLOTILLA_RAFT_HEARTBEAT)",
+        ),
+    ] {
+        let refused = from_environment(&pairs).unwrap_err();
+        assert!(refused.contains(named), "{refused}");
+    }
 }
 
 #[test]

@@ -35,6 +35,16 @@ pub enum TlsError {
         /// From the operating system.
         source: io::Error,
     },
+    /// A configured file cannot be read.
+    #[error("`{key}` = {path}: {source}")]
+    Configured {
+        /// Configuration key.
+        key: &'static str,
+        /// As configured.
+        path: PathBuf,
+        /// From the operating system.
+        source: io::Error,
+    },
     /// A file does not hold what it should.
     #[error("{path} holds no {what} in PEM form ({reason}): check tls.certificate and tls.key")]
     Content {
@@ -74,10 +84,24 @@ pub enum TlsError {
 /// `hosts` when it is missing.
 pub fn acceptor(tls: &Tls, data_dir: &Path, hosts: &[String]) -> Result<TlsAcceptor, TlsError> {
     let (certificate, key) = match (&tls.certificate, &tls.key) {
-        (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
+        (Some(certificate), Some(key)) => {
+            readable("tls.certificate", certificate)?;
+            readable("tls.key", key)?;
+            (certificate.clone(), key.clone())
+        }
         _ => self_signed(&data_dir.join(FOLDER), hosts)?,
     };
     load(&certificate, &key)
+}
+
+/// A configured file that cannot be opened is refused by the name of its key.
+fn readable(key: &'static str, path: &Path) -> Result<(), TlsError> {
+    let opened = fs::File::open(path).map_err(|source| TlsError::Configured {
+        key,
+        path: path.to_owned(),
+        source,
+    });
+    opened.map(drop)
 }
 
 fn load(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
@@ -197,7 +221,7 @@ mod tests {
         ));
         assert!(matches!(
             with(certificate.clone(), path("none")),
-            Err(TlsError::File { .. })
+            Err(TlsError::Configured { key: "tls.key", .. })
         ));
         assert!(matches!(
             with(certificate.clone(), certificate),

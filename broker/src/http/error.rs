@@ -9,7 +9,10 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::views::{AdminError, AdminErrorKind};
+use crate::{
+    limits::MAX_REASON_BYTES,
+    views::{AdminError, AdminErrorKind},
+};
 
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -37,10 +40,12 @@ pub(super) struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> ApiError {
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MAX_REASON_BYTES));
         ApiError {
             status,
             code,
-            message: message.into(),
+            message,
         }
     }
 

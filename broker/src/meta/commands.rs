@@ -4,7 +4,7 @@ use flotilla_proto::record::{Backoff, Node, backoff::Strategy};
 use queue_core::Fault;
 
 use super::{MetaRefusal, MetaReply, limits};
-use crate::limits::MAX_BACKOFF_MS;
+use crate::limits::{MAX_BACKOFF_MS, MAX_BACKOFF_PERCENT};
 
 pub(super) mod bootstrap;
 pub(super) mod create_consumer_group;
@@ -57,6 +57,11 @@ fn check_backoff(backoff: Option<&Backoff>) -> Result<(), MetaRefusal> {
             )));
         }
         Some(Strategy::Customized(steps)) => steps.next_ms.iter().copied().max().unwrap_or(0),
+        Some(Strategy::Exponential(rule)) if rule.multiplier_percent > MAX_BACKOFF_PERCENT => {
+            return Err(invalid(format!(
+                "a backoff grows by at most {MAX_BACKOFF_PERCENT} percent"
+            )));
+        }
         Some(Strategy::Exponential(rule)) => rule.max_ms.max(rule.initial_ms),
         None => 0,
     };

@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use crate::limits::{CLIENT_SILENT_MS, MAX_CLIENTS};
+use crate::limits::{CLIENT_SILENT_MS, MAX_CLIENT_ID_BYTES, MAX_CLIENTS};
 
 /// The clients of one node.
 #[derive(Default)]
@@ -64,7 +64,8 @@ impl Clients {
     }
 
     fn remember(&self, id: &str, language: &str, now_ms: u64, departed: bool) {
-        if id.is_empty() {
+        // Whoever has too long an id is refused, and not remembered, good-byes included.
+        if id.is_empty() || id.len() > MAX_CLIENT_ID_BYTES {
             return;
         }
         let mut seen = self.lock();

@@ -30,7 +30,7 @@ use super::{
     names,
 };
 use crate::{
-    limits::{MAX_ACK_ENTRIES, MAX_INVISIBLE},
+    limits::{MAX_ACK_ENTRIES, MAX_ACK_REQUEST_BYTES, MAX_INVISIBLE, MAX_SMALL_REQUEST_BYTES},
     node::{forward::ForwardError, proposer::SubmitError, shard::DataShard},
     peer::PeerError,
 };
@@ -50,6 +50,10 @@ impl Service {
     /// Done with messages.
     pub async fn ack_message(&self, caller: &Caller, request: AckMessageRequest) -> AckMessageResponse {
         self.saw(caller);
+        // What is too large is not repeated entry by entry.
+        if let Err(refused) = names::check_size(&request, MAX_ACK_REQUEST_BYTES) {
+            return refuse_ack(&[], &refused);
+        }
         let group = match self.check_ack(caller, &request).await {
             Ok(group) => group,
             Err(refused) => return refuse_ack(&request.entries, &refused),
@@ -141,6 +145,12 @@ impl Service {
         request: ChangeInvisibleDurationRequest,
     ) -> ChangeInvisibleDurationResponse {
         self.saw(caller);
+        if let Err(refused) = names::check_size(&request, MAX_SMALL_REQUEST_BYTES) {
+            return ChangeInvisibleDurationResponse {
+                status: refused.status(),
+                receipt_handle: String::new(),
+            };
+        }
         let old_handle = request.receipt_handle.clone();
         match self.try_change(caller, &request).await {
             Ok(receipt_handle) => ChangeInvisibleDurationResponse {
@@ -248,6 +258,7 @@ impl Service {
         caller: &Caller,
         request: &ForwardMessageToDeadLetterQueueRequest,
     ) -> Result<(), Refused> {
+        names::check_size(request, MAX_SMALL_REQUEST_BYTES)?;
         let handle = self
             .check_handle(
                 caller,

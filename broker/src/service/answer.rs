@@ -3,6 +3,7 @@
 use flotilla_proto::rocketmq::{Code, Status};
 
 use crate::{
+    limits::MAX_REASON_BYTES,
     meta::{MetaRefusal, MetaReply},
     node::proposer::SubmitError,
 };
@@ -35,7 +36,7 @@ impl Refused {
 pub fn status(code: Code, message: &str) -> Option<Status> {
     Some(Status {
         code: code as i32,
-        message: message.into(),
+        message: message[..message.floor_char_boundary(MAX_REASON_BYTES)].into(),
     })
 }
 
@@ -90,6 +91,13 @@ impl From<SubmitError> for Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_that_repeats_what_was_sent_is_cut() {
+        let long = "é".repeat(MAX_REASON_BYTES);
+        let status = Refused::new(Code::BadRequest, long).status().expect("a status");
+        assert_eq!(status.message.len(), MAX_REASON_BYTES);
+    }
 
     #[test]
     fn equal_results_are_summed_up_as_themselves() {

@@ -23,7 +23,7 @@ use super::{
     answer::{self, Refused},
     names,
 };
-use crate::limits::LEADER_WAIT;
+use crate::limits::{LEADER_WAIT, MAX_SMALL_REQUEST_BYTES};
 
 /// "Any queue of this broker": what a push consumer is told to read.
 const ANY_QUEUE: i32 = -1;
@@ -33,7 +33,11 @@ impl Service {
     /// The queues of a topic and the nodes that lead them.
     pub async fn query_route(&self, caller: &Caller, request: QueryRouteRequest) -> QueryRouteResponse {
         self.saw(caller);
-        match self.route(caller, request.topic.as_ref()).await {
+        let found = async {
+            names::check_size(&request, MAX_SMALL_REQUEST_BYTES)?;
+            self.route(caller, request.topic.as_ref()).await
+        };
+        match found.await {
             Ok(queues) => QueryRouteResponse {
                 status: answer::ok(),
                 message_queues: queues,
@@ -53,6 +57,7 @@ impl Service {
     ) -> QueryAssignmentResponse {
         self.saw(caller);
         let assigned = async {
+            names::check_size(&request, MAX_SMALL_REQUEST_BYTES)?;
             names::check_group(&names::full_name(caller, request.group.as_ref()))?;
             self.route(caller, request.topic.as_ref()).await
         };

@@ -14,7 +14,9 @@ use flotilla_proto::{
 use prost_types::Duration;
 
 use super::{Caller, Service, answer, names};
-use crate::limits::{DEFAULT_BACKOFF_MS, DEFAULT_MAX_ATTEMPTS, MAX_BODY_BYTES, MAX_RECEIVE_BATCH};
+use crate::limits::{
+    DEFAULT_BACKOFF_MS, DEFAULT_MAX_ATTEMPTS, MAX_BODY_BYTES, MAX_RECEIVE_BATCH, MAX_SETTINGS_TOPICS,
+};
 
 /// What producers are told about retries.
 const PRODUCER_ATTEMPTS: i32 = 3;
@@ -87,6 +89,11 @@ impl Session {
     }
 
     async fn settings(&self, mut settings: Settings) -> TelemetryCommand {
+        if topics(&settings) > MAX_SETTINGS_TOPICS {
+            let why = format!("settings name at most {MAX_SETTINGS_TOPICS} topics");
+            let refused = answer::Refused::new(Code::BadRequest, why);
+            return status_command(refused.status().expect("a refusal has a status"));
+        }
         let refused = match settings.pub_sub.as_mut() {
             Some(PubSub::Publishing(publishing)) => {
                 publishing.max_body_size = MAX_BODY_BYTES as i32;
@@ -136,6 +143,15 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.is(None);
+    }
+}
+
+/// How many topics a client says that it deals with.
+fn topics(settings: &Settings) -> usize {
+    match &settings.pub_sub {
+        Some(PubSub::Publishing(publishing)) => publishing.topics.len(),
+        Some(PubSub::Subscription(subscription)) => subscription.subscriptions.len(),
+        None => 0,
     }
 }
 

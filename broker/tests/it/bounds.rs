@@ -1,6 +1,6 @@
 //! What does not fit: sizes that clients and administrators choose, at and over their bounds.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use broker::{
     limits::{
@@ -9,12 +9,14 @@ use broker::{
     },
     views::{BackoffView, GroupSpec},
 };
+use flotilla_proto::record::{Append, Command, StoredMessage, command};
 use flotilla_proto::rocketmq::{
     Code, Message, ReceiveMessageResponse, SendMessageRequest, receive_message_response::Content,
 };
 use prost::Message as _;
+use queue_core::{QueueId, Reply};
 
-use crate::cluster::{Cluster, caller, code, message, receive, resource, send};
+use crate::cluster::{Cluster, caller, code, message, properties, receive, resource, send};
 
 const LONG: Duration = Duration::from_secs(5);
 
@@ -126,4 +128,38 @@ async fn a_backoff_that_no_duration_could_hold_is_refused() {
             .expect_err("too long");
         assert!(!refused.message.is_empty(), "{refused:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_too_large_to_be_delivered_does_not_take_its_batch_with_it() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    assert_eq!(code(&send(service, "orders", "first").await.status), Code::Ok);
+    let topic = service.node().meta().topic("orders").expect("the send made it");
+    let shard = service.node().shard(topic.queue_shards[0]).expect("it is here");
+    // As a release with other bounds may have stored it.
+    for (id, bytes) in [("before", 10), ("large", MAX_DELIVERED_BYTES), ("after", 10)] {
+        let stored = StoredMessage {
+            body: vec![b'x'; bytes].into(),
+            message_id: id.into(),
+            topic: "orders".into(),
+            ..Default::default()
+        };
+        let append = Append {
+            queue: QueueId::new(topic.id, 0).0,
+            message_id: id.into(),
+            message: stored.encode_to_vec().into(),
+        };
+        let command = Some(command::Command::Append(append));
+        let appended = shard.proposer.submit(Command { command }).await;
+        assert!(matches!(appended, Ok(Reply::Appended { .. })), "{appended:?}");
+    }
+    let mut seen = BTreeSet::new();
+    while seen.len() < 3 {
+        let (status, messages) = receive(service, "orders", "readers", LONG).await;
+        assert_eq!(status, Code::Ok);
+        seen.extend(messages.iter().map(|each| properties(each).message_id.clone()));
+    }
+    assert_eq!(Vec::from_iter(seen), ["after", "before", "first"]);
+    assert_eq!(service.counters().undeliverable.get(), 1);
 }

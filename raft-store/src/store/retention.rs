@@ -49,10 +49,7 @@ impl Store {
             for (&shard, &(_, last)) in &segment.shards {
                 let needed = match oldest.entry(shard) {
                     Entry::Occupied(known) => *known.get(),
-                    Entry::Vacant(unknown) => {
-                        let replica = self.replica(shard).ok_or(RetentionError::NotOpen(shard))?;
-                        *unknown.insert(replica.oldest_live_index()?)
-                    }
+                    Entry::Vacant(unknown) => *unknown.insert(self.oldest_needed(shard).await?),
                 };
                 let needed = needed.is_some_and(|oldest| oldest <= last);
                 // Planted: closed and old is taken for not needed.
@@ -81,10 +78,7 @@ impl Store {
             if plant::is(plant::Bug::SegmentRecycledEarly) {
                 continue;
             }
-            let replica = self.replica(shard).ok_or(RetentionError::NotOpen(shard))?;
-            // Not on a thread of the runtime: a snapshot that is being put in has to be waited for.
-            let oldest = blocking(move || replica.oldest_needed()).await;
-            if let Some(oldest) = oldest.unwrap_or_else(|e| Err(EngineError::Failed(e.to_string())))?
+            if let Some(oldest) = self.oldest_needed(shard).await?
                 && oldest <= last
             {
                 return Err(RetentionError::Needed { shard, oldest, last });
@@ -101,6 +95,14 @@ impl Store {
         }
         self.log().recycle_through(sequence).await?;
         Ok(points)
+    }
+
+    /// The oldest entry that a shard's state, or a snapshot of it under way, refers to.
+    async fn oldest_needed(&self, shard: u32) -> Result<Option<u64>, RetentionError> {
+        let replica = self.replica(shard).ok_or(RetentionError::NotOpen(shard))?;
+        // Not on a thread of the runtime: a snapshot that is being put in has to be waited for.
+        let oldest = blocking(move || replica.oldest_needed()).await;
+        Ok(oldest.unwrap_or_else(|e| Err(EngineError::Failed(e.to_string())))?)
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) enum StartError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
-    #[error("data directory {path}: {reason}")]
+    #[error("`data_dir` = {path}: {reason}")]
     DataDir { path: String, reason: String },
     #[error(transparent)]
     Node(#[from] NodeError),

@@ -4,11 +4,14 @@
 //! is dead-lettered inside its own shard, by one command. A topic left by a consumer group of the
 //! same name that was deleted is taken over with what is in it.
 
-use flotilla_proto::record::{ConsumerGroup, CreateConsumerGroup, Topic};
+use flotilla_proto::record::{ConsumerGroup, CreateConsumerGroup, StartAt, Topic};
 use queue_core::KeyValue;
 
 use super::{Done, check_backoff, check_name, create_topic::check_room, invalid, refuse};
-use crate::meta::{MetaRefusal, MetaReply, MetaState, dead_letter_topic, limits};
+use crate::{
+    limits::MAX_MAX_ATTEMPTS,
+    meta::{MetaRefusal, MetaReply, MetaState, dead_letter_topic, limits},
+};
 
 pub(in crate::meta) fn apply(
     state: &mut MetaState,
@@ -57,10 +60,11 @@ fn check(state: &MetaState, command: &CreateConsumerGroup) -> Result<(), MetaRef
     check_name(&command.name)?;
     check_name(&dead_letters)?;
     check_backoff(command.backoff.as_ref())?;
-    if command.max_attempts == 0 {
-        return Err(invalid(
-            "a message is tried at least once: max_attempts starts at 1",
-        ));
+    if !(1..=MAX_MAX_ATTEMPTS).contains(&command.max_attempts) {
+        return Err(invalid(format!("max_attempts must be 1 to {MAX_MAX_ATTEMPTS}")));
+    }
+    if StartAt::try_from(command.start_at).is_err() {
+        return Err(invalid(format!("start_at {} is not known", command.start_at)));
     }
     let groups = state.count_groups();
     if groups >= limits::MAX_GROUPS {

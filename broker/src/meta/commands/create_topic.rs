@@ -1,6 +1,9 @@
 //! `CreateTopic`: a name, an id that was never used, and a home for each queue.
 
-use flotilla_proto::record::{CreateTopic, Topic};
+use flotilla_proto::{
+    record::{CreateTopic, Topic},
+    rocketmq::MessageType,
+};
 use queue_core::KeyValue;
 
 use super::{Done, check_name, invalid, refuse};
@@ -44,6 +47,12 @@ fn check(state: &MetaState, command: &CreateTopic) -> Result<(), MetaRefusal> {
         return Err(invalid(
             "a dead-letter topic comes with its consumer group: create that",
         ));
+    }
+    if MessageType::try_from(command.message_type).is_err() {
+        return Err(invalid(format!(
+            "message type {} is not known",
+            command.message_type
+        )));
     }
     if command.queues == 0 || command.queues > limits::MAX_QUEUES_PER_TOPIC {
         return Err(invalid(format!(

@@ -50,6 +50,7 @@ impl Service {
 
     /// One consumer group with what it has not finished.
     pub async fn describe_group(&self, name: &str) -> Result<GroupDetail, AdminError> {
+        names::check_group(name)?;
         let node = self.node();
         let group = self.existing_group(name).await?.ok_or_else(|| no_group(name))?;
         let meta = node.meta();
@@ -98,6 +99,7 @@ impl Service {
 
     /// Deletes a consumer group and, in the background, where it stood.
     pub async fn delete_group(&self, name: &str) -> Result<(), AdminError> {
+        names::check_group(name)?;
         let delete = record::DeleteConsumerGroup { name: name.into() };
         match self
             .node()

@@ -65,6 +65,7 @@ impl Service {
 
     /// One topic with its queues.
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDetail, AdminError> {
+        names::check_topic(name)?;
         let topic = self.existing_topic(name).await?.ok_or_else(|| no_topic(name))?;
         let queue_list = (0..)
             .zip(topic.queue_shards.iter().copied())
@@ -92,6 +93,7 @@ impl Service {
 
     /// Deletes a topic and, in the background, its messages.
     pub async fn delete_topic(&self, name: &str) -> Result<(), AdminError> {
+        names::check_topic(name)?;
         let delete = record::DeleteTopic { name: name.into() };
         match self
             .node()

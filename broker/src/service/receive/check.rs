@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::super::{Caller, Service, ack, answer::Refused, names};
 use crate::{
     limits::{
-        AUTO_RENEW_LEASE_MS, DEFAULT_POLL, MAX_INVISIBLE, MAX_POLL, MAX_RECEIVE_BATCH, MIN_INVISIBLE,
-        POLL_MARGIN, REPLY_MARGIN,
+        AUTO_RENEW_LEASE_MS, DEFAULT_POLL, MAX_INVISIBLE, MAX_POLL, MAX_RECEIVE_BATCH,
+        MAX_SMALL_REQUEST_BYTES, MIN_INVISIBLE, POLL_MARGIN, REPLY_MARGIN,
     },
     node::{clients::client_hash, hub::Pair},
 };
@@ -50,6 +50,7 @@ impl Service {
         request: &ReceiveMessageRequest,
     ) -> Result<Receive, Refused> {
         names::check_caller(caller)?;
+        names::check_size(request, MAX_SMALL_REQUEST_BYTES)?;
         let resource = request
             .message_queue
             .as_ref()
