@@ -4,7 +4,7 @@
 //! A held answer is ready and waits in a timer: it holds no lock, no place in a queue, and nothing of the request.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -33,7 +33,7 @@ struct Refused {
 /// Shared by all connections.
 #[derive(Debug)]
 pub(super) struct Slowdown {
-    clients: Mutex<HashMap<String, Refused>>,
+    clients: Mutex<BTreeMap<String, Refused>>,
     stats: Arc<RimStats>,
     stop: CancellationToken,
 }

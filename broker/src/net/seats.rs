@@ -1,7 +1,7 @@
 //! The connections of one port: a bounded number, and who gives way when it is reached.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -69,7 +69,7 @@ impl Seat {
 
 #[derive(Debug)]
 struct Taken {
-    seats: HashMap<u64, Arc<Seat>>,
+    seats: BTreeMap<u64, Arc<Seat>>,
     next: u64,
     ask_from: Instant,
 }
@@ -93,7 +93,7 @@ pub(super) struct Place {
 impl Seats {
     pub(super) fn new(most: u32) -> Arc<Seats> {
         let taken = Taken {
-            seats: HashMap::new(),
+            seats: BTreeMap::new(),
             next: 0,
             ask_from: Instant::now(),
         };
