@@ -37,7 +37,7 @@ pub enum PayloadError {
     #[error("a meta entry of format version {0} was written by a newer build: upgrade this node")]
     Version(u8),
     /// A command this build does not know.
-    #[error("a meta entry holds a command this build does not know: upgrade this node")]
+    #[error("a meta entry holds a command or field this build does not know: upgrade this node")]
     UnknownCommand,
     /// Not a meta entry at all.
     #[error("a meta entry cannot be decoded: {0}")]
@@ -71,7 +71,8 @@ pub fn decode(payload: &Bytes) -> Result<(u64, MetaCommand), PayloadError> {
     let time = payload[1..HEAD_BYTES].try_into().expect("eight bytes");
     let command = MetaCommand::decode(payload.slice(HEAD_BYTES..))
         .map_err(|error| PayloadError::Malformed(error.to_string()))?;
-    if command.command.is_none() {
+    // Decoding drops what it does not know, which may change what the rest means.
+    if command.command.is_none() || command.encoded_len() != payload.len() - HEAD_BYTES {
         return Err(PayloadError::UnknownCommand);
     }
     Ok((u64::from_le_bytes(time), command))

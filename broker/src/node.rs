@@ -128,6 +128,8 @@ pub enum StopReason {
     Shutdown,
     /// Stored data is damaged: the data directory must be set aside and the node rebuilt from its peers.
     Condemned(String),
+    /// What is stored, or was agreed, is of a newer release: that one has to be run. Nothing was touched.
+    Newer(String),
     /// The data directory does not belong here any more, or not in this state: a person has to put things right.
     Refused(String),
     /// The disk failed or an invariant broke: a person must look.
@@ -170,6 +172,8 @@ pub(crate) struct Inner {
     pub(crate) heard: Mutex<BTreeMap<u32, SignOfLife>>,
     /// It hands its leaderships over and stops.
     pub(crate) leaving: AtomicBool,
+    /// A directory of this node was set aside: whatever it finds, it never forms a cluster.
+    pub(crate) had_data: bool,
     pub(crate) stop: watch::Sender<Option<StopReason>>,
 }
 
@@ -185,6 +189,7 @@ impl Node {
         if let Some(reason) = identity::refused(&*disk)? {
             return Err(NodeError::Refused(reason));
         }
+        let had_data = disk.exists(identity::HAD_DATA)?;
         let directory = Store::directory(&*disk)?;
         let identity = Identity::load(&*disk, options.node_id, directory)?;
         let mut store_options = options.store.clone();
@@ -218,6 +223,7 @@ impl Node {
                 roster: Arc::default(),
                 heard: Mutex::default(),
                 leaving: AtomicBool::new(false),
+                had_data,
                 stop,
             }),
         };
@@ -443,6 +449,7 @@ async fn watch_store(node: Node) {
             node.stop(match reason {
                 raft_store::StoreStopped::Corrupt(what) => StopReason::Condemned(what),
                 raft_store::StoreStopped::Failed(what) => StopReason::Fatal(what),
+                raft_store::StoreStopped::Newer(what) => StopReason::Newer(what),
                 raft_store::StoreStopped::Closed => StopReason::Shutdown,
             });
         }

@@ -13,7 +13,7 @@ pub mod rocks;
 pub use rocks::RocksEngine;
 
 /// An engine that cannot do what it was asked.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// Stored bytes are not what was written: this replica must be rebuilt from its peers.
     #[error("the stored state is corrupt: {0}")]
@@ -21,6 +21,9 @@ pub enum EngineError {
     /// The disk failed or is full. Nothing is retried.
     #[error("the state engine failed: {0}")]
     Failed(String),
+    /// What is stored, or is to be applied, was written by a newer release: this one must not go on, and touch nothing.
+    #[error("written by a newer release: {0}")]
+    Newer(String),
 }
 
 /// One change of a [`WriteBatch`].

@@ -8,6 +8,9 @@ pub enum StoreStopped {
     /// Stored bytes are not what was written.
     #[error("the data directory is corrupt: {0}")]
     Corrupt(String),
+    /// Written by a newer release: nothing may be touched.
+    #[error("written by a newer release: {0}")]
+    Newer(String),
     /// A write, a sync or a read failed.
     #[error("the disk failed: {0}")]
     Failed(String),
@@ -58,6 +61,7 @@ impl Health {
         self.stop(match &error {
             EngineError::Corrupt(what) => StoreStopped::Corrupt(what.clone()),
             EngineError::Failed(what) => StoreStopped::Failed(what.clone()),
+            EngineError::Newer(what) => StoreStopped::Newer(what.clone()),
         });
         std::io::Error::other(error)
     }

@@ -63,14 +63,9 @@ pub enum StoreError {
     /// replace it, and let the cluster rebuild the node under a new incarnation.
     #[error("the data directory is corrupt: {0}")]
     Corrupt(String),
-    /// Written by another version of Flotilla.
-    #[error("the data directory has format version {found}, this program reads version {known}")]
-    Version {
-        /// The version found.
-        found: u32,
-        /// The version this program writes.
-        known: u32,
-    },
+    /// Written by a newer release, which has to be used; nothing was touched.
+    #[error("written by a newer release: {0}")]
+    Newer(String),
     /// The shard's data belongs to another replica id.
     #[error("shard {shard} is stored here for replica {stored}, not {asked}")]
     WrongReplica {
@@ -104,11 +99,12 @@ impl From<LogStopped> for StoreError {
 impl From<OpenError> for StoreError {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::Corrupt { .. } | OpenError::OtherDirectory { .. } => {
-                StoreError::Corrupt(error.to_string())
+            OpenError::Corrupt { .. } => StoreError::Corrupt(error.to_string()),
+            OpenError::Version { .. } => StoreError::Newer(error.to_string()),
+            // A file that somebody put there: for a person to take away again, not for the node to throw away the rest.
+            OpenError::OtherDirectory { .. } | OpenError::Io { .. } | OpenError::Options(_) => {
+                StoreError::Failed(error.to_string())
             }
-            OpenError::Version { found, known, .. } => StoreError::Version { found, known },
-            OpenError::Io { .. } | OpenError::Options(_) => StoreError::Failed(error.to_string()),
         }
     }
 }

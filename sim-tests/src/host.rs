@@ -373,7 +373,7 @@ impl Process {
             StopReason::Shutdown => Ok(()),
             // Its disk has lost something: peers have seen more of it.
             StopReason::Condemned(what) | StopReason::Refused(what) => Err(End::Damage(what)),
-            StopReason::Fatal(what) => Err(End::Failure(what)),
+            StopReason::Fatal(what) | StopReason::Newer(what) => Err(End::Failure(what)),
         }
     }
 

@@ -434,7 +434,7 @@ impl Core {
             return Ok(None);
         }
         let Some(message) = Message::get(kv, queue, offset)? else {
-            return Err(Fault(format!(
+            return Err(Fault::Corrupt(format!(
                 "message {queue:?}/{offset} is in flight but has no place"
             )));
         };
@@ -482,5 +482,5 @@ fn subscription_key(key: bytes::Bytes) -> Result<(QueueId, GroupId, Reader), Fau
 }
 
 fn orphan() -> Fault {
-    Fault("a row belongs to a subscription that does not exist".into())
+    Fault::Corrupt("a row belongs to a subscription that does not exist".into())
 }

@@ -108,11 +108,13 @@ impl Dedup {
             self.first = sequence;
         }
         if sequence != self.first + self.ring.len() as u64 {
-            return Err(Fault(format!("dedup: rows before {sequence} are missing")));
+            return Err(Fault::Corrupt(format!(
+                "dedup: rows before {sequence} are missing"
+            )));
         }
         let (time_ms, queue, offset) = (value.long()?, QueueId(value.long()?), value.long()?);
         let id = value.rest();
-        str::from_utf8(&id).map_err(|_| Fault("dedup: an id is no text".into()))?;
+        str::from_utf8(&id).map_err(|_| Fault::Corrupt("dedup: an id is no text".into()))?;
         self.push(time_ms, queue, offset, id);
         Ok(())
     }

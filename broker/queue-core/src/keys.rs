@@ -133,7 +133,7 @@ impl Reader {
         let mut reader = Self { bytes, what };
         match reader.byte()? {
             FORMAT => Ok(reader),
-            other => Err(Fault(format!(
+            other => Err(Fault::Newer(format!(
                 "{what}: format {other} is unknown; run the release that wrote it"
             ))),
         }
@@ -148,7 +148,10 @@ impl Reader {
 
     fn need(&self, count: usize) -> Result<(), Fault> {
         if self.bytes.len() < count {
-            return Err(Fault(format!("{}: the stored bytes are cut short", self.what)));
+            return Err(Fault::Corrupt(format!(
+                "{}: the stored bytes are cut short",
+                self.what
+            )));
         }
         Ok(())
     }
@@ -162,7 +165,7 @@ impl Reader {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(Fault(format!("{}: {other} is no flag", self.what))),
+            other => Err(Fault::Corrupt(format!("{}: {other} is no flag", self.what))),
         }
     }
 
@@ -198,7 +201,10 @@ impl Reader {
         if self.bytes.is_empty() {
             return Ok(());
         }
-        Err(Fault(format!("{}: the stored bytes are too long", self.what)))
+        Err(Fault::Corrupt(format!(
+            "{}: the stored bytes are too long",
+            self.what
+        )))
     }
 }
 

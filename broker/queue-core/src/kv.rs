@@ -2,10 +2,20 @@
 
 use bytes::Bytes;
 
-/// A state engine that cannot answer, or answers what was never written. Stops the replica.
+/// A state engine that cannot answer, or answers what was never written. Stops the replica. The class decides what
+/// becomes of the data, so it is kept all the way.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Fault(pub String);
+pub enum Fault {
+    /// What is stored is not what was written.
+    #[error("{0}")]
+    Corrupt(String),
+    /// The engine failed; what is stored may be whole.
+    #[error("{0}")]
+    Failed(String),
+    /// Written by a newer release: this one must touch nothing.
+    #[error("{0}")]
+    Newer(String),
+}
 
 /// Ordered keys of one shard.
 pub trait KeyValue {

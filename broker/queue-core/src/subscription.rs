@@ -41,7 +41,7 @@ impl Rules {
         let backoff = if rest.is_empty() {
             None
         } else {
-            Some(Backoff::decode(rest).map_err(|error| Fault(format!("rules: {error}")))?)
+            Some(Backoff::decode(rest).map_err(|error| Fault::Corrupt(format!("rules: {error}")))?)
         };
         Ok(Self {
             max_attempts,

@@ -62,6 +62,10 @@ pub(super) fn main(args: ServeArgs) -> ExitCode {
             error!(reason, data_dir = %config.data_dir.display(), "the node stopped: its data directory does not belong here");
             ExitCode::FAILURE
         }
+        Ok(StopReason::Newer(reason)) => {
+            error!(reason, data_dir = %config.data_dir.display(), "the node stopped and touched nothing: its data is of a newer release");
+            ExitCode::FAILURE
+        }
         Ok(StopReason::Fatal(reason)) => {
             error!(reason, "the node stopped");
             ExitCode::FAILURE

@@ -38,13 +38,14 @@ pub(super) fn value<M: Message + Default>(mut bytes: Bytes) -> Result<M, Fault> 
     match bytes.first() {
         Some(&VERSION) => bytes.advance(1),
         Some(other) => {
-            return Err(Fault(format!(
+            return Err(Fault::Corrupt(format!(
                 "meta state of format version {other}: upgrade this node"
             )));
         }
-        None => return Err(Fault("an empty value in the meta state".into())),
+        None => return Err(Fault::Corrupt("an empty value in the meta state".into())),
     }
-    M::decode(bytes).map_err(|error| Fault(format!("a value of the meta state cannot be decoded: {error}")))
+    M::decode(bytes)
+        .map_err(|error| Fault::Corrupt(format!("a value of the meta state cannot be decoded: {error}")))
 }
 
 /// All values of one kind, by ascending id.

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use raft_store::{Applied, EngineError, LogId, Machine, StateRead, StateWrite};
 use tokio::sync::watch;
 
-use super::{MetaState, decode};
-use crate::node::kv::{Reading, Writing};
+use super::{MetaState, PayloadError, decode};
+use crate::node::kv::{Reading, Writing, engine};
 
 /// The machine of shard 0. Answers [`MetaReply`](super::MetaReply) to proposers.
 pub struct MetaMachine {
@@ -57,8 +57,7 @@ impl Default for MetaMachine {
 
 impl Machine for MetaMachine {
     fn restore(&self, state: &dyn StateRead) -> Result<(), EngineError> {
-        let loaded =
-            MetaState::load(&Reading(state)).map_err(|fault| EngineError::Corrupt(fault.to_string()))?;
+        let loaded = MetaState::load(&Reading(state)).map_err(engine)?;
         let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         *current = loaded;
         self.publish(&current);
@@ -66,11 +65,14 @@ impl Machine for MetaMachine {
     }
 
     fn apply(&self, _at: LogId, payload: &Bytes, state: &mut dyn StateWrite) -> Result<Applied, EngineError> {
-        let (time_ms, command) = decode(payload).map_err(|error| EngineError::Failed(error.to_string()))?;
+        let (time_ms, command) = decode(payload).map_err(|error| match error {
+            PayloadError::Malformed(what) => EngineError::Corrupt(what),
+            newer => EngineError::Newer(newer.to_string()),
+        })?;
         let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let reply = current
             .apply(&mut Writing(state), time_ms, &command)
-            .map_err(|fault| EngineError::Failed(fault.to_string()))?;
+            .map_err(engine)?;
         self.publish(&current);
         Ok(Applied::of(reply))
     }

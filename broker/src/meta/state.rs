@@ -126,7 +126,7 @@ impl MetaState {
         command: &MetaCommand,
     ) -> Result<MetaReply, Fault> {
         let Some(command) = &command.command else {
-            return Err(Fault(
+            return Err(Fault::Corrupt(
                 "a meta command this build does not know: upgrade this node".into(),
             ));
         };

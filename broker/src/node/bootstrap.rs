@@ -52,6 +52,7 @@ pub(super) async fn run(node: Node) {
 fn unusable(error: StoreError) -> StopReason {
     match error {
         StoreError::Corrupt(what) => StopReason::Condemned(what),
+        StoreError::Newer(what) => StopReason::Newer(what),
         other => StopReason::Fatal(other.to_string()),
     }
 }
@@ -196,11 +197,17 @@ fn decide(node: &Node, answers: &BTreeMap<u32, StatusResponse>) -> Place {
         &me,
         node.inner.options.initial_cluster.keys().copied().collect(),
         answers,
+        node.inner.had_data,
     )
 }
 
 /// The decision itself, from what the peers answered.
-fn decide_place(me: &record::Node, start_list: Vec<u32>, answers: &BTreeMap<u32, StatusResponse>) -> Place {
+fn decide_place(
+    me: &record::Node,
+    start_list: Vec<u32>,
+    answers: &BTreeMap<u32, StatusResponse>,
+    had_data: bool,
+) -> Place {
     let clusters: BTreeMap<u64, u32> = answers
         .iter()
         .filter_map(|(&peer, answer)| Some((answer.from.as_ref()?.cluster, peer)))
@@ -242,6 +249,14 @@ fn decide_place(me: &record::Node, start_list: Vec<u32>, answers: &BTreeMap<u32,
                 Place::Replaced { cluster, via, nodes }
             }
         };
+    }
+    // Where there was a cluster once, a new one would be an empty one.
+    let lost = answers.iter().find(|(_, answer)| answer.had_data);
+    if let Some(node) = had_data.then_some(me.id).or(lost.map(|(&peer, _)| peer)) {
+        return Place::Wait(format!(
+            "node {node} had data that was set aside as damaged, so no new cluster is formed: start the nodes that still have \
+             data, or put a directory back that was set aside"
+        ));
     }
     let mut members = BTreeMap::from([(me.id, me.clone())]);
     for peer in start_list.into_iter().filter(|&peer| peer != me.id) {

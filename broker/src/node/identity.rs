@@ -17,6 +17,8 @@ const VERSION: u8 = 1;
 const MAX_BYTES: u64 = 1024 * 1024;
 /// The reason why this directory may not take part any more, as text.
 const REFUSED: &str = "REFUSED";
+/// Stands in an empty directory whose predecessor was set aside as damaged.
+pub const HAD_DATA: &str = "HAD_DATA";
 const MAX_REASON_BYTES: u64 = 4096;
 
 /// What the `NODE` file remembers.
@@ -55,7 +57,14 @@ impl Identity {
             return Err(corrupt("its checksum is wrong"));
         }
         if bytes[8] != VERSION {
-            return Err(corrupt("its version is unknown; run the release that wrote it"));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!(
+                    "written by a newer release: the file {FILE} has version {}, this program reads version {VERSION}; run the \
+                     release that wrote it",
+                    bytes[8]
+                ),
+            ));
         }
         let stored = record::Bootstrap::decode(&bytes[9..]).map_err(|_| corrupt("it does not decode"))?;
         let nodes: BTreeMap<_, _> = stored.nodes.into_iter().map(|node| (node.id, node)).collect();
@@ -212,6 +221,27 @@ mod tests {
             let error = Identity::load(&*disk, 2, directory).unwrap_err().to_string();
             assert!(error.contains("do not belong together"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_newer_version_is_not_damage() {
+        let disk = stored(2);
+        let file = disk.open(FILE, true).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes[8] = VERSION + 1;
+        file.write_at(&bytes, 0).unwrap();
+        let damaged = Identity::load(&*disk, 2, Some(22)).unwrap_err();
+        assert_eq!(damaged.kind(), io::ErrorKind::InvalidData);
+        let crc = crc32c::crc32c(&bytes[8..]).to_le_bytes();
+        bytes[4..8].copy_from_slice(&crc);
+        file.write_at(&bytes, 0).unwrap();
+        let newer = Identity::load(&*disk, 2, Some(22)).unwrap_err();
+        assert_eq!(newer.kind(), io::ErrorKind::Unsupported);
+        assert!(
+            newer.to_string().contains("written by a newer release"),
+            "{newer}"
+        );
     }
 
     #[test]

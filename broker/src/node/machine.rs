@@ -3,13 +3,18 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use queue_core::{Context, Core, Effect, Position, Reply, frame};
+use flotilla_proto::record::Command;
+use prost::Message;
+use queue_core::{
+    Context, Core, Effect, Position, Reply,
+    frame::{self, FrameError},
+};
 use raft_store::{Applied, EngineError, LogId, Machine, StateRead, StateWrite};
 use tokio::sync::Notify;
 
 use super::{
     hub::Hub,
-    kv::{Reading, Writing},
+    kv::{Reading, Writing, engine},
     shard_time::ShardTime,
 };
 use crate::clock::Clock;
@@ -84,29 +89,24 @@ impl Machine for QueueMachine {
     }
 
     fn apply(&self, at: LogId, payload: &Bytes, state: &mut dyn StateWrite) -> Result<Applied, EngineError> {
-        // The record's checksum held and a leader of ours wrote it: anything else is a broken invariant.
-        let entry = frame::decode_entry(payload).expect("a committed entry decodes");
+        let (time_ms, commands) = understood(at, payload)?;
         // Planted: every replica has a clock.
         #[cfg(madsim)]
-        let entry = match plant::is(plant::Bug::LocalTimeInState) {
-            true => frame::Entry {
-                time_ms: self.time.now_ms(),
-                ..entry
-            },
-            false => entry,
+        let time_ms = match plant::is(plant::Bug::LocalTimeInState) {
+            true => self.time.now_ms(),
+            false => time_ms,
         };
         let mut core = self.core.lock().expect("a panic in the core stops the node");
         let mut replies: Vec<Reply> = Vec::new();
         let mut view = Writing(state);
-        for item in entry.frames {
-            let (frame_offset, frame_len, command) = item.expect("a committed frame decodes");
+        for (frame_offset, frame_len, command) in commands {
             let context = Context {
                 position: Position {
                     index: at.index,
                     frame_offset,
                     frame_len,
                 },
-                time_ms: entry.time_ms,
+                time_ms,
             };
             let outcome = core.apply(&mut view, context, &command).map_err(engine)?;
             self.hint(&outcome.effects, at.node == self.replica);
@@ -126,6 +126,88 @@ impl Machine for QueueMachine {
     }
 }
 
-fn engine(fault: queue_core::Fault) -> EngineError {
-    EngineError::Corrupt(fault.0)
+/// An entry as this release understands it: all of it or nothing, before the first command is applied. A quorum agreed on it,
+/// so a command that is not known may not be skipped, or this replica would go its own way.
+fn understood(at: LogId, payload: &Bytes) -> Result<(u64, Vec<(u32, u32, Command)>), EngineError> {
+    let newer = |what: String| {
+        let release = env!("CARGO_PKG_VERSION");
+        EngineError::Newer(format!(
+            "entry {} of the log {what}, which release {release} does not know; run the release that wrote it, or newer",
+            at.index
+        ))
+    };
+    let unreadable = |error| match error {
+        FrameError::Version(version) => newer(format!("has version {version}")),
+        error => EngineError::Corrupt(format!("entry {} of the log: {error}", at.index)),
+    };
+    let entry = frame::decode_entry(payload).map_err(unreadable)?;
+    let mut commands = Vec::new();
+    for item in entry.frames {
+        let (offset, bytes, command) = item.map_err(unreadable)?;
+        // Decoding drops fields that it does not know, which may change what the others mean.
+        if command.encoded_len() != bytes as usize {
+            return Err(newer(format!("has a command or field at byte {offset}")));
+        }
+        commands.push((offset, bytes, command));
+    }
+    Ok((entry.time_ms, commands))
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::record::{Append, command};
+    use queue_core::frame::EntryBuilder;
+
+    use super::*;
+
+    const AT: LogId = LogId {
+        term: 1,
+        node: 1,
+        index: 7,
+    };
+
+    fn entry(more: &[u8]) -> Bytes {
+        let append = Append {
+            queue: 3,
+            ..Append::default()
+        };
+        let known = Command {
+            command: Some(command::Command::Append(append)),
+        };
+        let mut builder = EntryBuilder::new(5);
+        builder.push(&known);
+        let mut payload = builder.finish().to_vec();
+        let mut frame = known.encode_to_vec();
+        frame.extend_from_slice(more);
+        payload.extend_from_slice(&(frame.len() as u32).to_le_bytes());
+        payload.extend_from_slice(&frame);
+        payload.into()
+    }
+
+    fn stops(payload: &Bytes) -> String {
+        match understood(AT, payload) {
+            Err(EngineError::Newer(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_entry_of_this_release_is_understood() {
+        assert_eq!(understood(AT, &entry(&[])).unwrap().1.len(), 2);
+    }
+
+    #[test]
+    fn an_unknown_command_or_field_stops_before_anything_of_its_entry_is_applied() {
+        // Field 1000, a number; and field 900, a message.
+        for more in [&[0xc0, 0x3e, 1][..], &[0xa2, 0x38, 0]] {
+            let why = stops(&entry(more));
+            assert!(
+                why.contains("entry 7") && why.contains("run the release that wrote it"),
+                "{why}"
+            );
+        }
+        let mut newer = entry(&[]).to_vec();
+        newer[0] = 2;
+        assert!(stops(&newer.into()).contains("has version 2"));
+    }
 }

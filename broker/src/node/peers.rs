@@ -130,6 +130,7 @@ impl Node {
             nodes,
             meta_leader: self.leader(META_SHARD).unwrap_or(0),
             full: !self.store().log().has_room(),
+            had_data: self.inner.had_data,
             leaving: self.inner.leaving.load(Ordering::SeqCst),
             leads: membership::led(self)
                 .into_iter()

@@ -16,7 +16,11 @@ use prost::Message;
 use queue_core::{Core, Fault, Position, QueueId, Reply};
 use raft_store::{PayloadError, RetentionError, log::SegmentView};
 
-use super::{Node, StopReason, kv::Reading, shard::DataShard};
+use super::{
+    Node,
+    kv::{Reading, stop_reason},
+    shard::DataShard,
+};
 use crate::{
     limits::{
         COPY_BYTES_AT_ONCE, COPY_COMMANDS_AT_ONCE, DEAD_LETTERS_SHARE, SWEEP_AT_ONCE, TRIM_AT_ONCE,
@@ -48,7 +52,7 @@ pub(super) async fn run(node: Node) {
             }
             if let Err(fault) = round(&node, &mut ages).await {
                 tracing::error!(%fault, "retention cannot read the state");
-                node.stop(StopReason::Condemned(fault.0));
+                node.stop(stop_reason(fault));
             }
         }
     };

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     limits::MAX_DELIVERED_BYTES,
     node::{
-        StopReason,
+        kv::stop_reason,
         proposer::SubmitError,
         shard::{DeliverError, Delivery, Want},
     },
@@ -128,7 +128,7 @@ impl Service {
         match error {
             DeliverError::Submit(error) => return error.into(),
             DeliverError::Unreadable(error) => self.node().report_read_error(&error),
-            DeliverError::State(_) => self.node().stop(StopReason::Condemned(text.clone())),
+            DeliverError::State(fault) => self.node().stop(stop_reason(fault)),
         }
         Refused::new(Code::InternalServerError, text)
     }

@@ -99,6 +99,10 @@ fn database(cache_bytes: usize) -> Result<Options, EngineError> {
 }
 
 fn failed(error: rocksdb::Error) -> EngineError {
+    // RocksDB reports a format that it does not know as corruption.
+    if error.kind() == ErrorKind::NotSupported || error.to_string().contains("newer version of RocksDB") {
+        return EngineError::Newer(error.to_string());
+    }
     match error.kind() {
         ErrorKind::Corruption => EngineError::Corrupt(error.to_string()),
         _ => EngineError::Failed(error.to_string()),

@@ -52,10 +52,15 @@ pub(crate) async fn open(shared: Shared, options: ReplicaOptions) -> Result<Repl
         health.clone(),
         traffic,
     ));
-    snapshots.resume(&machine).await.map_err(|e| match e.kind() {
-        std::io::ErrorKind::InvalidData => StoreError::Corrupt(e.to_string()),
-        _ => StoreError::Failed(e.to_string()),
-    })?;
+    snapshots
+        .resume(&machine)
+        .await
+        .map_err(|e| match (health.stopped(), e.kind()) {
+            (Some(StoreStopped::Newer(what)), _) => StoreError::Newer(what),
+            (Some(StoreStopped::Corrupt(what)), _) => StoreError::Corrupt(what),
+            (None, std::io::ErrorKind::InvalidData) => StoreError::Corrupt(e.to_string()),
+            _ => StoreError::Failed(e.to_string()),
+        })?;
     check(&log, &state)?;
     // Planted: a new life begins with what is certainly committed.
     #[cfg(madsim)]
@@ -90,6 +95,7 @@ pub(crate) async fn open(shared: Shared, options: ReplicaOptions) -> Result<Repl
         .await
         .map_err(|fatal| match health.stopped() {
             Some(StoreStopped::Corrupt(what)) => StoreError::Corrupt(what),
+            Some(StoreStopped::Newer(what)) => StoreError::Newer(what),
             _ => StoreError::Failed(fatal.to_string()),
         })?;
     let (appends, queue) = mpsc::channel(MAX_INBOUND_APPENDS);

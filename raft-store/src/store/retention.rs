@@ -111,6 +111,7 @@ impl From<EngineError> for StoreError {
         match error {
             EngineError::Corrupt(what) => StoreError::Corrupt(what),
             EngineError::Failed(what) => StoreError::Failed(what),
+            EngineError::Newer(what) => StoreError::Newer(what),
         }
     }
 }

@@ -54,7 +54,7 @@ pub(crate) fn apply(
     let mut leases = Vec::with_capacity(chosen.len());
     for (offset, attempt) in chosen {
         let Some(message) = Message::get(kv, queue, offset)? else {
-            return Err(Fault(format!(
+            return Err(Fault::Corrupt(format!(
                 "message {queue:?}/{offset} can be delivered but has no place"
             )));
         };

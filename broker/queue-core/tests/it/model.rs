@@ -656,7 +656,7 @@ impl Model {
             for offset in 0..view.next + 2 {
                 let stored = core
                     .locate(kv, QueueId(queue.id), offset)
-                    .map_err(|fault| fault.0)?;
+                    .map_err(|fault| fault.to_string())?;
                 let expected = kept.iter().find(|kept| (kept.0, kept.1) == (queue.id, offset));
                 let expected = expected.map(|(_, _, message)| (message.position, message.stored_ms));
                 let stored = stored.map(|stored| (stored.position, stored.stored_ms));
@@ -759,7 +759,7 @@ impl Model {
         let oldest = kept.iter().map(|(_, _, message)| message.position.index).min();
         equal(
             "oldest live entry",
-            core.oldest_live_index(kv).map_err(|fault| fault.0)?,
+            core.oldest_live_index(kv).map_err(|fault| fault.to_string())?,
             oldest,
         )?;
         let newest = kept
@@ -776,11 +776,15 @@ impl Model {
                 .map(|(queue, offset, message)| (QueueId(*queue), *offset, message.position))
                 .collect();
             expected.sort_unstable();
-            let mut found = core.stragglers(kv, through, 99).map_err(|fault| fault.0)?;
+            let mut found = core
+                .stragglers(kv, through, 99)
+                .map_err(|fault| fault.to_string())?;
             found.sort_unstable();
             equal("stragglers", &found, &expected)?;
             for limit in 0..3 {
-                let some = core.stragglers(kv, through, limit).map_err(|fault| fault.0)?;
+                let some = core
+                    .stragglers(kv, through, limit)
+                    .map_err(|fault| fault.to_string())?;
                 equal("how many stragglers", some.len(), expected.len().min(limit))?;
                 equal("straggler", some.iter().all(|one| expected.contains(one)), true)?;
             }

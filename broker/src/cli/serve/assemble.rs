@@ -3,6 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use raft_store::{
+    StoreError,
     disk::RealDisk,
     engine::{EngineError, RocksEngine},
 };
@@ -10,7 +11,10 @@ use tokio::{net::TcpListener, task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::options::{Addresses, node_options};
+use super::{
+    condemned,
+    options::{Addresses, node_options},
+};
 use crate::{
     clock::SystemClock,
     config::{Config, TlsMode},
@@ -60,6 +64,7 @@ impl Assembly {
         let peers = net::bind("peer_addr", &config.peer_addr, !config.allow_public_peers).await?;
         let addresses = Addresses::new(config, &clients, &admin, &peers)?;
 
+        condemned::remember(&config.data_dir).map_err(|error| data_dir(config, &error))?;
         let disk = RealDisk::open(&config.data_dir).map_err(|error| data_dir(config, &error))?;
         let certificate = match config.tls.mode {
             TlsMode::Disabled => None,
@@ -70,7 +75,8 @@ impl Assembly {
             )?),
         };
         let engine = RocksEngine::open(&config.data_dir.join(STATE)).map_err(|error| match error {
-            EngineError::Corrupt(what) => StartError::Node(raft_store::StoreError::Corrupt(what).into()),
+            EngineError::Corrupt(what) => StartError::Node(StoreError::Corrupt(what).into()),
+            EngineError::Newer(what) => StartError::Node(StoreError::Newer(what).into()),
             error => StartError::DataDir {
                 path: config.data_dir.display().to_string(),
                 reason: error.to_string(),

@@ -1,9 +1,11 @@
 //! Damaged stored data: the data directory is set aside, and the same process starts again with an
-//! empty one, which the other nodes fill. What was set aside is kept for a person to look at.
+//! empty one, which the other nodes fill. What was set aside is kept for a person to look at; the empty one remembers
+//! that there was data once, so that no empty cluster is ever formed in its place.
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -11,10 +13,7 @@ use std::{
 
 use tracing::error;
 
-use crate::{config::Config, grpc::tls};
-
-/// Copies that are kept; older ones are removed, so that damage does not fill the disk.
-const KEPT: u32 = 2;
+use crate::{config::Config, grpc::tls, node::identity::HAD_DATA};
 
 /// Rebuilding takes a majority of other nodes.
 const MIN_NODES: usize = 3;
@@ -81,12 +80,42 @@ fn set_aside(data_dir: &Path) -> io::Result<PathBuf> {
         // Clients that trust it go on trusting it.
         fs::rename(certificate, data_dir.join(tls::FOLDER))?;
     }
-    for (number, path) in copies {
-        if number + KEPT <= next {
-            fs::remove_dir_all(path)?;
-        }
+    note(data_dir)?;
+    sync(&place)?;
+    sync(&parent_of(&place))?;
+    sync(&parent_of(data_dir))?;
+    // The first copy and the newest are kept, so that damage does not fill the disk: the first is what the node had before
+    // anything was rebuilt, and may be the only one that is worth something.
+    for (_, path) in copies.into_iter().skip(1) {
+        fs::remove_dir_all(path)?;
     }
     Ok(place)
+}
+
+/// Before a start: where a copy was set aside, there was data once, also if a crash came before that was written down.
+pub(super) fn remember(data_dir: &Path) -> io::Result<()> {
+    if !data_dir.join(HAD_DATA).try_exists()? && !copies(data_dir)?.is_empty() {
+        fs::create_dir_all(data_dir)?;
+        note(data_dir)?;
+    }
+    Ok(())
+}
+
+/// Writes down durably that there was data once.
+fn note(data_dir: &Path) -> io::Result<()> {
+    File::create(data_dir.join(HAD_DATA))?.sync_all()?;
+    sync(data_dir)
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+fn parent_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
 }
 
 /// Beside the data directory if possible; `DIR.condemned-N`.
@@ -118,10 +147,6 @@ fn is_movable(data_dir: &Path) -> bool {
 /// Copies of earlier times, oldest first.
 fn copies(data_dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
     let first = named(data_dir, 1);
-    let parent = match first.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
     let name = first
         .file_name()
         .expect("just named")
@@ -129,7 +154,11 @@ fn copies(data_dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
         .into_owned();
     let prefix = name.trim_end_matches('1');
     let mut found = Vec::new();
-    for entry in fs::read_dir(parent)? {
+    let entries = match fs::read_dir(parent_of(&first)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
         let path = entry?.path();
         let number = path
             .file_name()
@@ -176,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn two_copies_are_kept_and_the_newest_among_them() {
+    fn the_first_copy_and_the_newest_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let data_dir = folder.path().join("node-1");
         fs::create_dir(&data_dir).unwrap();
@@ -189,7 +218,23 @@ mod tests {
             .iter()
             .map(|(_, path)| fs::read_to_string(path.join("log")).unwrap())
             .collect();
-        assert_eq!(texts, ["three", "four"]);
+        assert_eq!(texts, ["one", "four"]);
+    }
+
+    #[test]
+    fn an_emptied_directory_remembers_that_there_was_data() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = folder.path().join("node-1");
+        remember(&data_dir).unwrap();
+        assert!(!data_dir.exists(), "nothing was set aside yet");
+        fs::create_dir(&data_dir).unwrap();
+        fill(&data_dir, "one");
+        set_aside(&data_dir).unwrap();
+        assert!(data_dir.join(HAD_DATA).exists());
+        // As if a crash had come before it was written down.
+        fs::remove_dir_all(&data_dir).unwrap();
+        remember(&data_dir).unwrap();
+        assert!(data_dir.join(HAD_DATA).exists());
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn three_empty_directories_form_a_cluster() {
         answer(member(2, 22), true, 0, &[]),
         answer(member(3, 33), true, 0, &[]),
     ]);
-    let Place::Form(members) = decide_place(&member(1, 11), vec![1, 2, 3], &answers) else {
+    let Place::Form(members) = decide_place(&member(1, 11), vec![1, 2, 3], &answers, false) else {
         panic!()
     };
     assert_eq!(members.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
@@ -43,7 +43,7 @@ fn a_copied_directory_never_forms_with_the_one_it_was_copied_from() {
         answer(member(2, 22), true, 0, &[]),
         answer(member(3, 22), true, 0, &[]),
     ]);
-    let Place::Wait(reason) = decide_place(&member(1, 11), vec![1, 2, 3], &answers) else {
+    let Place::Wait(reason) = decide_place(&member(1, 11), vec![1, 2, 3], &answers, false) else {
         panic!()
     };
     assert!(
@@ -66,7 +66,7 @@ fn an_empty_directory_chooses_between_no_two_clusters() {
         of(answer(member(2, 22), false, 7, &nodes)),
         of(answer(member(3, 33), false, 8, &nodes)),
     ]);
-    let Place::Wait(reason) = decide_place(&member(1, 99), vec![1, 2, 3], &answers) else {
+    let Place::Wait(reason) = decide_place(&member(1, 99), vec![1, 2, 3], &answers, false) else {
         panic!()
     };
     assert!(reason.contains("node 3 to 0000000000000008"), "{reason}");
@@ -76,7 +76,7 @@ fn an_empty_directory_chooses_between_no_two_clusters() {
 fn nobody_forms_while_a_node_is_silent() {
     let answers = BTreeMap::from([answer(member(2, 22), true, 0, &[])]);
     assert!(matches!(
-        decide_place(&member(1, 11), vec![1, 2, 3], &answers),
+        decide_place(&member(1, 11), vec![1, 2, 3], &answers, false),
         Place::Wait(_)
     ));
 }
@@ -85,7 +85,7 @@ fn nobody_forms_while_a_node_is_silent() {
 fn a_lost_directory_is_replaced_and_never_forms() {
     let nodes = [member(1, 11), member(2, 22), member(3, 33)];
     let answers = BTreeMap::from([answer(member(2, 22), false, 7, &nodes)]);
-    let place = decide_place(&member(1, 99), vec![1, 2, 3], &answers);
+    let place = decide_place(&member(1, 99), vec![1, 2, 3], &answers, false);
     assert!(matches!(place, Place::Replaced { via: 2, .. }), "{place:?}");
 }
 
@@ -96,7 +96,7 @@ fn a_directory_that_formed_with_another_one_makes_the_new_one_wait() {
         answer(member(2, 22), false, 0, &seen),
         answer(member(3, 33), false, 0, &seen),
     ]);
-    let place = decide_place(&member(1, 99), vec![1, 2, 3], &answers);
+    let place = decide_place(&member(1, 99), vec![1, 2, 3], &answers, false);
     assert!(matches!(place, Place::Wait(_)), "{place:?}");
 }
 
@@ -104,6 +104,38 @@ fn a_directory_that_formed_with_another_one_makes_the_new_one_wait() {
 fn a_late_node_with_the_expected_directory_is_known() {
     let nodes = [member(1, 11), member(2, 22), member(3, 33)];
     let answers = BTreeMap::from([answer(member(2, 22), false, 7, &nodes)]);
-    let place = decide_place(&member(1, 11), vec![1, 2, 3], &answers);
+    let place = decide_place(&member(1, 11), vec![1, 2, 3], &answers, false);
     assert!(matches!(place, Place::Known { incarnation: 1, .. }), "{place:?}");
+}
+
+#[test]
+fn a_node_that_had_data_once_never_forms_a_cluster_nor_is_it_formed_with() {
+    let mut answers: BTreeMap<_, _> = [
+        answer(member(2, 22), true, 0, &[]),
+        answer(member(3, 33), true, 0, &[]),
+    ]
+    .into();
+    let place = decide_place(&member(1, 11), vec![1, 2, 3], &answers, true);
+    assert!(
+        matches!(&place, Place::Wait(why) if why.contains("node 1 had data")),
+        "{place:?}"
+    );
+    answers.get_mut(&3).unwrap().had_data = true;
+    let place = decide_place(&member(1, 11), vec![1, 2, 3], &answers, false);
+    assert!(
+        matches!(&place, Place::Wait(why) if why.contains("node 3 had data")),
+        "{place:?}"
+    );
+}
+
+#[test]
+fn a_node_that_had_data_once_is_rebuilt_by_the_cluster_that_is_there() {
+    let nodes = [member(1, 11), member(2, 22), member(3, 33)];
+    let answers = [
+        answer(member(2, 22), false, 7, &nodes),
+        answer(member(3, 33), false, 7, &nodes),
+    ]
+    .into();
+    let place = decide_place(&member(1, 99), vec![1, 2, 3], &answers, true);
+    assert!(matches!(place, Place::Replaced { cluster: 7, .. }), "{place:?}");
 }
