@@ -140,6 +140,8 @@ fn is_movable(data_dir: &Path) -> bool {
     };
     match (fs::metadata(data_dir), fs::metadata(parent)) {
         (Ok(own), Ok(parent)) => own.dev() == parent.dev(),
+        // A crash came between moving it away and making it anew: what is not there is no mounted volume.
+        (Err(error), Ok(_)) => error.kind() == io::ErrorKind::NotFound,
         _ => false,
     }
 }
