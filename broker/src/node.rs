@@ -192,6 +192,10 @@ impl Node {
         let had_data = disk.exists(identity::HAD_DATA)?;
         let directory = Store::directory(&*disk)?;
         let identity = Identity::load(&*disk, options.node_id, directory)?;
+        if identity.is_some() && !Store::has_log(&*disk)? {
+            let lost = "it has taken part in a cluster and has lost its log, and with it what it voted for";
+            return Err(StoreError::Corrupt(lost.into()).into());
+        }
         let mut store_options = options.store.clone();
         store_options.new_identity = clock.random_u64().max(1);
         let store = Store::open(Arc::clone(&disk), engine, store_options).await?;

@@ -196,6 +196,8 @@ impl Store {
                 ));
             }
             identity::write(&*disk, options.new_identity)?;
+        } else if !Self::has_log(&*disk)? && !state::shards(&*engine)?.is_empty() {
+            return Err(StoreError::Corrupt("the directory has lost its log".into()));
         }
         let identity = stored.unwrap_or(options.new_identity);
         let log_options = LogOptions {
@@ -229,6 +231,14 @@ impl Store {
     /// [`StoreError::Corrupt`] when it cannot be read.
     pub fn directory(disk: &dyn Disk) -> Result<Option<u64>, StoreError> {
         identity::read(disk)
+    }
+
+    /// Whether there is a log in `disk`. There is one, durably, from the first time that a store was opened in it.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] when that cannot be found out.
+    pub fn has_log(disk: &dyn Disk) -> Result<bool, StoreError> {
+        Ok(disk.list("log")?.iter().any(|name| name.ends_with(".seg")))
     }
 
     /// The random number that names this data directory for as long as it exists.

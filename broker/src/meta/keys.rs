@@ -38,7 +38,7 @@ pub(super) fn value<M: Message + Default>(mut bytes: Bytes) -> Result<M, Fault> 
     match bytes.first() {
         Some(&VERSION) => bytes.advance(1),
         Some(other) => {
-            return Err(Fault::Corrupt(format!(
+            return Err(Fault::Newer(format!(
                 "meta state of format version {other}: upgrade this node"
             )));
         }

@@ -66,7 +66,8 @@ impl Machine for MetaMachine {
 
     fn apply(&self, _at: LogId, payload: &Bytes, state: &mut dyn StateWrite) -> Result<Applied, EngineError> {
         let (time_ms, command) = decode(payload).map_err(|error| match error {
-            PayloadError::Malformed(what) => EngineError::Corrupt(what),
+            // The record's checksum held: this is no damage, and all replicas meet it alike.
+            malformed @ PayloadError::Malformed(_) => EngineError::Failed(malformed.to_string()),
             newer => EngineError::Newer(newer.to_string()),
         })?;
         let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);

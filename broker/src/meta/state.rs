@@ -126,7 +126,7 @@ impl MetaState {
         command: &MetaCommand,
     ) -> Result<MetaReply, Fault> {
         let Some(command) = &command.command else {
-            return Err(Fault::Corrupt(
+            return Err(Fault::Newer(
                 "a meta command this build does not know: upgrade this node".into(),
             ));
         };

@@ -255,7 +255,8 @@ fn decide_place(
     if let Some(node) = had_data.then_some(me.id).or(lost.map(|(&peer, _)| peer)) {
         return Place::Wait(format!(
             "node {node} had data that was set aside as damaged, so no new cluster is formed: start the nodes that still have \
-             data, or put a directory back that was set aside"
+             data, or put a directory back that was set aside; to begin without any of it, move away what was set aside and \
+             delete the file HAD_DATA"
         ));
     }
     let mut members = BTreeMap::from([(me.id, me.clone())]);

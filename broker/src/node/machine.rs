@@ -126,9 +126,12 @@ impl Machine for QueueMachine {
     }
 }
 
+/// Offset and length of a frame, and the command in it.
+type Framed = (u32, u32, Command);
+
 /// An entry as this release understands it: all of it or nothing, before the first command is applied. A quorum agreed on it,
 /// so a command that is not known may not be skipped, or this replica would go its own way.
-fn understood(at: LogId, payload: &Bytes) -> Result<(u64, Vec<(u32, u32, Command)>), EngineError> {
+fn understood(at: LogId, payload: &Bytes) -> Result<(u64, Vec<Framed>), EngineError> {
     let newer = |what: String| {
         let release = env!("CARGO_PKG_VERSION");
         EngineError::Newer(format!(
@@ -138,7 +141,8 @@ fn understood(at: LogId, payload: &Bytes) -> Result<(u64, Vec<(u32, u32, Command
     };
     let unreadable = |error| match error {
         FrameError::Version(version) => newer(format!("has version {version}")),
-        error => EngineError::Corrupt(format!("entry {} of the log: {error}", at.index)),
+        // The record's checksum held: this is no damage, and all replicas meet it alike. Nobody may throw its data away for it.
+        error => EngineError::Failed(format!("entry {} of the log: {error}", at.index)),
     };
     let entry = frame::decode_entry(payload).map_err(unreadable)?;
     let mut commands = Vec::new();

@@ -1,9 +1,12 @@
 //! Damaged stored data, found at the start of a node.
 
-use broker::node::StopReason;
+use broker::node::{NodeError, StopReason};
 use bytes::Bytes;
 use flotilla_proto::rocketmq::Code;
-use raft_store::engine::{Change, WriteBatch};
+use raft_store::{
+    MemoryEngine, StoreError,
+    engine::{Change, WriteBatch},
+};
 
 use crate::cluster::{Cluster, PATIENCE, code, receive, send, send_large};
 
@@ -58,4 +61,24 @@ async fn a_message_whose_segment_is_gone_condemns_the_data_directory() {
         .await
         .expect("the node stops");
     assert!(matches!(reason, StopReason::Condemned(_)), "{reason:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_kept_its_name_and_lost_its_log_is_damaged() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.kill(2).await;
+    let machine = cluster.machines.get_mut(&2).unwrap();
+    let log = machine.disk.files();
+    for name in log.iter().filter(|name| name.starts_with("log/")) {
+        machine.disk.delete_file(name);
+    }
+    // With the state, and without.
+    for _ in 0..2 {
+        let started = cluster.try_boot(2).await;
+        assert!(
+            matches!(&started, Err(NodeError::Store(StoreError::Corrupt(what))) if what.contains("lost its log")),
+            "{started:?}"
+        );
+        cluster.machines.get_mut(&2).unwrap().engine = MemoryEngine::new();
+    }
 }

@@ -94,11 +94,19 @@ fn set_aside(data_dir: &Path) -> io::Result<PathBuf> {
 
 /// Before a start: where a copy was set aside, there was data once, also if a crash came before that was written down.
 pub(super) fn remember(data_dir: &Path) -> io::Result<()> {
-    if !data_dir.join(HAD_DATA).try_exists()? && !copies(data_dir)?.is_empty() {
-        fs::create_dir_all(data_dir)?;
-        note(data_dir)?;
+    if data_dir.join(HAD_DATA).try_exists()? {
+        return Ok(());
     }
-    Ok(())
+    match copies(data_dir) {
+        Ok(copies) if copies.is_empty() => Ok(()),
+        Ok(_) => {
+            fs::create_dir_all(data_dir)?;
+            note(data_dir)
+        }
+        // Where it may not look it has set nothing aside.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes down durably that there was data once.
@@ -173,6 +181,14 @@ fn copies(data_dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
 
 fn move_content(data_dir: &Path, place: &Path) -> io::Result<()> {
     fs::create_dir(place)?;
+    // First who it was: after a crash between two moves what is left is damaged or nobody's, and never takes part again as what
+    // it was.
+    for name in ["IDENTITY", "NODE"] {
+        match fs::rename(data_dir.join(name), place.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => sync(data_dir)?,
+        }
+    }
     for entry in fs::read_dir(data_dir)? {
         let path = entry?.path();
         let name = path.file_name().expect("an entry has a name");
@@ -180,7 +196,7 @@ fn move_content(data_dir: &Path, place: &Path) -> io::Result<()> {
             fs::rename(&path, place.join(name))?;
         }
     }
-    Ok(())
+    sync(data_dir)
 }
 
 #[cfg(test)]
