@@ -57,6 +57,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const RESTARTS: u32 = 10;
 /// What may be logged as ERROR when a disk is full.
 const DISK_IS_FULL: &str = "the disk is full to the last segment";
+/// What may be logged as ERROR when bits have flipped on a disk: a person must look at that disk.
+const DAMAGE: [&str; 2] = ["corrupt", "stored data is damaged"];
 
 /// Runs it all; the verdict, or why there could be no run.
 pub(super) async fn run(options: &Options, cleanup: &Cleanup) -> Result<Verdict, String> {
@@ -186,14 +188,15 @@ async fn story(
     live(&nodes, &clients, &book).await;
     watch.abort();
     clients.stop();
-    let mut violations = logged(
-        &nodes,
-        faults.iter().any(|fault| {
-            [Fault::FullDisk, Fault::TightDisks]
-                .map(Fault::name)
-                .contains(&&*fault.name)
-        }),
-    );
+    let happened = |what: Fault| faults.iter().any(|fault| fault.name == what.name());
+    let mut expected: Vec<&str> = Vec::new();
+    if happened(Fault::FullDisk) || happened(Fault::TightDisks) {
+        expected.push(DISK_IS_FULL);
+    }
+    if happened(Fault::FlippedBits) {
+        expected.extend(DAMAGE);
+    }
+    let mut violations = logged(&nodes, &expected);
     let tally = book.history.tally();
     if faults.is_empty() || tally.acked == 0 {
         violations.push(format!(
@@ -326,10 +329,10 @@ async fn nothing_left(nodes: &[Node], patience: Duration) -> Result<(), String> 
 }
 
 /// Panics, and ERRORs that were not to be expected: an ERROR means that a person must look.
-fn logged(nodes: &[Node], disk_was_full: bool) -> Vec<String> {
+fn logged(nodes: &[Node], expected: &[&str]) -> Vec<String> {
     let bad = |line: &&str| {
         let error = line.split_whitespace().take(3).any(|word| word == "ERROR");
-        let expected = disk_was_full && line.contains(DISK_IS_FULL);
+        let expected = expected.iter().any(|words| line.contains(words));
         line.contains("panicked at") || error && !expected
     };
     let look = |node: &Node| match fs::read_to_string(&node.log) {
