@@ -266,3 +266,49 @@ fn an_older_state_is_known_for_one_as_soon_as_the_catalogue_says_so() {
     };
     assert_eq!(one.hears_listed(&back, &registered, 1), Some(Kind::Older));
 }
+
+#[test]
+fn an_original_that_finds_a_copy_in_its_place_is_one_of_two_and_no_older_state() {
+    let one = One::new();
+    let copy = Hello {
+        opened: 150,
+        synced: 160,
+        ..hello(2, 22, 2)
+    };
+    let after_a_pause = 1_000 + LIVES_FOR_MS;
+    assert_eq!(one.hears(&copy, after_a_pause), None);
+    assert_eq!(one.hears(&hello(2, 22, 1), after_a_pause + 1), Some(Kind::Twice));
+    assert_eq!(one.hears(&hello(2, 22, 1), 90_000), Some(Kind::Twice));
+    assert_eq!(
+        one.hears(&hello(2, 22, 3), 90_001),
+        Some(Kind::Older),
+        "a new one"
+    );
+}
+
+#[test]
+fn however_often_a_node_starts_its_processes_remembered_are_bounded() {
+    let one = One::new();
+    for start in 2..1_000 {
+        assert_eq!(one.hears(&hello(2, 22, start), 1_001), None);
+    }
+    assert_eq!(one.0.lock()[&2].processes.len(), PROCESSES_REMEMBERED);
+}
+
+#[test]
+fn an_original_whose_copy_the_catalogue_took_is_one_of_two_and_no_older_state() {
+    let one = One::new();
+    let registered = |session, synced| record::Node {
+        synced,
+        session,
+        ..listed(2, 22, 1)
+    };
+    assert_eq!(
+        one.hears_listed(&hello(2, 22, 1), &registered(1, 101), 1_001),
+        None
+    );
+    assert_eq!(
+        one.hears_listed(&hello(2, 22, 1), &registered(2, 160), 1_002),
+        Some(Kind::Twice)
+    );
+}
