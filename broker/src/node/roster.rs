@@ -69,10 +69,15 @@ pub(crate) struct Seat {
     roster: Arc<Roster>,
     node: u32,
     session: u64,
+    /// It was of a node that is known.
+    counted: bool,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        if !self.counted {
+            return;
+        }
         let mut all = self.roster.lock();
         let Some(known) = all.get_mut(&self.node) else {
             return;
@@ -87,6 +92,12 @@ impl Drop for Seat {
 }
 
 impl Roster {
+    /// Of the start list: while the cluster forms, nothing else tells whose connections are to be counted.
+    pub(crate) fn of(start_list: impl IntoIterator<Item = u32>) -> Roster {
+        let nodes = start_list.into_iter().map(|node| (node, Known::default()));
+        Roster(Mutex::new(nodes.collect()))
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,13 +152,18 @@ impl Roster {
 
     /// Counts a connection of a process that was let in.
     pub(crate) fn seat(self: &Arc<Self>, other: &Hello) -> Seat {
-        if let Some(known) = self.lock().get_mut(&other.node) {
-            *known.connections.entry(other.session).or_default() += 1;
-        }
+        let counted = match self.lock().get_mut(&other.node) {
+            Some(known) => {
+                *known.connections.entry(other.session).or_default() += 1;
+                true
+            }
+            None => false,
+        };
         Seat {
             roster: Arc::clone(self),
             node: other.node,
             session: other.session,
+            counted,
         }
     }
 

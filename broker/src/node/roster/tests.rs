@@ -312,3 +312,38 @@ fn an_original_whose_copy_the_catalogue_took_is_one_of_two_and_no_older_state() 
         Some(Kind::Twice)
     );
 }
+
+#[test]
+fn connections_made_while_the_cluster_forms_count_when_it_has_formed() {
+    let one = One(Arc::new(Roster::of([2, 3])));
+    let nobody = |hello: Hello| Hello {
+        cluster: 0,
+        incarnation: 0,
+        ..hello
+    };
+    let early = nobody(hello(2, 22, 1));
+    assert_eq!(one.0.hear(&nobody(hello(1, 11, 1)), None, &early, 0), Ok(()));
+    let seat = one.0.seat(&early);
+    assert_eq!(one.hears(&hello(2, 22, 1), 1_000), None);
+    assert!(
+        one.0.lives_elsewhere(2, 99, 1_001),
+        "an empty directory beside it"
+    );
+    assert_eq!(
+        one.hears(&hello(2, 22, 2), 1_002),
+        Some(Kind::Twice),
+        "a copy beside it"
+    );
+    drop(seat);
+    assert!(!one.0.lives_elsewhere(2, 99, 1_003));
+}
+
+#[test]
+fn a_connection_that_was_not_counted_takes_nothing_away_when_it_ends() {
+    let one = One(Arc::default());
+    let uncounted = one.0.seat(&hello(2, 22, 1));
+    assert_eq!(one.hears(&hello(2, 22, 1), 1_000), None);
+    let _counted = one.0.seat(&hello(2, 22, 1));
+    drop(uncounted);
+    assert!(one.0.lives_elsewhere(2, 99, 1_001));
+}
