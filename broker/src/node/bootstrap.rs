@@ -445,6 +445,18 @@ fn learn_addresses(node: &Node, meta: &MetaState) {
         .set_peers(others.map(|other| (other.id, other.peer_addr.clone())).collect());
 }
 
+/// Whether the catalogue's entry shows this node as it is. How far its log was may be a lie, as everything in there.
+fn shows(known: &record::Node, me: &record::Node, lately: bool) -> bool {
+    let same = known.peer_addr == me.peer_addr
+        && known.client_addr == me.client_addr
+        && known.http_addr == me.http_addr
+        && known.session == me.session;
+    // Told once more after its first batch: a copy from before this life must show less than is registered.
+    let told_enough =
+        known.synced > me.opened && (lately || me.synced < known.synced.saturating_add(REGISTER_BATCHES));
+    same && told_enough
+}
+
 /// Keeps the catalogue's entry of this node right: where it is, and how far its log was in this life, so that an older state
 /// of this directory is known for one also after a restart of all nodes.
 async fn register_self(node: &Node, meta: &MetaState, registered_ms: &mut u64) {
@@ -453,14 +465,8 @@ async fn register_self(node: &Node, meta: &MetaState, registered_ms: &mut u64) {
     let Some(known) = meta.nodes().get(&me.id) else {
         return;
     };
-    let same = known.peer_addr == me.peer_addr
-        && known.client_addr == me.client_addr
-        && known.http_addr == me.http_addr
-        && known.session == me.session;
-    // Told once more after its first batch: a copy from before this life must show less than is registered.
-    let told_enough = known.synced > node.inner.opened
-        && (me.synced < known.synced + REGISTER_BATCHES || now - *registered_ms < REGISTER_EVERY_MS);
-    if (same && told_enough) || known.directory != me.directory {
+    let lately = now - *registered_ms < REGISTER_EVERY_MS;
+    if shows(known, &me, lately) || known.directory != me.directory {
         return;
     }
     *registered_ms = now;

@@ -151,11 +151,14 @@ fn ping(node: &Node) {
 /// Whether a status is the word of that member of the cluster.
 fn speaks_for(node: &Node, other: u32, status: &StatusResponse) -> bool {
     let Some(from) = &status.from else { return false };
+    if from.node != other {
+        return false;
+    }
     if from.refused.is_some() {
         node.told(from);
         return false;
     }
-    from.node == other && from.cluster != 0 && node.hear(from).is_ok()
+    from.cluster != 0 && node.hear(from).is_ok()
 }
 
 /// The shards that this node leads, as far as it knows; also those in which it does not serve yet, because it has not caught
@@ -302,7 +305,8 @@ fn caught_up(status: &ReplicaStatus, replica: u64, silence: Duration) -> bool {
     let Some(&Some(matched)) = status.replication.get(&replica) else {
         return false;
     };
-    heard(status, replica, silence) && matched + CAUGHT_UP_WITHIN >= status.last_log.unwrap_or(0)
+    heard(status, replica, silence)
+        && matched.saturating_add(CAUGHT_UP_WITHIN) >= status.last_log.unwrap_or(0)
 }
 
 /// Whether a replica has answered this leader within `silence`.

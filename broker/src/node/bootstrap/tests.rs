@@ -138,4 +138,18 @@ fn a_node_that_had_data_once_is_rebuilt_by_the_cluster_that_is_there() {
     .into();
     let place = decide_place(&member(1, 99), vec![1, 2, 3], &answers, true);
     assert!(matches!(place, Place::Replaced { cluster: 7, .. }), "{place:?}");
+
+fn no_number_in_the_catalogue_stops_a_node_at_its_start() {
+    let me = record::Node {
+        synced: 5,
+        opened: 4,
+        ..member(1, 11)
+    };
+    let known = |synced| record::Node {
+        synced,
+        ..member(1, 11)
+    };
+    assert!(shows(&known(u64::MAX), &me, false));
+    assert!(shows(&known(5), &me, false));
+    assert!(!shows(&known(4), &me, true));
 }
