@@ -252,7 +252,20 @@ fn step(
         // another thing by now, with replicas that are not even learners.
         return Step::ChangeVoters(voters.last().cloned().unwrap_or_default());
     };
-    let stale: BTreeSet<u64> = learners.difference(wanted).copied().collect();
+    // What a shard has may be newer than what this node's catalogue shows: nobody goes back to an older directory.
+    let present = || voters.iter().chain(learners).copied();
+    let newest = |id: u64| {
+        present()
+            .filter(|&other| node_of(other) == node_of(id))
+            .fold(id, u64::max)
+    };
+    let wanted: &BTreeSet<u64> = &wanted.iter().map(|&id| newest(id)).collect();
+    let replaced = |id: u64| {
+        wanted
+            .iter()
+            .any(|&other| node_of(other) == node_of(id) && other > id)
+    };
+    let stale: BTreeSet<u64> = learners.iter().copied().filter(|&id| replaced(id)).collect();
     if !stale.is_empty() {
         return Step::RemoveLearners(stale);
     }
@@ -429,6 +442,29 @@ mod tests {
         );
         assert_eq!(walk(vec![old], stale.clone(), &new), 3);
         assert_eq!(walk(vec![new.clone()], stale, &new), 1);
+    }
+
+    #[test]
+    fn a_leader_whose_catalogue_is_behind_goes_back_to_no_older_replica() {
+        let (old, new) = (replicas(&[1, 1, 1]), replicas(&[1, 2, 1]));
+        let learners = BTreeSet::from([replica_of(2, 2)]);
+        let with_learner = |caught_up| step(std::slice::from_ref(&old), &learners, &old, |_| caught_up);
+        assert_eq!(with_learner(false), Step::Wait);
+        assert_eq!(with_learner(true), Step::ChangeVoters(new.clone()));
+        assert_eq!(
+            step(std::slice::from_ref(&new), &BTreeSet::new(), &old, |_| true),
+            Step::Done
+        );
+    }
+
+    #[test]
+    fn a_learner_of_a_node_that_the_catalogue_does_not_show_is_left_alone() {
+        let right = replicas(&[1, 1, 1]);
+        let learners = BTreeSet::from([replica_of(4, 1)]);
+        assert_eq!(
+            step(std::slice::from_ref(&right), &learners, &right, |_| true),
+            Step::Done
+        );
     }
 
     #[test]
