@@ -203,6 +203,7 @@ impl Node {
         let session = clock.random_u64().max(1);
         let (stop, _) = watch::channel(None);
         transport.set_peers(others(&options));
+        let roster = Arc::new(Roster::of(others(&options).into_keys()));
         let node = Self {
             inner: Arc::new(Inner {
                 options,
@@ -224,7 +225,7 @@ impl Node {
                 waits_for: Mutex::default(),
                 session,
                 opened,
-                roster: Arc::default(),
+                roster,
                 heard: Mutex::default(),
                 leaving: AtomicBool::new(false),
                 had_data,

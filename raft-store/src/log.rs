@@ -148,7 +148,7 @@ impl NodeLog {
             disk,
             options,
             opened.inner,
-            opened.files.current.synced,
+            opened.files.current.durable,
         ));
         tokio::spawn(writer::Writer::new(shared.clone(), opened.files).run());
         Ok(NodeLog {

@@ -12,6 +12,8 @@ pub const MAX_QUEUES_PER_TOPIC: u32 = 1_024;
 pub const MAX_DATA_SHARDS: u32 = 256;
 /// Nodes named when a cluster is born.
 pub const MAX_INITIAL_NODES: usize = 64;
+/// Data directories that one node may have had: a replica's number has 16 bits for it.
+pub const MAX_INCARNATION: u32 = u16::MAX as u32;
 /// Bytes of a topic's or consumer group's name, dead-letter prefix included.
 pub const MAX_NAME_BYTES: usize = 255;
 /// Bytes of one address of a node.

@@ -276,6 +276,31 @@ fn a_directory_that_begins_with_less_than_it_had_is_not_registered() {
 }
 
 #[test]
+fn numbers_that_cannot_be_are_not_registered() {
+    let mut meta = Meta::born(3);
+    let more_at_the_start_than_now = Node {
+        session: 1,
+        opened: 2,
+        synced: 1,
+        ..node(2, 22)
+    };
+    assert!(matches!(
+        meta.refusal(register(more_at_the_start_than_now)),
+        MetaRefusal::Invalid(why) if why.contains("opened with 2")
+    ));
+    let mut incarnation = 1;
+    while incarnation < limits::MAX_INCARNATION {
+        incarnation += 1;
+        let next = register(node(1, 100 + u64::from(incarnation)));
+        assert_eq!(meta.run(next), MetaReply::Registered { incarnation });
+    }
+    assert!(matches!(
+        meta.refusal(register(node(1, 99))),
+        MetaRefusal::Invalid(why) if why.contains("too many data directories")
+    ));
+}
+
+#[test]
 fn a_stranger_is_not_registered() {
     let mut meta = Meta::born(3);
     assert_eq!(meta.refusal(register(node(4, 44))), MetaRefusal::UnknownNode);

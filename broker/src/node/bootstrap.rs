@@ -34,6 +34,8 @@ const ASK_FOR: Duration = Duration::from_millis(1_000);
 /// cluster writes nothing.
 const REGISTER_BATCHES: u64 = 256;
 const REGISTER_EVERY_MS: u64 = 60_000;
+/// How long a registration waits for the one before; twice as long each time while the catalogue's entry stays as it was.
+const REGISTER_PAUSE_MS: std::ops::RangeInclusive<u64> = 1_000..=60_000;
 /// Data shards per node of a new cluster. Measured: see docs/performance.md.
 const SHARDS_PER_NODE: u32 = 1;
 
@@ -343,7 +345,7 @@ async fn open_meta(node: &Node, identity: &Identity) -> Result<Replica, StopReas
 async fn follow_catalogue(node: &Node, identity: &Identity) -> Result<(), StopReason> {
     let mut changes = node.inner.meta_machine.subscribe();
     let mut stop = node.inner.stop.subscribe();
-    let mut registered_ms = 0;
+    let mut pace = Pace::default();
     loop {
         let meta = changes.borrow_and_update().clone();
         if let Some(cluster) = meta.cluster().filter(|&cluster| cluster != identity.cluster) {
@@ -358,7 +360,7 @@ async fn follow_catalogue(node: &Node, identity: &Identity) -> Result<(), StopRe
         } else {
             open_shards(node, identity, &meta).await?;
             learn_addresses(node, &meta);
-            register_self(node, &meta, &mut registered_ms).await;
+            register_self(node, &meta, &mut pace).await;
         }
         tokio::select! {
             biased;
@@ -445,25 +447,63 @@ fn learn_addresses(node: &Node, meta: &MetaState) {
         .set_peers(others.map(|other| (other.id, other.peer_addr.clone())).collect());
 }
 
-/// Keeps the catalogue's entry of this node right: where it is, and how far its log was in this life, so that an older state
-/// of this directory is known for one also after a restart of all nodes.
-async fn register_self(node: &Node, meta: &MetaState, registered_ms: &mut u64) {
-    let now = node.clock().steady_ms();
-    let me = node.describe();
-    let Some(known) = meta.nodes().get(&me.id) else {
-        return;
-    };
+/// Whether the catalogue's entry shows this node as it is. How far its log was may be a lie, as everything in there.
+fn shows(known: &record::Node, me: &record::Node, lately: bool) -> bool {
     let same = known.peer_addr == me.peer_addr
         && known.client_addr == me.client_addr
         && known.http_addr == me.http_addr
         && known.session == me.session;
     // Told once more after its first batch: a copy from before this life must show less than is registered.
-    let told_enough = known.synced > node.inner.opened
-        && (me.synced < known.synced + REGISTER_BATCHES || now - *registered_ms < REGISTER_EVERY_MS);
-    if (same && told_enough) || known.directory != me.directory {
+    let told_enough =
+        known.synced > me.opened && (lately || me.synced < known.synced.saturating_add(REGISTER_BATCHES));
+    same && told_enough
+}
+
+/// How often this node registers itself: each time costs every node a write.
+#[derive(Default)]
+struct Pace {
+    tried_ms: u64,
+    pause_ms: u64,
+    /// The catalogue's entry at the last try.
+    seen: Option<record::Node>,
+}
+
+impl Pace {
+    /// Whether it is time for another try; if so, it counts as made.
+    fn may_try(&mut self, entry: &record::Node, now_ms: u64) -> bool {
+        let changed = self.seen.as_ref() != Some(entry);
+        let pause_ms = if changed {
+            *REGISTER_PAUSE_MS.start()
+        } else {
+            self.pause_ms
+        };
+        if self.seen.is_some() && now_ms - self.tried_ms < pause_ms {
+            return false;
+        }
+        *self = Pace {
+            tried_ms: now_ms,
+            pause_ms: if changed { pause_ms } else { pause_ms * 2 }.min(*REGISTER_PAUSE_MS.end()),
+            seen: Some(entry.clone()),
+        };
+        true
+    }
+}
+
+/// Keeps the catalogue's entry of this node right: where it is, and how far its log was in this life, so that an older state
+/// of this directory is known for one also after a restart of all nodes.
+async fn register_self(node: &Node, meta: &MetaState, pace: &mut Pace) {
+    let now = node.clock().steady_ms();
+    let me = node.describe();
+    let Some(known) = meta.nodes().get(&me.id) else {
+        return;
+    };
+    let lately = now - pace.tried_ms < REGISTER_EVERY_MS;
+    if shows(known, &me, lately) || known.directory != me.directory {
         return;
     }
-    *registered_ms = now;
+    if !pace.may_try(known, now) {
+        return;
+    }
     let registration = record::RegisterNode { node: Some(me) };
     match node
         .propose_meta(meta_command::Command::RegisterNode(registration))

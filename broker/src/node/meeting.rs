@@ -9,7 +9,15 @@ use flotilla_proto::{
 };
 
 use super::{Node, StopReason, identity};
-use crate::peer::{Greeter, Seat};
+use crate::{
+    limits::MAX_REASON_BYTES,
+    peer::{Greeter, Seat},
+};
+
+/// As much of another node's reason as is kept and shown.
+pub(super) fn beginning(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(MAX_REASON_BYTES)]
+}
 
 impl Node {
     /// How this node greets others, and signs what it says.
@@ -62,11 +70,18 @@ impl Node {
             .hear(&self.hello(), listed.as_ref(), other, self.clock().steady_ms())
     }
 
-    /// Takes in that another node refuses this one. A directory that has lost something, or was replaced, may never take part
+    /// Takes in that another node, which the caller knows to be the one that says so, refuses this one. A directory that has lost something, or was replaced, may never take part
     /// again: that is written down in it, and the node stops.
     pub(super) fn told(&self, by: &Hello) {
         let Some(stranger) = &by.refused else { return };
+        if self.listed(by.node).is_none() {
+            return; // Its word counts for nothing, and is not remembered.
+        }
         let me = self.hello();
+        let stranger = &Stranger {
+            message: beginning(&stranger.message).to_owned(),
+            ..stranger.clone()
+        };
         if self
             .inner
             .roster
@@ -84,7 +99,7 @@ impl Node {
             Kind::Older => stranger.synced > me.opened,
             _ => false,
         };
-        if lost && by.cluster == me.cluster && self.listed(by.node).is_some() {
+        if lost && by.cluster == me.cluster {
             let reason = format!(
                 "node {} refuses this data directory: {}. It may not take part any more. Move it away and start the node \
                  with an empty one, which the other nodes fill; if the newer directory is at hand, put that back instead",
@@ -173,3 +188,6 @@ impl Greeter for Greeting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,11 +151,14 @@ fn ping(node: &Node) {
 /// Whether a status is the word of that member of the cluster.
 fn speaks_for(node: &Node, other: u32, status: &StatusResponse) -> bool {
     let Some(from) = &status.from else { return false };
+    if from.node != other {
+        return false;
+    }
     if from.refused.is_some() {
         node.told(from);
         return false;
     }
-    from.node == other && from.cluster != 0 && node.hear(from).is_ok()
+    from.cluster != 0 && node.hear(from).is_ok()
 }
 
 /// The shards that this node leads, as far as it knows; also those in which it does not serve yet, because it has not caught
@@ -249,7 +252,20 @@ fn step(
         // another thing by now, with replicas that are not even learners.
         return Step::ChangeVoters(voters.last().cloned().unwrap_or_default());
     };
-    let stale: BTreeSet<u64> = learners.difference(wanted).copied().collect();
+    // What a shard has may be newer than what this node's catalogue shows: nobody goes back to an older directory.
+    let present = || voters.iter().chain(learners).copied();
+    let newest = |id: u64| {
+        present()
+            .filter(|&other| node_of(other) == node_of(id))
+            .fold(id, u64::max)
+    };
+    let wanted: &BTreeSet<u64> = &wanted.iter().map(|&id| newest(id)).collect();
+    let replaced = |id: u64| {
+        wanted
+            .iter()
+            .any(|&other| node_of(other) == node_of(id) && other > id)
+    };
+    let stale: BTreeSet<u64> = learners.iter().copied().filter(|&id| replaced(id)).collect();
     if !stale.is_empty() {
         return Step::RemoveLearners(stale);
     }
@@ -302,7 +318,8 @@ fn caught_up(status: &ReplicaStatus, replica: u64, silence: Duration) -> bool {
     let Some(&Some(matched)) = status.replication.get(&replica) else {
         return false;
     };
-    heard(status, replica, silence) && matched + CAUGHT_UP_WITHIN >= status.last_log.unwrap_or(0)
+    heard(status, replica, silence)
+        && matched.saturating_add(CAUGHT_UP_WITHIN) >= status.last_log.unwrap_or(0)
 }
 
 /// Whether a replica has answered this leader within `silence`.
@@ -425,6 +442,29 @@ mod tests {
         );
         assert_eq!(walk(vec![old], stale.clone(), &new), 3);
         assert_eq!(walk(vec![new.clone()], stale, &new), 1);
+    }
+
+    #[test]
+    fn a_leader_whose_catalogue_is_behind_goes_back_to_no_older_replica() {
+        let (old, new) = (replicas(&[1, 1, 1]), replicas(&[1, 2, 1]));
+        let learners = BTreeSet::from([replica_of(2, 2)]);
+        let with_learner = |caught_up| step(std::slice::from_ref(&old), &learners, &old, |_| caught_up);
+        assert_eq!(with_learner(false), Step::Wait);
+        assert_eq!(with_learner(true), Step::ChangeVoters(new.clone()));
+        assert_eq!(
+            step(std::slice::from_ref(&new), &BTreeSet::new(), &old, |_| true),
+            Step::Done
+        );
+    }
+
+    #[test]
+    fn a_learner_of_a_node_that_the_catalogue_does_not_show_is_left_alone() {
+        let right = replicas(&[1, 1, 1]);
+        let learners = BTreeSet::from([replica_of(4, 1)]);
+        assert_eq!(
+            step(std::slice::from_ref(&right), &learners, &right, |_| true),
+            Step::Done
+        );
     }
 
     #[test]

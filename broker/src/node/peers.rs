@@ -71,19 +71,23 @@ impl Node {
             .boxed()
     }
 
-    /// Only a member of the same cluster counts, in its own name.
-    fn raft_sender(&self, from: &Hello, sender: &Hello) -> Result<(), Stranger> {
-        if sender.cluster == 0 || sender.node != from.node {
-            return Err(Stranger {
-                kind: stranger::Kind::NotAMember.into(),
-                message: format!(
-                    "node {} has no cluster, or is not the one that speaks",
-                    sender.node
-                ),
-                ..Stranger::default()
-            });
+    /// Whoever says something says it in its own name, on its own connection.
+    fn sender(&self, from: &Hello, sender: &Hello) -> Result<(), Stranger> {
+        if sender.node != from.node {
+            return Err(not_a_member(format!(
+                "node {} is not the one that speaks, that is node {}",
+                sender.node, from.node
+            )));
         }
         self.hear(sender)
+    }
+
+    /// Only a member of the same cluster counts, in its own name.
+    fn raft_sender(&self, from: &Hello, sender: &Hello) -> Result<(), Stranger> {
+        if sender.cluster == 0 {
+            return Err(not_a_member(format!("node {} has no cluster", sender.node)));
+        }
+        self.sender(from, sender)
     }
 
     fn raft_answer(&self, request: RaftRequest) -> BoxFuture<'static, RaftResponse> {
@@ -107,7 +111,7 @@ impl Node {
     }
 
     fn status(&self, from: &Hello, request: &StatusRequest) -> StatusResponse {
-        if let Err(stranger) = self.hear(request.from.as_ref().unwrap_or(from)) {
+        if let Err(stranger) = self.sender(from, request.from.as_ref().unwrap_or(from)) {
             return StatusResponse {
                 from: Some(self.refusing(stranger)),
                 ..StatusResponse::default()
@@ -147,6 +151,14 @@ impl Node {
                 .collect(),
             from: Some(self.hello()),
         }
+    }
+}
+
+fn not_a_member(message: String) -> Stranger {
+    Stranger {
+        kind: stranger::Kind::NotAMember.into(),
+        message,
+        ..Stranger::default()
     }
 }
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use flotilla_proto::peer::{RaftRequest, RaftResponse};
 use raft_store::{Transport, TransportError};
 
-use super::{Inner, Node, node_of};
+use super::{Inner, Node, meeting::beginning, node_of};
 use crate::peer::{Body, PeerError, PeerTransport};
 
 /// raft-store's transport over the node's peers.
@@ -40,15 +40,15 @@ impl RaftOverPeers {
         let node = self.node()?;
         let stranger = |why: String| TransportError::Unreachable(format!("node {to}: {why}"));
         let from = answer.from.take().unwrap_or_default();
+        if from.node != to {
+            return Err(stranger(format!("node {} answers in its place", from.node)));
+        }
         if let Some(refusal) = &from.refused {
             node.told(&from);
-            return Err(stranger(refusal.message.clone()));
+            return Err(stranger(beginning(&refusal.message).to_owned()));
         }
-        if from.node != to || from.cluster == 0 {
-            return Err(stranger(format!(
-                "node {} without a cluster answers in its place",
-                from.node
-            )));
+        if from.cluster == 0 {
+            return Err(stranger("it has no cluster yet".into()));
         }
         node.hear(&from).map_err(|refused| stranger(refused.message))?;
         Ok(answer)

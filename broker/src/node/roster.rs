@@ -10,7 +10,7 @@
 //! names. A process that opened its directory with less than was heard of that directory before has lost something.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -21,6 +21,8 @@ use flotilla_proto::{
 
 /// A process that still has a connection, and was heard so lately, lives: another one of its directory is a second one.
 const LIVES_FOR_MS: u64 = 3_000;
+/// As many processes of a directory are remembered, the latest: a copy that was started makes two.
+const PROCESSES_REMEMBERED: usize = 16;
 /// The same refusal is logged again after this time.
 const SAY_AGAIN_MS: u64 = 60_000;
 /// What another node says of this one counts for so long.
@@ -35,6 +37,8 @@ pub(crate) struct Roster(Mutex<BTreeMap<u32, Known>>);
 struct Known {
     directory: u64,
     session: u64,
+    /// The processes of this directory that were let in, the present one last.
+    processes: VecDeque<Process>,
     /// The highest number of a synced batch that this directory has named.
     synced: u64,
     heard_ms: u64,
@@ -44,6 +48,13 @@ struct Known {
     refused: Option<Refused>,
     /// It says that this node is the stranger.
     told: Option<Refused>,
+}
+
+#[derive(Debug)]
+struct Process {
+    session: u64,
+    /// The catalogue took it for the one of its directory.
+    registered: bool,
 }
 
 #[derive(Debug)]
@@ -58,10 +69,15 @@ pub(crate) struct Seat {
     roster: Arc<Roster>,
     node: u32,
     session: u64,
+    /// It was of a node that is known.
+    counted: bool,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        if !self.counted {
+            return;
+        }
         let mut all = self.roster.lock();
         let Some(known) = all.get_mut(&self.node) else {
             return;
@@ -76,6 +92,12 @@ impl Drop for Seat {
 }
 
 impl Roster {
+    /// Of the start list: while the cluster forms, nothing else tells whose connections are to be counted.
+    pub(crate) fn of(start_list: impl IntoIterator<Item = u32>) -> Roster {
+        let nodes = start_list.into_iter().map(|node| (node, Known::default()));
+        Roster(Mutex::new(nodes.collect()))
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -130,13 +152,18 @@ impl Roster {
 
     /// Counts a connection of a process that was let in.
     pub(crate) fn seat(self: &Arc<Self>, other: &Hello) -> Seat {
-        if let Some(known) = self.lock().get_mut(&other.node) {
-            *known.connections.entry(other.session).or_default() += 1;
-        }
+        let counted = match self.lock().get_mut(&other.node) {
+            Some(known) => {
+                *known.connections.entry(other.session).or_default() += 1;
+                true
+            }
+            None => false,
+        };
         Seat {
             roster: Arc::clone(self),
             node: other.node,
             session: other.session,
+            counted,
         }
     }
 
@@ -180,6 +207,31 @@ impl Known {
     /// Whether the process heard last still runs.
     fn lives(&self, now_ms: u64) -> bool {
         self.connections.contains_key(&self.session) && self.heard_ms + LIVES_FOR_MS > now_ms
+    }
+
+    /// This process is the present one.
+    fn let_in(&mut self, other: &Hello, registered: bool) {
+        let same_directory = self.directory == other.directory;
+        if !same_directory {
+            self.processes.clear();
+        }
+        if same_directory && self.session == other.session {
+            self.synced = self.synced.max(other.synced);
+        } else {
+            self.synced = other.synced;
+            self.processes.push_back(Process {
+                session: other.session,
+                registered,
+            });
+            if self.processes.len() > PROCESSES_REMEMBERED {
+                self.processes.pop_front();
+            }
+        }
+        if let Some(process) = self.processes.back_mut() {
+            process.registered |= registered;
+        }
+        self.directory = other.directory;
+        self.session = other.session;
     }
 }
 
@@ -249,35 +301,59 @@ fn judge(
             ..Stranger::default()
         });
     }
+    judge_process(listed, known, other, now_ms)
+}
+
+/// Whether the right directory has all that it had, and is in use only once.
+fn judge_process(
+    listed: &record::Node,
+    known: &mut Known,
+    other: &Hello,
+    now_ms: u64,
+) -> Result<(), Stranger> {
     let same_directory = known.directory == other.directory;
     let same_process = same_directory && known.session == other.session;
+    let same_listed = listed.directory == other.directory;
     // Of the lives before this one: what was heard of them, and what the catalogue has, which may only learn it later.
-    let heard = (same_directory && !same_process).then_some(known.synced);
-    let another_life = listed.directory == other.directory && listed.session != other.session;
-    let registered = another_life.then_some(listed.synced);
-    let had = heard.max(registered).unwrap_or(0);
+    let registered = if same_listed && listed.session != other.session {
+        listed.synced
+    } else {
+        0
+    };
+    let let_in = known
+        .processes
+        .iter()
+        .find(|process| same_directory && process.session == other.session);
+    if let Some(process) = let_in {
+        // It began with all there was. Whoever came after it runs beside it, and what that one has tells nothing of this one.
+        let listed_before = process.registered && other.opened < registered;
+        if !same_process || listed_before {
+            return twice(other);
+        }
+    }
+    let another_process = same_directory && !same_process;
+    let heard = if another_process { known.synced } else { 0 };
+    let had = heard.max(registered);
     if other.opened < had {
         return Err(older(other, had));
     }
-    if heard.is_some() && known.lives(now_ms) {
-        return refuse(
-            Kind::Twice,
-            format!(
-                "the data directory {:016x} of node {} is in use by another process already: it was copied, and the copy was \
-                 started, too",
-                other.directory, other.node
-            ),
-        );
+    if another_process && known.lives(now_ms) {
+        return twice(other);
     }
-    known.synced = if same_process {
-        known.synced.max(other.synced)
-    } else {
-        other.synced
-    };
-    known.directory = other.directory;
-    known.session = other.session;
+    known.let_in(other, same_listed && listed.session == other.session);
     known.heard_ms = now_ms;
     Ok(())
+}
+
+fn twice(other: &Hello) -> Result<(), Stranger> {
+    refuse(
+        Kind::Twice,
+        format!(
+            "the data directory {:016x} of node {} is in use by another process already: it was copied, and the copy was \
+             started, too",
+            other.directory, other.node
+        ),
+    )
 }
 
 fn older(other: &Hello, had: u64) -> Stranger {

@@ -22,13 +22,12 @@ pub(super) struct Current {
     pub(super) end: u64,
     /// Number of the last batch written.
     pub(super) number: u64,
-    /// Number of the last batch synced, and where it ends.
+    /// Number of the last whole batch: what a crash tore has a number, too, and is not there after the next one.
+    pub(super) whole: u64,
+    /// Number of the last whole batch that was synced, and where it ends. Never that of a torn one: the next batch says that
+    /// this one is there.
     pub(super) durable: u64,
     pub(super) durable_end: u64,
-    /// Number of the last whole batch, and of the last one of them that was synced: what a crash tore has a number, too, and
-    /// is not there after the next one.
-    pub(super) whole: u64,
-    pub(super) synced: u64,
     /// A batch behind the last one with records proves that it was synced.
     pub(super) marked: bool,
 }
@@ -98,16 +97,14 @@ impl Files {
         // Planted: the page cache is taken for the disk.
         #[cfg(madsim)]
         if plant::is(plant::Bug::SyncDropped) {
-            self.current.durable = self.current.number;
+            self.current.durable = self.current.whole;
             self.current.durable_end = self.current.end;
-            self.current.synced = self.current.whole;
             return Ok(());
         }
         self.current.file.sync()?;
         self.space.syncs += 1;
-        self.current.durable = self.current.number;
+        self.current.durable = self.current.whole;
         self.current.durable_end = self.current.end;
-        self.current.synced = self.current.whole;
         Ok(())
     }
 
@@ -166,7 +163,6 @@ pub(super) fn begin(
         durable: number,
         durable_end: end,
         whole: number,
-        synced: number,
         marked: true,
     })
 }

@@ -201,10 +201,9 @@ fn recover(
         len,
         end: scanned.end,
         number: scanned.highest_batch,
-        durable: scanned.highest_batch,
+        durable: scanned.last_batch,
         durable_end: scanned.end,
         whole: scanned.last_batch,
-        synced: scanned.last_batch,
         marked: false,
     };
     Ok((current, written, segments))

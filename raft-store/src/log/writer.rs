@@ -440,7 +440,7 @@ impl Writer {
             inner.stats.bytes_written = files.bytes_written;
             inner.spare_bytes = files.space.spare_bytes();
         }
-        self.shared.synced.store(files.current.synced, Ordering::Release);
+        self.shared.synced.store(files.current.durable, Ordering::Release);
         self.files = Some(files);
         result
     }

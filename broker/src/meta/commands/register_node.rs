@@ -8,7 +8,7 @@ use flotilla_proto::record::RegisterNode;
 use queue_core::KeyValue;
 
 use super::{Done, check_node, invalid, refuse};
-use crate::meta::{MetaRefusal, MetaReply, MetaState};
+use crate::meta::{MetaRefusal, MetaReply, MetaState, limits};
 
 pub(in crate::meta) fn apply(state: &mut MetaState, kv: &mut dyn KeyValue, command: &RegisterNode) -> Done {
     let Some(mut node) = command.node.clone() else {
@@ -19,6 +19,12 @@ pub(in crate::meta) fn apply(state: &mut MetaState, kv: &mut dyn KeyValue, comma
     }
     if node.directory == 0 {
         return refuse(invalid("a data directory's identity is not 0"));
+    }
+    if node.synced < node.opened {
+        return refuse(invalid(format!(
+            "node {} has {} batches in its log, which was opened with {}",
+            node.id, node.synced, node.opened
+        )));
     }
     let Some(known) = state.nodes().get(&node.id) else {
         return refuse(MetaRefusal::UnknownNode);
@@ -34,8 +40,11 @@ pub(in crate::meta) fn apply(state: &mut MetaState, kv: &mut dyn KeyValue, comma
     let incarnation = if same {
         known.incarnation
     } else {
-        known.incarnation + 1
+        known.incarnation.saturating_add(1)
     };
+    if incarnation > limits::MAX_INCARNATION {
+        return refuse(invalid(format!("node {} had too many data directories", node.id)));
+    }
     if same && known.session != node.session && node.opened < known.synced {
         return refuse(invalid(format!(
             "the data directory {:016x} of node {} was put back to an older state: it had {} batches in its log, and was \

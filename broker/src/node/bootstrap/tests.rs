@@ -139,3 +139,44 @@ fn a_node_that_had_data_once_is_rebuilt_by_the_cluster_that_is_there() {
     let place = decide_place(&member(1, 99), vec![1, 2, 3], &answers, true);
     assert!(matches!(place, Place::Replaced { cluster: 7, .. }), "{place:?}");
 }
+
+#[test]
+fn no_number_in_the_catalogue_stops_a_node_at_its_start() {
+    let me = record::Node {
+        synced: 5,
+        opened: 4,
+        ..member(1, 11)
+    };
+    let known = |synced| record::Node {
+        synced,
+        ..member(1, 11)
+    };
+    assert!(shows(&known(u64::MAX), &me, false));
+    assert!(shows(&known(5), &me, false));
+    assert!(!shows(&known(4), &me, true));
+}
+
+/// When tries are made, of one each 200 ms; the entry changes at `change_ms`.
+fn tries(until_ms: u64, change_ms: u64) -> Vec<u64> {
+    let mut pace = Pace::default();
+    let entry = |now_ms| member(1, if now_ms < change_ms { 11 } else { 12 });
+    let times = (0..until_ms).step_by(200);
+    times
+        .filter(|&now_ms| pace.may_try(&entry(now_ms), now_ms))
+        .collect()
+}
+
+#[test]
+fn a_registration_that_changes_nothing_is_tried_again_ever_more_rarely() {
+    assert_eq!(
+        tries(250_000, u64::MAX),
+        [
+            0, 1_000, 3_000, 7_000, 15_000, 31_000, 63_000, 123_000, 183_000, 243_000
+        ]
+    );
+}
+
+#[test]
+fn a_changed_entry_is_put_right_soon_but_not_at_once() {
+    assert_eq!(tries(9_000, 3_200), [0, 1_000, 3_000, 4_000, 5_000, 7_000]);
+}

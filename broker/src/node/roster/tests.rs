@@ -266,3 +266,84 @@ fn an_older_state_is_known_for_one_as_soon_as_the_catalogue_says_so() {
     };
     assert_eq!(one.hears_listed(&back, &registered, 1), Some(Kind::Older));
 }
+
+#[test]
+fn an_original_that_finds_a_copy_in_its_place_is_one_of_two_and_no_older_state() {
+    let one = One::new();
+    let copy = Hello {
+        opened: 150,
+        synced: 160,
+        ..hello(2, 22, 2)
+    };
+    let after_a_pause = 1_000 + LIVES_FOR_MS;
+    assert_eq!(one.hears(&copy, after_a_pause), None);
+    assert_eq!(one.hears(&hello(2, 22, 1), after_a_pause + 1), Some(Kind::Twice));
+    assert_eq!(one.hears(&hello(2, 22, 1), 90_000), Some(Kind::Twice));
+    assert_eq!(
+        one.hears(&hello(2, 22, 3), 90_001),
+        Some(Kind::Older),
+        "a new one"
+    );
+}
+
+#[test]
+fn however_often_a_node_starts_its_processes_remembered_are_bounded() {
+    let one = One::new();
+    for start in 2..1_000 {
+        assert_eq!(one.hears(&hello(2, 22, start), 1_001), None);
+    }
+    assert_eq!(one.0.lock()[&2].processes.len(), PROCESSES_REMEMBERED);
+}
+
+#[test]
+fn an_original_whose_copy_the_catalogue_took_is_one_of_two_and_no_older_state() {
+    let one = One::new();
+    let registered = |session, synced| record::Node {
+        synced,
+        session,
+        ..listed(2, 22, 1)
+    };
+    assert_eq!(
+        one.hears_listed(&hello(2, 22, 1), &registered(1, 101), 1_001),
+        None
+    );
+    assert_eq!(
+        one.hears_listed(&hello(2, 22, 1), &registered(2, 160), 1_002),
+        Some(Kind::Twice)
+    );
+}
+
+#[test]
+fn connections_made_while_the_cluster_forms_count_when_it_has_formed() {
+    let one = One(Arc::new(Roster::of([2, 3])));
+    let nobody = |hello: Hello| Hello {
+        cluster: 0,
+        incarnation: 0,
+        ..hello
+    };
+    let early = nobody(hello(2, 22, 1));
+    assert_eq!(one.0.hear(&nobody(hello(1, 11, 1)), None, &early, 0), Ok(()));
+    let seat = one.0.seat(&early);
+    assert_eq!(one.hears(&hello(2, 22, 1), 1_000), None);
+    assert!(
+        one.0.lives_elsewhere(2, 99, 1_001),
+        "an empty directory beside it"
+    );
+    assert_eq!(
+        one.hears(&hello(2, 22, 2), 1_002),
+        Some(Kind::Twice),
+        "a copy beside it"
+    );
+    drop(seat);
+    assert!(!one.0.lives_elsewhere(2, 99, 1_003));
+}
+
+#[test]
+fn a_connection_that_was_not_counted_takes_nothing_away_when_it_ends() {
+    let one = One(Arc::default());
+    let uncounted = one.0.seat(&hello(2, 22, 1));
+    assert_eq!(one.hears(&hello(2, 22, 1), 1_000), None);
+    let _counted = one.0.seat(&hello(2, 22, 1));
+    drop(uncounted);
+    assert!(one.0.lives_elsewhere(2, 99, 1_001));
+}
