@@ -164,9 +164,6 @@ pub const TRIM_AT_ONCE: usize = 256;
 pub const COPY_COMMANDS_AT_ONCE: usize = 1024;
 /// Bytes copied forward by one step; a single larger message stands alone.
 pub const COPY_BYTES_AT_ONCE: usize = 4 * 1024 * 1024;
-/// Dead letters, and what else was copied forward, may have this part of `retention.size`: beyond it the oldest dead
-/// letters are forgotten, or copying them again and again would leave no room for anything else.
-pub const DEAD_LETTERS_SHARE: u64 = 2;
 /// Rows of deleted topics and consumer groups removed by one step: what waits for the shard waits for one step at most.
 pub const DROP_LIMIT: u32 = 2048;
 /// Drop commands of one step.

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::{Node, shard::DataShard};
 use crate::{
     limits::{DROP_AT_ONCE, DROP_EVERY, DROP_LIMIT, DROP_REST, DROP_REST_AT_MOST, SWEEP_AT_ONCE},
-    meta::MetaState,
+    meta::{MetaState, limits::MAX_FORGET},
 };
 
 /// Runs until the node stops.
@@ -216,15 +216,40 @@ pub(super) fn held(node: &Node, shard: u32, asked: &Held) -> Option<Held> {
     Some(held)
 }
 
+/// The meta leader asks for no more at once. More would hold up the shard.
+fn is_bounded(asked: &Held) -> bool {
+    let lists = [&asked.topics, &asked.groups, &asked.dead_letters];
+    lists.into_iter().all(|list| list.len() <= MAX_FORGET)
+}
+
 /// Answers the meta leader on another node.
 pub(super) fn forwarded(node: &Node, request: &ForwardRequest) -> ForwardResponse {
     let held = match Held::decode(&request.request[..]) {
-        Ok(asked) => held(node, request.shard, &asked),
-        Err(_) => return ForwardResponse::default(),
+        Ok(asked) if is_bounded(&asked) => held(node, request.shard, &asked),
+        _ => return ForwardResponse::default(),
     };
     ForwardResponse {
         not_leader: held.is_none(),
         responses: held.iter().map(|held| held.encode_to_vec().into()).collect(),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_of_more_than_can_be_forgotten_at_once_is_not_answered() {
+        let (most, more) = (vec![1; MAX_FORGET], vec![1; MAX_FORGET + 1]);
+        let held = |topics: &Vec<u32>, groups: &Vec<u32>, dead_letters: &Vec<u32>| Held {
+            topics: topics.clone(),
+            groups: groups.clone(),
+            dead_letters: dead_letters.clone(),
+        };
+        assert!(is_bounded(&held(&most, &most, &most)));
+        assert!(!is_bounded(&held(&more, &most, &most)));
+        assert!(!is_bounded(&held(&most, &more, &most)));
+        assert!(!is_bounded(&held(&most, &most, &more)));
     }
 }

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 use flotilla_proto::record::{self, Command, command};
 use futures::future::join_all;
 use prost::Message;
-use queue_core::{Core, Fault, Position, QueueId, Reply};
+use queue_core::{Fault, Position, QueueId, Reply};
 use raft_store::{PayloadError, RetentionError, log::SegmentView};
 
 use super::{
@@ -22,10 +22,7 @@ use super::{
     shard::DataShard,
 };
 use crate::{
-    limits::{
-        COPY_BYTES_AT_ONCE, COPY_COMMANDS_AT_ONCE, DEAD_LETTERS_SHARE, SWEEP_AT_ONCE, TRIM_AT_ONCE,
-        TRIM_LIMIT,
-    },
+    limits::{COPY_BYTES_AT_ONCE, COPY_COMMANDS_AT_ONCE, SWEEP_AT_ONCE, TRIM_AT_ONCE, TRIM_LIMIT},
     meta::{DEAD_LETTER_PREFIX, MetaState},
 };
 
@@ -78,7 +75,6 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
     // Only closed segments can be given back; with none there is nothing to gain.
     if segments.iter().any(|segment| !segment.open) {
         let too_many = too_many(&segments, limit(node));
-        let excess = excess_of_dead_letters(node);
         let leads: Vec<_> = node.shards().into_iter().filter(|shard| shard.leads()).collect();
         let each = leads.iter().map(|shard| {
             let looked = ages.get(&shard.id).copied().unwrap_or_default();
@@ -87,9 +83,6 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
             async move {
                 let next = trim_aged(node, shard, looked).await?;
                 trim_through(node, shard, too_many).await?;
-                if let Some(excess) = excess {
-                    trim_dead_letters(node, shard, excess).await?;
-                }
                 copy_forward(node, shard, aged(shard, segments)?.max(too_many)).await?;
                 Ok::<_, Fault>((shard.id, next))
             }
@@ -158,7 +151,7 @@ async fn trim_aged(node: &Node, shard: &DataShard, from: QueueId) -> Result<Queu
 }
 
 /// Trims every queue that has a message in order at or below entry `through`. Dead letters point wherever their originals
-/// are: they are copied forward, not trimmed for room.
+/// are: they are copied forward, never trimmed for room, however many they are. Only their age ends them.
 async fn trim_through(node: &Node, shard: &DataShard, through: u64) -> Result<(), Fault> {
     let meta = node.meta();
     let queues: Vec<QueueId> = shard.machine.read(|core| core.queues_through(through).collect());
@@ -178,58 +171,6 @@ async fn trim_through(node: &Node, shard: &DataShard, through: u64) -> Result<()
 fn is_dead_letters(meta: &MetaState, queue: QueueId) -> bool {
     let topic = meta.topic_by_id(queue.topic());
     topic.is_some_and(|topic| topic.name.starts_with(DEAD_LETTER_PREFIX))
-}
-
-/// How much of all displaced messages here is more than dead letters may have of the log: so many of so many bytes.
-fn excess_of_dead_letters(node: &Node) -> Option<(u64, u64)> {
-    let shards = node.shards();
-    let bytes = shards
-        .iter()
-        .map(|shard| shard.machine.read(Core::displaced_bytes))
-        .sum();
-    let may = node.options().retention_bytes / DEAD_LETTERS_SHARE;
-    (bytes > may).then(|| (bytes - may, bytes))
-}
-
-/// Forgets the oldest dead letters of the longest queues: so much of all as is too much.
-async fn trim_dead_letters(node: &Node, shard: &DataShard, (excess, of): (u64, u64)) -> Result<(), Fault> {
-    let meta = node.meta();
-    let queues: Vec<_> = shard.machine.read(|core| {
-        let all = core.queues().filter(|(_, ends)| ends.first < ends.next);
-        all.filter(|&(queue, _)| is_dead_letters(&meta, queue)).collect()
-    });
-    let lengths = queues.iter().map(|(_, ends)| ends.next - ends.first);
-    let all: u64 = lengths.clone().sum();
-    let keep = all - (u128::from(all) * u128::from(excess) / u128::from(of)) as u64;
-    let most = longest(lengths.collect(), keep);
-    let trims = queues
-        .into_iter()
-        .filter(|(_, ends)| ends.next - ends.first > most);
-    let trims: Vec<_> = trims.map(|(queue, ends)| (queue, ends.next - most)).collect();
-    if !trims.is_empty() {
-        tracing::warn!(
-            shard = shard.id,
-            queues = trims.len(),
-            "dead letters have more than their share of retention.size: the oldest are forgotten"
-        );
-    }
-    // What it takes no commands for now is trimmed in the next round.
-    let _ = trim(shard, trims).await;
-    Ok(())
-}
-
-/// The length to which the longest have to be cut so that all together have at most `keep`.
-fn longest(mut lengths: Vec<u64>, mut keep: u64) -> u64 {
-    lengths.sort_unstable();
-    let mut left = lengths.len() as u64;
-    for length in lengths {
-        if length * left > keep {
-            return keep / left;
-        }
-        keep -= length;
-        left -= 1;
-    }
-    u64::MAX
 }
 
 /// Trims queues to their new first offsets, one step of at most [`TRIM_LIMIT`] rows after the other. Breaks off if the shard
@@ -412,14 +353,5 @@ mod tests {
         assert_eq!(too_many(&segments, 39), BTreeMap::from([(1, 5)]));
         assert_eq!(too_many(&segments, 21), BTreeMap::from([(1, 7), (2, 3)]));
         assert_eq!(too_many(&segments, 0), BTreeMap::from([(1, 7), (2, 9)]));
-    }
-
-    #[test]
-    fn whoever_has_most_dead_letters_loses_them_first() {
-        assert_eq!(longest(vec![100, 1, 50], 151), u64::MAX);
-        assert_eq!(longest(vec![100, 1, 50], 101), 50);
-        assert_eq!(longest(vec![100, 1, 50], 61), 30);
-        assert_eq!(longest(vec![100, 1, 50], 2), 0);
-        assert_eq!(longest(vec![], 0), u64::MAX);
     }
 }
