@@ -212,7 +212,7 @@ pub(super) async fn reported(node: &Node, request: ForwardRequest) -> ForwardRes
 
 /// Marks what ends soon. What is neither over nor marked already is to be reported again.
 async fn take(node: &Node, shard: &DataShard, report: &WrittenReport) -> Vec<u32> {
-    let now = shard.now_ms();
+    let (now, steady) = (shard.now_ms(), node.clock().steady_ms());
     let (mut open, mut due) = (Vec::new(), Vec::new());
     let answers: Vec<(u32, &WrittenAnswer)> =
         (0..).zip(&report.answers).take(MAX_ANSWERS_IN_REPORT).collect();
@@ -221,6 +221,7 @@ async fn take(node: &Node, shard: &DataShard, report: &WrittenReport) -> Vec<u32
             if node.inner.clients.has_departed(answer.client) {
                 continue;
             }
+            node.inner.clients.heard_elsewhere(answer.client, steady);
             let Some((leases, ends_ms)) = unmarked(shard, answer) else {
                 continue;
             };
