@@ -119,6 +119,10 @@ pub const CLIENT_SILENT_MS: u64 = 120_000;
 /// When a client says good-bye, others get what the server renewed for it so much later: what it sent before may still
 /// arrive.
 pub const DEPARTED_VISIBLE_AFTER_MS: u64 = 1_000;
+/// A good-bye is remembered at least so long, however many clients there are: every shard led here has seen to it by then.
+pub const DEPARTED_KEPT_MS: u64 = 5_000;
+/// How often room is made among the clients when they are too many: each time all are looked at.
+pub const CLIENTS_SWEPT_EVERY_MS: u64 = 1_000;
 /// Clients remembered by one node.
 pub const MAX_CLIENTS: usize = 50_000;
 

@@ -111,10 +111,18 @@ impl Service {
         &self.inner.counters
     }
 
+    /// The client begins or goes on: also one that had said good-bye is back.
     fn saw(&self, caller: &Caller) {
         let node = self.node();
         node.clients()
             .saw(&caller.client_id, &caller.language, node.clock().steady_ms());
+    }
+
+    /// The client did something, which may arrive after its good-bye.
+    fn heard(&self, caller: &Caller) {
+        let node = self.node();
+        node.clients()
+            .heard(&caller.client_id, &caller.language, node.clock().steady_ms());
     }
 
     /// The topic of this name; it comes into being if that is allowed.

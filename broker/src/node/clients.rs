@@ -7,7 +7,9 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use crate::limits::{CLIENT_SILENT_MS, MAX_CLIENT_ID_BYTES, MAX_CLIENTS};
+use crate::limits::{
+    CLIENT_SILENT_MS, CLIENTS_SWEPT_EVERY_MS, DEPARTED_KEPT_MS, MAX_CLIENT_ID_BYTES, MAX_CLIENTS,
+};
 
 /// The clients of one node.
 #[derive(Default)]
@@ -19,12 +21,23 @@ pub struct Clients {
 struct Seen {
     clients: BTreeMap<u64, Client>,
     departures: u64,
+    swept_ms: Option<u64>,
+}
+
+/// What a client gave to hear.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    /// It begins, or goes on for sure.
+    Begins,
+    /// It did something, which may be late.
+    Acts,
+    GoodBye,
 }
 
 /// One client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
-    /// As in the request metadata.
+    /// As in the request metadata; empty if other nodes alone have heard of it.
     pub id: String,
     /// The SDK's word for its language.
     pub language: String,
@@ -42,6 +55,10 @@ impl Client {
     fn alive(&self, now_ms: u64) -> bool {
         !self.departed && self.is_recent(now_ms)
     }
+
+    fn is_kept(&self, now_ms: u64) -> bool {
+        self.alive(now_ms) || (self.departed && self.last_seen_ms + DEPARTED_KEPT_MS > now_ms)
+    }
 }
 
 /// The number under which leases remember a client (FNV-1a, 64 bits).
@@ -52,51 +69,43 @@ pub fn client_hash(id: &str) -> u64 {
 }
 
 impl Clients {
-    /// A sign of life. Over the bound, new clients are not remembered.
+    /// A sign of life that no client gives after its good-bye: a client that gives it is back. Over the bound, new clients
+    /// are not remembered.
     pub fn saw(&self, id: &str, language: &str, now_ms: u64) {
-        self.remember(id, language, now_ms, false);
+        self.remember(id, language, now_ms, Sign::Begins);
+    }
+
+    /// A sign of life of a client that has not said good-bye. After that it is a request that comes late.
+    pub fn heard(&self, id: &str, language: &str, now_ms: u64) {
+        self.remember(id, language, now_ms, Sign::Acts);
+    }
+
+    /// Another node heard the client with this hash.
+    pub fn heard_elsewhere(&self, hash: u64, now_ms: u64) {
+        self.lock().note(hash, ("", ""), now_ms, Sign::Acts);
     }
 
     /// The client said good-bye. That is remembered for a while, also of a client this node never heard of: it may come
     /// to lead what other nodes have leased to it.
     pub fn left(&self, id: &str, language: &str, now_ms: u64) {
-        self.remember(id, language, now_ms, true);
+        self.remember(id, language, now_ms, Sign::GoodBye);
     }
 
-    fn remember(&self, id: &str, language: &str, now_ms: u64, departed: bool) {
+    fn remember(&self, id: &str, language: &str, now_ms: u64, sign: Sign) {
         // Whoever has too long an id is refused, and not remembered, good-byes included.
         if id.is_empty() || id.len() > MAX_CLIENT_ID_BYTES {
             return;
         }
-        let mut seen = self.lock();
-        seen.departures += u64::from(departed);
-        let clients = &mut seen.clients;
-        let hash = client_hash(id);
-        if let Some(client) = clients.get_mut(&hash) {
-            client.last_seen_ms = client.last_seen_ms.max(now_ms);
-            client.departed = departed;
-            return;
-        }
-        if clients.len() >= MAX_CLIENTS {
-            clients.retain(|_, client| client.alive(now_ms));
-        }
-        if clients.len() < MAX_CLIENTS {
-            clients.insert(
-                hash,
-                Client {
-                    id: id.into(),
-                    language: language.into(),
-                    last_seen_ms: now_ms,
-                    departed,
-                },
-            );
-        }
+        self.lock().note(client_hash(id), (id, language), now_ms, sign);
     }
 
-    /// True if the client with this hash gave a sign of life lately.
-    pub fn alive(&self, hash: u64, now_ms: u64) -> bool {
-        let seen = self.lock();
-        seen.clients.get(&hash).is_some_and(|client| client.alive(now_ms))
+    /// True if the client with this hash gave a sign of life lately, or if it may live for all that can be known by who
+    /// looks after it since `since_ms`: a client that was not heard of yet is alive until it has been silent for too long.
+    pub fn alive(&self, hash: u64, since_ms: u64, now_ms: u64) -> bool {
+        match self.lock().clients.get(&hash) {
+            Some(client) => client.alive(now_ms),
+            None => since_ms + CLIENT_SILENT_MS > now_ms,
+        }
     }
 
     /// True if the client with this hash said good-bye, and nothing after it.
@@ -134,6 +143,39 @@ impl Clients {
     }
 }
 
+impl Seen {
+    fn note(&mut self, hash: u64, (id, language): (&str, &str), now_ms: u64, sign: Sign) {
+        self.departures += u64::from(sign == Sign::GoodBye);
+        if let Some(client) = self.clients.get_mut(&hash) {
+            if client.departed && sign == Sign::Acts {
+                return;
+            }
+            client.last_seen_ms = client.last_seen_ms.max(now_ms);
+            client.departed = sign == Sign::GoodBye;
+            return;
+        }
+        if self.has_room(now_ms) {
+            let client = Client {
+                id: id.into(),
+                language: language.into(),
+                last_seen_ms: now_ms,
+                departed: sign == Sign::GoodBye,
+            };
+            self.clients.insert(hash, client);
+        }
+    }
+
+    fn has_room(&mut self, now_ms: u64) -> bool {
+        let is_full = self.clients.len() >= MAX_CLIENTS;
+        let is_swept = |swept_ms| swept_ms + CLIENTS_SWEPT_EVERY_MS > now_ms;
+        if is_full && !self.swept_ms.is_some_and(is_swept) {
+            self.swept_ms = Some(now_ms);
+            self.clients.retain(|_, client| client.is_kept(now_ms));
+        }
+        self.clients.len() < MAX_CLIENTS
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,8 +184,8 @@ mod tests {
     fn a_silent_client_is_not_alive() {
         let clients = Clients::default();
         clients.saw("a", "JAVA", 1_000);
-        assert!(clients.alive(client_hash("a"), 1_000 + CLIENT_SILENT_MS - 1));
-        assert!(!clients.alive(client_hash("a"), 1_000 + CLIENT_SILENT_MS));
+        assert!(clients.alive(client_hash("a"), 0, 1_000 + CLIENT_SILENT_MS - 1));
+        assert!(!clients.alive(client_hash("a"), 0, 1_000 + CLIENT_SILENT_MS));
     }
 
     #[test]
@@ -152,13 +194,37 @@ mod tests {
         let a = client_hash("a");
         clients.saw("a", "JAVA", 1_000);
         clients.left("a", "JAVA", 2_000);
-        assert!(!clients.alive(a, 2_001));
+        assert!(!clients.alive(a, 0, 2_001));
         assert_eq!((clients.count(2_001), clients.departures()), (0, 1));
         assert_eq!(clients.departed(1_999 + CLIENT_SILENT_MS), [a].into());
         assert_eq!(clients.departed(2_000 + CLIENT_SILENT_MS), [].into());
         clients.saw("a", "JAVA", 3_000);
-        assert!(clients.alive(a, 3_001));
+        assert!(clients.alive(a, 0, 3_001));
         assert_eq!(clients.departed(3_001), [].into());
+    }
+
+    #[test]
+    fn what_a_client_sent_before_its_good_bye_does_not_bring_it_back() {
+        let clients = Clients::default();
+        let a = client_hash("a");
+        clients.left("a", "JAVA", 1_000);
+        clients.heard("a", "JAVA", 1_001);
+        clients.heard_elsewhere(a, 1_002);
+        assert!(!clients.alive(a, 0, 1_003));
+        assert_eq!(clients.departed(1_003), [a].into());
+    }
+
+    #[test]
+    fn who_has_just_begun_to_look_takes_the_unknown_for_living_but_not_the_silent() {
+        let clients = Clients::default();
+        let (silent, unknown) = (client_hash("a"), client_hash("b"));
+        clients.saw("a", "JAVA", 1_000);
+        let since = 1_000 + CLIENT_SILENT_MS;
+        assert!(!clients.alive(silent, since, since));
+        assert!(clients.alive(unknown, since, since + CLIENT_SILENT_MS - 1));
+        assert!(!clients.alive(unknown, since, since + CLIENT_SILENT_MS));
+        clients.heard_elsewhere(unknown, since + CLIENT_SILENT_MS);
+        assert!(clients.alive(unknown, since, since + CLIENT_SILENT_MS));
     }
 
     #[test]
@@ -177,12 +243,18 @@ mod tests {
     }
 
     #[test]
-    fn over_the_bound_the_departed_make_room_for_the_living() {
+    fn over_the_bound_those_who_departed_a_while_ago_make_room_once_a_second() {
         let clients = Clients::default();
         for number in 0..MAX_CLIENTS {
             clients.left(&number.to_string(), "JAVA", 1_000);
         }
-        clients.saw("a", "JAVA", 1_001);
-        assert!(clients.alive(client_hash("a"), 1_002));
+        let end = 1_000 + DEPARTED_KEPT_MS;
+        let remembers = |id: &str, now_ms| {
+            clients.saw(id, "JAVA", now_ms);
+            clients.count(now_ms) == 1
+        };
+        assert!(!remembers("a", end - 1), "every good-bye is to be seen to");
+        assert!(!remembers("a", end), "just looked");
+        assert!(remembers("a", end - 1 + CLIENTS_SWEPT_EVERY_MS));
     }
 }

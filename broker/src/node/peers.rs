@@ -33,8 +33,8 @@ impl PeerHandler for Node {
                 ready(Body::ForwardAnswer(dropping::forwarded(self, &request)))
             }
             Body::Forward(request) if request.rpc == written::RPC => {
-                let node = self.clone();
-                async move { Body::ForwardAnswer(written::reported(&node, request).await) }.boxed()
+                let (node, from) = (self.clone(), from.node);
+                async move { Body::ForwardAnswer(written::reported(&node, from, request).await) }.boxed()
             }
             Body::Forward(request) if request.rpc == hints::RPC => {
                 ready(Body::ForwardAnswer(hints::take(self, from.node, request.request)))

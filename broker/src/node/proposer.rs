@@ -117,7 +117,8 @@ impl Proposer {
             return Err(SubmitError::TooLarge(bytes));
         }
         let (reply, answer) = oneshot::channel();
-        let now_ms = self.machine.time.now_ms();
+        // The shard's time runs on when this node takes the lead; what waits here did not wait for that long.
+        let now_ms = self.machine.time.steady_ms();
         let proposal = Proposal { command, reply };
         let queued = self.queue.lanes().push(lane, proposal, bytes, now_ms);
         queued.map_err(|_| SubmitError::Overloaded)?;

@@ -46,8 +46,9 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
     }
 }
 
-/// Prolongs what ends soon of clients that gave a sign of life lately.
+/// Prolongs what ends soon of clients that gave a sign of life lately, or had no time yet to give one here.
 async fn renew(node: &Node, shard: &DataShard) {
+    let led_since = shard.leadership().moved_ms();
     let mut next = Some(0);
     while let Some(from) = next {
         let (now, steady) = (shard.now_ms(), node.clock().steady_ms());
@@ -55,7 +56,8 @@ async fn renew(node: &Node, shard: &DataShard) {
         let holders = shard.machine.read(|core| core.holders(from, HOLDERS_AT_ONCE));
         next = holders.last().and_then(|&(client, _)| client.checked_add(1));
         let due = holders.into_iter().filter(|&(client, ends_ms)| {
-            ends_ms.is_some_and(|ends_ms| ends_ms < before_ms) && node.inner.clients.alive(client, steady)
+            ends_ms.is_some_and(|ends_ms| ends_ms < before_ms)
+                && node.inner.clients.alive(client, led_since, steady)
         });
         let due: Vec<u64> = due.map(|(client, _)| client).collect();
         for clients in due.chunks(MAX_RENEW_CLIENTS) {
@@ -113,8 +115,14 @@ impl Departures {
                     .collect()
             });
             for clients in holding.chunks(MAX_RENEW_CLIENTS) {
+                // Some may be back: what came before took time.
+                let departed = |client: &u64| node.inner.clients.has_departed(*client);
+                let clients: Vec<u64> = clients.iter().copied().filter(departed).collect();
+                if clients.is_empty() {
+                    continue;
+                }
                 let depart = Depart {
-                    clients: clients.to_vec(),
+                    clients,
                     at_ms,
                     limit: RENEW_LIMIT,
                 };

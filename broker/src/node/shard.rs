@@ -15,6 +15,7 @@ use super::{
     kv::Reading,
     machine::QueueMachine,
     proposer::{Proposer, SubmitError},
+    written::Marking,
 };
 use crate::{
     clock::Clock,
@@ -38,6 +39,8 @@ pub struct DataShard {
     clock: Arc<dyn Clock>,
     /// (consumer group, queue) pairs with a delivery under way: one at a time, so that nothing is chosen twice.
     delivering: Mutex<BTreeSet<(GroupId, QueueId)>>,
+    /// What nodes reported as written out and is on its way into the log.
+    pub(super) marking: Marking,
     /// Of the planted bug of a dedup window beside the log: ids of messages that were proposed here.
     #[cfg(madsim)]
     pub(crate) proposed: Mutex<BTreeSet<String>>,
@@ -180,6 +183,7 @@ impl DataShard {
             leadership: Leadership::default(),
             clock,
             delivering: Mutex::default(),
+            marking: Marking::default(),
             #[cfg(madsim)]
             proposed: Mutex::default(),
         }

@@ -56,6 +56,11 @@ impl ShardTime {
         *self.last.lock().expect("no panic while held") = Some(Reached { time_ms, steady_ms });
     }
 
+    /// The clock that it is reckoned by, milliseconds: never jumps, also when this node takes the lead.
+    pub fn steady_ms(&self) -> u64 {
+        self.clock.steady_ms()
+    }
+
     /// Milliseconds, by this replica's reckoning.
     pub fn now_ms(&self) -> u64 {
         // Planted: the clock on the wall.

@@ -11,6 +11,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,9 +21,10 @@ use flotilla_proto::{
 };
 use futures::future::join_all;
 use prost::Message;
-use queue_core::{GroupId, QueueId, limits::MAX_RENEW_LEASES};
+use queue_core::{GroupId, QueueId, Reply, limits::MAX_RENEW_LEASES};
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use super::{Node, shard::DataShard};
+use super::{Node, proposer::SubmitError, shard::DataShard};
 use crate::limits::{
     AUTO_RENEW_LEASE_MS, MARK_WRITTEN_BEFORE_MS, MAX_ANSWERS_IN_REPORT, MAX_RECEIVE_BATCH,
     MAX_WRITTEN_LEASES, REPORT_PATIENCE, REPORT_WRITTEN_EVERY, WRITTEN_AFTER_MS, WRITTEN_FORGOTTEN_AFTER_MS,
@@ -34,6 +36,41 @@ pub const RPC: &str = "flotilla.Written";
 
 /// Answers that one look at the core takes; applying waits meanwhile.
 const ANSWERS_AT_ONCE: usize = 32;
+
+/// How often a report looks whether the one before it is through.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+type Applied = oneshot::Receiver<Result<Reply, SubmitError>>;
+
+/// The commands that mark leases of one shard, by the node that reported them: of each one at a time is on its way, so that
+/// they do not pile up while the log is slow.
+#[derive(Default)]
+pub(super) struct Marking(Mutex<BTreeMap<u32, Applied>>);
+
+impl Marking {
+    fn is_under_way(&self, reporter: u32) -> bool {
+        under_way(&mut self.lock(), reporter)
+    }
+
+    /// Queues a command, unless one is on its way. Whether it takes effect is seen when its answers are reported again.
+    fn queue(&self, reporter: u32, queue: impl FnOnce() -> Result<Applied, SubmitError>) {
+        let mut marking = self.lock();
+        if !under_way(&mut marking, reporter)
+            && let Ok(applied) = queue()
+        {
+            marking.insert(reporter, applied);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Applied>> {
+        self.0.lock().expect("no panic while held")
+    }
+}
+
+fn under_way(marking: &mut BTreeMap<u32, Applied>, reporter: u32) -> bool {
+    let applied = marking.get_mut(&reporter);
+    applied.is_some_and(|applied| matches!(applied.try_recv(), Err(TryRecvError::Empty)))
+}
 
 /// The connection that an answer was written to.
 pub trait Line: Send + Sync + 'static {
@@ -161,6 +198,7 @@ pub(super) async fn run(node: Node) {
 
 /// Reports answers with leases of one shard, and keeps those for the next time that are not settled.
 async fn report_all(node: &Node, shard: u32, answers: Vec<Answer>) {
+    let end_ms = node.clock().steady_ms() + REPORT_WRITTEN_EVERY.as_millis() as u64;
     let mut answers = answers.into_iter().peekable();
     while answers.peek().is_some() {
         let some: Vec<Answer> = answers.by_ref().take(MAX_ANSWERS_IN_REPORT).collect();
@@ -168,9 +206,10 @@ async fn report_all(node: &Node, shard: u32, answers: Vec<Answer>) {
             answers: some.iter().map(|answer| answer.answer.clone()).collect(),
         };
         let open = report_to_leader(node, shard, report).await;
-        let failed = open.is_none();
+        // Reports of other shards wait for these.
+        let ends = open.is_none() || node.clock().steady_ms() >= end_ms;
         let is_open = |at: usize| open.as_ref().is_none_or(|open| open.contains(&(at as u32)));
-        let rest = if failed {
+        let rest = if ends {
             answers.by_ref().collect()
         } else {
             Vec::new()
@@ -186,7 +225,7 @@ async fn report_all(node: &Node, shard: u32, answers: Vec<Answer>) {
 async fn report_to_leader(node: &Node, shard: u32, report: WrittenReport) -> Option<Vec<u32>> {
     let leader = node.leader(shard)?;
     if leader == node.id() {
-        return Some(take(node, &*node.shard(shard)?, &report).await);
+        return take(node, &*node.shard(shard)?, leader, &report).await;
     }
     let bytes = Bytes::from(report.encode_to_vec());
     let answer = node.forward(leader, RPC, shard, None, bytes, REPORT_PATIENCE);
@@ -194,25 +233,35 @@ async fn report_to_leader(node: &Node, shard: u32, report: WrittenReport) -> Opt
     Some(WrittenOpen::decode(open).ok()?.open)
 }
 
-/// Serves another node's report, as the leader.
-pub(super) async fn reported(node: &Node, request: ForwardRequest) -> ForwardResponse {
+/// Serves a report of the node `from`, as the leader.
+pub(super) async fn reported(node: &Node, from: u32, request: ForwardRequest) -> ForwardResponse {
     let shard = node.shard(request.shard).filter(|shard| shard.leads());
-    let (Some(shard), Ok(report)) = (shard, WrittenReport::decode(request.request)) else {
-        return ForwardResponse {
-            not_leader: true,
-            ..Default::default()
-        };
+    let nothing_done = ForwardResponse {
+        not_leader: true,
+        ..Default::default()
     };
-    let open = take(node, &shard, &report).await;
+    let (Some(shard), Ok(report)) = (shard, WrittenReport::decode(request.request)) else {
+        return nothing_done;
+    };
+    let Some(open) = take(node, &shard, from, &report).await else {
+        return nothing_done;
+    };
     ForwardResponse {
         responses: vec![WrittenOpen { open }.encode_to_vec().into()],
         ..Default::default()
     }
 }
 
-/// Marks what ends soon. What is neither over nor marked already is to be reported again.
-async fn take(node: &Node, shard: &DataShard, report: &WrittenReport) -> Vec<u32> {
-    let now = shard.now_ms();
+/// Has what ends soon marked, and does not wait for that. What is neither over nor marked already is to be reported again;
+/// nothing is done while the report before this one does not get through.
+async fn take(node: &Node, shard: &DataShard, reporter: u32, report: &WrittenReport) -> Option<Vec<u32>> {
+    let before = async {
+        while shard.marking.is_under_way(reporter) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    tokio::time::timeout(REPORT_PATIENCE, before).await.ok()?;
+    let (now, steady) = (shard.now_ms(), node.clock().steady_ms());
     let (mut open, mut due) = (Vec::new(), Vec::new());
     let answers: Vec<(u32, &WrittenAnswer)> =
         (0..).zip(&report.answers).take(MAX_ANSWERS_IN_REPORT).collect();
@@ -221,6 +270,7 @@ async fn take(node: &Node, shard: &DataShard, report: &WrittenReport) -> Vec<u32
             if node.inner.clients.has_departed(answer.client) {
                 continue;
             }
+            node.inner.clients.heard_elsewhere(answer.client, steady);
             let Some((leases, ends_ms)) = unmarked(shard, answer) else {
                 continue;
             };
@@ -235,15 +285,12 @@ async fn take(node: &Node, shard: &DataShard, report: &WrittenReport) -> Vec<u32
             leases: due,
             until_ms: now + AUTO_RENEW_LEASE_MS,
         });
-        // Whether it took effect is seen when it is reported again.
-        let _ = shard
-            .proposer
-            .submit(Command {
-                command: Some(written),
-            })
-            .await;
+        let command = Command {
+            command: Some(written),
+        };
+        shard.marking.queue(reporter, || shard.proposer.enqueue(command));
     }
-    open
+    Some(open)
 }
 
 /// The leases of an answer that last and are not marked, and when the first of them ends.
@@ -337,6 +384,25 @@ mod tests {
         line.0.store(0, Ordering::SeqCst);
         due.into_iter().for_each(|answer| written.put(answer));
         assert_eq!(written.due(SOON + 1)[&4].len(), 1);
+    }
+
+    #[test]
+    fn of_each_node_one_report_at_a_time_is_on_its_way_into_the_log() {
+        let marking = Marking::default();
+        let (first, applied) = oneshot::channel();
+        marking.queue(1, || Ok(applied));
+        assert!(marking.is_under_way(1) && !marking.is_under_way(2));
+        marking.queue(1, || panic!("one is on its way"));
+        first
+            .send(Ok(Reply::Prolonged {
+                changed: 1,
+                more: false,
+            }))
+            .unwrap();
+        assert!(!marking.is_under_way(1));
+        let (_second, applied) = oneshot::channel();
+        marking.queue(1, || Ok(applied));
+        assert!(marking.is_under_way(1));
     }
 
     #[test]

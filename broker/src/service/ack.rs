@@ -49,7 +49,7 @@ pub(super) enum Try<T> {
 impl Service {
     /// Done with messages.
     pub async fn ack_message(&self, caller: &Caller, request: AckMessageRequest) -> AckMessageResponse {
-        self.saw(caller);
+        self.heard(caller);
         // What is too large is not repeated entry by entry.
         if let Err(refused) = names::check_size(&request, MAX_ACK_REQUEST_BYTES) {
             return refuse_ack(&[], &refused);
@@ -144,7 +144,7 @@ impl Service {
         caller: &Caller,
         request: ChangeInvisibleDurationRequest,
     ) -> ChangeInvisibleDurationResponse {
-        self.saw(caller);
+        self.heard(caller);
         if let Err(refused) = names::check_size(&request, MAX_SMALL_REQUEST_BYTES) {
             return ChangeInvisibleDurationResponse {
                 status: refused.status(),
@@ -245,7 +245,7 @@ impl Service {
         caller: &Caller,
         request: ForwardMessageToDeadLetterQueueRequest,
     ) -> ForwardMessageToDeadLetterQueueResponse {
-        self.saw(caller);
+        self.heard(caller);
         let status = match self.try_dead_letter(caller, &request).await {
             Ok(()) => answer::ok(),
             Err(refused) => refused.status(),
@@ -406,8 +406,12 @@ async fn ack_here(
             command: Some(command::Command::Ack(ack)),
         }));
     }
+    let replies = futures::future::join_all(waiting).await;
+    if let Some(unsure) = elsewhere(&replies) {
+        return Ok(Try::Elsewhere { unsure });
+    }
     let mut statuses = Vec::with_capacity(handles.len());
-    for (reply, handle) in futures::future::join_all(waiting).await.into_iter().zip(handles) {
+    for (reply, handle) in replies.into_iter().zip(handles) {
         match reply {
             Ok(Reply::Acked { results }) if results.first() == Some(&AckResult::Done) => {
                 statuses.push(answer::ok())
@@ -417,11 +421,23 @@ async fn ack_here(
             #[cfg(madsim)]
             Ok(_) if plant::is(plant::Bug::LateAckAnsweredOk) => statuses.push(answer::ok()),
             Ok(_) => statuses.push(invalid()),
-            Err(SubmitError::NotLeader { unsure, .. }) => return Ok(Try::Elsewhere { unsure }),
             Err(error) => statuses.push(Refused::from(error).status()),
         }
     }
     Ok(Try::Done(statuses))
+}
+
+/// Whether all of it is to be tried elsewhere, and if so, whether some of it took effect here or may yet: the commands of
+/// one request may be in several entries of the log, and leadership be lost between them.
+fn elsewhere(replies: &[Result<Reply, SubmitError>]) -> Option<bool> {
+    let is_elsewhere = |reply: &Result<_, _>| matches!(reply, Err(SubmitError::NotLeader { .. }));
+    let may_stand = |reply: &Result<_, _>| match reply {
+        Ok(_) | Err(SubmitError::Stopped(_)) => true,
+        Err(SubmitError::NotLeader { unsure, .. }) => *unsure,
+        Err(_) => false,
+    };
+    let is_any_elsewhere = replies.iter().any(is_elsewhere);
+    is_any_elsewhere.then(|| replies.iter().any(may_stand))
 }
 
 /// True if the consumer group is done with the message.
@@ -554,5 +570,21 @@ mod tests {
         assert_ne!(first, 7);
         assert_ne!(first, next_nonce(first, asked));
         assert_ne!(first, next_nonce(7, Duration::from_secs(31)));
+    }
+
+    #[test]
+    fn acknowledgements_that_took_effect_in_part_are_tried_elsewhere_as_repeated() {
+        let done = || {
+            Ok(Reply::Acked {
+                results: vec![AckResult::Done],
+            })
+        };
+        let not_leader = |unsure| Err(SubmitError::NotLeader { leader: None, unsure });
+        assert_eq!(elsewhere(&[done(), done()]), None);
+        assert_eq!(elsewhere(&[done(), Err(SubmitError::Overloaded)]), None);
+        assert_eq!(elsewhere(&[not_leader(false), not_leader(false)]), Some(false));
+        assert_eq!(elsewhere(&[not_leader(false), not_leader(true)]), Some(true));
+        assert_eq!(elsewhere(&[done(), not_leader(false)]), Some(true));
+        assert_eq!(elsewhere(&[not_leader(false), done()]), Some(true));
     }
 }

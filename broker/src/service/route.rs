@@ -32,7 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 impl Service {
     /// The queues of a topic and the nodes that lead them.
     pub async fn query_route(&self, caller: &Caller, request: QueryRouteRequest) -> QueryRouteResponse {
-        self.saw(caller);
+        self.heard(caller);
         let found = async {
             names::check_size(&request, MAX_SMALL_REQUEST_BYTES)?;
             self.route(caller, request.topic.as_ref()).await
@@ -55,7 +55,7 @@ impl Service {
         caller: &Caller,
         request: QueryAssignmentRequest,
     ) -> QueryAssignmentResponse {
-        self.saw(caller);
+        self.heard(caller);
         let assigned = async {
             names::check_size(&request, MAX_SMALL_REQUEST_BYTES)?;
             names::check_group(&names::full_name(caller, request.group.as_ref()))?;

@@ -60,7 +60,7 @@ impl Service {
         request: SendMessageRequest,
         pinned: Option<u32>,
     ) -> Result<SendMessageResponse, Refused> {
-        self.saw(caller);
+        self.heard(caller);
         let name = check_request(caller, &request)?;
         let topic = self.topic(&name).await?;
         check_kinds(&topic, &request.messages)?;

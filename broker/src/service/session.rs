@@ -43,7 +43,7 @@ enum Kind {
 impl Service {
     /// Opens the session of a Telemetry stream.
     pub fn open_session(&self, caller: &Caller) -> Session {
-        self.saw(caller);
+        self.heard(caller);
         Session {
             service: self.clone(),
             caller: caller.clone(),
@@ -55,16 +55,19 @@ impl Service {
 impl Session {
     /// Answers one command of the client; commands that answer ours, or are unknown, get none.
     pub async fn handle(&mut self, command: TelemetryCommand) -> Vec<TelemetryCommand> {
-        self.service.saw(&self.caller);
         match command.command {
             Some(Command::Settings(settings)) => {
+                self.service.saw(&self.caller);
                 self.is(settings.pub_sub.as_ref().map(|kind| match kind {
                     PubSub::Publishing(_) => Kind::Producer,
                     PubSub::Subscription(_) => Kind::Consumer,
                 }));
                 vec![self.settings(settings).await]
             }
-            _ => Vec::new(),
+            _ => {
+                self.service.heard(&self.caller);
+                Vec::new()
+            }
         }
     }
 

@@ -61,9 +61,13 @@ pub(crate) fn apply(
             nonce: release.new_nonce,
             ..row
         },
+        // Who chooses an end renews the lease itself from then on. (What was to be a retry, decided on an older state, ends
+        // at the time that was asked for, too.)
         Action::Extend => InFlight {
             at_ms,
             nonce: release.new_nonce,
+            auto_renew: false,
+            written: false,
             ..row
         },
     };

@@ -368,6 +368,8 @@ impl Model {
             Action::Extend => InFlightView {
                 at_ms,
                 nonce: release.new_nonce,
+                auto_renew: false,
+                written: false,
                 ..view
             },
         };

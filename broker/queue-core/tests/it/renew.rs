@@ -74,6 +74,21 @@ fn written_counts_for_the_named_lease_of_a_push_consumer_alone() {
     assert_eq!(simple.prolong(written(5, &[0], END + 50)), (0, false));
 }
 
+/// Found by reading: a nack that was decided on an older state extended the lease, and renewals then kept it for ever.
+#[test]
+fn what_got_an_end_of_its_own_is_not_renewed_any_more() {
+    let mut shard = leased(1);
+    shard.prolong(written(5, &[0], START_MS));
+    shard.release(0, 5, Action::Extend, Some(END - 1), 6);
+    assert_eq!(shard.prolong(written(6, &[0], END + 50)), (0, false));
+    assert_eq!(shard.prolong(renew(&[CLIENT], END + 1, 9)), (0, false));
+    assert_eq!(shard.prolong(depart(&[CLIENT], START_MS, 9)), (0, false));
+    assert_eq!(ends(&shard, 0), END - 1);
+    shard.pass(LEASE_MS);
+    shard.tick(9);
+    assert_eq!(shard.in_flight(0).unwrap().at_ms, END - 1, "as asked, no backoff");
+}
+
 #[test]
 fn the_next_delivery_has_to_be_written_out_again() {
     let mut shard = leased(1);

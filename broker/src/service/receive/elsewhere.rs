@@ -148,7 +148,7 @@ impl Service {
         request: ReceiveMessageRequest,
         tell: u32,
     ) -> ForwardResponse {
-        self.saw(caller);
+        self.heard(caller);
         let receive = match self.check_receive(caller, &request).await {
             Ok(receive) => receive,
             Err(refused) => return many(&refused_receive(&refused)),
