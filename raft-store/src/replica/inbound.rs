@@ -232,10 +232,11 @@ impl Inner {
                 .map_err(|error| error.to_string()),
             Err(fatal) => Err(fatal.to_string()),
         };
-        if let Err(error) = &result {
-            tracing::warn!(shard = self.shard, %error, "a snapshot was not installed");
+        match result {
+            Ok(installed) => self.inbox.lock().await.finished(&complete.id, installed),
+            // The replica has stopped. What it was about to install stays as it is, and its records are kept.
+            Err(error) => tracing::warn!(shard = self.shard, %error, "a snapshot was not installed"),
         }
-        self.inbox.lock().await.finished(&complete.id, result == Ok(true));
     }
 }
 
