@@ -287,11 +287,13 @@ impl Replica {
 
     /// The oldest entry that the state refers to, or that a snapshot under way needs.
     pub(crate) fn oldest_needed(&self) -> Result<Option<u64>, crate::engine::EngineError> {
+        // In this order: a hold that has ended by now has left its records to the state.
+        let held = self.inner.snapshots.held();
         let oldest = self
             .inner
             .state
             .with_read(|state, _| self.inner.machine.oldest_live_index(state))?;
-        Ok(oldest.into_iter().chain(self.inner.snapshots.held()).min())
+        Ok(oldest.into_iter().chain(held).min())
     }
 
     /// Gives up what nobody has needed for a while.

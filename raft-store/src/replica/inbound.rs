@@ -15,7 +15,7 @@ use crate::{
     disk::is_full,
     runtime::in_order,
     snapshot::{Complete, Finish, Place, SnapshotData, Wanted},
-    types::{AppendRequest, Fatal, Vote, convert},
+    types::{AppendRequest, Fatal, RaftLogId, Vote, convert},
 };
 
 /// An append, and where its answer goes.
@@ -102,6 +102,7 @@ fn begin(inner: &Inner, request: RaftRequest) -> Begun {
         None => Begun::Answered(refuse(Reason::Malformed, "an empty request")),
         Some(Request::Append(append)) => match convert::append_from_proto(inner.shard, append) {
             Err(what) => Begun::Answered(refuse(Reason::Malformed, what)),
+            Ok(request) if !leads(&request.vote, inner.replica) => Begun::Answered(impossible()),
             Ok(request) => {
                 let (answer, receiver) = oneshot::channel();
                 match inner.appends.try_send(Append { request, answer }) {
@@ -175,6 +176,10 @@ impl Inner {
         let Some(vote) = chunk.vote.map(convert::vote_from_proto) else {
             return malformed();
         };
+        let applied = chunk.head.as_ref().and_then(|head| head.applied);
+        if !leads(&vote, self.replica) || !self.may_stand(&vote, applied.map(convert::from_proto)) {
+            return impossible();
+        }
         let ours = self.raft.metrics().borrow_watched().vote;
         if ours > vote {
             return snapshot_response(
@@ -216,7 +221,21 @@ impl Inner {
         refuse(Reason::Stopped, error.to_string())
     }
 
+    /// Whether a leader with this vote can have a state that was applied up to there. To openraft anything else is the end
+    /// of the process.
+    fn may_stand(&self, vote: &Vote, applied: Option<RaftLogId>) -> bool {
+        let committed = self.raft.metrics().borrow_watched().local_committed;
+        let follows = |applied: RaftLogId| {
+            committed.is_none_or(|committed| applied <= committed || applied.index > committed.index)
+        };
+        applied.is_none_or(|applied| applied.leader_id <= vote.leader_id && follows(applied))
+    }
+
     async fn install(&self, vote: Vote, complete: Complete) {
+        // The last part may have come from another leader than the first.
+        if !self.may_stand(&vote, complete.standing.applied) {
+            return self.inbox.lock().await.finished(&complete.id, false);
+        }
         let snapshot = Snapshot {
             meta: complete.meta(),
             snapshot: SnapshotData::Staged,
@@ -232,11 +251,21 @@ impl Inner {
                 .map_err(|error| error.to_string()),
             Err(fatal) => Err(fatal.to_string()),
         };
-        if let Err(error) = &result {
-            tracing::warn!(shard = self.shard, %error, "a snapshot was not installed");
+        match result {
+            Ok(installed) => self.inbox.lock().await.finished(&complete.id, installed),
+            // The replica has stopped. What it was about to install stays as it is, and its records are kept.
+            Err(error) => tracing::warn!(shard = self.shard, %error, "a snapshot was not installed"),
         }
-        self.inbox.lock().await.finished(&complete.id, result == Ok(true));
     }
+}
+
+/// Whether a vote is one that another replica leads with.
+fn leads(vote: &Vote, replica: u64) -> bool {
+    vote.committed && vote.leader_id.node_id != replica
+}
+
+fn impossible() -> Response {
+    refuse(Reason::Malformed, "no leader would send this")
 }
 
 fn malformed() -> Response {

@@ -2,7 +2,8 @@
 //!
 //! A hold is given up by itself: when its transfer has not moved for a while, when it was held for too long or while too
 //! much was written, and when the disk has no room. Then the transfer fails where it misses something, and begins anew; the
-//! records that have arrived need not be sent again.
+//! records that have arrived need not be sent again. Only what is all there, and being installed, is kept for as long as that
+//! takes: nobody would ask for it again before the state that refers to it is in use.
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +24,8 @@ struct Held {
     moved: Option<Moment>,
     /// A sender's hold ends some time, and some bytes, after this.
     begun: Option<(Moment, u64)>,
+    /// Counts whatever else is so.
+    pinned: bool,
 }
 
 /// The holds of one shard.
@@ -36,8 +39,11 @@ impl Holds {
 
     /// The first record that must stay, if any must.
     pub(super) fn oldest(&self, log: &NodeLog) -> Option<u64> {
-        if self.lock().1.is_empty() || !log.has_room() {
+        if self.lock().1.is_empty() {
             return None;
+        }
+        if !log.has_room() {
+            return self.first(|held| held.pinned);
         }
         self.oldest_at(now(), log.stats().bytes_written)
     }
@@ -45,14 +51,21 @@ impl Holds {
     /// The same at a moment when so many bytes were written to the log.
     pub(super) fn oldest_at(&self, at: Moment, written: u64) -> Option<u64> {
         let within = |since: Moment, ms: u64| at.saturating_duration_since(since) < Duration::from_millis(ms);
-        let counts = |held: &&Held| {
-            held.moved.is_some_and(|moved| within(moved, SNAPSHOT_STALL_MS))
-                && held.begun.is_none_or(|(moment, bytes)| {
-                    within(moment, SNAPSHOT_IMAGE_MS) && written.saturating_sub(bytes) < SNAPSHOT_HOLD_BYTES
-                })
+        let counts = |held: &Held| {
+            held.pinned
+                || held.moved.is_some_and(|moved| within(moved, SNAPSHOT_STALL_MS))
+                    && held.begun.is_none_or(|(moment, bytes)| {
+                        within(moment, SNAPSHOT_IMAGE_MS)
+                            && written.saturating_sub(bytes) < SNAPSHOT_HOLD_BYTES
+                    })
         };
+        self.first(counts)
+    }
+
+    fn first(&self, counts: impl Fn(&Held) -> bool) -> Option<u64> {
         let held = self.lock();
-        held.1.values().filter(counts).map(|held| held.from).min()
+        let counting = held.1.values().filter(|held| counts(held));
+        counting.map(|held| held.from).min()
     }
 
     fn take(self: &Arc<Self>, new: Held) -> Hold {
@@ -72,6 +85,7 @@ impl Holds {
             from,
             moved: None,
             begun: Some((now(), log.stats().bytes_written)),
+            pinned: false,
         })
     }
 
@@ -81,6 +95,7 @@ impl Holds {
             from,
             moved: Some(now()),
             begun: None,
+            pinned: false,
         })
     }
 }
@@ -97,6 +112,13 @@ impl Hold {
         if let Some(held) = self.holds.lock().1.get_mut(&self.number) {
             held.from = held.from.max(from);
             held.moved = Some(now());
+        }
+    }
+
+    /// From now on it counts, however long it takes and however full the disk is; or, from now on, it does not.
+    pub(crate) fn pin(&self, pinned: bool) {
+        if let Some(held) = self.holds.lock().1.get_mut(&self.number) {
+            held.pinned = pinned;
         }
     }
 }

@@ -136,17 +136,10 @@ impl Inbox {
     /// What of a snapshot is not here yet.
     async fn wanted(&self, receiving: &Receiving) -> io::Result<Place> {
         let Outline { oldest, applied, .. } = receiving.outline;
-        match self.missing(oldest, applied) {
+        match self.snapshots.missing(oldest, applied) {
             Some(index) => Ok(Place::Record(index)),
             None => self.snapshots.begin_stage(&receiving.id).await,
         }
-    }
-
-    /// The first record from `from` to `last` that is not in the log. What was applied here is the same everywhere.
-    fn missing(&self, from: u64, last: u64) -> Option<u64> {
-        let (state, log) = (&self.snapshots.state, &self.snapshots.log);
-        let own = state.applied().map(|id| id.index);
-        log.first_missing(state.shard(), from, last, own)
     }
 
     async fn accept(&mut self, chunk: SnapshotChunk) -> io::Result<Finish> {
@@ -164,10 +157,13 @@ impl Inbox {
         let to = chunk.to.and_then(Place::from_proto);
         // Parts that come out of turn, or damaged, are asked for again.
         let fits = from.as_ref() == Some(&receiving.next) && crc32c::crc32c(&chunk.data) == chunk.data_crc32c;
-        let taken = match to {
+        let mut taken = match to {
             Some(to) if fits && to > receiving.next => self.store(&mut receiving, to, chunk.data).await,
             _ => Ok(()),
         };
+        if taken.is_ok() && receiving.next == Place::End {
+            taken = self.pin(&mut receiving).await;
+        }
         let next = receiving.next.clone();
         let done = taken.is_ok() && next == Place::End;
         let complete = Complete {
@@ -202,14 +198,22 @@ impl Inbox {
             }
             Place::End => {}
         }
-        if receiving.next == Place::End {
-            // Whatever the hold was worth: nothing refers to these records before the state does.
-            receiving.next = self.wanted(receiving).await?;
-        }
         Ok(())
     }
 
-    /// Tells how the installation of snapshot `id` ended. A failed one is asked for again.
+    /// Keeps the records of a snapshot that seems to be all here until the state that refers to them is in use. What is gone
+    /// by now, whatever the hold was worth before, is asked for again.
+    async fn pin(&self, receiving: &mut Receiving) -> io::Result<()> {
+        let _recycling = self.snapshots.traffic.recycling().await;
+        receiving.hold.pin(true);
+        let wanted = self.wanted(receiving).await;
+        receiving.hold.pin(matches!(wanted, Ok(Place::End)));
+        receiving.next = wanted?;
+        Ok(())
+    }
+
+    /// Tells how the installation of snapshot `id` ended. One that was not put in is asked for again. Not to be called when
+    /// the replica stopped in the middle of it: when it is opened again it goes on, and needs the records.
     pub(crate) fn finished(&mut self, id: &str, installed: bool) {
         if matches!(&self.progress, Progress::Installing(current) if current.id == id) {
             self.progress = match installed {

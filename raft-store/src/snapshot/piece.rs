@@ -100,7 +100,10 @@ impl Outline {
                 membership: convert::stored_from_proto(head.membership?)?,
             },
         };
-        (outline.oldest <= outline.applied + 1).then_some(outline)
+        // The last index has none after it.
+        let end = outline.applied.checked_add(1)?;
+        let membership = outline.standing.membership.log_id();
+        (outline.oldest <= end && *membership <= outline.standing.applied).then_some(outline)
     }
 }
 

@@ -14,6 +14,8 @@ use crate::{
     state::ShardView,
 };
 
+mod kept;
+
 const SHARD: u32 = 5;
 /// The last entry of a sender; its state refers to those from the third on.
 const LAST: u64 = 40;
@@ -427,26 +429,24 @@ async fn a_receiver_that_is_stuck_keeps_nothing_from_being_given_up() {
 }
 
 #[tokio::test]
-async fn a_full_disk_gives_up_what_is_held_and_an_image_whose_records_are_gone() {
-    let from = sender().await;
+async fn a_head_that_no_leader_would_send_is_refused() {
+    let (from, to) = (sender().await, receiver().await);
     let sending = from.sending().await;
-    let log = &from.snapshots.log;
-    sending.hold.moved(OLDEST);
-    assert_eq!(from.snapshots.held(), Some(OLDEST));
-    from.disk.set_capacity(0);
-    while log.has_room() {
-        log.save_vote(SHARD, vec![1; 1 << 20].into()).await.unwrap();
+    let head = sending.outline.head(SHARD);
+    let mut last = head.clone();
+    last.applied.as_mut().unwrap().index = u64::MAX;
+    let mut beyond = head.clone();
+    beyond.oldest = LAST + 2;
+    let mut later = head;
+    later.membership.as_mut().unwrap().log_id = Some(convert::to_proto(&convert::to_raft(id(LAST + 1))));
+    for bad in [last, beyond, later] {
+        let chunk = SnapshotChunk {
+            head: Some(bad),
+            ..asks(&sending, "a")
+        };
+        let refused = to.snapshots.inbox().take(chunk).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
     }
-    assert_eq!(from.snapshots.held(), None);
-    let closed = log.segments().into_iter().rfind(|segment| !segment.open).unwrap();
-    log.recycle_through(closed.sequence).await.unwrap();
-    assert!(
-        from.snapshots
-            .piece(&sending, Place::Record(OLDEST))
-            .await
-            .is_err()
-    );
-    assert!(from.snapshots.reusable(None).is_none());
 }
 
 #[test]

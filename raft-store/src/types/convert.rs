@@ -132,7 +132,9 @@ pub(crate) fn append_to_proto(shard: u32, request: AppendRequest) -> peer::Appen
 
 pub(crate) fn append_from_proto(shard: u32, request: peer::AppendRequest) -> Result<AppendRequest, String> {
     let mut entries = Vec::with_capacity(request.records.len());
-    let first = request.previous.map_or(0, |id| id.index + 1);
+    let first = request.previous.map_or(Some(0), |id| id.index.checked_add(1));
+    let first = first.filter(|first| first.checked_add(request.records.len() as u64).is_some());
+    let first = first.ok_or("indexes that do not exist")?;
     for (next, record) in (first..).zip(request.records) {
         let entry = Entry::from_record(shard, record, false).map_err(|e| e.to_string())?;
         if entry.id().index != next {

@@ -1,12 +1,16 @@
 //! Disks that fail or lie.
 
 use bytes::Bytes;
+use flotilla_proto::{
+    peer::{self, raft_request, raft_response},
+    record,
+};
 use raft_store::{
     PayloadError, ProposeError, StoreOptions, StoreStopped,
     disk::sim::{Fault, Operation},
 };
 
-use crate::cluster::{Cluster, options, replica_id};
+use crate::cluster::{Cluster, SHARD, options, replica_id};
 
 #[tokio::test]
 async fn a_failed_sync_ends_the_store_and_acknowledges_nothing_more() {
@@ -121,4 +125,71 @@ async fn a_replica_that_lost_everything_comes_back_under_a_new_id() {
     cluster.agree().await;
     cluster.check_all_there("a", 300);
     cluster.check_all_there("b", 300);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_leader_would_send_is_refused_and_ends_nothing() {
+    let cluster = Cluster::start(1).await;
+    cluster.put_many("a", 10).await;
+    let replica = cluster.nodes[&1].replica();
+    let term = 99;
+    let other = replica_id(2);
+    let vote = |node, committed| {
+        Some(record::Vote {
+            term,
+            node,
+            committed,
+        })
+    };
+    let at = |term, node, index| Some(record::LogId { term, node, index });
+    let append = |vote, previous| {
+        raft_request::Body::Append(peer::AppendRequest {
+            vote,
+            previous,
+            ..peer::AppendRequest::default()
+        })
+    };
+    let snapshot = |vote, applied| {
+        let membership = Some(record::StoredMembership {
+            log_id: None,
+            membership: Some(record::Membership::default()),
+        });
+        let head = record::SnapshotHead {
+            shard: SHARD,
+            applied,
+            membership,
+            oldest: 1_001,
+        };
+        raft_request::Body::Snapshot(peer::SnapshotChunk {
+            vote,
+            id: "a".into(),
+            head: Some(head),
+            ..peer::SnapshotChunk::default()
+        })
+    };
+    for body in [
+        append(vote(replica.id(), true), None),
+        append(vote(other, false), None),
+        append(vote(other, true), at(term, other, u64::MAX)),
+        snapshot(vote(replica.id(), true), at(1, other, 1_000)),
+        snapshot(vote(other, false), at(1, other, 1_000)),
+        snapshot(vote(other, true), at(term + 1, other, 1_000)),
+        snapshot(vote(other, true), at(term, other + 1, 1_000)),
+        snapshot(vote(other, true), at(term, other, u64::MAX)),
+        // Another entry than the one that is committed there.
+        snapshot(vote(other, true), at(term, other, 3)),
+    ] {
+        let request = peer::RaftRequest {
+            shard: SHARD,
+            to: replica.id(),
+            body: Some(body.clone()),
+            ..peer::RaftRequest::default()
+        };
+        let answer = replica.handle(request).await.body;
+        let Some(raft_response::Body::Refusal(refusal)) = answer else {
+            panic!("{answer:?} to {body:?}")
+        };
+        assert_eq!(refusal.reason(), peer::refusal::Reason::Malformed, "{body:?}");
+    }
+    cluster.put_many("b", 10).await;
 }
