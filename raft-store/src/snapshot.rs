@@ -189,7 +189,6 @@ impl Snapshots {
         if let SnapshotData::Image(image) = data {
             self.copy(&image).await?;
         }
-        self.check_records(&standing, machine).await?;
         let (state, marked) = (self.state.clone(), standing.clone());
         blocking(move || state.begin_install(&marked))
             .await?
@@ -220,35 +219,8 @@ impl Snapshots {
     /// Finishes an installation that a crash has cut short.
     pub(crate) async fn resume(&self, machine: &Arc<dyn Machine>) -> io::Result<()> {
         match self.state.installing().map_err(|e| self.health.engine(e))? {
-            Some(standing) => {
-                self.check_records(&standing, machine).await?;
-                self.take_over(standing, machine).await
-            }
+            Some(standing) => self.take_over(standing, machine).await,
             None => Ok(()),
-        }
-    }
-
-    /// A state that refers to records that are gone is not put in use. There is no way to come here but a fault of ours or
-    /// of the disk: they were all there, and are kept.
-    async fn check_records(&self, after: &Standing, machine: &Arc<dyn Machine>) -> io::Result<()> {
-        // Planted: a state without what it refers to, which must be found by who reads it.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::SnapshotWithoutMessages) {
-            return Ok(());
-        }
-        let (state, machine) = (self.state.clone(), machine.clone());
-        let oldest = blocking(move || machine.oldest_live_index(&state.stage_view()))
-            .await?
-            .map_err(|e| self.health.engine(e))?;
-        let (Some(oldest), Some(applied)) = (oldest, after.applied.map(|id| id.index)) else {
-            return Ok(());
-        };
-        match self.missing(oldest, applied) {
-            None => Ok(()),
-            Some(index) => Err(piece::invalid(format!(
-                "shard {}: its state needs entry {index}, which the log does not have; remove this replica and add it anew",
-                self.state.shard()
-            ))),
         }
     }
 

@@ -383,11 +383,6 @@ impl ShardState {
         stage.transpose().map_err(|e| corrupt("stage", e))
     }
 
-    /// The state that is staged, as far as it has come.
-    pub(crate) fn stage_view(&self) -> ShardView<'_> {
-        ShardView::new(self.shard, other(self.read().section), &*self.engine)
-    }
-
     fn clear_stage(&self) -> Change {
         self.clear_section(other(self.read().section))
     }

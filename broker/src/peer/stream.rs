@@ -1,4 +1,4 @@
-//! The production form of [`PeerTransport`]: tonic bidirectional streams to each other node, one for each [`Lane`].
+//! The production form of [`PeerTransport`]: tonic bidirectional streams to each other node, one for each lane.
 //!
 //! Requests of this node go out on streams it opened (`link.rs`) and their answers come back on them;
 //! requests of other nodes come in on streams they opened (`server.rs`). Both directions begin with a

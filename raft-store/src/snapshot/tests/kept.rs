@@ -73,28 +73,6 @@ async fn records_that_went_before_a_snapshot_was_all_there_are_asked_for_again()
 }
 
 #[tokio::test]
-async fn a_state_that_refers_to_records_that_are_gone_is_not_put_in_use() {
-    let (from, to) = (sender().await, receiver().await);
-    let sending = from.sending().await;
-    complete(&from, &sending, &to).await;
-    recycle_all(&to).await;
-    let machine: Arc<dyn Machine> = Arc::new(Nothing);
-    let standing = sending.outline.standing.clone();
-    let install = to
-        .snapshots
-        .install(standing.clone(), SnapshotData::Staged, &machine);
-    let refused = install.await.unwrap_err();
-    assert!(refused.to_string().contains("needs entry 3"), "{refused}");
-    let state = &to.snapshots.state;
-    assert_eq!((state.applied(), state.installing().unwrap()), (None, None));
-    // Nor when it is found half installed.
-    state.begin_install(&standing).unwrap();
-    let refused = to.snapshots.resume(&machine).await.unwrap_err();
-    assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
-    assert_eq!(to.snapshots.state.applied(), None);
-}
-
-#[tokio::test]
 async fn a_full_disk_gives_up_what_is_held_and_an_image_whose_records_are_gone() {
     let from = sender().await;
     let sending = from.sending().await;
