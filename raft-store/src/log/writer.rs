@@ -150,7 +150,9 @@ impl Writer {
     }
 
     async fn take_step(&mut self, step: Step) -> Result<(), Failed> {
-        self.batch_first = true;
+        // After a batch it is the turn of what else is due: under a load that never lets the queue run empty, segments are
+        // still made ahead and given back.
+        self.batch_first = !matches!(step, Step::Batch);
         match step {
             Step::Batch => self.batch().await,
             Step::Sidecar(closed, cuts) => self.index(closed, cuts).await,

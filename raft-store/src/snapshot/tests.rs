@@ -80,6 +80,22 @@ async fn receiver() -> Side {
     open(SimDisk::new(2), MemoryEngine::new(), Traffic::new()).await
 }
 
+/// Writes votes until the log says that its disk is full; the last of them may have to wait for room.
+async fn fill(log: &NodeLog) {
+    let full = async || {
+        while log.has_room() {
+            tokio::task::yield_now().await;
+        }
+    };
+    while log.has_room() {
+        tokio::select! {
+            biased;
+            saved = log.save_vote(SHARD, vec![1; 1 << 20].into()) => saved.unwrap(),
+            () = full() => {}
+        }
+    }
+}
+
 /// A replica with entries and a state of three parts.
 async fn sender() -> Side {
     let side = open(SimDisk::new(1), MemoryEngine::new(), Traffic::new()).await;

@@ -179,3 +179,31 @@ async fn recycled_segments_are_used_again() {
     assert!(log.segments()[0].sequence > 20);
     assert_eq!(log.stats().segments, log.segments().len() as u64);
 }
+
+/// Appends entries up to `until`, each as soon as the one before is stored: the queue is never empty when the writer looks.
+fn append_without_a_pause(log: Arc<NodeLog>, index: u64, until: u64) {
+    if index == until {
+        return;
+    }
+    let next = log.clone();
+    let done = move |stored: std::io::Result<()>| {
+        stored.unwrap();
+        append_without_a_pause(next, index + 1, until);
+    };
+    log.append(1, vec![entry(1, id(1, index), 500)], done).unwrap();
+}
+
+#[tokio::test]
+async fn segments_are_given_back_and_made_ahead_under_a_load_without_a_pause() {
+    const PLENTY: u64 = 2_000;
+    let log = NodeLog::open(SimDisk::new(1).mount(), options()).await.unwrap();
+    let log = Arc::new(log);
+    append_without_a_pause(log.clone(), 0, PLENTY);
+    while log.segments().len() < 4 {
+        tokio::task::yield_now().await;
+    }
+    let closed = log.segments()[2].sequence;
+    log.recycle_through(closed).await.unwrap();
+    let last = log.shard(1).last.unwrap().index;
+    assert!(last < PLENTY / 2, "only after {last} entries");
+}

@@ -33,10 +33,7 @@ async fn what_is_being_installed_stays_however_long_that_takes_and_however_full_
         let written = u64::MAX;
         assert_eq!(to.snapshots.holds.oldest_at(later, written), Some(OLDEST));
         to.disk.set_capacity(0);
-        while to.snapshots.log.has_room() {
-            let vote = vec![1; 1 << 20].into();
-            to.snapshots.log.save_vote(SHARD, vote).await.unwrap();
-        }
+        fill(&to.snapshots.log).await;
         assert_eq!(to.snapshots.held(), Some(OLDEST));
         to.disk.set_capacity(u64::MAX);
         inbox.finished("a", installed);
@@ -80,9 +77,7 @@ async fn a_full_disk_gives_up_what_is_held_and_an_image_whose_records_are_gone()
     sending.hold.moved(OLDEST);
     assert_eq!(from.snapshots.held(), Some(OLDEST));
     from.disk.set_capacity(0);
-    while log.has_room() {
-        log.save_vote(SHARD, vec![1; 1 << 20].into()).await.unwrap();
-    }
+    fill(log).await;
     assert_eq!(from.snapshots.held(), None);
     let closed = log.segments().into_iter().rfind(|segment| !segment.open).unwrap();
     log.recycle_through(closed.sequence).await.unwrap();
