@@ -140,23 +140,26 @@ pub const MAX_QUEUED_SMALL_BYTES: usize = 8 * 1024 * 1024;
 /// Commands that one lane puts into an entry before the next lane has its turn, if that has any.
 pub const TURN_COMMANDS: usize = 64;
 /// The same in bytes; reached by the last command of a turn.
-pub const TURN_BYTES: usize = 64 * 1024;
+pub const TURN_BYTES: usize = 16 * 1024;
 /// Bytes of one command; a larger one is refused.
 pub const MAX_COMMAND_BYTES: usize = MAX_DELIVERED_BYTES + MAX_ENVELOPE_BYTES;
 /// What an entry adds to each of its commands, and to all of them, at most, bytes.
 const ENTRY_OVERHEAD: usize = 16;
 /// Bytes of commands in one entry; a single larger command stands alone.
-pub const MAX_ENTRY_BYTES: usize = 2 * 1024 * 1024;
+pub const MAX_ENTRY_BYTES: usize = 256 * 1024;
 /// Commands in one entry.
 pub const MAX_ENTRY_COMMANDS: usize = 4096;
 /// While more than a few commands are on their way, the next entry is cut only when this many bytes wait.
-pub const PIPELINE_BYTES: usize = 512 * 1024;
+pub const PIPELINE_BYTES: usize = 256 * 1024;
 /// An entry is cut when other tasks have run this often without adding a command to it.
 pub const FRUITLESS_YIELDS: u32 = 3;
 /// While fewer commands than this are on their way, the next entry is cut at once.
 pub const FEW_COMMANDS_IN_FLIGHT: usize = 8;
 /// Entries of one shard that may be on their way to a quorum; and one more without sends.
 pub const MAX_ENTRIES_IN_FLIGHT: usize = 4;
+/// While so many bytes of one shard are on their way, the next entry has no sends: what is on its way is written, on
+/// every replica, before what comes later, so this is how long an acknowledgement waits for the sends before it.
+pub const MAX_BYTES_IN_FLIGHT: usize = 256 * 1024;
 
 /// Expiries in one tick.
 pub const TICK_LIMIT: u32 = 1024;

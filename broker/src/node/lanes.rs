@@ -172,7 +172,7 @@ impl<T> Lanes<T> {
 /// What is to become one entry.
 pub(super) struct Batch<T> {
     pub(super) items: Vec<T>,
-    bytes: usize,
+    pub(super) bytes: usize,
 }
 
 impl<T> Batch<T> {

@@ -26,7 +26,8 @@ use super::{
     machine::QueueMachine,
 };
 use crate::limits::{
-    FEW_COMMANDS_IN_FLIGHT, FRUITLESS_YIELDS, MAX_COMMAND_BYTES, MAX_ENTRIES_IN_FLIGHT, PIPELINE_BYTES,
+    FEW_COMMANDS_IN_FLIGHT, FRUITLESS_YIELDS, MAX_BYTES_IN_FLIGHT, MAX_COMMAND_BYTES, MAX_ENTRIES_IN_FLIGHT,
+    PIPELINE_BYTES,
 };
 
 /// Why a command has no reply.
@@ -128,10 +129,35 @@ impl Proposer {
 }
 
 /// What an entry on its way had in it.
+#[derive(Clone, Copy, Default)]
 struct UnderWay {
     commands: usize,
-    /// It has no sends.
-    is_small: bool,
+    bytes: usize,
+    /// 1 if it has no sends.
+    small: usize,
+}
+
+/// All entries of a shard that are on their way.
+#[derive(Clone, Copy, Default)]
+struct AllUnderWay {
+    entries: usize,
+    sum: UnderWay,
+}
+
+impl AllUnderWay {
+    fn begin(&mut self, entry: UnderWay) {
+        self.entries += 1;
+        self.sum.commands += entry.commands;
+        self.sum.bytes += entry.bytes;
+        self.sum.small += entry.small;
+    }
+
+    fn end(&mut self, entry: UnderWay) {
+        self.entries -= 1;
+        self.sum.commands -= entry.commands;
+        self.sum.bytes -= entry.bytes;
+        self.sum.small -= entry.small;
+    }
 }
 
 struct Batches {
@@ -144,23 +170,19 @@ struct Batches {
 impl Batches {
     async fn run(mut self) {
         let mut on_their_way = FuturesUnordered::new();
-        let (mut commands, mut small) = (0, 0);
+        let mut all = AllUnderWay::default();
         loop {
-            let cut = self.cut(on_their_way.len(), commands, small);
+            let cut = cut(&self.queue.lanes(), all);
             tokio::select! {
                 biased;
-                Some(done) = on_their_way.next() => {
-                    let UnderWay { commands: done, is_small } = done;
-                    commands -= done;
-                    small -= usize::from(is_small);
-                }
+                Some(done) = on_their_way.next() => all.end(done),
                 Some(with_sends) = ready(cut), if cut.is_some() => {
                     let batch = self.gather(with_sends).await;
-                    let entry = UnderWay { commands: batch.len(), is_small: !with_sends };
-                    commands += entry.commands;
-                    small += usize::from(entry.is_small);
-                    let proposed = propose(self.replica.clone(), self.machine.time.now_ms(), batch);
-                    on_their_way.push(proposed.map(|()| entry));
+                    let small = usize::from(!with_sends);
+                    let entry = UnderWay { commands: batch.items.len(), bytes: batch.bytes, small };
+                    all.begin(entry);
+                    let proposed = propose(self.replica.clone(), self.machine.time.now_ms(), batch.items);
+                    on_their_way.push(proposed.map(move |()| entry));
                 }
                 () = self.queue.came.notified(), if cut.is_none() => {}
                 // Nobody is left who could add anything.
@@ -170,22 +192,7 @@ impl Batches {
         while on_their_way.next().await.is_some() {}
     }
 
-    /// Whether an entry is to be cut now, and if so, whether with sends.
-    fn cut(&self, under_way: usize, commands: usize, small: usize) -> Option<bool> {
-        let lanes = self.queue.lanes();
-        if lanes.is_empty() {
-            return None;
-        }
-        let few = commands < FEW_COMMANDS_IN_FLIGHT;
-        let enough = lanes.bytes() >= PIPELINE_BYTES;
-        if under_way == 0 || ((few || enough) && under_way < MAX_ENTRIES_IN_FLIGHT) {
-            return Some(true);
-        }
-        // Full entries of sends take long; what is small does not wait for their end, too.
-        (enough && small == 0 && lanes.has_small()).then_some(false)
-    }
-
-    async fn gather(&mut self, with_sends: bool) -> Vec<Proposal> {
+    async fn gather(&mut self, with_sends: bool) -> Batch<Proposal> {
         let mut batch = Batch::new();
         let mut room = self.queue.lanes().fill(&mut batch, with_sends);
         let mut fruitless = 0;
@@ -199,8 +206,23 @@ impl Batches {
                 fruitless + 1
             };
         }
-        batch.items
+        batch
     }
+}
+
+/// Whether an entry is to be cut now, and if so, whether with sends.
+fn cut<T>(lanes: &Lanes<T>, all: AllUnderWay) -> Option<bool> {
+    if lanes.is_empty() {
+        return None;
+    }
+    let few = all.sum.commands < FEW_COMMANDS_IN_FLIGHT;
+    let enough = lanes.bytes() >= PIPELINE_BYTES;
+    let room = all.entries < MAX_ENTRIES_IN_FLIGHT && all.sum.bytes < MAX_BYTES_IN_FLIGHT;
+    if all.entries == 0 || ((few || enough) && room) {
+        return Some(true);
+    }
+    // Full entries of sends take long; what is small does not wait for their end, too.
+    ((enough || !room) && all.sum.small == 0 && lanes.has_small()).then_some(false)
 }
 
 async fn propose(replica: Replica, time_ms: u64, batch: Vec<Proposal>) {
@@ -249,5 +271,61 @@ impl From<ProposeError> for SubmitError {
             ProposeError::NoRoom => SubmitError::NoRoom,
             ProposeError::Stopped(reason) => SubmitError::Stopped(reason),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: UnderWay = UnderWay {
+        commands: 100,
+        bytes: MAX_BYTES_IN_FLIGHT,
+        small: 0,
+    };
+
+    fn waiting(lane: Lane, bytes: usize) -> Lanes<()> {
+        let mut lanes = Lanes::default();
+        lanes.push(lane, (), bytes, 0).unwrap();
+        lanes
+    }
+
+    fn under_way(entries: &[UnderWay]) -> AllUnderWay {
+        let mut all = AllUnderWay::default();
+        entries.iter().for_each(|&entry| all.begin(entry));
+        all
+    }
+
+    #[test]
+    fn a_shard_with_little_to_do_answers_at_once() {
+        let lonely = UnderWay {
+            commands: 1,
+            bytes: 100,
+            small: 0,
+        };
+        assert_eq!(cut(&waiting(Lane::Send, 100), under_way(&[])), Some(true));
+        assert_eq!(cut(&waiting(Lane::Send, 100), under_way(&[lonely])), Some(true));
+        assert_eq!(cut(&Lanes::<()>::default(), under_way(&[])), None);
+    }
+
+    #[test]
+    fn sends_wait_for_the_bytes_before_them_and_nothing_else_does() {
+        let large = PIPELINE_BYTES;
+        assert_eq!(cut(&waiting(Lane::Send, large), under_way(&[FULL])), None);
+        assert_eq!(cut(&waiting(Lane::Settle, 10), under_way(&[FULL])), Some(false));
+        // One such entry at a time: it has room for all that comes meanwhile.
+        let small = UnderWay {
+            commands: 1,
+            bytes: 10,
+            small: 1,
+        };
+        assert_eq!(cut(&waiting(Lane::Settle, 10), under_way(&[FULL, small])), None);
+    }
+
+    #[test]
+    fn an_entry_that_ended_leaves_nothing_behind() {
+        let mut all = under_way(&[FULL]);
+        all.end(FULL);
+        assert_eq!((all.entries, all.sum.commands, all.sum.bytes), (0, 0, 0));
     }
 }
