@@ -23,6 +23,8 @@ pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 pub const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
 /// Recent records kept in memory, per node, unless configured otherwise.
 pub const DEFAULT_CACHE_BYTES: usize = 64 << 20;
+/// What a recent entry takes in memory beside its record, bytes: two places in queues that double, and an allocation.
+pub const RECENT_ENTRY_BYTES: usize = 160;
 /// New segments are only made while the disk keeps this much free: the state engine needs room too, and copes badly
 /// with having none.
 pub const DEFAULT_KEEP_FREE_BYTES: u64 = 128 << 20;

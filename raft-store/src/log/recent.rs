@@ -8,12 +8,20 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::limits::RECENT_ENTRY_BYTES;
 use crate::log_id::LogId;
 
 struct Entry {
     record: Bytes,
     log_id: LogId,
     age: u64,
+}
+
+impl Entry {
+    /// Bytes of memory it takes, with its place in the order: of small records most is not the record.
+    fn cost(&self) -> usize {
+        self.record.len() + RECENT_ENTRY_BYTES
+    }
 }
 
 #[derive(Default)]
@@ -64,16 +72,17 @@ impl Recent {
     pub(super) fn push(&mut self, shard: u32, log_id: LogId, record: Bytes) {
         let tail = self.tails.entry(shard).or_default();
         if tail.end() != log_id.index {
-            self.bytes -= tail.entries.iter().map(|entry| entry.record.len()).sum::<usize>();
+            self.bytes -= tail.entries.iter().map(Entry::cost).sum::<usize>();
             tail.entries.clear();
             tail.first = log_id.index;
         }
-        self.bytes += record.len();
-        tail.entries.push_back(Entry {
+        let entry = Entry {
             record,
             log_id,
             age: self.next_age,
-        });
+        };
+        self.bytes += entry.cost();
+        tail.entries.push_back(entry);
         self.order.push_back((shard, self.next_age));
         self.next_age += 1;
     }
@@ -84,7 +93,7 @@ impl Recent {
             return;
         };
         let keep = index.saturating_sub(tail.first).min(tail.entries.len() as u64) as usize;
-        let gone: usize = tail.entries.drain(keep..).map(|entry| entry.record.len()).sum();
+        let gone: usize = tail.entries.drain(keep..).map(|entry| entry.cost()).sum();
         self.bytes -= gone;
     }
 
@@ -110,7 +119,7 @@ impl Recent {
             if tail.entries.front().is_some_and(|entry| entry.age == age) {
                 let entry = tail.entries.pop_front().expect("there is a front");
                 tail.first += 1;
-                self.bytes -= entry.record.len();
+                self.bytes -= entry.cost();
             }
         }
         self.forget_stale_marks();
@@ -146,26 +155,28 @@ impl Recent {
 mod tests {
     use super::*;
 
+    const COST: usize = 10 + RECENT_ENTRY_BYTES;
+
     fn push(recent: &mut Recent, shard: u32, index: u64) {
         recent.push(shard, LogId::at(1, 1, index), Bytes::from(vec![0; 10]));
     }
 
     #[test]
     fn the_oldest_written_entries_leave_first() {
-        let mut recent = Recent::new(50);
+        let mut recent = Recent::new(5 * COST);
         for index in 0..10 {
             push(&mut recent, (index % 2) as u32, index / 2);
         }
-        assert_eq!(recent.bytes(), 100, "what is not written stays");
+        assert_eq!(recent.bytes(), 10 * COST, "what is not written stays");
         recent.written(4);
         assert_eq!(
             (recent.bytes(), recent.first(0), recent.first(1)),
-            (60, Some(2), Some(2))
+            (6 * COST, Some(2), Some(2))
         );
         recent.written(6);
         assert_eq!(
             (recent.bytes(), recent.first(0), recent.first(1)),
-            (50, Some(3), Some(2))
+            (5 * COST, Some(3), Some(2))
         );
         assert!(recent.get(0, 2).is_none());
         assert!(recent.get(1, 2).is_some());
@@ -173,12 +184,12 @@ mod tests {
 
     #[test]
     fn truncated_entries_are_gone_and_counted() {
-        let mut recent = Recent::new(1000);
+        let mut recent = Recent::new(100 * COST);
         for index in 0..10 {
             push(&mut recent, 1, index);
         }
         recent.cut_from(1, 4);
-        assert_eq!(recent.bytes(), 40);
+        assert_eq!(recent.bytes(), 4 * COST);
         assert!(recent.get(1, 4).is_none());
         push(&mut recent, 1, 4);
         recent.written(11);
@@ -191,9 +202,9 @@ mod tests {
 
     #[test]
     fn a_gap_starts_a_new_tail() {
-        let mut recent = Recent::new(1000);
+        let mut recent = Recent::new(100 * COST);
         push(&mut recent, 1, 3);
         push(&mut recent, 1, 30);
-        assert_eq!((recent.bytes(), recent.first(1)), (10, Some(30)));
+        assert_eq!((recent.bytes(), recent.first(1)), (COST, Some(30)));
     }
 }

@@ -27,7 +27,7 @@ pub(super) const SHARDS: std::ops::Range<u32> = 0..4;
 pub(super) fn options() -> LogOptions {
     LogOptions {
         segment_bytes: 4 << 10,
-        cache_bytes: 2 << 10,
+        cache_bytes: 4 << 10,
         keep_free_bytes: 0,
         ..LogOptions::new(0xfeed)
     }
