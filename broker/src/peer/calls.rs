@@ -18,8 +18,6 @@ use super::{Body, PeerError, limits};
 
 /// What forwarded sends are called.
 pub(super) const SEND_RPC: &str = "SendMessage";
-/// And looks for messages at another node.
-pub(super) const RECEIVE_RPC: &str = "ReceiveMessage";
 
 /// How much may be under way, by count and by bytes.
 #[derive(Debug)]

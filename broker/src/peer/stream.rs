@@ -15,7 +15,7 @@ use async_trait::async_trait;
 
 use super::{
     Body, HelloSource, PeerError, PeerTransport,
-    calls::{Calls, RECEIVE_RPC, SEND_RPC},
+    calls::{Calls, SEND_RPC},
     limits::LANES,
 };
 use link::Link;
@@ -57,6 +57,9 @@ impl Lane {
         }
     }
 }
+
+/// What looks for messages at another node are called.
+const RECEIVE_RPC: &str = "ReceiveMessage";
 
 /// The links of one node to all others.
 pub struct StreamTransport {
