@@ -57,13 +57,13 @@ struct Rim {
     tls: Option<TlsAcceptor>,
     http2: http2::Builder<TokioExecutor>,
     messaging: MessagingServiceServer<messaging::Messaging>,
-    /// The same with a smaller limit: Telemetry streams stay open, and their bytes are not accounted for.
-    telemetry: MessagingServiceServer<messaging::Messaging>,
+    /// The same with a smaller limit, for everything but sends.
+    small: MessagingServiceServer<messaging::Messaging>,
     admin: AdminServer<admin::NotImplemented>,
     stats: Arc<RimStats>,
     clock: Arc<dyn Clock>,
     patience: Patience,
-    max_inbound_bytes: u64,
+    max_send_bytes: u64,
 }
 
 /// Serves clients until `stop`, then lets the open requests end.
@@ -74,16 +74,16 @@ pub async fn serve(listener: TcpListener, options: GrpcOptions, service: Service
         mode: options.mode,
         tls: options.tls,
         http2: http2_settings(),
-        telemetry: MessagingServiceServer::new(messaging.clone())
-            .max_decoding_message_size(limits::MAX_TELEMETRY_BYTES),
+        small: MessagingServiceServer::new(messaging.clone())
+            .max_decoding_message_size(limits::MAX_SMALL_MESSAGE_BYTES),
         messaging: MessagingServiceServer::new(messaging)
             .max_decoding_message_size(limits::MAX_INBOUND_MESSAGE_BYTES),
         admin: AdminServer::new(admin::NotImplemented)
-            .max_decoding_message_size(limits::MAX_INBOUND_MESSAGE_BYTES),
+            .max_decoding_message_size(limits::MAX_SMALL_MESSAGE_BYTES),
         stats: options.stats,
         clock,
         patience: options.patience,
-        max_inbound_bytes: options.limits.max_inbound_size.0,
+        max_send_bytes: options.limits.max_inbound_size.0,
     });
     let serve =
         |socket, from: SocketAddr, seat| connection::serve(socket, from, seat, rim.clone(), stop.clone());

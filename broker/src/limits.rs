@@ -116,6 +116,8 @@ pub const WRITTEN_FORGOTTEN_AFTER_MS: u64 = 600_000;
 pub const MARK_WRITTEN_BEFORE_MS: u64 = 30_000;
 /// A client that was silent for so long is gone. Some SDKs beat every 30 s only.
 pub const CLIENT_SILENT_MS: u64 = 120_000;
+/// Before a client that holds leases counts as gone, after so long a silence, other nodes are asked whether they heard of it.
+pub const CLIENT_OVERDUE_MS: u64 = 60_000;
 /// When a client says good-bye, others get what the server renewed for it so much later: what it sent before may still
 /// arrive.
 pub const DEPARTED_VISIBLE_AFTER_MS: u64 = 1_000;
@@ -238,5 +240,7 @@ const _: () = assert!(AUTO_RENEW_LEASE_MS > 2 * RENEW_BEFORE_MS);
 const _: () = assert!(MARK_WRITTEN_BEFORE_MS > 4 * REPORT_WRITTEN_EVERY.as_millis() as u64);
 const _: () = assert!(AUTO_RENEW_LEASE_MS > MARK_WRITTEN_BEFORE_MS);
 const _: () = assert!(WRITTEN_HEARD_AFTER_MS < WRITTEN_AFTER_MS);
+// Whoever is asked about in vain is asked about again before it counts as gone.
+const _: () = assert!(CLIENT_OVERDUE_MS + 2 * RENEW_BEFORE_MS <= CLIENT_SILENT_MS);
 // A send waits for others for no longer than half of what its client waits for it.
 const _: () = assert!(2 * MAX_SEND_WAIT_MS as u128 <= DEFAULT_REQUEST.as_millis());

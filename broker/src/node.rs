@@ -48,6 +48,7 @@ mod roster;
 pub mod shard;
 pub mod shard_time;
 mod shard_views;
+mod signs;
 pub mod written;
 
 use clients::Clients;

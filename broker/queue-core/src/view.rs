@@ -2,7 +2,10 @@
 
 use flotilla_proto::record::Backoff;
 
-use crate::ids::{Position, QueueId};
+use crate::{
+    core::Core,
+    ids::{GroupId, Position, QueueId},
+};
 
 /// A queue's ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,4 +82,32 @@ pub struct Selection {
     pub first_new: u64,
     /// How many new ones.
     pub new_count: u32,
+}
+
+/// What every receive and acknowledgement asks. A [`SubscriptionView`] is for people: it counts what waits.
+impl Core {
+    /// The next offset to be delivered to a consumer group for the first time; nothing if it has not begun on the queue.
+    pub fn cursor(&self, group: GroupId, queue: QueueId) -> Option<u64> {
+        let known = self.subscriptions.get(&(queue, group));
+        known.map(|known| known.cursor)
+    }
+
+    /// True if a consumer group has begun on a queue with these rules.
+    pub fn has_rules(
+        &self,
+        group: GroupId,
+        queue: QueueId,
+        max_attempts: u32,
+        backoff: Option<&Backoff>,
+        dead_letter_queue: QueueId,
+    ) -> bool {
+        // One without a strategy is none.
+        let backoff = backoff.filter(|backoff| backoff.strategy.is_some());
+        let known = self.subscriptions.get(&(queue, group));
+        known.is_some_and(|known| {
+            known.rules.max_attempts == max_attempts
+                && known.rules.backoff.as_ref() == backoff
+                && known.rules.dead_letter_queue == dead_letter_queue
+        })
+    }
 }

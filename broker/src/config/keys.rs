@@ -71,7 +71,7 @@ keys! {
     "tls.certificate" Kind::Path, None, "PEM file with the certificate chain for clients; a self-signed one is made in the data directory when not set";
     "tls.key" Kind::Path, None, "PEM file with the private key of `tls.certificate`";
     "limits.max_connections" Kind::Integer, Some("20000"), "Client connections served at one time; more are closed at once";
-    "limits.max_inbound_size" Kind::Size, Some("512MiB"), "Bytes of client requests being received at one time, over all connections; more are refused at once";
+    "limits.max_inbound_size" Kind::Size, Some("512MiB"), "Bytes of sends being received or carried out at one time, over all connections; more are refused at once";
 }
 
 impl Key {

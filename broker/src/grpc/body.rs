@@ -3,7 +3,10 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -38,13 +41,55 @@ impl Drop for OpenRequest {
     }
 }
 
-/// A request's body on its way in. Its bytes count against the bound of all connections until it
-/// has been read and dropped.
+/// Bytes of one request that count against a bound of all connections until this is dropped everywhere.
+pub(super) struct Held {
+    stats: Arc<RimStats>,
+    is_send: bool,
+    most: u64,
+    bytes: AtomicU64,
+}
+
+impl Held {
+    /// Sends count with each other, and so does the rest: a flood of sends is refused and leaves acknowledgements their room.
+    pub(super) fn new(stats: Arc<RimStats>, is_send: bool, most: u64) -> Arc<Held> {
+        Arc::new(Held {
+            stats,
+            is_send,
+            most,
+            bytes: AtomicU64::new(0),
+        })
+    }
+
+    fn all(&self) -> &AtomicU64 {
+        match self.is_send {
+            true => &self.stats.inbound_send_bytes,
+            false => &self.stats.inbound_bytes,
+        }
+    }
+
+    fn add(&self, bytes: u64) -> Result<(), Status> {
+        self.bytes.fetch_add(bytes, Relaxed);
+        if self.all().fetch_add(bytes, Relaxed) + bytes <= self.most {
+            return Ok(());
+        }
+        self.stats.overloaded.fetch_add(1, Relaxed);
+        Err(Status::resource_exhausted(
+            "the node is receiving too much at this moment: try again later",
+        ))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all().fetch_sub(self.bytes.load(Relaxed), Relaxed);
+    }
+}
+
+/// A request's body on its way in.
 pub(super) struct Inbound {
     body: Incoming,
-    stats: Arc<RimStats>,
-    most: u64,
-    held: u64,
+    /// `None`: a Telemetry stream, which never ends. Its commands are handed on one by one and not held.
+    held: Option<Arc<Held>>,
     /// How long the sender may be silent; `None`: for ever, which is Telemetry.
     patience: Option<Duration>,
     /// Armed only when nothing has arrived yet, so that ordinary requests need no timer.
@@ -52,35 +97,13 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(
-        body: Incoming,
-        stats: Arc<RimStats>,
-        most: u64,
-        patience: Option<Duration>,
-    ) -> Inbound {
+    pub(super) fn new(body: Incoming, held: Option<Arc<Held>>, patience: Option<Duration>) -> Inbound {
         Inbound {
             body,
-            stats,
-            most,
-            held: 0,
+            held,
             patience,
             alarm: None,
         }
-    }
-
-    fn account(&mut self, bytes: u64) -> Result<(), Status> {
-        // A Telemetry stream never ends: its commands are handed on one by one and not held.
-        if self.patience.is_none() {
-            return Ok(());
-        }
-        self.held += bytes;
-        if self.stats.inbound_bytes.fetch_add(bytes, Relaxed) + bytes <= self.most {
-            return Ok(());
-        }
-        self.stats.overloaded.fetch_add(1, Relaxed);
-        Err(Status::resource_exhausted(
-            "the node is receiving too much at this moment: try again later",
-        ))
     }
 
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
@@ -113,8 +136,8 @@ impl Body for Inbound {
             return Poll::Ready(None);
         };
         let frame = frame.map_err(|error| Status::cancelled(error.to_string()))?;
-        if let Some(data) = frame.data_ref() {
-            self.account(data.len() as u64)?;
+        if let Some((held, data)) = self.held.as_ref().zip(frame.data_ref()) {
+            held.add(data.len() as u64)?;
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -125,12 +148,6 @@ impl Body for Inbound {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-impl Drop for Inbound {
-    fn drop(&mut self) {
-        self.stats.inbound_bytes.fetch_sub(self.held, Relaxed);
     }
 }
 

@@ -26,9 +26,10 @@ use tracing::debug;
 use super::{
     Rim,
     authority::OneAuthority,
-    body::{Inbound, OpenRequest, Outbound},
+    body::{Held, Inbound, OpenRequest, Outbound},
     caller::RemoteHost,
     handshake::{self, Opened},
+    limits::MAX_INBOUND_SMALL_BYTES,
     messaging::Messaging,
     wire::{Watched, Wire},
 };
@@ -150,14 +151,21 @@ impl Service<Request<Incoming>> for Dispatch {
         let to_messages = service == Messages::NAME;
         let to_administration = service == Administration::NAME;
         let to_telemetry = to_messages && method == "Telemetry";
+        let to_send = to_messages && method == "SendMessage";
         let patience = (!to_telemetry).then_some(self.rim.patience.body);
-        let mut request = request
-            .map(|body| Inbound::new(body, self.rim.stats.clone(), self.rim.max_inbound_bytes, patience));
+        let most = match to_send {
+            true => self.rim.max_send_bytes,
+            false => MAX_INBOUND_SMALL_BYTES,
+        };
+        let held = patience.map(|_| Held::new(self.rim.stats.clone(), to_send, most));
+        let mut request = request.map(|body| Inbound::new(body, held.clone(), patience));
         request.extensions_mut().insert(RemoteHost(self.host.clone()));
-        let answer = if to_telemetry {
-            self.rim.telemetry.clone().call(request)
-        } else if to_messages {
+        let answer = if to_send {
+            // Whoever carries it out lets go of it.
+            request.extensions_mut().insert(held);
             self.rim.messaging.clone().call(request)
+        } else if to_messages {
+            self.rim.small.clone().call(request)
         } else if to_administration {
             self.rim.admin.clone().call(request)
         } else {

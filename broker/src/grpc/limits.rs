@@ -1,5 +1,5 @@
-//! Every bound of the client port. Two more are configuration: connections, and bytes being
-//! received over all connections.
+//! Every bound of the client port. Two more are configuration: connections, and bytes of sends
+//! being received or carried out over all connections.
 
 use std::time::Duration;
 
@@ -7,8 +7,13 @@ use std::time::Duration;
 /// the service answers with MESSAGE_BODY_TOO_LARGE. Beyond, nothing is read.
 pub(super) const MAX_INBOUND_MESSAGE_BYTES: usize = 8 << 20;
 
-/// Largest command on a Telemetry stream: settings name every topic of a client, some 100 bytes each.
-pub(super) const MAX_TELEMETRY_BYTES: usize = 1 << 20;
+/// Largest request that brings no messages, and largest command on a Telemetry stream: settings name every topic of a
+/// client, some 100 bytes each.
+pub(super) const MAX_SMALL_MESSAGE_BYTES: usize = 1 << 20;
+
+/// Requests other than sends that are being received, over all connections, in bytes. Sends, which have a bound of their own,
+/// never use up the room of acknowledgements.
+pub(super) const MAX_INBOUND_SMALL_BYTES: u64 = 64 << 20;
 
 /// Requests under way on one connection. SDKs share one connection for all their long polls, and a
 /// push consumer of many topics has one per queue.
@@ -58,6 +63,7 @@ const _: () = {
         MAX_INBOUND_MESSAGE_BYTES > (4 << 20) + (64 << 10),
         "a body of 4 MiB with its envelope passes"
     );
+    assert!(MAX_SMALL_MESSAGE_BYTES > crate::limits::MAX_ACK_REQUEST_BYTES);
     assert!(CONNECTION_WINDOW_BYTES >= STREAM_WINDOW_BYTES);
     assert!(STREAM_WINDOW_BYTES >= MAX_FRAME_BYTES);
 };

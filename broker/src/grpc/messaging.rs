@@ -7,7 +7,7 @@ use futures::{Stream, stream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use super::{caller::caller, slowdown::Slowdown, stats::RimStats};
+use super::{body::Held, caller::caller, slowdown::Slowdown, stats::RimStats};
 use crate::service::{Service, Session, access::not_implemented};
 
 /// The adapter; cheap to clone.
@@ -67,9 +67,15 @@ impl MessagingService for Messaging {
 
     async fn send_message(
         &self,
-        request: Request<mq::SendMessageRequest>,
+        mut request: Request<mq::SendMessageRequest>,
     ) -> Result<Response<mq::SendMessageResponse>, Status> {
-        answer!(self.send_message(request))
+        // Its messages are here until it is carried out; a refusal that is held brings nothing of them.
+        let held = request.extensions_mut().remove::<Option<Arc<Held>>>();
+        let caller = caller(&request);
+        let answer = self.service.send_message(&caller, request.into_inner()).await;
+        drop(held);
+        self.slowdown.pace(&caller, answer.status.as_ref()).await;
+        Ok(Response::new(answer))
     }
 
     async fn query_assignment(

@@ -16,7 +16,9 @@ pub struct RimStats {
     pub(super) idle_closed: AtomicU64,
     /// Requests under way now, Telemetry streams included.
     pub(super) requests: AtomicU64,
-    /// Request bytes being received now.
+    /// Bytes of sends that are being received or carried out now.
+    pub(super) inbound_send_bytes: AtomicU64,
+    /// Bytes of other requests being received now.
     pub(super) inbound_bytes: AtomicU64,
     /// Refusals that wait now, because their clients repeat them.
     pub(super) refusals_held: AtomicU64,
@@ -55,9 +57,15 @@ impl RimStats {
                 &self.requests,
             ),
             (
+                "flotilla_grpc_inbound_send_bytes",
+                "gauge",
+                "Bytes of sends being received or carried out.",
+                &self.inbound_send_bytes,
+            ),
+            (
                 "flotilla_grpc_inbound_bytes",
                 "gauge",
-                "Request bytes being received.",
+                "Bytes of other requests being received.",
                 &self.inbound_bytes,
             ),
             (

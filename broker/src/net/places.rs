@@ -2,10 +2,15 @@
 
 use raft_store::descriptors::{kept_back, process_limit};
 
-use crate::{http, peer::limits::MAX_PEER_CONNECTIONS};
+use crate::{
+    http,
+    peer::limits::{LANES, MAX_PEER_CONNECTIONS},
+};
 
 /// Fewer client connections than this are of no use: a process that is allowed less is served as far as it goes.
 const MIN_CLIENTS: usize = 8;
+/// Two other nodes, and one that is greeted anew before its old connections have ended.
+const MIN_PEERS: usize = 3 * LANES;
 
 /// Connections at one time, by port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +29,7 @@ impl Places {
     }
 
     fn within(limit: usize, wanted: u32) -> Places {
-        let peers = (limit / 8).clamp(8, MAX_PEER_CONNECTIONS);
+        let peers = (limit / 8).clamp(MIN_PEERS, MAX_PEER_CONNECTIONS);
         let http = (limit / 16).clamp(8, http::MAX_CONNECTIONS as usize);
         let rest = limit
             .saturating_sub(kept_back(limit) + peers + http)

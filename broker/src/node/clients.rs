@@ -8,7 +8,8 @@ use std::{
 };
 
 use crate::limits::{
-    CLIENT_SILENT_MS, CLIENTS_SWEPT_EVERY_MS, DEPARTED_KEPT_MS, MAX_CLIENT_ID_BYTES, MAX_CLIENTS,
+    CLIENT_OVERDUE_MS, CLIENT_SILENT_MS, CLIENTS_SWEPT_EVERY_MS, DEPARTED_KEPT_MS, MAX_CLIENT_ID_BYTES,
+    MAX_CLIENTS,
 };
 
 /// The clients of one node.
@@ -112,6 +113,34 @@ impl Clients {
     pub fn has_departed(&self, hash: u64) -> bool {
         let seen = self.lock();
         seen.clients.get(&hash).is_some_and(|client| client.departed)
+    }
+
+    /// True if a client that holds leases was not heard of for so long that other nodes are to be asked about it, by who
+    /// looks after it since `since_ms`.
+    pub fn is_overdue(&self, hash: u64, since_ms: u64, now_ms: u64) -> bool {
+        let last_ms = match self.lock().clients.get(&hash) {
+            Some(client) if client.departed => return false,
+            Some(client) => client.last_seen_ms,
+            None => since_ms,
+        };
+        last_ms + CLIENT_OVERDUE_MS <= now_ms
+    }
+
+    /// When the client with this hash was heard of last, and whether that was its good-bye.
+    pub fn last_sign(&self, hash: u64) -> Option<(u64, bool)> {
+        let seen = self.lock();
+        let client = seen.clients.get(&hash)?;
+        Some((client.last_seen_ms, client.departed))
+    }
+
+    /// Another node heard of it last at `at_ms`. What was heard here since then counts more.
+    pub fn told(&self, hash: u64, at_ms: u64, departed: bool) {
+        let mut seen = self.lock();
+        let known = seen.clients.get(&hash);
+        if known.is_none_or(|client| client.last_seen_ms < at_ms) {
+            let sign = if departed { Sign::GoodBye } else { Sign::Begins };
+            seen.note(hash, ("", ""), at_ms, sign);
+        }
     }
 
     /// Clients heard of lately.
@@ -225,6 +254,22 @@ mod tests {
         assert!(!clients.alive(unknown, since, since + CLIENT_SILENT_MS));
         clients.heard_elsewhere(unknown, since + CLIENT_SILENT_MS);
         assert!(clients.alive(unknown, since, since + CLIENT_SILENT_MS));
+    }
+
+    #[test]
+    fn of_what_several_nodes_heard_the_latest_counts() {
+        let clients = Clients::default();
+        let a = client_hash("a");
+        clients.saw("a", "JAVA", 1_000);
+        let late = 1_000 + CLIENT_OVERDUE_MS;
+        assert!(!clients.is_overdue(a, 0, late - 1) && clients.is_overdue(a, 0, late));
+        clients.told(a, 900, true);
+        assert!(clients.alive(a, 0, late), "it was heard here since");
+        clients.told(a, late, false);
+        assert!(!clients.is_overdue(a, 0, late + CLIENT_OVERDUE_MS - 1));
+        clients.told(a, late + 1, true);
+        assert_eq!(clients.departed(late + 2), [a].into());
+        assert!(!clients.is_overdue(a, 0, u64::MAX), "that is known");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::{
     },
 };
 
+use futures::FutureExt;
 use tokio::sync::Notify;
 
 use crate::limits::{MAX_INTERESTS, MAX_WAITING_RECEIVES};
@@ -44,6 +45,17 @@ struct Ears {
 impl Ears {
     fn ear(&mut self, (topic, group): Pair) -> Option<&mut Ear> {
         self.topics.get_mut(&topic)?.get_mut(&group)
+    }
+
+    fn forget_interests(&mut self) {
+        self.interests = 0;
+        self.topics.retain(|_, groups| {
+            groups.retain(|_, ear| {
+                ear.nodes.clear();
+                !ear.is_deaf()
+            });
+            !groups.is_empty()
+        });
     }
 
     fn forget_if_deaf(&mut self, (topic, group): Pair) {
@@ -134,12 +146,14 @@ impl Hub {
     }
 
     /// Another node has receives that wait, and will be told once of something that nobody here waits for. Over the
-    /// bound it is not: it looks for itself after a while.
+    /// bound all that is to be told is forgotten: most of so much is for topics and consumer groups that nobody reads any
+    /// more, and who still waits asks again after a while.
     pub fn tell_later(&self, node: u32, pair: Pair) {
         let mut ears = self.lock();
         let ears = &mut *ears;
         if ears.interests >= MAX_INTERESTS {
-            return;
+            self.listening.fetch_sub(ears.interests, Ordering::Relaxed);
+            ears.forget_interests();
         }
         let ear = ears.topics.entry(pair.0).or_default().entry(pair.1).or_default();
         if !ear.nodes.contains(&node) {
@@ -242,7 +256,9 @@ impl Drop for Seat {
         let mut ears = self.hub.lock();
         let ear = ears.ear(self.pair).expect("it is there while somebody sits");
         ear.seats -= 1;
-        if *self.hinted.get_mut() {
+        // One that was given after the last waiter's last look, and taken by nobody.
+        let left_over = ear.seats == 0 && self.bell.notified().now_or_never().is_some();
+        if *self.hinted.get_mut() || left_over {
             // A hint that this waiter took and did not follow belongs to the next one, here or on another node. No other: a
             // waiter that wakes another for nothing is woken by that one in turn, for ever.
             self.hub.offer(&mut ears, self.pair);
@@ -254,8 +270,6 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
-
     use super::*;
 
     const PAIR: Pair = (1, 2);
@@ -273,6 +287,32 @@ mod tests {
         drop(b);
         assert_eq!((hub.waiting(), hub.listening.load(Ordering::Relaxed)), (0, 0));
         assert!(hub.lock().topics.is_empty());
+    }
+
+    #[test]
+    fn those_who_once_asked_for_what_nobody_sends_any_more_do_not_keep_others_from_being_told() {
+        let hub = Hub::default();
+        for gone in 0..MAX_INTERESTS as u32 {
+            hub.tell_later(8, (10 + gone, 1));
+        }
+        assert_eq!(hub.lock().interests, MAX_INTERESTS);
+        hub.tell_later(8, PAIR);
+        assert_eq!(hub.lock().interests, 1);
+        hub.ring(PAIR.0);
+        assert_eq!(due(&hub), [(8, vec![PAIR])].into());
+        assert_eq!(hub.listening.load(Ordering::Relaxed), 0);
+        assert!(hub.lock().topics.is_empty());
+    }
+
+    #[test]
+    fn a_hint_that_the_last_waiter_leaves_lying_is_for_another_node() {
+        let hub = Arc::new(Hub::default());
+        let last = hub.sit(PAIR).unwrap();
+        hub.tell_later(8, PAIR);
+        hub.ring(PAIR.0);
+        assert_eq!(due(&hub), [].into(), "it is for whoever waits here");
+        drop(last);
+        assert_eq!(due(&hub), [(8, vec![PAIR])].into());
     }
 
     #[test]
@@ -355,17 +395,5 @@ mod tests {
             .map(|_| hub.take_due(&[].into(), 2).remove(&8).unwrap_or_default().len())
             .collect();
         assert_eq!(parts, [2, 2, 1, 0]);
-    }
-
-    #[test]
-    fn interests_are_bounded() {
-        let hub = Hub::default();
-        for group in 0..=MAX_INTERESTS as u32 {
-            hub.tell_later(8, (1, group));
-        }
-        assert_eq!(hub.lock().interests, MAX_INTERESTS);
-        hub.ring(1);
-        let ears = hub.lock();
-        assert_eq!((ears.interests, ears.topics.len()), (0, 0));
     }
 }

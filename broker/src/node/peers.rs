@@ -8,7 +8,7 @@ use flotilla_proto::peer::{
 };
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{META_SHARD, Node, catalogue, dropping, health, hints, membership, written};
+use super::{META_SHARD, Node, catalogue, dropping, health, hints, membership, signs, written};
 use crate::peer::{Body, PeerHandler};
 
 impl PeerHandler for Node {
@@ -38,6 +38,9 @@ impl PeerHandler for Node {
             }
             Body::Forward(request) if request.rpc == hints::RPC => {
                 ready(Body::ForwardAnswer(hints::take(self, from.node, request.request)))
+            }
+            Body::Forward(request) if request.rpc == signs::RPC => {
+                ready(Body::ForwardAnswer(signs::answer(self, request.request)))
             }
             Body::Forward(request) => match self.inner.forwarded.get() {
                 Some(service) => service.forwarded(request).map(Body::ForwardAnswer).boxed(),

@@ -169,6 +169,15 @@ impl Polls {
         place.due_ms = place.due_ms.min(seen.visible_ms.unwrap_or(u64::MAX));
     }
 
+    /// A node did not answer in time: as long as it may stand still it is looked at as rarely as one that needs it least.
+    pub fn look_stuck(&self, pair: Pair, node: u32, now_ms: u64) {
+        if let Some(place) = self.lock().elsewhere(pair, node) {
+            place.served = true;
+            place.looked_ms = now_ms;
+            place.due_ms = now_ms + LOOK_SERVED_EVERY_MS;
+        }
+    }
+
     /// Another node says that it has something.
     pub fn told(&self, pair: Pair, node: u32) {
         if let Some(place) = self.lock().elsewhere(pair, node) {
@@ -313,6 +322,20 @@ mod tests {
         assert_eq!(polls.due(PAIR, &nodes, LOOK_EVERY_MS, 40), Some(9));
         assert_eq!(polls.due(PAIR, &nodes, LOOK_EVERY_MS, 40), Some(8));
         assert_eq!(polls.next_due(PAIR, &nodes), Some(2 * LOOK_EVERY_MS + 40));
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_has_no_turns_and_is_looked_at_now_and_then() {
+        let polls = Polls::default();
+        let nodes = [(8, 3)].into();
+        look(&polls, 8, 0, false);
+        polls.look_begins(PAIR, 8, 100, 0);
+        polls.look_stuck(PAIR, 8, 2_100);
+        let firsts = (2_100..2_100 + LOOK_SERVED_EVERY_MS).map(|now| polls.turn(PAIR, now, 3, &nodes).first);
+        assert_eq!(firsts.flatten().count(), 0);
+        assert_eq!(polls.next_due(PAIR, &nodes), Some(2_100 + LOOK_SERVED_EVERY_MS));
+        let turn = polls.turn(PAIR, 2_100 + LOOK_SERVED_EVERY_MS, 3, &nodes);
+        assert_eq!(turn.first, Some(8));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use queue_core::{
     limits::{MAX_RENEW_CLIENTS, MAX_RENEW_LEASES},
 };
 
-use super::{Node, shard::DataShard};
+use super::{Node, shard::DataShard, signs};
 use crate::limits::{
     AUTO_RENEW_LEASE_MS, DEPARTED_VISIBLE_AFTER_MS, HOLDERS_AT_ONCE, RENEW_AT_MOST_MS, RENEW_BEFORE_MS,
     RENEW_EVERY_MS, RENEW_LIMIT,
@@ -55,11 +55,15 @@ async fn renew(node: &Node, shard: &DataShard) {
         let before_ms = now + RENEW_BEFORE_MS;
         let holders = shard.machine.read(|core| core.holders(from, HOLDERS_AT_ONCE));
         next = holders.last().and_then(|&(client, _)| client.checked_add(1));
-        let due = holders.into_iter().filter(|&(client, ends_ms)| {
-            ends_ms.is_some_and(|ends_ms| ends_ms < before_ms)
-                && node.inner.clients.alive(client, led_since, steady)
+        let due = holders.into_iter().filter_map(|(client, ends_ms)| {
+            let ends_soon = ends_ms.is_some_and(|ends_ms| ends_ms < before_ms);
+            ends_soon.then_some(client)
         });
-        let due: Vec<u64> = due.map(|(client, _)| client).collect();
+        let (clients, mut due) = (&node.inner.clients, due.collect::<Vec<u64>>());
+        let overdue = due.iter().copied();
+        let overdue = overdue.filter(|&client| clients.is_overdue(client, led_since, steady));
+        signs::ask(node, overdue.collect()).await;
+        due.retain(|&client| clients.alive(client, led_since, node.clock().steady_ms()));
         for clients in due.chunks(MAX_RENEW_CLIENTS) {
             let renew = Renew {
                 clients: clients.to_vec(),

@@ -386,11 +386,13 @@ impl DataShard {
             if core.queue(queue).is_none() && group.start_at == record::StartAt::First as i32 {
                 return true; // nothing was ever stored: the beginning is not over yet
             }
-            core.subscription(GroupId(group.id), queue).is_some_and(|known| {
-                known.max_attempts == group.max_attempts
-                    && known.backoff == group.backoff
-                    && known.dead_letter_queue == want.dead_letter_queue
-            })
+            core.has_rules(
+                GroupId(group.id),
+                queue,
+                group.max_attempts,
+                group.backoff.as_ref(),
+                want.dead_letter_queue,
+            )
         });
         if known {
             return Ok(());

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::{Body, PeerError, limits};
 
 /// What forwarded sends are called.
-const SEND_RPC: &str = "SendMessage";
+pub(super) const SEND_RPC: &str = "SendMessage";
 
 /// How much may be under way, by count and by bytes.
 #[derive(Debug)]

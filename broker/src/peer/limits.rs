@@ -11,7 +11,7 @@ pub const MAX_RAFT_CALLS: usize = 8_192;
 /// See [`MAX_RAFT_CALLS`].
 pub const MAX_RAFT_BYTES: usize = 64 * 1024 * 1024;
 
-/// Forwarded client requests under way to one peer. They have a budget of their own, so that clients
+/// Forwarded client requests under way on one connection. They have a budget of their own, so that clients
 /// can never crowd out heartbeats; and so have sends, so that they never crowd out acknowledgements.
 pub const MAX_FORWARD_CALLS: usize = 16_384;
 /// See [`MAX_FORWARD_CALLS`].
@@ -26,7 +26,9 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// See [`STREAM_WINDOW_BYTES`].
 pub const HTTP2_FRAME_BYTES: u32 = 1024 * 1024;
 
-/// Connections accepted on the peer port at one time; a node opens three to each other node.
+/// Connections that a node opens to each other node: one for each of what must not wait for the rest.
+pub const LANES: usize = 5;
+/// Connections accepted on the peer port at one time.
 pub const MAX_PEER_CONNECTIONS: usize = 256;
 
 /// From the TCP connection to an accepted `Hello`; later the connection is closed.

@@ -13,7 +13,11 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{Body, HelloSource, PeerError, PeerTransport, calls::Calls};
+use super::{
+    Body, HelloSource, PeerError, PeerTransport,
+    calls::{Calls, SEND_RPC},
+    limits::LANES,
+};
 use link::Link;
 
 mod link;
@@ -30,21 +34,32 @@ enum Lane {
     Urgent,
     /// Records and snapshots.
     Raft,
-    /// Requests of clients, and their answers.
-    Forward,
+    /// Messages of clients on their way in.
+    Send,
+    /// Receives, whose answers bring messages.
+    Receive,
+    /// What is small of clients and of the nodes for them: acknowledgements, what was written out, hints.
+    Small,
 }
 
 impl Lane {
-    const ALL: [Lane; 3] = [Lane::Urgent, Lane::Raft, Lane::Forward];
+    const ALL: [Lane; LANES] = [Lane::Urgent, Lane::Raft, Lane::Send, Lane::Receive, Lane::Small];
 
     fn of(body: &Body) -> Lane {
         match body {
-            Body::Forward(_) => Lane::Forward,
+            Body::Forward(request) => match request.rpc.as_str() {
+                SEND_RPC => Lane::Send,
+                RECEIVE_RPC => Lane::Receive,
+                _ => Lane::Small,
+            },
             Body::Raft(request) if !request.urgent => Lane::Raft,
             _ => Lane::Urgent,
         }
     }
 }
+
+/// What looks for messages at another node are called.
+const RECEIVE_RPC: &str = "ReceiveMessage";
 
 /// The links of one node to all others.
 pub struct StreamTransport {

@@ -19,6 +19,7 @@ use flotilla_proto::{
         ForwardMessageToDeadLetterQueueRequest, ForwardMessageToDeadLetterQueueResponse, Resource, Status,
     },
 };
+use futures::future::join_all;
 use prost::Message;
 use queue_core::{AckResult, GroupId, ReleaseResult, Reply};
 use tokio::time::Instant;
@@ -66,36 +67,49 @@ impl Service {
                 by_shard.entry(handle.shard).or_default().push((at, handle));
             }
         }
-        for (shard, handles) in by_shard {
-            let entries = handles
-                .iter()
-                .map(|&(at, _)| request.entries[at].clone())
-                .collect();
-            let part = AckMessageRequest {
-                entries,
-                ..request.clone()
-            };
-            let leases: Vec<Handle> = handles.iter().map(|&(_, handle)| handle).collect();
-            let statuses = self
-                .at_leader(caller, shard, "AckMessage", &part, |shard, retried| {
-                    ack_here(shard, &leases, retried)
-                })
-                .await;
-            let statuses = match statuses {
-                Ok(At::Here(statuses)) => {
-                    self.count_acks(&statuses);
-                    statuses
-                }
-                Ok(At::There(bytes)) => statuses_of(bytes, handles.len()),
-                Err(refused) => vec![refused.status(); handles.len()],
-            };
-            for ((at, _), status) in handles.into_iter().zip(statuses) {
+        // At the same time: a shard without a leader holds up only its own.
+        let parts = by_shard
+            .iter()
+            .map(|(&shard, handles)| self.ack_in(caller, &request, shard, handles));
+        let parts = join_all(parts).await;
+        for (handles, statuses) in by_shard.values().zip(parts) {
+            for (&(at, _), status) in handles.iter().zip(statuses) {
                 results[at] = status;
             }
         }
         AckMessageResponse {
             status: answer::summary(&results),
             entries: result_entries(request.entries, results),
+        }
+    }
+
+    /// Acknowledges what one shard holds of a request: each entry by its number there, with its handle.
+    async fn ack_in(
+        &self,
+        caller: &Caller,
+        request: &AckMessageRequest,
+        shard: u32,
+        handles: &[(usize, Handle)],
+    ) -> Vec<Option<Status>> {
+        let entries = handles.iter().map(|&(at, _)| request.entries[at].clone());
+        let part = AckMessageRequest {
+            group: request.group.clone(),
+            topic: request.topic.clone(),
+            entries: entries.collect(),
+        };
+        let leases: Vec<Handle> = handles.iter().map(|&(_, handle)| handle).collect();
+        let statuses = self
+            .at_leader(caller, shard, "AckMessage", &part, |shard, retried| {
+                ack_here(shard, &leases, retried)
+            })
+            .await;
+        match statuses {
+            Ok(At::Here(statuses)) => {
+                self.count_acks(&statuses);
+                statuses
+            }
+            Ok(At::There(bytes)) => statuses_of(bytes, handles.len()),
+            Err(refused) => vec![refused.status(); handles.len()],
         }
     }
 
@@ -406,7 +420,7 @@ async fn ack_here(
             command: Some(command::Command::Ack(ack)),
         }));
     }
-    let replies = futures::future::join_all(waiting).await;
+    let replies = join_all(waiting).await;
     if let Some(unsure) = elsewhere(&replies) {
         return Ok(Try::Elsewhere { unsure });
     }
@@ -444,8 +458,8 @@ fn elsewhere(replies: &[Result<Reply, SubmitError>]) -> Option<bool> {
 fn is_over(shard: &DataShard, handle: &Handle) -> bool {
     let group = GroupId(handle.group);
     shard.machine.read(|core| {
-        core.subscription(group, handle.queue)
-            .is_some_and(|known| handle.offset < known.cursor)
+        core.cursor(group, handle.queue)
+            .is_some_and(|cursor| handle.offset < cursor)
             && core.in_flight(group, handle.queue, handle.offset).is_none()
     })
 }

@@ -74,21 +74,25 @@ impl Service {
             return Ok(responses);
         }
         let deliveries = loop {
+            // What comes while other nodes are looked at, however long they take, is had by one more look here.
+            let is_last = Instant::now() >= receive.until;
             let rung = seat.hint();
             let deliveries = self.take_here(&receive, turn.start).await?;
             if !deliveries.is_empty() {
                 seat.found();
                 break deliveries;
             }
+            let elsewhere = self.look_elsewhere(caller, &receive, &request).await;
+            // Not before: a client that leaves in the middle of it has not followed its hint.
             seat.looked();
-            if let Some(responses) = self.look_elsewhere(caller, &receive, &request).await {
+            if let Some(responses) = elsewhere {
                 return Ok(responses);
             }
-            let now = Instant::now();
-            if now >= receive.until || self.node().stopping() {
+            if is_last || self.node().stopping() {
                 break Vec::new();
             }
-            let pause = self.pause(&receive).min(receive.until - now);
+            let left = receive.until.saturating_duration_since(Instant::now());
+            let pause = self.pause(&receive).min(left);
             tokio::select! {
                 biased;
                 () = rung => {}
@@ -165,16 +169,19 @@ impl Service {
         here.min(self.until_look_elsewhere(receive)).min(LOOK_EVERY)
     }
 
-    /// How long until a message that waits for its retry can be had here.
+    /// How long until a message that waits for its retry can be had here. One that could be had already is about to be
+    /// delivered to somebody else, who wakes the next: the more wait, the later each looks for itself.
     fn until_visible(&self, receive: &Receive) -> Option<Duration> {
         let node = self.node();
+        let later_ms = self.spread_ms().max(RETRY_AFTER.as_millis() as u64);
         let next = (0..)
             .zip(receive.topic.queue_shards.iter().copied())
             .filter(|&(_, shard)| node.leads(shard))
             .filter_map(|(number, shard)| {
                 let shard = node.shard(shard)?;
                 let at = shard.next_visible(receive.group.id, QueueId::new(receive.topic.id, number))?;
-                Some(at.saturating_sub(shard.now_ms()).max(1))
+                let wait_ms = at.saturating_sub(shard.now_ms());
+                Some(if wait_ms > 0 { wait_ms } else { later_ms })
             })
             .min();
         next.map(Duration::from_millis)

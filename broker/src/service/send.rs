@@ -24,18 +24,37 @@ use super::{
     stored::to_stored,
 };
 use crate::{
-    limits::MAX_SEND_MESSAGES,
+    limits::{MAX_SEND_MESSAGES, MAX_SEND_WAIT_MS},
     node::{forward::ForwardError, node_of, proposer::SubmitError, shard::DataShard},
     peer::PeerError,
 };
 
 const RETRY_AFTER: Duration = Duration::from_millis(30);
+const MAX_SEND_WAIT: Duration = Duration::from_millis(MAX_SEND_WAIT_MS);
 
 /// A message that is checked and encoded, on its way to a queue.
 struct Outgoing {
     message_id: String,
     encoded: Bytes,
     result: Option<SendResultEntry>,
+}
+
+/// What the client sent, for the node that leads. Encoded once, however often it is tried: what waits for a leader, or for
+/// room on the way to it, must cost little.
+struct Original {
+    messages: Vec<Message>,
+    encoded: Option<Bytes>,
+}
+
+impl Original {
+    fn encoded(&mut self) -> Bytes {
+        let messages = &mut self.messages;
+        let encode = || {
+            let messages = std::mem::take(messages);
+            SendMessageRequest { messages }.encode_to_vec().into()
+        };
+        self.encoded.get_or_insert_with(encode).clone()
+    }
 }
 
 impl Service {
@@ -67,7 +86,14 @@ impl Service {
         let now = self.node().clock().wall_ms();
         let host = &self.node().options().client_addr;
         let mut outgoing = Vec::with_capacity(request.messages.len());
-        let original = (!caller.forwarded).then(|| request.messages.clone());
+        let mut original = Original {
+            messages: if caller.forwarded {
+                Vec::new()
+            } else {
+                request.messages.clone()
+            },
+            encoded: None,
+        };
         for message in request.messages {
             let (message_id, encoded) = to_stored(caller, &name, message, now, host);
             outgoing.push(Outgoing {
@@ -76,7 +102,7 @@ impl Service {
                 result: None,
             });
         }
-        self.place(caller, &topic, outgoing, original, pinned).await
+        self.place(caller, &topic, outgoing, &mut original, pinned).await
     }
 
     async fn place(
@@ -84,10 +110,10 @@ impl Service {
         caller: &Caller,
         topic: &Arc<record::Topic>,
         mut outgoing: Vec<Outgoing>,
-        original: Option<Vec<Message>>,
+        original: &mut Original,
         pinned: Option<u32>,
     ) -> Result<SendMessageResponse, Refused> {
-        let deadline = Instant::now() + caller.patience();
+        let (begun, deadline) = (Instant::now(), Instant::now() + caller.patience());
         let place = Home::of(&outgoing[0].message_id);
         let home = pinned.unwrap_or_else(|| place.shard(topic));
         // Planted: the nearest shard is as good.
@@ -114,15 +140,17 @@ impl Service {
                 _ if caller.forwarded && unsure => return Err(self::unsure()),
                 _ if caller.forwarded => return Err(not_leader()),
                 Some(leader) => {
-                    let messages = original
-                        .clone()
-                        .expect("kept for a request that may be forwarded");
-                    match self.send_there(caller, leader, home, messages, deadline).await? {
+                    let request = original.encoded();
+                    match self.send_there(caller, leader, home, request, deadline).await? {
                         There::Answered(response) if is_no_room(&response) => self.no_room(caller, &full)?,
                         There::Answered(response) => return Ok(response),
                         There::NotLeader => {
                             Refused::new(Code::HaNotAvailable, "the queue's leader is changing; send again")
                         }
+                        There::Full if begun.elapsed() >= MAX_SEND_WAIT => {
+                            return Err(SubmitError::Overloaded.into());
+                        }
+                        There::Full => SubmitError::Overloaded.into(),
                         There::Unsure => Refused::new(
                             Code::ProxyTimeout,
                             "the queue's leader did not answer; send again with the same message id",
@@ -188,12 +216,11 @@ impl Service {
         caller: &Caller,
         to: u32,
         shard: u32,
-        messages: Vec<Message>,
+        request: Bytes,
         deadline: Instant,
     ) -> Result<There, Refused> {
         #[cfg(madsim)]
-        let as_stored = planted_answer(&messages);
-        let request = Bytes::from(SendMessageRequest { messages }.encode_to_vec());
+        let as_stored = planted_answer(request.clone());
         let ttl = deadline.saturating_duration_since(Instant::now());
         let forwarded = self
             .node()
@@ -212,10 +239,10 @@ impl Service {
                     "the leader's answer does not decode",
                 )),
             },
-            Err(
-                ForwardError::NotLeader { unsure: false }
-                | ForwardError::Peer(PeerError::Overloaded | PeerError::NotConnected),
-            ) => Ok(There::NotLeader),
+            Err(ForwardError::Peer(PeerError::Overloaded)) => Ok(There::Full),
+            Err(ForwardError::NotLeader { unsure: false } | ForwardError::Peer(PeerError::NotConnected)) => {
+                Ok(There::NotLeader)
+            }
             // Planted: it was sent, so it will have been stored.
             #[cfg(madsim)]
             Err(ForwardError::Peer(_)) if plant::is(plant::Bug::UnsureSendAnsweredOk) => {
@@ -228,7 +255,8 @@ impl Service {
 
 /// Of the planted bug of an unknown outcome that is told as success.
 #[cfg(madsim)]
-fn planted_answer(messages: &[Message]) -> SendMessageResponse {
+fn planted_answer(request: Bytes) -> SendMessageResponse {
+    let request = SendMessageRequest::decode(request).expect("just encoded");
     let entry = |message: &Message| SendResultEntry {
         status: answer::ok(),
         message_id: message.system_properties.clone().unwrap_or_default().message_id,
@@ -236,7 +264,7 @@ fn planted_answer(messages: &[Message]) -> SendMessageResponse {
     };
     SendMessageResponse {
         status: answer::ok(),
-        entries: messages.iter().map(entry).collect(),
+        entries: request.messages.iter().map(entry).collect(),
     }
 }
 
@@ -245,6 +273,8 @@ enum There {
     Answered(SendMessageResponse),
     /// Nothing was done.
     NotLeader,
+    /// Too much is on its way there.
+    Full,
     /// Perhaps something was: only the same shard can tell.
     Unsure,
 }

@@ -26,11 +26,28 @@ use raft_store::{MemoryEngine, RaftOptions, StoreOptions, disk::SimDisk, disk::s
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What becomes of requests that nodes pass on.
+#[derive(Clone, Copy)]
+pub(crate) enum Fault {
+    /// Nobody answers.
+    Hang,
+    /// Too much is on its way already.
+    Full,
+}
+
 /// Connects the nodes of a test, and counts what they pass on to each other.
 #[derive(Default)]
 pub(crate) struct Wires {
     nodes: Mutex<BTreeMap<u32, Node>>,
     forwarded: Mutex<BTreeMap<String, usize>>,
+    faults: Mutex<BTreeMap<String, Fault>>,
+}
+
+impl Wires {
+    fn fault(&self, body: &Body) -> Option<Fault> {
+        let Body::Forward(request) = body else { return None };
+        self.faults.lock().unwrap().get(&request.rpc).copied()
+    }
 }
 
 /// The system's clocks, moved on for all nodes at once.
@@ -72,6 +89,14 @@ impl PeerTransport for Wire {
         if let Body::Forward(request) = &body {
             let mut forwarded = self.wires.forwarded.lock().unwrap();
             *forwarded.entry(request.rpc.clone()).or_default() += 1;
+        }
+        match self.wires.fault(&body) {
+            Some(Fault::Full) => return Err(PeerError::Overloaded),
+            Some(Fault::Hang) => {
+                tokio::time::sleep(ttl).await;
+                return Err(PeerError::Timeout);
+            }
+            None => {}
         }
         let answer = to.handle(&from.hello(), body);
         tokio::time::timeout(ttl, answer)
@@ -230,6 +255,11 @@ impl Cluster {
     pub(crate) fn pass(&self, time: Duration) {
         self.moved_ms
             .fetch_add(time.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// From now on this becomes of what nodes pass on under this name.
+    pub(crate) fn fail(&self, rpc: &str, fault: Fault) {
+        self.wires.faults.lock().unwrap().insert(rpc.to_owned(), fault);
     }
 
     /// How often nodes passed on requests of this name.

@@ -7,7 +7,7 @@ use flotilla_proto::rocketmq::{Code, Message, ReceiveMessageRequest, receive_mes
 use tokio::task::JoinHandle;
 
 use crate::cluster::{
-    Cluster, PATIENCE, ack, caller, code, properties, receive, receive_request, send, wait_for,
+    Cluster, Fault, PATIENCE, ack, caller, code, properties, receive, receive_request, send, wait_for,
 };
 
 const SHORT: Duration = Duration::from_millis(200);
@@ -68,6 +68,33 @@ async fn a_receive_that_waits_at_any_node_is_told_of_a_message_at_another() {
         cluster.forwarded(HINTS) >= 5,
         "most receives were told, and did not look by chance"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_here_does_not_wait_for_a_node_that_does_not_answer() {
+    let cluster = Cluster::start(3).await;
+    let (here, _) = cluster.two_leaders().await;
+    let service = cluster.service(here);
+    receive(service, "orders", "readers", SHORT).await;
+    cluster.fail(LOOKS, Fault::Hang);
+    let looks = cluster.forwarded(LOOKS);
+    let waiting = wait_at(service, "readers", LONG);
+    wait_for("a look at another node", || cluster.forwarded(LOOKS) > looks).await;
+    let before = stored(service, 1);
+    for i in 0.. {
+        assert_eq!(
+            code(&send(service, "orders", &format!("id-{i}")).await.status),
+            Code::Ok
+        );
+        if stored(service, 1) > before {
+            break;
+        }
+    }
+    let (status, messages) = tokio::time::timeout(LONG / 2, waiting)
+        .await
+        .expect("it comes while the poll lasts")
+        .unwrap();
+    assert_eq!((status, messages.len()), (Code::Ok, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use flotilla_proto::rocketmq::Code;
+use flotilla_proto::rocketmq::{AckMessageEntry, AckMessageRequest, Code};
+use futures::future::join_all;
 
-use crate::cluster::{Cluster, PATIENCE, ack, code, properties, receive, send, send_large, wait_for};
+use crate::cluster::{
+    Cluster, Fault, PATIENCE, ack, caller, code, properties, receive, resource, send, send_large, wait_for,
+};
 
 const LONG: Duration = Duration::from_secs(5);
 
@@ -287,4 +290,57 @@ async fn a_node_whose_catalogue_is_behind_does_not_say_that_something_does_not_e
     };
     assert_eq!(answer, Code::Ok);
     assert!(late.describe_topic("news").await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_whose_way_to_the_leader_is_full_is_refused_for_that() {
+    let cluster = Cluster::start(3).await;
+    let (here, _) = cluster.two_leaders().await;
+    let service = cluster.service(here);
+    send_until_ok(&cluster, here, "orders", "the topic comes into being").await;
+    cluster.fail("SendMessage", Fault::Full);
+    let ids: Vec<String> = (0..16).map(|i| format!("id-{i}")).collect();
+    let sent = join_all(ids.iter().map(|id| send(service, "orders", id))).await;
+    let codes: BTreeSet<Code> = sent.iter().map(|sent| code(&sent.status)).collect();
+    assert_eq!(codes, [Code::Ok, Code::TooManyRequests].into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledgements_do_not_wait_for_another_shards_leader() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    for i in 0..16 {
+        send_until_ok(&cluster, 1, "orders", &format!("id-{i}")).await;
+    }
+    let mut entries = Vec::new();
+    while entries.len() < 16 {
+        for message in receive(service, "orders", "readers", LONG).await.1 {
+            entries.push(AckMessageEntry {
+                message_id: properties(&message).message_id.clone(),
+                receipt_handle: properties(&message).receipt_handle.clone().expect("a handle"),
+                lite_topic: None,
+            });
+        }
+    }
+    // Who is said to lead the first shard now cannot be reached.
+    let shard = |id| service.node().shard(id).expect("it is here");
+    shard(1).leadership().hear(9, u64::MAX, 0);
+    let request = AckMessageRequest {
+        group: Some(resource("readers")),
+        topic: Some(resource("orders")),
+        entries,
+    };
+    let (service, request) = (service.clone(), request.clone());
+    let mut patient = caller();
+    patient.deadline = Some(3 * PATIENCE);
+    let waiting = tokio::spawn(async move { service.ack_message(&patient, request).await });
+    let acked = || {
+        let second = cluster.service(1).node().shard(2).expect("it is here");
+        second
+            .machine
+            .read(|core| core.subscriptions().map(|(.., known)| known.acked).sum::<u64>())
+    };
+    wait_for("acknowledgements of the second shard", || acked() > 0).await;
+    assert!(!waiting.is_finished());
+    waiting.abort();
 }

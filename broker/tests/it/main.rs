@@ -10,6 +10,7 @@ mod deletion;
 mod elsewhere;
 mod failover;
 mod one_node;
+mod renewals;
 mod retention;
 mod start_at;
 mod strangers;

@@ -43,7 +43,7 @@ async fn received(server: &Server, auto_renew: bool, deadline: &str) -> Client {
 }
 
 fn written(server: &Server) -> usize {
-    server._node.service.node().written().leases()
+    server.node.service.node().written().leases()
 }
 
 #[tokio::test(flavor = "multi_thread")]

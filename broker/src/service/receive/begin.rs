@@ -67,11 +67,9 @@ impl Service {
         let queues = (0..).zip(receive.topic.queue_shards.iter().copied());
         let missing = queues.filter(|&(number, shard)| {
             let queue = QueueId::new(receive.topic.id, number);
-            self.node().shard(shard).is_none_or(|shard| {
-                shard
-                    .machine
-                    .read(|core| core.subscription(group, queue).is_none())
-            })
+            self.node()
+                .shard(shard)
+                .is_none_or(|shard| shard.machine.read(|core| core.cursor(group, queue).is_none()))
         });
         missing.map(|(_, shard)| shard).collect()
     }

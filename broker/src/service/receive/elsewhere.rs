@@ -17,12 +17,20 @@ use super::{
     super::{Caller, Service, forwarded::many},
     Receive, refused_receive,
 };
-use crate::node::polls::{Seen, Turn};
+use crate::{
+    node::{
+        forward::ForwardError,
+        polls::{Seen, Turn},
+    },
+    peer::PeerError,
+};
 
 /// The name under which looks travel between nodes.
 pub(in crate::service) const LOOK: &str = "ReceiveMessage";
 /// A look is not begun when less than this is left for it.
 const MIN_LOOK: Duration = Duration::from_millis(100);
+/// And takes no longer than this: a node that stands still must not hold up what is here.
+const MAX_LOOK: Duration = Duration::from_secs(2);
 
 /// What another node leads of a topic.
 struct Led {
@@ -102,7 +110,7 @@ impl Service {
 
     /// The more receives wait here, the longer until each looks elsewhere again: all of them together about a thousand
     /// times a second at most.
-    fn spread_ms(&self) -> u64 {
+    pub(super) fn spread_ms(&self) -> u64 {
         self.node().hub().waiting() as u64
     }
 
@@ -123,7 +131,13 @@ impl Service {
             tell: node.id(),
             ..Default::default()
         };
-        let answer = node.forward_as(to, look, receive.patience()).await.ok()?;
+        let patience = receive.patience().min(MAX_LOOK);
+        let answer = node.forward_as(to, look, patience).await;
+        if matches!(answer, Err(ForwardError::Peer(PeerError::Timeout))) {
+            let polls = node.polls();
+            polls.look_stuck(receive.pair(), to, node.clock().steady_ms());
+        }
+        let answer = answer.ok()?;
         let responses: Option<Vec<ReceiveMessageResponse>> = answer
             .responses
             .into_iter()

@@ -86,3 +86,37 @@ async fn heartbeats_do_not_wait_behind_records_and_messages_on_a_slow_way() {
     }
     served.stop().await;
 }
+
+#[tokio::test]
+async fn acknowledgements_do_not_wait_behind_messages_on_a_slow_way() {
+    let served = Served::start(2, Recorder::new(100));
+    let transport = transport(&[(2, slow(served.address).await)]);
+    let call = |rpc: &str, bytes: usize| {
+        let body = Body::Forward(ForwardRequest {
+            rpc: rpc.to_owned(),
+            request: vec![0; bytes].into(),
+            ..Default::default()
+        });
+        let transport = transport.clone();
+        async move { transport.call(2, body, TTL).await }
+    };
+    let large = ["SendMessage", "ReceiveMessage"];
+    for first in [large[0], large[1], "AckMessage"] {
+        call(first, 1).await.unwrap();
+    }
+    // What is answered has as many bytes.
+    let messages: Vec<_> = large
+        .iter()
+        .flat_map(|rpc| [call(rpc, 6 << 20), call(rpc, 6 << 20)])
+        .map(tokio::spawn)
+        .collect();
+    tokio::task::yield_now().await;
+    for _ in 0..20 {
+        call("AckMessage", 100).await.unwrap();
+    }
+    assert!(messages.iter().all(|call| !call.is_finished()));
+    for call in messages {
+        call.await.unwrap().unwrap();
+    }
+    served.stop().await;
+}
