@@ -54,6 +54,9 @@ pub const MAX_MESSAGE_GROUP_BYTES: usize = 64;
 /// Bytes of a message id.
 pub const MAX_MESSAGE_ID_BYTES: usize = 256;
 
+/// Damaged records whose repair is tried before the next look at all of them.
+pub const REPAIRS_AT_ONCE: usize = 64;
+
 /// Messages in one receive answer.
 pub const MAX_RECEIVE_BATCH: usize = 32;
 /// Bytes of bodies in one receive answer (at least one message is always given).

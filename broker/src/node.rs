@@ -25,6 +25,7 @@ use crate::{
 pub mod bootstrap;
 pub mod catalogue;
 pub mod clients;
+pub mod damage;
 pub mod dropping;
 pub mod forgetting;
 pub mod forward;
@@ -237,6 +238,7 @@ impl Node {
         tokio::spawn(watch_store(node.clone()));
         tokio::spawn(written::run(node.clone()));
         tokio::spawn(hints::run(node.clone()));
+        tokio::spawn(damage::run(node.clone()));
         Ok(node)
     }
 
@@ -427,7 +429,7 @@ impl Node {
         }
     }
 
-    /// Sorts a failure of reading stored data: damage condemns the directory.
+    /// Sorts a failure of reading stored data: what cannot be repaired condemns the directory.
     pub fn report_read_error(&self, error: &PayloadError) {
         if let PayloadError::Corrupt(_) = error {
             tracing::error!(%error, "stored data is damaged; this node will be rebuilt from its peers");

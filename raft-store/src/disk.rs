@@ -61,23 +61,29 @@ pub trait DiskFile: Send + Sync + 'static {
     /// full.
     fn reserve(&self, len: u64) -> io::Result<()>;
 
-    /// Fills `buf`.
+    /// Fills `buf`. What cannot be read is tried once more: an error that passes is no damage.
     ///
     /// # Errors
     ///
     /// `UnexpectedEof` when the file ends first.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut done = 0;
+        let (mut done, mut tried) = (0, false);
         while done < buf.len() {
             match self.read_at(&mut buf[done..], offset + done as u64) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if is_unreadable(&e) && !tried => tried = true,
                 Err(e) => return Err(e),
             }
         }
         Ok(())
     }
+}
+
+/// Whether a read failed because the medium does not give back what it was given (EIO): damage, as a wrong checksum is.
+pub(crate) fn is_unreadable(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::IO)
 }
 
 /// Whether an operation failed only because there is no room: it may succeed later.

@@ -1,6 +1,8 @@
 //! Whether a store can still be trusted. The first thing that breaks it ends it.
 
-use crate::{engine::EngineError, log::ReadError, runtime::watch};
+use std::sync::Arc;
+
+use crate::{damage::Damages, engine::EngineError, log::ReadError, runtime::watch};
 
 /// Why a store stopped for good. The process must exit; on `Corrupt` its data directory must be replaced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,16 +23,22 @@ pub enum StoreStopped {
 
 /// Shared by everything that can find the store broken. Clones are the same.
 #[derive(Clone)]
-pub(crate) struct Health(watch::Sender<Option<StoreStopped>>);
+pub(crate) struct Health {
+    stopped: watch::Sender<Option<StoreStopped>>,
+    pub(crate) damages: Arc<Damages>,
+}
 
 impl Health {
     pub(crate) fn new() -> Self {
-        Self(watch::channel(None).0)
+        Self {
+            stopped: watch::channel(None).0,
+            damages: Arc::default(),
+        }
     }
 
     /// Ends the store; the first cause stays.
     pub(crate) fn stop(&self, cause: StoreStopped) {
-        self.0.modify(|stopped| {
+        self.stopped.modify(|stopped| {
             if stopped.is_some() {
                 return false;
             }
@@ -43,11 +51,11 @@ impl Health {
     }
 
     pub(crate) fn stopped(&self) -> Option<StoreStopped> {
-        self.0.borrow().clone()
+        self.stopped.borrow().clone()
     }
 
     pub(crate) async fn wait_stopped(&self) -> StoreStopped {
-        let mut receiver = self.0.subscribe();
+        let mut receiver = self.stopped.subscribe();
         loop {
             if let Some(cause) = self.stopped() {
                 return cause;

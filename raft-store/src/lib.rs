@@ -4,6 +4,7 @@
 //! [`Replica`]s of all its shards. A replica turns payloads into agreed entries and feeds them
 //! to its [`Machine`]. Nothing here knows what a queue is, and nothing of openraft shows outside.
 
+mod damage;
 pub mod descriptors;
 pub mod disk;
 pub mod engine;
@@ -22,6 +23,7 @@ mod store;
 mod transport;
 mod types;
 
+pub use damage::Damage;
 #[cfg(feature = "rocks")]
 pub use engine::rocks::RocksEngine;
 pub use engine::{Engine, EngineError, memory::MemoryEngine};

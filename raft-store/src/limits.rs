@@ -40,6 +40,10 @@ pub const READ_GAP_BYTES: u32 = 16 << 10;
 pub const READ_SPAN_BYTES: u32 = 1 << 20;
 /// Positions looked up in an index sidecar with one call.
 pub const READ_POSITIONS: u64 = 512;
+/// Records that cannot be read and are known to be so, per node.
+pub const MAX_DAMAGES: usize = 1024;
+/// How long whoever needs a record that could not be repaired waits before it is tried again.
+pub const REPAIR_EVERY_MS: u64 = 1_000;
 /// How long a full log waits before it looks for room again, unless segments were recycled meanwhile.
 pub const ROOM_RETRY_MS: u64 = 1_000;
 

@@ -24,6 +24,7 @@ mod handles;
 mod open;
 mod read;
 mod recent;
+mod repair;
 mod retention;
 mod scan;
 mod segment;
@@ -45,6 +46,7 @@ pub use error::OpenError;
 pub use error::PurgePoints;
 pub use error::ReadError;
 pub use error::RecycleError;
+pub use error::RepairError;
 pub use error::StopReason;
 
 /// How a log is opened.
@@ -233,6 +235,21 @@ impl NodeLog {
         self.shared
             .change_and_wait(|inner, done| inner.truncate_after(shard, last, done))
             .await
+    }
+
+    /// The log ids of the shard's records at `index` that cannot be read. Blocks on the disk.
+    pub fn damaged(&self, shard: u32, index: u64) -> Result<Vec<LogId>, ReadError> {
+        self.shared.damaged(shard, index)
+    }
+
+    /// Writes an entry's record, as another replica has it, once more wherever it should stand and cannot be read; durable
+    /// when this returns. Blocks on the disk. One call at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`RepairError::Misfit`] when it is not the record that was written there. A failed sync ends the log.
+    pub fn rewrite(&self, shard: u32, record: &Bytes) -> Result<(), RepairError> {
+        self.shared.rewrite(shard, record)
     }
 
     /// Moves the shard's purge point up to `upto`; returns when that is durable. Never beyond what the state engine

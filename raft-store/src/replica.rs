@@ -33,10 +33,12 @@ mod error;
 mod inbound;
 mod open;
 mod purge;
+mod repair;
 mod status;
 
 pub use error::{BarrierError, ChangeError, PayloadError, ProposeError, PurgeError};
 pub(crate) use open::{Shared, open};
+pub(crate) use repair::Repairs;
 pub use status::{ReplicaStatus, Role, StatusWatch};
 
 /// Times of the consensus protocol. All replicas of a cluster should agree on them.
@@ -104,6 +106,7 @@ struct Inner {
     appends: mpsc::Sender<inbound::Append>,
     inbox: tokio::sync::Mutex<Inbox>,
     snapshots: Arc<Snapshots>,
+    repairs: Arc<Repairs>,
     /// What of the state is known to survive a crash.
     flushed: Mutex<Option<RaftLogId>>,
 }
@@ -242,7 +245,10 @@ impl Replica {
             .read_record(self.inner.shard, index)
             .map_err(|error| match error {
                 ReadError::NotFound { .. } => PayloadError::NotFound(index),
-                ReadError::Corrupt { .. } => PayloadError::Corrupt(self.inner.health.read(error).to_string()),
+                ReadError::Corrupt { .. } => {
+                    self.inner.health.damages.note(&error);
+                    PayloadError::Damaged(index)
+                }
                 ReadError::Io { .. } => PayloadError::Io(self.inner.health.read(error).to_string()),
             })?;
         let head = RecordHead::parse(&record).map_err(|e| PayloadError::Corrupt(e.to_string()))?;
@@ -251,6 +257,11 @@ impl Replica {
             Kind::Normal => Ok(view.payload),
             _ => Err(PayloadError::NoPayload(index)),
         }
+    }
+
+    /// Tries to repair the record at `index` with another replica's. Whether it can be read now, or is not here any more.
+    pub async fn repair(&self, index: u64) -> bool {
+        self.inner.repairs.mend(index).await
     }
 
     /// Reads the state of the entries applied so far: between two batches, never in the middle of one. Entries wait
@@ -281,6 +292,7 @@ impl Replica {
 
     /// Stops the replica; nothing is flushed. Later calls answer `Stopped`.
     pub async fn shutdown(&self) {
+        self.inner.repairs.close();
         let _ = self.inner.raft.shutdown().await;
         self.inner.store.forget(self);
     }

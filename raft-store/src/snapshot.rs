@@ -18,9 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::{
     health::Health,
     limits::{MAX_SNAPSHOTS_IN, MAX_SNAPSHOTS_OUT, SNAPSHOT_STALL_MS},
-    log::NodeLog,
+    log::{NodeLog, ReadError},
     log_id::LogId,
     machine::Machine,
+    replica::Repairs,
     runtime::{Moment, blocking, now},
     state::{ShardState, Standing},
     types::convert,
@@ -82,6 +83,7 @@ pub(crate) struct Snapshots {
     health: Health,
     traffic: Traffic,
     holds: Arc<Holds>,
+    repairs: Arc<Repairs>,
     outgoing: Mutex<Option<Outgoing>>,
 }
 
@@ -94,12 +96,19 @@ pub(crate) struct Sending {
 }
 
 impl Snapshots {
-    pub(crate) fn new(state: Arc<ShardState>, log: NodeLog, health: Health, traffic: Traffic) -> Self {
+    pub(crate) fn new(
+        state: Arc<ShardState>,
+        log: NodeLog,
+        health: Health,
+        traffic: Traffic,
+        repairs: Arc<Repairs>,
+    ) -> Self {
         Self {
             state,
             log,
             health,
             traffic,
+            repairs,
             holds: Arc::default(),
             outgoing: Mutex::default(),
         }
@@ -152,8 +161,14 @@ impl Snapshots {
                 "it took too long, and begins anew with a newer state",
             ));
         }
-        let (image, health) = (sending.image.clone(), self.health.clone());
-        let piece = blocking(move || image.piece(from, &health)).await?;
+        let piece = loop {
+            let (image, health, from) = (sending.image.clone(), self.health.clone(), from.clone());
+            let piece = blocking(move || image.piece(from, &health)).await?;
+            match piece.as_ref().err().and_then(damaged_index) {
+                Some(index) if self.repairs.mend(index).await => {}
+                _ => break piece,
+            }
+        };
         if piece
             .as_ref()
             .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
@@ -305,6 +320,14 @@ impl Snapshots {
     /// Where parts of other replicas' snapshots go.
     pub(crate) fn inbox(self: &Arc<Self>) -> Inbox {
         Inbox::new(self.clone())
+    }
+}
+
+/// The index of the record that could not be read.
+fn damaged_index(error: &io::Error) -> Option<u64> {
+    match error.get_ref()?.downcast_ref()? {
+        ReadError::Corrupt { index, .. } => Some(*index),
+        _ => None,
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    damage::Damage,
     disk::Disk,
     engine::{Engine, EngineError, EngineStats},
     health::{Health, StoreStopped},
@@ -283,6 +284,16 @@ impl Store {
             log: self.inner.log.stats(),
             engine: self.inner.engine.stats(),
         }
+    }
+
+    /// Records that are stored here and cannot be read, as far as that was found: they are being repaired.
+    pub fn damages(&self) -> Vec<Damage> {
+        self.inner.health.damages.list()
+    }
+
+    /// How many records were repaired since the store was opened.
+    pub fn repairs(&self) -> u64 {
+        self.inner.health.damages.repairs()
     }
 
     /// Waits until the log or the state has failed for good, and says why. The process must exit then.

@@ -27,6 +27,25 @@ pub trait Transport: Send + Sync + 'static {
         request: RaftRequest,
         ttl: Duration,
     ) -> Result<RaftResponse, TransportError>;
+
+    /// Ids of the other replicas that a shard may have, as far as known: whom to ask for a record that was lost here.
+    fn replicas(&self) -> Vec<u64>;
+}
+
+/// Of a replica that is alone.
+#[cfg(all(test, not(madsim)))]
+pub(crate) struct Nobody;
+
+#[cfg(all(test, not(madsim)))]
+#[async_trait]
+impl Transport for Nobody {
+    async fn raft(&self, _: u64, _: RaftRequest, _: Duration) -> Result<RaftResponse, TransportError> {
+        Err(TransportError::Unreachable("there is nobody".into()))
+    }
+
+    fn replicas(&self) -> Vec<u64> {
+        Vec::new()
+    }
 }
 
 /// A message that got no answer. Whether it arrived is unknown.

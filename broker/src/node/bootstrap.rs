@@ -145,7 +145,7 @@ fn wait_for(node: &Node, reason: String) {
     }
 }
 
-async fn ask_all(node: &Node) -> BTreeMap<u32, StatusResponse> {
+pub(super) async fn ask_all(node: &Node) -> BTreeMap<u32, StatusResponse> {
     let peers = node
         .inner
         .options

@@ -8,7 +8,7 @@ use flotilla_proto::{
     record,
 };
 
-use super::{Node, StopReason, identity};
+use super::{Node, StopReason, identity, replica_of};
 use crate::{
     limits::MAX_REASON_BYTES,
     peer::{Greeter, Seat},
@@ -57,6 +57,19 @@ impl Node {
         }
         let identity = self.inner.identity.lock().expect("no panic while held");
         identity.as_ref()?.nodes.get(&node).cloned()
+    }
+
+    /// The other nodes' replicas, as the catalogue has them; before there is one, as they were when the cluster formed.
+    pub(super) fn other_replicas(&self) -> Vec<u64> {
+        let meta = self.meta();
+        let identity = self.inner.identity.lock().expect("no panic while held");
+        let listed = match (&*identity, meta.cluster()) {
+            (_, Some(_)) => meta.nodes(),
+            (Some(identity), None) => &identity.nodes,
+            (None, None) => return Vec::new(),
+        };
+        let others = listed.values().filter(|node| node.id != self.id());
+        others.map(|node| replica_of(node.id, node.incarnation)).collect()
     }
 
     /// Judges who says something.

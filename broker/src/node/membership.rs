@@ -57,8 +57,8 @@ pub(super) async fn run(node: Node) {
             calm + 1
         };
         let mut avoided = node.full_nodes();
-        if avoided.contains(&node.id()) {
-            // Messages wait for a leader that has room.
+        if avoided.contains(&node.id()) || !node.damaged_shards().is_empty() {
+            // Messages wait for a leader that has room, or that can read them.
             let alive = node.alive_nodes();
             avoided.extend(meta.nodes().keys().filter(|node| !alive.contains(node)));
             move_leaders(&node, &meta, &avoided, usize::MAX).await;
@@ -103,6 +103,8 @@ pub(crate) struct SignOfLife {
     pub(crate) leaving: bool,
     /// The shards that it leads with a majority behind it.
     pub(crate) leads: BTreeSet<u32>,
+    /// The shards of which it has records that it cannot read.
+    pub(crate) damaged: BTreeSet<u32>,
 }
 
 /// Asks every other node for a sign of life, without waiting for it here.
@@ -137,6 +139,7 @@ fn ping(node: &Node) {
                         .filter(|led| led.quorum)
                         .map(|led| led.shard)
                         .collect(),
+                    damaged: status.damaged.iter().copied().collect(),
                 };
                 node.inner
                     .heard
@@ -323,7 +326,7 @@ fn caught_up(status: &ReplicaStatus, replica: u64, silence: Duration) -> bool {
 }
 
 /// Whether a replica has answered this leader within `silence`.
-fn heard(status: &ReplicaStatus, replica: u64, silence: Duration) -> bool {
+pub(super) fn heard(status: &ReplicaStatus, replica: u64, silence: Duration) -> bool {
     let ago = status.heard_ms_ago.get(&replica).copied();
     ago.is_some_and(|ago| Duration::from_millis(ago) <= silence)
 }
@@ -343,6 +346,7 @@ fn preferred(meta: &MetaState, shard: u32, avoided: &BTreeSet<u32>) -> Option<u3
 async fn move_leaders(node: &Node, meta: &MetaState, avoided: &BTreeSet<u32>, at_most: usize) -> bool {
     let mut moved = 0;
     for (shard, replica) in led(node) {
+        let avoided = &(avoided | &node.damaged_in(shard));
         let Some(better) = preferred(meta, shard, avoided).filter(|&better| better != node.id()) else {
             continue;
         };

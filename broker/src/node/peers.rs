@@ -3,12 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use flotilla_proto::peer::{
-    ForwardResponse, Hello, Led, RaftRequest, RaftResponse, Refusal, StatusRequest, StatusResponse, Stranger,
+    ForwardResponse, Hello, RaftRequest, RaftResponse, Refusal, StatusRequest, StatusResponse, Stranger,
     raft_request, raft_response, refusal, stranger,
 };
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{META_SHARD, Node, catalogue, dropping, health, hints, membership, signs, written};
+use super::{META_SHARD, Node, catalogue, dropping, hints, signs, written};
 use crate::peer::{Body, PeerHandler};
 
 impl PeerHandler for Node {
@@ -107,6 +107,10 @@ impl Node {
             Some(_) if self.inner.leaving.load(Ordering::SeqCst) && asks_to_lead(&request) => {
                 no_such_replica(&request)
             }
+            // What was agreed is the same in every incarnation.
+            Some(replica) if matches!(request.body, Some(raft_request::Body::Record(_))) => {
+                replica.handle(request).boxed()
+            }
             // Another incarnation of this node: its votes and acknowledgements are not ours to give.
             Some(replica) if replica.id() == request.to => replica.handle(request).boxed(),
             _ => no_such_replica(&request),
@@ -120,6 +124,11 @@ impl Node {
                 ..StatusResponse::default()
             };
         }
+        self.shown()
+    }
+
+    /// What this node tells of itself.
+    pub(super) fn shown(&self) -> StatusResponse {
         let meta = self.meta();
         let identity = self.inner.identity.lock().expect("no panic while held").clone();
         let nodes = if meta.cluster().is_some() {
@@ -139,19 +148,9 @@ impl Node {
             full: !self.store().log().has_room(),
             had_data: self.inner.had_data,
             leaving: self.inner.leaving.load(Ordering::SeqCst),
-            leads: membership::led(self)
-                .into_iter()
-                .filter_map(|(shard, replica)| {
-                    // One look: that it leads and in which term must belong together.
-                    let status = replica.status();
-                    let term = status.term;
-                    status.is_leader.then_some(Led {
-                        shard,
-                        term,
-                        quorum: health::has_quorum(&status),
-                    })
-                })
-                .collect(),
+            leads: self.leaderships(),
+            damaged: self.damaged_shards().into_iter().collect(),
+            shards: meta.cluster().map_or(0, |_| meta.data_shards() + 1),
             from: Some(self.hello()),
         }
     }

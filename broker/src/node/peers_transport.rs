@@ -76,4 +76,9 @@ impl Transport for RaftOverPeers {
             Err(PeerError::Overloaded) => Err(TransportError::Broken("too much is under way".into())),
         }
     }
+
+    fn replicas(&self) -> Vec<u64> {
+        self.node()
+            .map_or_else(|_| Vec::new(), |node| node.other_replicas())
+    }
 }

@@ -370,12 +370,16 @@ impl DataShard {
         places: Vec<Position>,
     ) -> Result<Vec<record::StoredMessage>, PayloadError> {
         let recent = places.iter().all(|at| self.replica.is_recent(at.index));
-        let replica = self.replica.clone();
-        let read = move || read_all(&replica, &places);
         if recent {
-            read()
-        } else {
-            off_the_runtime(read).await
+            return read_all(&self.replica, &places);
+        }
+        let places = Arc::new(places);
+        loop {
+            let (replica, places) = (self.replica.clone(), Arc::clone(&places));
+            match off_the_runtime(move || read_all(&replica, &places)).await {
+                Err(PayloadError::Damaged(index)) if self.replica.repair(index).await => {}
+                read => return read,
+            }
         }
     }
 

@@ -8,7 +8,9 @@ use raft_store::{
     engine::{Change, WriteBatch},
 };
 
-use crate::cluster::{Cluster, PATIENCE, code, receive, send, send_large};
+use crate::cluster::{
+    Cluster, Machine, PATIENCE, ack, code, properties, receive, send, send_large, wait_for,
+};
 
 /// Shard 1, section of raft-store, its row about the membership.
 const MEMBERSHIP: &[u8] = b"\0\0\0\x01\0membership";
@@ -81,4 +83,74 @@ async fn a_directory_that_kept_its_name_and_lost_its_log_is_damaged() {
         );
         cluster.machines.get_mut(&2).unwrap().engine = MemoryEngine::new();
     }
+}
+
+/// Flips a bit in the body of each of these messages, wherever a closed segment of the machine has it; how many.
+fn flip_bodies(machine: &Machine, ids: &[String]) -> usize {
+    let mut segments = machine.disk.files();
+    segments.retain(|name| name.ends_with(".seg"));
+    let open = segments.iter().max().cloned();
+    let mut flipped = 0;
+    for name in segments.iter().filter(|name| Some(*name) != open.as_ref()) {
+        let bytes = machine.disk.read_file(name).unwrap();
+        for id in ids {
+            let found = bytes.windows(id.len()).position(|window| window == id.as_bytes());
+            if let Some(at) = found {
+                machine.disk.flip_bit(name, at as u64, 1);
+                flipped += 1;
+            }
+        }
+    }
+    flipped
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_damaged_records_repairs_them_and_feeds_one_that_lost_its_disk() {
+    let mut cluster = Cluster::start(3).await;
+    let ids: Vec<String> = (0..48).map(|number| format!("<message-{number:03}>")).collect();
+    for id in &ids {
+        let sent = send_large(cluster.service(1), "orders", id).await;
+        assert_eq!(code(&sent.status), Code::Ok);
+    }
+    for id in 1..=3 {
+        cluster.kill(id).await;
+    }
+    let directory = cluster.machines[&2].disk.read_file("IDENTITY");
+    let some = [ids[3].clone(), ids[10].clone(), ids[11].clone()];
+    assert_eq!(flip_bodies(&cluster.machines[&2], &some), 3);
+    cluster.machines.insert(3, Machine::empty(33));
+    for id in 1..=3 {
+        cluster.boot(id).await;
+    }
+    let node = |id| cluster.service(id).node().clone();
+    wait_for("node 3 to be whole again", || {
+        let members = node(1).shard_views();
+        members.len() == 3
+            && members.iter().all(|shard| {
+                shard.replicas.len() == 3
+                    && shard.replicas.iter().all(|replica| replica.voter)
+                    && shard
+                        .replicas
+                        .iter()
+                        .any(|replica| replica.replica == (3 << 16 | 2))
+            })
+    })
+    .await;
+    let mut missing: std::collections::BTreeSet<_> = ids.into_iter().collect();
+    while !missing.is_empty() {
+        let (status, messages) = receive(cluster.service(2), "orders", "readers", PATIENCE).await;
+        assert_eq!(status, Code::Ok, "{missing:?}");
+        for message in &messages {
+            missing.remove(&properties(message).message_id);
+            assert_eq!(
+                ack(cluster.service(2), "orders", "readers", message).await,
+                Code::Ok
+            );
+        }
+    }
+    assert_eq!(cluster.machines[&2].disk.read_file("IDENTITY"), directory);
+    assert!(!node(2).stopping());
+    // It has read all of them, when it applied its log again.
+    assert_eq!(node(2).store().repairs(), 3);
+    assert_eq!(node(2).store().damages(), []);
 }

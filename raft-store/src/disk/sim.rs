@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::Disk;
 use super::DiskFile;
 
+mod broken;
 mod content;
 mod world;
 
@@ -127,6 +128,20 @@ impl SimDisk {
     /// When there is no such file or byte.
     pub fn flip_bit(&self, name: &str, byte: u64, bit: u8) {
         self.world().flip_bit(name, byte, bit);
+    }
+
+    /// From now on the sector with this byte cannot be read (EIO), until it is written again.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such file.
+    pub fn break_sector(&self, name: &str, byte: u64) {
+        let mut world = self.world();
+        let file = *world
+            .names()
+            .get(name)
+            .unwrap_or_else(|| panic!("no file {name}"));
+        world.broken.add(file, byte);
     }
 
     /// All bytes of a file as a process would read them.

@@ -55,6 +55,16 @@ pub enum StopReason {
     },
 }
 
+impl StopReason {
+    pub(super) fn failed(operation: &'static str, error: &io::Error) -> StopReason {
+        StopReason::Failed {
+            operation,
+            kind: error.kind(),
+            message: error.to_string().into(),
+        }
+    }
+}
+
 impl std::fmt::Display for StopReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -98,6 +108,25 @@ pub enum ReadError {
     },
     #[error("cannot read segment {segment}: {source}")]
     Io { segment: u64, source: io::Error },
+}
+
+/// Why a record could not be repaired.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// Not the record that was written there.
+    #[error("what another node gave is not the record that was stored here")]
+    Misfit,
+    /// Where it stands cannot be found.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Stopped(#[from] LogStopped),
+    /// Nothing was done.
+    #[error(transparent)]
+    Runtime(#[from] io::Error),
+    /// The place where it stands does not take it.
+    #[error("segment {segment} cannot be written where it is damaged: {source}")]
+    Disk { segment: u64, source: io::Error },
 }
 
 /// Why segments could not be recycled.

@@ -33,6 +33,7 @@ use super::written::Written;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::disk::is_full;
+use crate::disk::is_unreadable;
 use crate::limits::MAX_SEGMENT_BYTES;
 use crate::limits::MIN_SEGMENT_BYTES;
 
@@ -89,6 +90,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<Opened, O
         queued_bytes: 0,
         recycles: Default::default(),
         segments,
+        pinned: None,
         stats: LogStats {
             syncs: space.syncs,
             ..LogStats::default()
@@ -237,6 +239,14 @@ fn read_head(file: &dyn DiskFile, directory: u64, sequence: u64) -> Result<Segme
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
             return Err(corrupt(sequence, 0, Vec::new(), "shorter than a segment's head"));
         }
+        Err(e) if is_unreadable(&e) => {
+            return Err(corrupt(
+                sequence,
+                0,
+                Vec::new(),
+                "the disk cannot read the segment's head",
+            ));
+        }
         other => other.map_err(io_error("read", segment_name(sequence)))?,
     }
     let head = SegmentHead::parse(&bytes).map_err(|bad| match bad {
@@ -271,7 +281,10 @@ fn read_closed(
     let directory = space.options.directory;
     let name = sidecar_name(sequence);
     let read = match space.disk.open(&name, false) {
-        Ok(file) => sidecar::read(&*file, directory, sequence),
+        Ok(file) => match sidecar::read(&*file, directory, sequence) {
+            Err(e) if is_unreadable(&e) => Ok(None),
+            read => read,
+        },
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     };

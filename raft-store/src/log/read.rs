@@ -22,6 +22,7 @@ use super::sidecar;
 use super::sidecar::Place;
 use super::written::Written;
 use crate::disk::DiskFile;
+use crate::disk::is_unreadable;
 use crate::limits::READ_GAP_BYTES;
 use crate::limits::READ_POSITIONS;
 use crate::limits::READ_SPAN_BYTES;
@@ -35,7 +36,7 @@ enum Found {
 }
 
 /// One read goes wrong in these ways; what it means depends on what happened to the segment meanwhile.
-enum Trouble {
+pub(super) enum Trouble {
     Io(io::Error),
     /// A position in the sidecar is not what was written.
     Position,
@@ -164,8 +165,25 @@ impl Shared {
             Ok(records) => return Ok(records),
             Err(trouble) => trouble,
         };
-        self.explain(shard, first, spot, trouble)?;
-        Err(ReadError::NotFound { shard, index: first })
+        let error = match self.explain(shard, first, spot, trouble) {
+            Ok(_) => return Err(ReadError::NotFound { shard, index: first }),
+            Err(error) => error,
+        };
+        match &error {
+            ReadError::Corrupt { index, .. } if *index == first => self
+                .stand_in(shard, positions[0].log_id(first))
+                .map_or(Err(error), |record| Ok(vec![record])),
+            _ => Err(error),
+        }
+    }
+
+    /// The same entry at another place: one that cannot be repaired where it stands is imported.
+    fn stand_in(&self, shard: u32, id: LogId) -> Option<Bytes> {
+        let spot = self.lock().written.shards.get(&shard)?.imported.find(id.index)?;
+        let position = self.positions(shard, id.index, &spot).ok()?[0];
+        let same = position.log_id(id.index) == id;
+        let mut records = same.then(|| self.load(shard, id.index, spot.segment(), &[position], 0))?;
+        records.as_mut().ok()?.pop()
     }
 
     fn look_up(&self, shard: u32, index: u64, spot: &Spot) -> Result<Vec<Position>, Trouble> {
@@ -178,14 +196,16 @@ impl Shared {
                     segment: *segment,
                     shard,
                 };
-                let positions = sidecar::read_positions(&*file, place, index, *slot, *count)?;
-                positions.ok_or(Trouble::Position)
+                match sidecar::read_positions(&*file, place, index, *slot, *count) {
+                    Err(e) if is_unreadable(&e) => Err(Trouble::Position),
+                    positions => positions?.ok_or(Trouble::Position),
+                }
             }
         }
     }
 
     /// Reads records that lie close together with one call each time.
-    fn load(
+    pub(super) fn load(
         &self,
         shard: u32,
         first: u64,
@@ -233,16 +253,13 @@ impl Shared {
                 index,
                 position,
                 reason,
-            } => {
-                tracing::error!(shard, index, segment, position, reason, "a record is corrupt");
-                Err(ReadError::Corrupt {
-                    shard,
-                    index,
-                    segment,
-                    position,
-                    reason: reason.to_owned(),
-                })
-            }
+            } => Err(ReadError::Corrupt {
+                shard,
+                index,
+                segment,
+                position,
+                reason: reason.to_owned(),
+            }),
             Trouble::Io(e) if e.kind() == io::ErrorKind::NotFound => self.heal(shard, index, segment),
             Trouble::Io(source) => Err(ReadError::Io { segment, source }),
             Trouble::Position => self.heal(shard, index, segment),
@@ -329,6 +346,20 @@ fn load_span(
                 index: first,
                 position,
                 reason: "the segment is too short",
+            });
+        }
+        // One of them at least; which one is found by reading each alone.
+        Err(e) if is_unreadable(&e) && positions.len() > 1 => {
+            for (index, position) in (first..).zip(positions) {
+                load_span(file, shard, index, &[*position], records)?;
+            }
+            return Ok(());
+        }
+        Err(e) if is_unreadable(&e) => {
+            return Err(Trouble::Record {
+                index: first,
+                position: u64::from(start),
+                reason: "the disk cannot read it",
             });
         }
         other => other?,

@@ -16,6 +16,7 @@ use super::segment::BatchHead;
 use super::segment::SEGMENT_HEAD_BYTES;
 use super::segment::batch_bytes;
 use crate::disk::DiskFile;
+use crate::disk::is_unreadable;
 use crate::record::Record;
 use crate::record::RecordHead;
 use crate::record::RecordView;
@@ -61,6 +62,9 @@ pub(super) enum ScanError {
 
 impl From<io::Error> for ScanError {
     fn from(e: io::Error) -> ScanError {
+        if is_unreadable(&e) {
+            return corrupt(0, "the disk cannot read the segment");
+        }
         ScanError::Io(e)
     }
 }

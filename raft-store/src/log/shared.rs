@@ -84,6 +84,8 @@ pub(super) struct Inner {
     pub(super) queued_bytes: usize,
     pub(super) recycles: VecDeque<Recycle>,
     pub(super) segments: BTreeMap<u64, Segment>,
+    /// A segment that must not be recycled now: a record in it is being repaired.
+    pub(super) pinned: Option<u64>,
     /// Cache, queue and segment figures are filled in when asked for.
     pub(super) stats: LogStats,
     pub(super) spare_bytes: u64,

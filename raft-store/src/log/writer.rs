@@ -98,7 +98,7 @@ impl Writer {
             };
             if let Err(Failed(operation, e)) = result {
                 tracing::error!(operation, error = %e, "the log stops: nothing is acknowledged from now on");
-                self.shared.stop(reason(operation, &e), Vec::new());
+                self.shared.stop(StopReason::failed(operation, &e), Vec::new());
                 return;
             }
         }
@@ -124,7 +124,9 @@ impl Writer {
                 .map(|(&sequence, &segment)| (sequence, segment));
             return match oldest {
                 Some((sequence, segment))
-                    if sequence <= recycle.through && sequence < files.current.sequence =>
+                    if sequence <= recycle.through
+                        && sequence < files.current.sequence
+                        && inner.pinned != Some(sequence) =>
                 {
                     Step::Recycle(sequence, segment)
                 }
@@ -275,7 +277,7 @@ impl Writer {
             Ok(first) => first,
             Err(Failed(operation, e)) => {
                 // In order: first those of this batch, then those that wait.
-                self.shared.stop(reason(operation, &e), dones);
+                self.shared.stop(StopReason::failed(operation, &e), dones);
                 return Err(Failed(operation, e));
             }
         };
@@ -453,18 +455,10 @@ impl Drop for Writer {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.shared.stop(
-                reason("writing", &io::Error::other("the writer panicked")),
+                StopReason::failed("writing", &io::Error::other("the writer panicked")),
                 Vec::new(),
             );
         }
-    }
-}
-
-fn reason(operation: &'static str, e: &io::Error) -> StopReason {
-    StopReason::Failed {
-        operation,
-        kind: e.kind(),
-        message: e.to_string().into(),
     }
 }
 

@@ -73,6 +73,9 @@ pub enum PayloadError {
     /// The entry at this index is one of Raft's own and has no payload.
     #[error("entry {0} carries no payload")]
     NoPayload(u64),
+    /// The record at this index cannot be read. It may be repaired: [`crate::Replica::repair`].
+    #[error("entry {0} cannot be read")]
+    Damaged(u64),
     /// The stored bytes are not what was written. The node must stop and be rebuilt from its peers.
     #[error("corrupt record: {0}")]
     Corrupt(String),

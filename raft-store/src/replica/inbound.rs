@@ -88,7 +88,9 @@ enum Begun {
 }
 
 fn begin(inner: &Inner, request: RaftRequest) -> Begun {
-    let ours = request.to == inner.replica;
+    // What was agreed is the same in every replica.
+    let any = matches!(request.body, Some(Request::Record(_)));
+    let ours = any || request.to == inner.replica;
     // Planted: whoever has the node's address is meant.
     #[cfg(madsim)]
     let ours = ours || plant::is(plant::Bug::AnswersForAnother);
@@ -123,6 +125,7 @@ impl Inner {
             Request::PreVote(request) => self.pre_vote(request).await,
             Request::TransferLeader(request) => self.transfer(request).await,
             Request::Snapshot(chunk) => self.snapshot(chunk).await,
+            Request::Record(request) => Response::Record(self.repairs.give(request).await),
         }
     }
 

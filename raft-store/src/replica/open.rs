@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use openraft::{Config, SnapshotPolicy, async_runtime::WatchReceiver};
 use tokio::sync::mpsc;
 
-use super::{Inner, Raft, RaftOptions, Replica, ReplicaOptions, inbound};
+use super::{Inner, Raft, RaftOptions, Repairs, Replica, ReplicaOptions, inbound};
 use crate::{
     engine::{Engine, EngineError},
     health::{Health, StoreStopped},
@@ -46,11 +46,19 @@ pub(crate) async fn open(shared: Shared, options: ReplicaOptions) -> Result<Repl
     } = options;
     let state = Arc::new(ShardState::open(shard, engine)?);
     own(&state, replica).await?;
+    let repairs = Repairs::new(
+        shard,
+        log.clone(),
+        health.clone(),
+        transport.clone(),
+        times.append_ttl,
+    );
     let snapshots = Arc::new(Snapshots::new(
         state.clone(),
         log.clone(),
         health.clone(),
         traffic,
+        repairs.clone(),
     ));
     snapshots
         .resume(&machine)
@@ -73,7 +81,13 @@ pub(crate) async fn open(shared: Shared, options: ReplicaOptions) -> Result<Repl
 
     let stored = log.shard(shard);
     let synced = Arc::new(Synced::new(stored.last.map_or(0, |last| last.index + 1)));
-    let log_store = LogStore::new(shard, log.clone(), synced.clone(), health.clone());
+    let log_store = LogStore::new(
+        shard,
+        log.clone(),
+        synced.clone(),
+        health.clone(),
+        repairs.clone(),
+    );
     let state_machine = StateMachine {
         state: state.clone(),
         machine: machine.clone(),
@@ -116,6 +130,7 @@ pub(crate) async fn open(shared: Shared, options: ReplicaOptions) -> Result<Repl
         appends,
         inbox,
         snapshots,
+        repairs,
         flushed,
     };
     Ok(Replica {

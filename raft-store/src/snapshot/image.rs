@@ -105,6 +105,10 @@ impl StateImage {
                 Err(error @ ReadError::NotFound { .. }) => {
                     return Err(io::Error::new(io::ErrorKind::NotFound, error.to_string()));
                 }
+                Err(error @ ReadError::Corrupt { .. }) => {
+                    health.damages.note(&error);
+                    return Err(io::Error::other(error));
+                }
                 Err(error) => return Err(health.read(error)),
             }
             next += 1;

@@ -12,6 +12,7 @@ use crate::{
     machine::{Applied, StateRead, StateWrite},
     record::{Kind, Record},
     state::ShardView,
+    transport::Nobody,
 };
 
 mod kept;
@@ -68,7 +69,15 @@ async fn open(disk: SimDisk, engine: MemoryEngine, traffic: Traffic) -> Side {
     };
     let log = NodeLog::open(disk.mount(), options).await.unwrap();
     let state = Arc::new(ShardState::open(SHARD, engine.mount()).unwrap());
-    let snapshots = Arc::new(Snapshots::new(state, log, Health::new(), traffic));
+    let health = Health::new();
+    let repairs = Repairs::new(
+        SHARD,
+        log.clone(),
+        health.clone(),
+        Arc::new(Nobody),
+        Duration::ZERO,
+    );
+    let snapshots = Arc::new(Snapshots::new(state, log, health, traffic, repairs));
     Side {
         disk,
         engine,

@@ -1,6 +1,9 @@
 //! openraft's own storage suite, on every engine and every disk.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use openraft::{
@@ -16,8 +19,10 @@ use crate::{
     log::{LogOptions, NodeLog},
     log_id::LogId,
     machine::{Applied, Machine, StateRead, StateWrite},
+    replica::Repairs,
     snapshot::{Snapshots, Traffic},
     state::ShardState,
+    transport::Nobody,
     types::TypeConfig,
 };
 
@@ -66,6 +71,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Fresh {
         );
         let log = log.await.expect("the log opens");
         let health = Health::new();
+        let nobody = Arc::new(Nobody);
+        let repairs = Repairs::new(SHARD, log.clone(), health.clone(), nobody, Duration::ZERO);
         let synced = Arc::new(Synced::new(0));
         let state = Arc::new(ShardState::open(SHARD, engine).expect("the state opens"));
         let state_machine = StateMachine {
@@ -74,10 +81,20 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Fresh {
             log: log.clone(),
             // The suite applies entries that it never appends.
             synced: Arc::new(Synced::new(u64::MAX)),
-            snapshots: Arc::new(Snapshots::new(state, log.clone(), health.clone(), Traffic::new())),
+            snapshots: Arc::new(Snapshots::new(
+                state,
+                log.clone(),
+                health.clone(),
+                Traffic::new(),
+                repairs.clone(),
+            )),
             health: health.clone(),
         };
-        Ok(((), LogStore::new(SHARD, log, synced, health), state_machine))
+        Ok((
+            (),
+            LogStore::new(SHARD, log, synced, health, repairs),
+            state_machine,
+        ))
     }
 }
 

@@ -18,7 +18,8 @@ use super::Synced;
 use crate::{
     health::{Health, StoreStopped},
     limits::{APPLY_READ_BYTES, MAX_APPEND_BYTES},
-    log::NodeLog,
+    log::{NodeLog, ReadError},
+    replica::Repairs,
     runtime::blocking,
     types::{Entry, RaftLogId, TypeConfig, Vote, convert},
 };
@@ -35,12 +36,24 @@ pub(crate) struct LogReader {
     shard: u32,
     log: NodeLog,
     health: Health,
+    repairs: Arc<Repairs>,
 }
 
 impl LogStore {
-    pub(crate) fn new(shard: u32, log: NodeLog, synced: Arc<Synced>, health: Health) -> Self {
+    pub(crate) fn new(
+        shard: u32,
+        log: NodeLog,
+        synced: Arc<Synced>,
+        health: Health,
+        repairs: Arc<Repairs>,
+    ) -> Self {
         Self {
-            reader: LogReader { shard, log, health },
+            reader: LogReader {
+                shard,
+                log,
+                health,
+                repairs,
+            },
             synced,
         }
     }
@@ -55,24 +68,25 @@ impl LogStore {
 }
 
 impl LogReader {
-    fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
-        if from >= to {
-            return Ok(Vec::new());
-        }
-        let records = self
-            .log
-            .read(self.shard, from, to, max_bytes)
-            .map_err(|e| self.health.read(e))?;
-        records.into_iter().map(|record| self.decode(record)).collect()
-    }
-
-    /// The same; what is not in memory is waited for without keeping others from running.
+    /// Some of the entries, at least one if there is one. What is not in memory is waited for without keeping others from
+    /// running; what cannot be read, until it is repaired.
     async fn fetch(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
-        if from >= to || self.log.is_recent(self.shard, from) {
-            return self.read(from, to, max_bytes);
+        let mut to = to;
+        while from < to {
+            let (log, shard) = (self.log.clone(), self.shard);
+            let read = if log.is_recent(shard, from) {
+                log.read(shard, from, to, max_bytes)
+            } else {
+                blocking(move || log.read(shard, from, to, max_bytes)).await?
+            };
+            match read {
+                Ok(records) => return records.into_iter().map(|record| self.decode(record)).collect(),
+                // What comes before it is whole.
+                Err(ReadError::Corrupt { index, .. }) if index > from => to = index,
+                Err(error) => self.repairs.wait_for(error).await?,
+            }
         }
-        let reader = self.clone();
-        blocking(move || reader.read(from, to, max_bytes)).await?
+        Ok(Vec::new())
     }
 
     fn decode(&self, record: Bytes) -> io::Result<Entry> {
@@ -141,7 +155,15 @@ impl RaftLogReader<TypeConfig> for LogReader {
         {
             from += 1;
         }
-        self.read(from, to, usize::MAX)
+        let mut entries = Vec::new();
+        loop {
+            let more = self.fetch(from, to, usize::MAX).await?;
+            if more.is_empty() {
+                return Ok(entries);
+            }
+            from += more.len() as u64;
+            entries.extend(more);
+        }
     }
 
     async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + OptionalSend

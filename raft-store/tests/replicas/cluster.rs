@@ -81,6 +81,15 @@ impl Transport for Wire {
         }
         Ok(response)
     }
+
+    fn replicas(&self) -> Vec<u64> {
+        let net = self.net.lock().unwrap();
+        net.replicas
+            .keys()
+            .copied()
+            .filter(|id| *id != self.from)
+            .collect()
+    }
 }
 
 /// One node: what survives it, and what runs.

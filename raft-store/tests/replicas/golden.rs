@@ -36,6 +36,10 @@ impl Transport for Nobody {
     ) -> Result<RaftResponse, TransportError> {
         Err(TransportError::Unreachable("there is nobody".into()))
     }
+
+    fn replicas(&self) -> Vec<u64> {
+        Vec::new()
+    }
 }
 
 fn golden(version: u32) -> PathBuf {

@@ -3,6 +3,7 @@
 #![cfg(not(madsim))]
 
 mod cluster;
+mod damage;
 mod elections;
 mod faults;
 #[cfg(feature = "rocks")]

@@ -8,10 +8,11 @@ use super::Fault;
 use super::Loss;
 use super::Operation;
 use super::SimCounts;
+use super::broken::Broken;
 use super::content::Content;
 
 /// Disks find the wrong place in steps of these, bytes.
-const SECTOR: u64 = 512;
+pub(super) const SECTOR: u64 = 512;
 
 /// A change of a file that no sync has covered yet.
 #[derive(Clone)]
@@ -72,6 +73,7 @@ pub(super) struct World {
     pub(super) sync_delay: Option<Duration>,
     counts: SimCounts,
     faults: Vec<(Operation, u64, Fault)>,
+    pub(super) broken: Broken,
     life: u64,
     power: bool,
     chance: Chance,
@@ -89,6 +91,7 @@ impl World {
             sync_delay: None,
             counts: SimCounts::default(),
             faults: Vec::new(),
+            broken: Broken::default(),
             life: 0,
             power: false,
             chance: Chance(seed),
@@ -169,6 +172,9 @@ impl World {
 
     pub(super) fn read(&mut self, file: u64, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.count_whole(Operation::Read)?;
+        if !self.broken.may_read(file, offset, buf.len()) {
+            return Err(error_of(Fault::Error));
+        }
         Ok(self.file(file).volatile.read(buf, offset))
     }
 
@@ -189,6 +195,9 @@ impl World {
             return Err(error_of(Fault::Full));
         }
         let data = &data[..cut];
+        if !self.broken.may_write(id, offset, cut) {
+            return Err(error_of(Fault::Error));
+        }
         let file = self.file(id);
         file.volatile.write(data, offset);
         file.unsynced.push(Unsynced::Write {
@@ -206,6 +215,7 @@ impl World {
         if len.saturating_sub(self.len(id)) > self.free_bytes() {
             return Err(error_of(Fault::Full));
         }
+        self.broken.cut(id, len);
         let file = self.file(id);
         file.volatile.set_len(len);
         file.unsynced.push(Unsynced::SetLen(len));
@@ -451,7 +461,7 @@ impl File {
 
 fn error_of(fault: Fault) -> io::Error {
     match fault {
-        Fault::Error => io::Error::other("simulated I/O error"),
+        Fault::Error => rustix::io::Errno::IO.into(),
         Fault::Full => io::Error::new(io::ErrorKind::StorageFull, "simulated disk is full"),
         Fault::PowerLoss => io::Error::other("simulated power loss"),
         Fault::Lost | Fault::Misdirected => unreachable!("nobody is told"),

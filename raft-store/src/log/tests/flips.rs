@@ -92,6 +92,25 @@ async fn a_flipped_bit_is_harmless_or_reported_and_never_served() {
 }
 
 #[tokio::test]
+async fn a_sector_that_cannot_be_read_is_harmless_or_reported() {
+    const SECTOR: usize = 512;
+    let (sim, history) = closed_log().await;
+    for name in sim.files() {
+        let len = sim.read_file(&name).unwrap().len();
+        for byte in (0..len).step_by(SECTOR) {
+            let sim = sim.fork();
+            sim.break_sector(&name, byte as u64);
+            let context = format!("{name}, byte {byte}");
+            let reported = reported(&sim, &history, &context).await;
+            assert!(
+                !(reported && name.ends_with(".idx")),
+                "{context}: a sidecar can be made again"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_bit_of_the_last_batch_is_proven_by_the_mark_behind_it() {
     let (sim, history) = closed_log().await;
     let name = sim
