@@ -5,8 +5,8 @@ dead letters beside.
 Producers send as much as they can; a consumer group gives every message of one topic up, which makes dead letters that
 have to be copied from segment to segment. The size of every node's log directory is measured all the time.
 
-Parameters: SECONDS (600), SIZE_MIB (512: retention.size), SEGMENT_MIB (32), DEAD_PER_SECOND (1000), PAYLOAD (1024),
-IN_FLIGHT (256).
+Parameters: SECONDS (600), SIZE_MIB (512: retention.size), SEGMENT_MIB (32), DEAD_PER_SECOND (1000), PAYLOAD (8192: so
+that the disk is the limit and not the processor), IN_FLIGHT (256).
 """
 
 import threading
@@ -16,7 +16,7 @@ from lib import Bench, Check, parameter
 from rpc import Broken, Client, grpc
 
 SECONDS, SIZE_MIB, SEGMENT_MIB = parameter("SECONDS", 600), parameter("SIZE_MIB", 512), parameter("SEGMENT_MIB", 32)
-DEAD_PER_SECOND, PAYLOAD, IN_FLIGHT = parameter("DEAD_PER_SECOND", 1000), parameter("PAYLOAD", 1024), parameter("IN_FLIGHT", 256)
+DEAD_PER_SECOND, PAYLOAD, IN_FLIGHT = parameter("DEAD_PER_SECOND", 1000), parameter("PAYLOAD", 8192), parameter("IN_FLIGHT", 256)
 MIB, FACTOR, DEAD_QUEUES = 1 << 20, 1.25, 8
 
 
