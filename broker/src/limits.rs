@@ -128,6 +128,8 @@ pub const DEPARTED_VISIBLE_AFTER_MS: u64 = 1_000;
 pub const DEPARTED_KEPT_MS: u64 = 5_000;
 /// How often room is made among the clients when they are too many: each time all are looked at.
 pub const CLIENTS_SWEPT_EVERY_MS: u64 = 1_000;
+/// Clients remembered by one node that come from one host.
+pub const MAX_CLIENTS_PER_HOST: usize = MAX_CLIENTS / 2;
 /// Clients remembered by one node.
 pub const MAX_CLIENTS: usize = 50_000;
 
@@ -195,6 +197,8 @@ pub const FORGET_EVERY: Duration = Duration::from_secs(1);
 pub const LEADER_WAIT: Duration = Duration::from_millis(2_500);
 /// What a request without a deadline may take.
 pub const DEFAULT_REQUEST: Duration = Duration::from_secs(3);
+/// What any request but a receive may take, whatever its client would wait for: what it holds is held so long at most.
+pub const MAX_REQUEST: Duration = Duration::from_secs(30);
 /// Left over for the way back when a request is forwarded or repeated.
 pub const REPLY_MARGIN: Duration = Duration::from_millis(200);
 

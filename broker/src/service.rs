@@ -9,8 +9,8 @@ use std::{sync::Arc, time::Duration};
 use flotilla_proto::{peer as wire, record, rocketmq as mq};
 
 use crate::{
-    limits::{DEFAULT_REQUEST, REPLY_MARGIN},
-    node::{Node, catalogue::CatalogueError},
+    limits::{DEFAULT_REQUEST, MAX_REQUEST, REPLY_MARGIN},
+    node::{Node, catalogue::CatalogueError, clients::Who},
 };
 
 pub mod access;
@@ -61,7 +61,17 @@ impl Caller {
     fn patience(&self) -> Duration {
         self.deadline
             .unwrap_or(DEFAULT_REQUEST)
+            .min(MAX_REQUEST)
             .saturating_sub(REPLY_MARGIN)
+    }
+
+    /// As clients are remembered.
+    fn who(&self) -> Who<'_> {
+        Who {
+            id: &self.client_id,
+            language: &self.language,
+            host: &self.remote_host,
+        }
     }
 
     fn to_wire(&self) -> wire::Caller {
@@ -114,15 +124,13 @@ impl Service {
     /// The client begins or goes on: also one that had said good-bye is back.
     fn saw(&self, caller: &Caller) {
         let node = self.node();
-        node.clients()
-            .saw(&caller.client_id, &caller.language, node.clock().steady_ms());
+        node.clients().saw(caller.who(), node.clock().steady_ms());
     }
 
     /// The client did something, which may arrive after its good-bye.
     fn heard(&self, caller: &Caller) {
         let node = self.node();
-        node.clients()
-            .heard(&caller.client_id, &caller.language, node.clock().steady_ms());
+        node.clients().heard(caller.who(), node.clock().steady_ms());
     }
 
     /// The topic of this name; it comes into being if that is allowed.

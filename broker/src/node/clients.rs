@@ -9,7 +9,7 @@ use std::{
 
 use crate::limits::{
     CLIENT_OVERDUE_MS, CLIENT_SILENT_MS, CLIENTS_SWEPT_EVERY_MS, DEPARTED_KEPT_MS, MAX_CLIENT_ID_BYTES,
-    MAX_CLIENTS,
+    MAX_CLIENTS, MAX_CLIENTS_PER_HOST,
 };
 
 /// The clients of one node.
@@ -21,8 +21,21 @@ pub struct Clients {
 #[derive(Default)]
 struct Seen {
     clients: BTreeMap<u64, Client>,
+    /// How many of them come from each host.
+    hosts: BTreeMap<String, usize>,
     departures: u64,
     swept_ms: Option<u64>,
+}
+
+/// Who gives a sign of life.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Who<'a> {
+    /// As in the request metadata.
+    pub id: &'a str,
+    /// The SDK's word for its language.
+    pub language: &'a str,
+    /// Where it comes from; empty if that is not known.
+    pub host: &'a str,
 }
 
 /// What a client gave to hear.
@@ -42,6 +55,8 @@ pub struct Client {
     pub id: String,
     /// The SDK's word for its language.
     pub language: String,
+    /// Where it came from at first; empty if other nodes heard of it first.
+    pub host: String,
     /// Last sign of life, by this node's clock.
     pub last_seen_ms: u64,
     /// That was its good-bye.
@@ -70,34 +85,34 @@ pub fn client_hash(id: &str) -> u64 {
 }
 
 impl Clients {
-    /// A sign of life that no client gives after its good-bye: a client that gives it is back. Over the bound, new clients
-    /// are not remembered.
-    pub fn saw(&self, id: &str, language: &str, now_ms: u64) {
-        self.remember(id, language, now_ms, Sign::Begins);
+    /// A sign of life that no client gives after its good-bye: a client that gives it is back. Over the bounds, of all
+    /// clients and of those of one host, new ones are not remembered.
+    pub fn saw(&self, who: Who<'_>, now_ms: u64) {
+        self.remember(who, now_ms, Sign::Begins);
     }
 
     /// A sign of life of a client that has not said good-bye. After that it is a request that comes late.
-    pub fn heard(&self, id: &str, language: &str, now_ms: u64) {
-        self.remember(id, language, now_ms, Sign::Acts);
+    pub fn heard(&self, who: Who<'_>, now_ms: u64) {
+        self.remember(who, now_ms, Sign::Acts);
     }
 
     /// Another node heard the client with this hash.
     pub fn heard_elsewhere(&self, hash: u64, now_ms: u64) {
-        self.lock().note(hash, ("", ""), now_ms, Sign::Acts);
+        self.lock().note(hash, Who::default(), now_ms, Sign::Acts);
     }
 
     /// The client said good-bye. That is remembered for a while, also of a client this node never heard of: it may come
     /// to lead what other nodes have leased to it.
-    pub fn left(&self, id: &str, language: &str, now_ms: u64) {
-        self.remember(id, language, now_ms, Sign::GoodBye);
+    pub fn left(&self, who: Who<'_>, now_ms: u64) {
+        self.remember(who, now_ms, Sign::GoodBye);
     }
 
-    fn remember(&self, id: &str, language: &str, now_ms: u64, sign: Sign) {
+    fn remember(&self, who: Who<'_>, now_ms: u64, sign: Sign) {
         // Whoever has too long an id is refused, and not remembered, good-byes included.
-        if id.is_empty() || id.len() > MAX_CLIENT_ID_BYTES {
+        if who.id.is_empty() || who.id.len() > MAX_CLIENT_ID_BYTES {
             return;
         }
-        self.lock().note(client_hash(id), (id, language), now_ms, sign);
+        self.lock().note(client_hash(who.id), who, now_ms, sign);
     }
 
     /// True if the client with this hash gave a sign of life lately, or if it may live for all that can be known by who
@@ -139,7 +154,7 @@ impl Clients {
         let known = seen.clients.get(&hash);
         if known.is_none_or(|client| client.last_seen_ms < at_ms) {
             let sign = if departed { Sign::GoodBye } else { Sign::Begins };
-            seen.note(hash, ("", ""), at_ms, sign);
+            seen.note(hash, Who::default(), at_ms, sign);
         }
     }
 
@@ -173,7 +188,7 @@ impl Clients {
 }
 
 impl Seen {
-    fn note(&mut self, hash: u64, (id, language): (&str, &str), now_ms: u64, sign: Sign) {
+    fn note(&mut self, hash: u64, who: Who<'_>, now_ms: u64, sign: Sign) {
         self.departures += u64::from(sign == Sign::GoodBye);
         if let Some(client) = self.clients.get_mut(&hash) {
             if client.departed && sign == Sign::Acts {
@@ -183,25 +198,35 @@ impl Seen {
             client.departed = sign == Sign::GoodBye;
             return;
         }
-        if self.has_room(now_ms) {
+        if self.has_room(who.host, now_ms) {
             let client = Client {
-                id: id.into(),
-                language: language.into(),
+                id: who.id.into(),
+                language: who.language.into(),
+                host: who.host.into(),
                 last_seen_ms: now_ms,
                 departed: sign == Sign::GoodBye,
             };
+            *self.hosts.entry(client.host.clone()).or_default() += 1;
             self.clients.insert(hash, client);
         }
     }
 
-    fn has_room(&mut self, now_ms: u64) -> bool {
-        let is_full = self.clients.len() >= MAX_CLIENTS;
+    fn has_room(&mut self, host: &str, now_ms: u64) -> bool {
         let is_swept = |swept_ms| swept_ms + CLIENTS_SWEPT_EVERY_MS > now_ms;
-        if is_full && !self.swept_ms.is_some_and(is_swept) {
+        if self.is_full(host) && !self.swept_ms.is_some_and(is_swept) {
             self.swept_ms = Some(now_ms);
             self.clients.retain(|_, client| client.is_kept(now_ms));
+            self.hosts.clear();
+            for client in self.clients.values() {
+                *self.hosts.entry(client.host.clone()).or_default() += 1;
+            }
         }
-        self.clients.len() < MAX_CLIENTS
+        !self.is_full(host)
+    }
+
+    fn is_full(&self, host: &str) -> bool {
+        let of_host = self.hosts.get(host).copied().unwrap_or_default();
+        self.clients.len() >= MAX_CLIENTS || (!host.is_empty() && of_host >= MAX_CLIENTS_PER_HOST)
     }
 }
 
@@ -209,10 +234,46 @@ impl Seen {
 mod tests {
     use super::*;
 
+    fn who(id: &str) -> Who<'_> {
+        Who {
+            id,
+            language: "JAVA",
+            host: "",
+        }
+    }
+
+    #[test]
+    fn one_host_cannot_fill_the_room_of_all() {
+        let clients = Clients::default();
+        let from = |host| Who { host, ..who("a") };
+        for number in 0..MAX_CLIENTS {
+            let id = number.to_string();
+            let who = Who {
+                id: &id,
+                ..from("10.0.0.1")
+            };
+            clients.saw(who, 1_000);
+        }
+        assert_eq!(clients.count(1_001), MAX_CLIENTS_PER_HOST);
+        clients.saw(from("10.0.0.1"), 1_001);
+        assert_eq!(clients.last_sign(client_hash("a")), None);
+        clients.saw(from("10.0.0.2"), 1_002);
+        assert_eq!(clients.last_sign(client_hash("a")), Some((1_002, false)));
+        let late = 1_000 + CLIENT_SILENT_MS;
+        clients.saw(
+            Who {
+                id: "b",
+                ..from("10.0.0.1")
+            },
+            late,
+        );
+        assert_eq!(clients.count(late), 2, "the silent make room");
+    }
+
     #[test]
     fn a_silent_client_is_not_alive() {
         let clients = Clients::default();
-        clients.saw("a", "JAVA", 1_000);
+        clients.saw(who("a"), 1_000);
         assert!(clients.alive(client_hash("a"), 0, 1_000 + CLIENT_SILENT_MS - 1));
         assert!(!clients.alive(client_hash("a"), 0, 1_000 + CLIENT_SILENT_MS));
     }
@@ -221,13 +282,13 @@ mod tests {
     fn a_client_that_said_good_bye_is_departed_until_it_comes_back_or_is_forgotten() {
         let clients = Clients::default();
         let a = client_hash("a");
-        clients.saw("a", "JAVA", 1_000);
-        clients.left("a", "JAVA", 2_000);
+        clients.saw(who("a"), 1_000);
+        clients.left(who("a"), 2_000);
         assert!(!clients.alive(a, 0, 2_001));
         assert_eq!((clients.count(2_001), clients.departures()), (0, 1));
         assert_eq!(clients.departed(1_999 + CLIENT_SILENT_MS), [a].into());
         assert_eq!(clients.departed(2_000 + CLIENT_SILENT_MS), [].into());
-        clients.saw("a", "JAVA", 3_000);
+        clients.saw(who("a"), 3_000);
         assert!(clients.alive(a, 0, 3_001));
         assert_eq!(clients.departed(3_001), [].into());
     }
@@ -236,8 +297,8 @@ mod tests {
     fn what_a_client_sent_before_its_good_bye_does_not_bring_it_back() {
         let clients = Clients::default();
         let a = client_hash("a");
-        clients.left("a", "JAVA", 1_000);
-        clients.heard("a", "JAVA", 1_001);
+        clients.left(who("a"), 1_000);
+        clients.heard(who("a"), 1_001);
         clients.heard_elsewhere(a, 1_002);
         assert!(!clients.alive(a, 0, 1_003));
         assert_eq!(clients.departed(1_003), [a].into());
@@ -247,7 +308,7 @@ mod tests {
     fn who_has_just_begun_to_look_takes_the_unknown_for_living_but_not_the_silent() {
         let clients = Clients::default();
         let (silent, unknown) = (client_hash("a"), client_hash("b"));
-        clients.saw("a", "JAVA", 1_000);
+        clients.saw(who("a"), 1_000);
         let since = 1_000 + CLIENT_SILENT_MS;
         assert!(!clients.alive(silent, since, since));
         assert!(clients.alive(unknown, since, since + CLIENT_SILENT_MS - 1));
@@ -260,7 +321,7 @@ mod tests {
     fn of_what_several_nodes_heard_the_latest_counts() {
         let clients = Clients::default();
         let a = client_hash("a");
-        clients.saw("a", "JAVA", 1_000);
+        clients.saw(who("a"), 1_000);
         let late = 1_000 + CLIENT_OVERDUE_MS;
         assert!(!clients.is_overdue(a, 0, late - 1) && clients.is_overdue(a, 0, late));
         clients.told(a, 900, true);
@@ -275,7 +336,7 @@ mod tests {
     #[test]
     fn the_good_bye_of_a_client_nobody_knew_counts() {
         let clients = Clients::default();
-        clients.left("a", "JAVA", 1_000);
+        clients.left(who("a"), 1_000);
         assert_eq!(clients.departed(1_001), [client_hash("a")].into());
         assert_eq!(clients.departures(), 1);
     }
@@ -283,7 +344,7 @@ mod tests {
     #[test]
     fn a_good_bye_without_a_name_is_nobodys() {
         let clients = Clients::default();
-        clients.left("", "JAVA", 1_000);
+        clients.left(who(""), 1_000);
         assert_eq!((clients.departed(1_001), clients.departures()), ([].into(), 0));
     }
 
@@ -291,11 +352,11 @@ mod tests {
     fn over_the_bound_those_who_departed_a_while_ago_make_room_once_a_second() {
         let clients = Clients::default();
         for number in 0..MAX_CLIENTS {
-            clients.left(&number.to_string(), "JAVA", 1_000);
+            clients.left(who(&number.to_string()), 1_000);
         }
         let end = 1_000 + DEPARTED_KEPT_MS;
         let remembers = |id: &str, now_ms| {
-            clients.saw(id, "JAVA", now_ms);
+            clients.saw(who(id), now_ms);
             clients.count(now_ms) == 1
         };
         assert!(!remembers("a", end - 1), "every good-bye is to be seen to");

@@ -57,7 +57,8 @@ async fn tell(node: &Node, to: u32, pairs: Vec<Pair>) -> Vec<Pair> {
 pub(super) fn take(node: &Node, from: u32, request: Bytes) -> ForwardResponse {
     let hub = &node.inner.hub;
     let mut declined = Vec::new();
-    for pair in decode(request).unwrap_or_default() {
+    let pairs = decode(request).unwrap_or_default().into_iter();
+    for pair in pairs.take(MAX_HINTS_PER_CALL) {
         node.inner.polls.told(pair, from);
         if hub.is_waited_for(pair) {
             hub.ring_group(pair);

@@ -252,13 +252,16 @@ impl DataShard {
             .iter()
             .map(|lease| (lease.offset, lease.position))
             .collect();
-        let messages = self.read_at(queue, places).await?;
-        let delivered = leases.into_iter().zip(messages).map(|(lease, message)| Delivery {
-            queue,
-            offset: lease.offset,
-            attempt: lease.attempt,
-            nonce,
-            message,
+        let mut messages = self.read_at(queue, places).await?.into_iter().peekable();
+        let delivered = leases.into_iter().filter_map(|lease| {
+            let (_, message) = messages.next_if(|&(offset, _)| offset == lease.offset)?;
+            Some(Delivery {
+                queue,
+                offset: lease.offset,
+                attempt: lease.attempt,
+                nonce,
+                message,
+            })
         });
         Ok(delivered.collect())
     }
@@ -336,24 +339,25 @@ impl DataShard {
         self.machine.read(|core| core.next_visible(GroupId(group), queue))
     }
 
-    /// Reads messages of a queue by offset and place. An entry that the state points at and that is not there is damage.
+    /// Reads messages of a queue by offset and place, each with its offset. What was copied forward since it was looked up is
+    /// read where it stands by now, and what is forgotten is left out: one message must not keep the others from whom they are
+    /// leased to. An entry that the state points at and that is not there is damage.
     async fn read_at(
         &self,
         queue: QueueId,
-        places: Vec<(u64, Position)>,
-    ) -> Result<Vec<record::StoredMessage>, DeliverError> {
-        let positions = places.iter().map(|&(_, at)| at).collect();
-        let missing = match self.read_messages(positions).await {
-            Err(PayloadError::NotFound(index)) => index,
-            read => return Ok(read?),
-        };
-        for (offset, at) in places.into_iter().filter(|(_, at)| at.index == missing) {
-            let stands_at = self.replica.read_state(|state| {
-                self.machine
-                    .read(|core| core.locate(&Reading(state), queue, offset))
-            })?;
-            // Copied forward or forgotten since it was looked up: then it is elsewhere, or gone by right.
-            if stands_at.is_some_and(|stored| stored.position == at) {
+        mut places: Vec<(u64, Position)>,
+    ) -> Result<Vec<(u64, record::StoredMessage)>, DeliverError> {
+        loop {
+            let positions = places.iter().map(|&(_, at)| at).collect();
+            let missing = match self.read_messages(positions).await {
+                Err(PayloadError::NotFound(index)) => index,
+                read => {
+                    let offsets = places.into_iter().map(|(offset, _)| offset);
+                    return Ok(offsets.zip(read?).collect());
+                }
+            };
+            places = self.places_now(queue, places)?;
+            if places.iter().any(|(_, at)| at.index == missing) {
                 let what = format!(
                     "entry {missing} of shard {} has a message and is not there",
                     self.id
@@ -361,7 +365,23 @@ impl DataShard {
                 return Err(PayloadError::Corrupt(what).into());
             }
         }
-        Err(PayloadError::NotFound(missing).into())
+    }
+
+    /// Where messages stand by now, without those that are forgotten.
+    fn places_now(
+        &self,
+        queue: QueueId,
+        places: Vec<(u64, Position)>,
+    ) -> Result<Vec<(u64, Position)>, Fault> {
+        self.replica.read_state(|state| {
+            self.machine.read(|core| {
+                let stored = places.into_iter().map(|(offset, _)| {
+                    let stored = core.locate(&Reading(state), queue, offset)?;
+                    Ok(stored.map(|stored| (offset, stored.position)))
+                });
+                stored.filter_map(Result::transpose).collect()
+            })
+        })
     }
 
     /// Reads messages by their places: recent ones from memory, old ones where the disk holds up nobody.
@@ -491,6 +511,38 @@ async fn off_the_runtime<T: Send + 'static>(call: impl FnOnce() -> T + Send + 's
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_message_that_was_moved_or_forgotten_meanwhile_does_not_keep_the_others_from_being_read() {
+        let node = crate::testing::OneNode::start().await;
+        let shard = node.service.node().shard(1).expect("it is here");
+        let queue = QueueId::new(1, 0);
+        for id in ["a", "b"] {
+            let stored = record::StoredMessage {
+                message_id: id.into(),
+                ..Default::default()
+            };
+            let append = record::Append {
+                queue: queue.0,
+                message_id: id.into(),
+                message: stored.encode_to_vec().into(),
+            };
+            let command = Some(command::Command::Append(append));
+            shard.proposer.submit(Command { command }).await.unwrap();
+        }
+        let gone = Position {
+            index: 1 << 40,
+            ..Position::default()
+        };
+        let places = shard.places_now(queue, vec![(1, gone)]).unwrap();
+        let places = [vec![(0, gone), (7, gone)], places].concat();
+        let read = shard.read_at(queue, places).await.unwrap();
+        let read: Vec<(u64, &str)> = read
+            .iter()
+            .map(|(offset, message)| (*offset, message.message_id.as_str()))
+            .collect();
+        assert_eq!(read, [(0, "a"), (1, "b")]);
+    }
 
     fn status(term: u64, leader: u32, is_leader: bool) -> ReplicaStatus {
         ReplicaStatus {

@@ -100,8 +100,7 @@ impl Service {
         _: NotifyClientTerminationRequest,
     ) -> NotifyClientTerminationResponse {
         let node = self.node();
-        node.clients()
-            .left(&caller.client_id, &caller.language, node.clock().steady_ms());
+        node.clients().left(caller.who(), node.clock().steady_ms());
         NotifyClientTerminationResponse { status: answer::ok() }
     }
 
