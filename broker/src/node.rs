@@ -43,6 +43,7 @@ pub mod peers;
 pub mod peers_transport;
 pub mod polls;
 pub mod proposer;
+mod reading;
 mod renewals;
 pub mod retention;
 mod roster;

@@ -39,6 +39,9 @@ pub struct NodeView {
     /// back to an older state, or started twice. Absent when there is none.
     #[serde(default)]
     pub problem: Option<String>,
+    /// Shards of which it has records that it cannot read, and no other node could give yet.
+    #[serde(default)]
+    pub damaged: Vec<u32>,
     /// Address for clients (gRPC).
     pub client_addr: String,
     /// Address for administration (HTTP).

@@ -69,6 +69,12 @@ fn print(cluster: &ClusterView) {
         if let Some(problem) = &node.problem {
             println!("\nnode {}: {problem}", node.id);
         }
+        if !node.damaged.is_empty() {
+            println!(
+                "\nnode {} has records of shards {:?} that it cannot read: see its log",
+                node.id, node.damaged
+            );
+        }
     }
     println!();
     let shards = cluster.shards.iter().map(|shard| {

@@ -1,12 +1,13 @@
 //! `flotilla serve`: puts a node together from its configuration, runs it, and ends it well.
 //!
 //! A signal asks for a graceful end: leaderships are handed over, then the sockets close. A second
-//! one ends the process at once. A node whose stored data is damaged sets its data directory aside
-//! and starts again, empty, to be rebuilt by the other nodes.
+//! one ends the process at once. A node whose stored data is damaged beyond repair sets its data directory
+//! aside, once the other nodes can do without it, and starts again, empty, to be rebuilt by them.
 
 mod assemble;
 mod condemned;
 pub(crate) mod options;
+mod spared;
 
 use std::{io, process::ExitCode, time::Duration};
 

@@ -23,11 +23,13 @@ pub(super) async fn live() -> &'static str {
     path = "/healthz/ready",
     responses((status = 200, body = String), (status = 503, description = "Not yet, with the reason", body = ErrorBody))
 )]
-pub(super) async fn ready(State(api): State<Api>) -> Result<&'static str, ApiError> {
-    api.service
-        .ready()
-        .map(|()| "ok\n")
-        .map_err(ApiError::unavailable)
+pub(super) async fn ready(State(api): State<Api>) -> Result<String, ApiError> {
+    api.service.ready().map_err(ApiError::unavailable)?;
+    Ok(match api.service.damage() {
+        // What is whole is served.
+        Some(damage) => format!("ok, but {damage}\n"),
+        None => "ok\n".to_owned(),
+    })
 }
 
 /// Figures of this node in Prometheus' text format.

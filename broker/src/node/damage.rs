@@ -138,16 +138,25 @@ impl Node {
         self.store().damages().iter().map(|damage| damage.shard).collect()
     }
 
-    /// The nodes on which records of a shard are known to be damaged.
-    pub(super) fn damaged_in(&self, shard: u32) -> BTreeSet<u32> {
-        let heard = self.inner.heard.lock().expect("no panic while held");
-        let others = heard.iter().filter(|(_, sign)| sign.damaged.contains(&shard));
-        let mut nodes: BTreeSet<u32> = others.map(|(&node, _)| node).collect();
-        drop(heard);
-        if self.damaged_shards().contains(&shard) {
-            nodes.insert(self.id());
+    /// The same of any node, as heard last.
+    pub(crate) fn damaged_on(&self, node: u32) -> BTreeSet<u32> {
+        if node == self.id() {
+            return self.damaged_shards();
         }
+        let heard = self.inner.heard.lock().expect("no panic while held");
+        heard
+            .get(&node)
+            .map(|sign| sign.damaged.clone())
+            .unwrap_or_default()
+    }
+
+    /// The nodes on which records of a shard are damaged.
+    pub(super) fn damaged_in(&self, shard: u32) -> BTreeSet<u32> {
+        let meta = self.meta();
+        let nodes = meta.nodes().keys().copied();
         nodes
+            .filter(|&node| self.damaged_on(node).contains(&shard))
+            .collect()
     }
 
     /// The shards that this node leads, as other nodes are told.

@@ -41,6 +41,8 @@ pub(crate) struct Wires {
     nodes: Mutex<BTreeMap<u32, Node>>,
     forwarded: Mutex<BTreeMap<String, usize>>,
     faults: Mutex<BTreeMap<String, Fault>>,
+    /// How often each node asked the others who they are, and what they have.
+    asked: Mutex<BTreeMap<u32, usize>>,
 }
 
 impl Wires {
@@ -89,6 +91,11 @@ impl PeerTransport for Wire {
         if let Body::Forward(request) = &body {
             let mut forwarded = self.wires.forwarded.lock().unwrap();
             *forwarded.entry(request.rpc.clone()).or_default() += 1;
+        }
+        if let Body::Status(question) = &body
+            && question.fresh
+        {
+            *self.wires.asked.lock().unwrap().entry(self.from).or_default() += 1;
         }
         match self.wires.fault(&body) {
             Some(Fault::Full) => return Err(PeerError::Overloaded),
@@ -268,6 +275,12 @@ impl Cluster {
         forwarded.get(rpc).copied().unwrap_or_default()
     }
 
+    /// How often a node asked another one who it is, and what it has.
+    pub(crate) fn asked(&self, node: u32) -> usize {
+        let asked = self.wires.asked.lock().unwrap();
+        asked.get(&node).copied().unwrap_or_default()
+    }
+
     /// The nodes that lead the two data shards, once these are two.
     pub(crate) async fn two_leaders(&self) -> (u32, u32) {
         let node = self.service(1).node();
@@ -276,6 +289,20 @@ impl Cluster {
         })
         .await;
         (node.leader(1).unwrap(), node.leader(2).unwrap())
+    }
+
+    /// Waits until every replica has applied what its leader has.
+    pub(crate) async fn wait_level(&self) {
+        wait_for("every replica to have everything", || {
+            [0, 1, 2].iter().all(|&shard| {
+                let nodes = self.running().into_iter().map(|id| self.service(id).node());
+                let statuses = nodes.map(|node| node.statuses().into_iter().find(|(id, _)| *id == shard));
+                let mut applied = statuses.map(|status| status.and_then(|(_, status)| status.applied));
+                let first = applied.next();
+                applied.all(|other| Some(other) == first)
+            })
+        })
+        .await;
     }
 
     pub(crate) fn running(&self) -> Vec<u32> {

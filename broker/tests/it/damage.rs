@@ -1,4 +1,6 @@
-//! Damaged stored data, found at the start of a node.
+//! Damaged stored data: found at the start of a node, and while it runs.
+
+use std::{collections::BTreeSet, time::Duration};
 
 use broker::node::{NodeError, StopReason};
 use bytes::Bytes;
@@ -136,7 +138,7 @@ async fn a_node_with_damaged_records_repairs_them_and_feeds_one_that_lost_its_di
             })
     })
     .await;
-    let mut missing: std::collections::BTreeSet<_> = ids.into_iter().collect();
+    let mut missing: BTreeSet<_> = ids.into_iter().collect();
     while !missing.is_empty() {
         let (status, messages) = receive(cluster.service(2), "orders", "readers", PATIENCE).await;
         assert_eq!(status, Code::Ok, "{missing:?}");
@@ -153,4 +155,111 @@ async fn a_node_with_damaged_records_repairs_them_and_feeds_one_that_lost_its_di
     // It has read all of them, when it applied its log again.
     assert_eq!(node(2).store().repairs(), 3);
     assert_eq!(node(2).store().damages(), []);
+}
+
+/// A cluster with large messages of these ids, which was stopped with everything in its state.
+async fn filled(ids: &[String]) -> Cluster {
+    let mut cluster = Cluster::start(3).await;
+    for id in ids {
+        let sent = send_large(cluster.service(1), "orders", id).await;
+        assert_eq!(code(&sent.status), Code::Ok);
+    }
+    cluster.wait_level().await;
+    for id in 1..=3 {
+        cluster.service(id).node().store().flush().await.unwrap();
+        cluster.kill(id).await;
+    }
+    cluster
+}
+
+/// Receives until these are left, from a node that answers.
+async fn receive_all_but(cluster: &Cluster, node: u32, ids: &[String], left: &[String]) {
+    let mut missing: BTreeSet<String> = ids.iter().cloned().collect();
+    let left: BTreeSet<String> = left.iter().cloned().collect();
+    let read = async {
+        while missing != left {
+            let wait = Duration::from_secs(1);
+            let (_, messages) = receive(cluster.service(node), "orders", "readers", wait).await;
+            for message in &messages {
+                missing.remove(&properties(message).message_id);
+                ack(cluster.service(node), "orders", "readers", message).await;
+            }
+        }
+    };
+    let read = tokio::time::timeout(3 * PATIENCE, read).await;
+    read.unwrap_or_else(|_| panic!("missing are {missing:?}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_node_serves_what_is_whole_and_is_not_given_up_while_another_is_dead() {
+    let ids: Vec<String> = (0..48).map(|number| format!("<message-{number:03}>")).collect();
+    let mut cluster = filled(&ids).await;
+    let bad = [ids[5].clone()];
+    for id in [1, 2] {
+        assert_eq!(flip_bodies(&cluster.machines[&id], &bad), 1);
+        cluster.boot(id).await;
+    }
+    cluster.wait_ready().await;
+    receive_all_but(&cluster, 1, &ids, &bad).await;
+    wait_for("somebody to find the damage", || {
+        [1, 2].iter().any(|&id| cluster.service(id).damage().is_some())
+    })
+    .await;
+    let damaged = [1, 2]
+        .into_iter()
+        .find(|&id| cluster.service(id).damage().is_some());
+    let damaged = damaged.expect("just seen");
+    let node = cluster.service(damaged).node().clone();
+    // However long it lasts, and however often it asks.
+    for times in [0, 1, 2] {
+        let before = cluster.asked(damaged);
+        wait_for("the others to be asked whether they can do without it", || {
+            cluster.pass(Duration::from_secs(1));
+            cluster.asked(damaged) > before
+        })
+        .await;
+        assert!(!node.stopping(), "{times}");
+    }
+    // Somebody comes back who has it.
+    cluster.boot(3).await;
+    wait_for("the record to be repaired", || node.store().damages().is_empty()).await;
+    cluster.wait_ready().await;
+    receive_all_but(&cluster, 1, &bad, &[]).await;
+    assert!(!node.stopping());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_repaired_is_given_up_once_the_others_can_do_without_it() {
+    let ids: Vec<String> = (0..48).map(|number| format!("<message-{number:03}>")).collect();
+    let mut cluster = filled(&ids).await;
+    let machine = &cluster.machines[&2];
+    // A segment with a bad record and a bad index: nobody can say what stood there.
+    flip_bodies(machine, &ids[3..4]);
+    for name in machine.disk.files().iter().filter(|name| name.ends_with(".idx")) {
+        let index = machine.disk.read_file(name).unwrap();
+        let positions = u64::from_le_bytes(index[40..48].try_into().unwrap());
+        for position in 0..positions {
+            machine.disk.flip_bit(name, 64 + position * 32, 0);
+        }
+    }
+    for id in 1..=3 {
+        cluster.boot(id).await;
+    }
+    let node = cluster.service(2).node().clone();
+    // Found when the shard is opened, or by whoever reads it.
+    wait_for("the damage to be found", || {
+        for shard in node.shards() {
+            for index in 0..shard.replica.status().last_log.unwrap_or(0) {
+                let _ = shard.replica.read_payload(index);
+            }
+        }
+        !node.store().damages().is_empty()
+    })
+    .await;
+    wait_for("the node to be given up", || {
+        cluster.pass(Duration::from_millis(100));
+        node.stopping()
+    })
+    .await;
+    assert!(matches!(node.wait_stopped().await, StopReason::Condemned(_)));
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt::Debug,
     io,
-    ops::{Bound, RangeBounds},
+    ops::{Bound, RangeBounds, RangeInclusive},
     sync::Arc,
 };
 
@@ -89,6 +89,16 @@ impl LogReader {
         Ok(Vec::new())
     }
 
+    /// The log id at an index, waited for like an entry.
+    async fn log_id(&self, index: u64) -> io::Result<Option<RaftLogId>> {
+        loop {
+            match self.log.log_id(self.shard, index) {
+                Ok(found) => return Ok(found.map(convert::to_raft)),
+                Err(error) => self.repairs.wait_for(error).await?,
+            }
+        }
+    }
+
     fn decode(&self, record: Bytes) -> io::Result<Entry> {
         Entry::from_record(self.shard, record, true).map_err(|e| {
             self.health.stop(StoreStopped::Corrupt(format!(
@@ -121,6 +131,10 @@ impl LogReader {
     }
 }
 
+fn there(index: u64, id: Option<RaftLogId>) -> io::Result<RaftLogId> {
+    id.ok_or_else(|| io::Error::other(format!("entry {index} is not there")))
+}
+
 /// A range of indexes as first and end.
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let from = match range.start_bound() {
@@ -146,13 +160,7 @@ impl RaftLogReader<TypeConfig> for LogReader {
         let mut from = from.max(state.purged.map_or(0, |purged| purged.index + 1));
         let to = to.min(state.last.map_or(0, |last| last.index + 1));
         // A log need not start at index 0.
-        while from < to
-            && self
-                .log
-                .log_id(self.shard, from)
-                .map_err(|e| self.health.read(e))?
-                .is_none()
-        {
+        while from < to && self.log_id(from).await?.is_none() {
             from += 1;
         }
         let mut entries = Vec::new();
@@ -176,6 +184,26 @@ impl RaftLogReader<TypeConfig> for LogReader {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
         self.fetch(start, end, MAX_APPEND_BYTES).await
+    }
+
+    /// The last entry of each leader, found in the index: a start reads no old records.
+    async fn get_key_log_ids(&mut self, range: RangeInclusive<RaftLogId>) -> io::Result<Vec<RaftLogId>> {
+        let (mut from, last) = (*range.start(), *range.end());
+        let mut found = Vec::new();
+        while from.leader_id != last.leader_id {
+            let (mut same, mut other) = (from.index, last.index);
+            while same + 1 < other {
+                let middle = same + (other - same) / 2;
+                match there(middle, self.log_id(middle).await?)?.leader_id == from.leader_id {
+                    true => same = middle,
+                    false => other = middle,
+                }
+            }
+            found.push(there(same, self.log_id(same).await?)?);
+            from = there(other, self.log_id(other).await?)?;
+        }
+        found.push(last);
+        Ok(found)
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {

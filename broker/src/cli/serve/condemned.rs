@@ -1,4 +1,4 @@
-//! Damaged stored data: the data directory is set aside, and the same process starts again with an
+//! Damaged stored data: once the other nodes can do without it, the data directory is set aside, and the same process starts again with an
 //! empty one, which the other nodes fill. What was set aside is kept for a person to look at; the empty one remembers
 //! that there was data once, so that no empty cluster is ever formed in its place.
 
@@ -13,6 +13,7 @@ use std::{
 
 use tracing::error;
 
+use super::spared;
 use crate::{config::Config, grpc::tls, node::identity::HAD_DATA};
 
 /// Rebuilding takes a majority of other nodes.
@@ -31,6 +32,10 @@ pub(super) fn start_again(config: &Config, reason: &str) -> ExitCode {
             "stored data is damaged, and a cluster of {nodes} cannot rebuild it: restore the data directory from a copy, \
              or move it away to start empty"
         );
+        return ExitCode::FAILURE;
+    }
+    if let Err(cause) = spared::wait(config, reason) {
+        error!(reason, %cause, "stored data is damaged, and nothing was touched");
         return ExitCode::FAILURE;
     }
     match set_aside(&config.data_dir) {

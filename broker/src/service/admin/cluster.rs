@@ -14,6 +14,17 @@ impl Service {
         self.node().ready()
     }
 
+    /// Which stored records this node cannot read, if there are any.
+    pub fn damage(&self) -> Option<String> {
+        let count = self.node().store().damages().len();
+        let shards = self.node().damaged_shards();
+        (count > 0).then(|| {
+            format!(
+                "{count} stored records of shards {shards:?} cannot be read; other nodes are asked for them, see the log"
+            )
+        })
+    }
+
     /// The cluster as this node sees it.
     pub fn cluster(&self) -> ClusterView {
         let node = self.node();
@@ -29,6 +40,7 @@ impl Service {
                 incarnation: known.incarnation,
                 alive: alive.contains(&known.id),
                 problem: strangers.get(&known.id).cloned(),
+                damaged: node.damaged_on(known.id).into_iter().collect(),
                 client_addr: known.client_addr.clone(),
                 http_addr: known.http_addr.clone(),
                 peer_addr: known.peer_addr.clone(),

@@ -64,6 +64,11 @@ impl Service {
                 "Bytes written to the node's log",
                 store.log.bytes_written,
             ),
+            (
+                "flotilla_repaired_records_total",
+                "Stored records that were damaged and replaced by another node's",
+                self.node().store().repairs(),
+            ),
         ] {
             let _ = write!(
                 text,
@@ -95,6 +100,11 @@ impl Service {
                 "flotilla_waiting_receives",
                 "Receives that wait for messages",
                 self.node().hub().waiting() as u64,
+            ),
+            (
+                "flotilla_damaged_records",
+                "Stored records that cannot be read and are not repaired yet",
+                self.node().store().damages().len() as u64,
             ),
         ] {
             let _ = write!(

@@ -1,0 +1,107 @@
+//! Before a damaged data directory is set aside: whether the other nodes can do without it.
+//!
+//! The node does not run, or not any more. So this asks as one without a directory would: under its number, for no cluster.
+
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+
+use flotilla_proto::peer::{Hello, StatusRequest, StatusResponse};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+use tracing::{error, info};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    config::Config,
+    node::damage,
+    peer::{Body, PROTOCOL_VERSION, PeerTransport, stream::StreamTransport},
+};
+
+const ASK_FOR: Duration = Duration::from_secs(2);
+/// Between two questions.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Questions between two times that it is said what is waited for.
+const SAY_EVERY: u32 = 15;
+
+/// Waits until every shard has a majority of whole, caught-up voters without this node.
+///
+/// # Errors
+/// When it is told to stop first.
+pub(super) fn wait(config: &Config, reason: &str) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            biased;
+            () = until_spared(config, reason) => Ok(()),
+            _ = interrupt.recv() => Err(stopped()),
+            _ = terminate.recv() => Err(stopped()),
+        }
+    })
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("it was told to stop before the other nodes could do without it")
+}
+
+async fn until_spared(config: &Config, reason: &str) {
+    let clock = SystemClock::default();
+    let hello = Hello {
+        version: PROTOCOL_VERSION,
+        node: config.node_id,
+        directory: clock.random_u64().max(1),
+        session: clock.random_u64().max(1),
+        ..Hello::default()
+    };
+    let mut others = config
+        .initial_cluster
+        .as_ref()
+        .map(|cluster| cluster.nodes().clone())
+        .unwrap_or_default();
+    others.remove(&config.node_id);
+    let greeted = hello.clone();
+    let transport = StreamTransport::new(Arc::new(move || greeted.clone()));
+    transport.set_peers(others.clone());
+    for question in 0_u32.. {
+        let answers = ask(&transport, &hello, others.keys().copied()).await;
+        match damage::spared(config.node_id, answers.values()) {
+            Ok(()) => return info!("the other nodes can do without what is stored here"),
+            Err(why) if question % SAY_EVERY == 1 => error!(
+                reason,
+                why,
+                data_dir = %config.data_dir.display(),
+                "stored data is damaged, and the other nodes cannot do without it now: nothing is touched, and they are asked \
+                 again. Start the nodes that do not run; if this directory is the last of a majority, keep it"
+            ),
+            Err(_) => {}
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn ask(
+    transport: &StreamTransport,
+    hello: &Hello,
+    others: impl Iterator<Item = u32>,
+) -> BTreeMap<u32, StatusResponse> {
+    let asked = others.map(|node| async move {
+        let question = StatusRequest {
+            fresh: true,
+            from: Some(hello.clone()),
+            ..StatusRequest::default()
+        };
+        match transport.call(node, Body::Status(question), ASK_FOR).await {
+            Ok(Body::StatusAnswer(answer)) => Some((node, answer)),
+            _ => None,
+        }
+    });
+    futures::future::join_all(asked)
+        .await
+        .into_iter()
+        .flatten()
+        .collect()
+}
