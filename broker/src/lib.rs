@@ -26,4 +26,5 @@ pub mod service;
 #[cfg(all(test, feature = "server"))]
 mod testing;
 pub mod third_parties;
+pub mod unread;
 pub mod views;

@@ -55,6 +55,16 @@ impl Service {
                 counters.undeliverable.get(),
             ),
             (
+                "flotilla_unread_refused_total",
+                "Answers that found no room because too many wait to be read",
+                self.unread().refused(),
+            ),
+            (
+                "flotilla_unread_gave_way_total",
+                "Connections closed because nothing was read on them and others needed the room",
+                self.unread().gave_way(),
+            ),
+            (
                 "flotilla_log_syncs_total",
                 "Syncs of the node's log",
                 store.log.syncs,
@@ -90,6 +100,11 @@ impl Service {
                 "flotilla_clients",
                 "Clients heard of lately",
                 self.node().clients().count(now) as u64,
+            ),
+            (
+                "flotilla_unread_bytes",
+                "Bytes of answers that wait until they are read, and room for those being made",
+                self.unread().held(),
             ),
             (
                 "flotilla_waiting_receives",
