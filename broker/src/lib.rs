@@ -23,6 +23,7 @@ pub mod net;
 pub mod node;
 pub mod peer;
 pub mod service;
+pub mod tally;
 #[cfg(all(test, feature = "server"))]
 mod testing;
 pub mod third_parties;

@@ -76,6 +76,9 @@ pub const MAX_IN_FLIGHT_PER_QUEUE: usize = 16 * 1024;
 pub const MAX_WAITING_RECEIVES: usize = 20_000;
 /// Times that another node has asked to be told of messages and was not told yet, over all consumer groups and topics.
 pub const MAX_INTERESTS: usize = 40_000;
+/// Rows of one figure that is shown by topic, consumer group or kind of client; what finds no place is one row more. Of what is
+/// counted by shard, each shard has so many.
+pub const MAX_TALLY_ROWS: usize = 10_000;
 /// Pairs of a consumer group and a topic whose turns one node remembers.
 pub const MAX_REMEMBERED_POLLS: usize = 40_000;
 /// Hints that one call to another node carries.

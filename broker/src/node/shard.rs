@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
@@ -33,8 +33,6 @@ pub struct DataShard {
     pub machine: Arc<QueueMachine>,
     /// The way commands get into its log.
     pub proposer: Proposer,
-    /// Messages given up while this node led: asked for by a client, or out of attempts.
-    pub dead_letters: AtomicU64,
     /// Who leads, kept by the shard's keeper so that every request need not ask the replica.
     leadership: Leadership,
     clock: Arc<dyn Clock>,
@@ -185,7 +183,6 @@ impl DataShard {
             replica,
             machine,
             proposer,
-            dead_letters: AtomicU64::default(),
             leadership: Leadership::default(),
             clock,
             delivering: Mutex::default(),

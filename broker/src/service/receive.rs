@@ -219,7 +219,7 @@ impl Service {
         let mut responses = Vec::with_capacity(deliveries.len() + 2);
         responses.push(element(Content::Status(answer::ok().expect("a status"))));
         for delivery in deliveries {
-            let bytes = delivery.message.encoded_len() as u64;
+            let (bytes, attempt) = (delivery.message.encoded_len() as u64, delivery.attempt);
             let shard = receive.topic.queue_shards[delivery.queue.number() as usize];
             let message = to_client(
                 &receive.resource,
@@ -233,8 +233,8 @@ impl Service {
                 self.counters().undeliverable.add(1);
                 continue;
             }
-            self.counters().messages_out.add(1);
-            self.counters().bytes_out.add(bytes);
+            let key = (receive.topic.id, receive.group.id, attempt > 1);
+            self.counters().delivered.add(key, [1, bytes]);
             responses.push(element);
         }
         responses.push(stamp);
