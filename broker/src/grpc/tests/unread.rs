@@ -31,7 +31,7 @@ async fn server() -> Server {
 }
 
 fn held(server: &Server) -> u64 {
-    server._node.service.unread().held()
+    server.node.service.unread().held()
 }
 
 fn ids_and_code(messages: &[Bytes]) -> (Vec<String>, i32) {
@@ -87,7 +87,7 @@ async fn who_reads_nothing_is_refused_before_anything_is_leased_and_nobody_else_
     let (unread, code, most) = fill(&server, &mut slow).await;
     assert_eq!(code, mq::Code::TooManyRequests as i32);
     assert!(most <= MOST && most >= MOST - 2 * BODY as u64, "{most}");
-    assert!(server._node.service.unread().refused() >= 1);
+    assert!(server.node.service.unread().refused() >= 1);
     // Others get everything else, for the first time.
     let mut seen = BTreeSet::new();
     let mut other = Client::plain(&server.address).await;
@@ -130,7 +130,7 @@ async fn those_who_read_nothing_give_way_when_most_of_the_room_is_used() {
         }
         slow.push((client, unread));
     }
-    until(|| server._node.service.unread().gave_way() >= 1 && held(&server) <= 2 * MOST).await;
+    until(|| server.node.service.unread().gave_way() >= 1 && held(&server) <= 2 * MOST).await;
     server.answers().await;
     assert!(slow.iter().any(|(client, _)| client.ended.is_finished()));
 }
@@ -143,7 +143,7 @@ async fn routes_that_nobody_reads_are_bounded_too() {
         queues: Some(1024),
         message_type: "NORMAL".to_owned(),
     };
-    server._node.service.create_topic(spec).await.unwrap();
+    server.node.service.create_topic(spec).await.unwrap();
     let mut slow = Client::with_window(&server.address, 1 << 10).await;
     let (mut unread, mut refused) = (Vec::new(), false);
     while !refused {
@@ -174,7 +174,7 @@ async fn a_telemetry_stream_that_nobody_reads_ends() {
         said.unbounded_send(framed(&large)).unwrap();
         open.push((said, answers));
     }
-    until(|| server._node.service.unread().refused() >= 1).await;
+    until(|| server.node.service.unread().refused() >= 1).await;
     assert!(held(&server) <= 64 << 10);
     server.answers().await;
 }
