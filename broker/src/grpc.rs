@@ -18,20 +18,22 @@ mod stats;
 pub mod tls;
 mod wire;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use flotilla_proto::rocketmq::{admin_server::AdminServer, messaging_service_server::MessagingServiceServer};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
     config::{Limits, TlsMode},
+    limits::ASK_THE_STUCK_EVERY,
     net,
     service::Service,
+    unread::Unread,
 };
 
 pub use limits::Patience;
@@ -62,6 +64,7 @@ struct Rim {
     admin: AdminServer<admin::NotImplemented>,
     stats: Arc<RimStats>,
     clock: Arc<dyn Clock>,
+    unread: Unread,
     patience: Patience,
     max_send_bytes: u64,
 }
@@ -69,6 +72,7 @@ struct Rim {
 /// Serves clients until `stop`, then lets the open requests end.
 pub async fn serve(listener: TcpListener, options: GrpcOptions, service: Service, stop: CancellationToken) {
     let clock = Arc::clone(service.node().clock());
+    let unread = service.unread().clone();
     let messaging = messaging::Messaging::new(service, options.stats.clone(), stop.clone());
     let rim = Arc::new(Rim {
         mode: options.mode,
@@ -82,12 +86,26 @@ pub async fn serve(listener: TcpListener, options: GrpcOptions, service: Service
             .max_decoding_message_size(limits::MAX_SMALL_MESSAGE_BYTES),
         stats: options.stats,
         clock,
+        unread: unread.clone(),
         patience: options.patience,
         max_send_bytes: options.limits.max_inbound_size.0,
     });
     let serve =
         |socket, from: SocketAddr, seat| connection::serve(socket, from, seat, rim.clone(), stop.clone());
-    net::accept(listener, options.limits.max_connections, stop.clone(), serve).await;
+    tokio::select! {
+        biased;
+        () = net::accept(listener, options.limits.max_connections, stop.clone(), serve) => {}
+        () = ask_the_stuck(&unread) => {}
+    }
+}
+
+/// Has those give way who read nothing while there is little room for the answers of others. Has no end.
+async fn ask_the_stuck(unread: &Unread) {
+    let mut seen = BTreeMap::new();
+    loop {
+        time::sleep(ASK_THE_STUCK_EVERY).await;
+        unread.ask_the_stuck(&mut seen);
+    }
 }
 
 fn http2_settings() -> http2::Builder<TokioExecutor> {

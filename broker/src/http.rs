@@ -8,6 +8,7 @@ mod health;
 mod limits;
 mod process;
 mod topics;
+mod unread;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 
@@ -31,6 +32,7 @@ use crate::{
     grpc::RimStats,
     net::{self, Seat},
     service::Service,
+    unread::Reader,
 };
 
 pub(crate) use error::ErrorBody;
@@ -101,8 +103,12 @@ async fn index() -> &'static str {
 
 /// Serves administration until `stop`, then lets the open requests end.
 pub async fn serve(listener: TcpListener, service: Service, rim: Arc<RimStats>, stop: CancellationToken) {
+    let unread = service.unread().clone();
     let router = router(Api { service, rim });
-    let serve = |socket, from, seat| connection(socket, from, seat, router.clone(), stop.clone());
+    let serve = |socket, from, seat| {
+        let reader = unread.reader();
+        connection(socket, from, (seat, reader), router.clone(), stop.clone())
+    };
     net::accept(listener, net::Places::here(0).http, stop.clone(), serve).await;
 }
 
@@ -125,18 +131,20 @@ impl Drop for Open {
 async fn connection(
     socket: TcpStream,
     from: SocketAddr,
-    seat: Arc<Seat>,
+    (seat, reader): (Arc<Seat>, Arc<Reader>),
     router: Router,
     stop: CancellationToken,
 ) {
     let router = TowerToHyperService::new(router);
+    let gives_way = reader.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let open = Open::new(seat.clone());
         let answer = router.call(request);
+        let room = reader.room();
         async move {
             let answer = answer.await;
             drop(open);
-            answer
+            answer.map(|answer| unread::within(answer, room))
         }
     });
     let mut connection = pin!(
@@ -151,6 +159,10 @@ async fn connection(
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = gives_way.gives_way() => {
+            debug!(%from, "closed an administrative connection whose answer nobody reads");
+            return;
         }
         ended = connection.as_mut() => ended,
     };

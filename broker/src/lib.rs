@@ -23,7 +23,9 @@ pub mod net;
 pub mod node;
 pub mod peer;
 pub mod service;
+pub mod tally;
 #[cfg(all(test, feature = "server"))]
 mod testing;
 pub mod third_parties;
+pub mod unread;
 pub mod views;

@@ -61,12 +61,24 @@ pub const REPAIRS_AT_ONCE: usize = 64;
 pub const MAX_RECEIVE_BATCH: usize = 32;
 /// Bytes of bodies in one receive answer (at least one message is always given).
 pub const MAX_RECEIVE_BYTES: usize = 8 * 1024 * 1024;
+/// What an answer adds to a message as it is stored, at most as a rule, bytes; it is counted exactly when it is there.
+pub const DELIVERED_OVERHEAD_BYTES: usize = 1024;
+/// Bytes of answers that wait until one connection has read them, or another node: all answers of its receives. Over it
+/// the next receive that finds messages is refused.
+pub const MAX_UNREAD_BYTES_PER_READER: u64 = 32 * 1024 * 1024;
+/// The same over all of them.
+pub const MAX_UNREAD_BYTES: u64 = 256 * 1024 * 1024;
+/// How often it is looked who reads nothing, while most of that is used.
+pub const ASK_THE_STUCK_EVERY: Duration = Duration::from_secs(1);
 /// Leases one consumer group may hold open on one queue.
 pub const MAX_IN_FLIGHT_PER_QUEUE: usize = 16 * 1024;
 /// Receives that may wait for messages on one node.
 pub const MAX_WAITING_RECEIVES: usize = 20_000;
 /// Times that another node has asked to be told of messages and was not told yet, over all consumer groups and topics.
 pub const MAX_INTERESTS: usize = 40_000;
+/// Rows of one figure that is shown by topic, consumer group or kind of client; what finds no place is one row more. Of what is
+/// counted by shard, each shard has so many.
+pub const MAX_TALLY_ROWS: usize = 10_000;
 /// Pairs of a consumer group and a topic whose turns one node remembers.
 pub const MAX_REMEMBERED_POLLS: usize = 40_000;
 /// Hints that one call to another node carries.
@@ -224,6 +236,13 @@ const _: () = assert!(
     MAX_RECEIVE_BYTES + MAX_RECEIVE_BATCH * MAX_ENVELOPE_BYTES + MAX_DELIVERED_BYTES
         <= crate::peer::limits::MAX_FRAME_BYTES
 );
+// An answer fits what one reader may have, and a look at another node the part of it that is spare.
+const _: () = assert!(
+    (MAX_RECEIVE_BYTES + MAX_RECEIVE_BATCH * MAX_ENVELOPE_BYTES + MAX_DELIVERED_BYTES) as u64
+        <= MAX_UNREAD_BYTES_PER_READER
+);
+const _: () = assert!(2 * MAX_DELIVERED_BYTES as u64 <= MAX_UNREAD_BYTES_PER_READER);
+const _: () = assert!(4 * MAX_UNREAD_BYTES_PER_READER <= MAX_UNREAD_BYTES);
 const _: () = assert!(
     MAX_ACK_ENTRIES * (MAX_MESSAGE_ID_BYTES + 4 * ENTRY_OVERHEAD) + MAX_SMALL_REQUEST_BYTES
         <= MAX_ACK_REQUEST_BYTES

@@ -4,13 +4,18 @@
 //! Nothing here knows how a request arrived: the gRPC rim, another node and the
 //! simulator call the same functions. Nothing assumes one request per call either.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use flotilla_proto::{peer as wire, record, rocketmq as mq};
 
 use crate::{
     limits::{DEFAULT_REQUEST, MAX_REQUEST, REPLY_MARGIN},
     node::{Node, catalogue::CatalogueError, clients::Who},
+    unread::{Reader, Unread},
 };
 
 pub mod access;
@@ -95,14 +100,24 @@ pub struct Service {
 struct Inner {
     node: Node,
     counters: Counters,
+    unread: Unread,
+    /// Other nodes as readers of answers.
+    nodes: Mutex<BTreeMap<u32, Arc<Reader>>>,
 }
 
 impl Service {
     /// The service of a node. One per node.
     pub fn new(node: Node) -> Self {
+        Self::with_unread(node, Unread::default())
+    }
+
+    /// The same with bounds of its own for answers that wait to be read.
+    pub fn with_unread(node: Node, unread: Unread) -> Self {
         let inner = Inner {
             node: node.clone(),
             counters: Counters::default(),
+            unread,
+            nodes: Mutex::default(),
         };
         let service = Self {
             inner: Arc::new(inner),
@@ -119,6 +134,19 @@ impl Service {
     /// What this node counted.
     pub fn counters(&self) -> &Counters {
         &self.inner.counters
+    }
+
+    /// Answers that wait to be read.
+    pub fn unread(&self) -> &Unread {
+        &self.inner.unread
+    }
+
+    /// Another node as a reader; all that are not in the catalogue are one.
+    fn node_reader(&self, node: u32) -> Arc<Reader> {
+        let known = self.node().meta().nodes().contains_key(&node);
+        let mut nodes = self.inner.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let reader = nodes.entry(if known { node } else { 0 });
+        Arc::clone(reader.or_insert_with(|| self.unread().reader()))
     }
 
     /// The client begins or goes on: also one that had said good-bye is back.

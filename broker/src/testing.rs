@@ -13,6 +13,7 @@ use crate::{
     node::Node,
     peer::{Body, PeerError, PeerTransport},
     service::Service,
+    unread::Unread,
 };
 
 /// A node that is a cluster of its own and ready to serve.
@@ -23,6 +24,11 @@ pub(crate) struct OneNode {
 impl OneNode {
     /// Starts it and waits until it serves.
     pub(crate) async fn start() -> OneNode {
+        OneNode::with(Unread::default()).await
+    }
+
+    /// The same with bounds of its own for answers that wait to be read.
+    pub(crate) async fn with(unread: Unread) -> OneNode {
         let mut config = Config::zero();
         config.log.segment_size = crate::config::Size(16 << 20);
         let address = || "127.0.0.1:1".to_owned();
@@ -40,7 +46,7 @@ impl OneNode {
         )
         .await
         .unwrap();
-        let service = Service::new(node);
+        let service = Service::with_unread(node, unread);
         let ready = async {
             while service.ready().is_err() {
                 time::sleep(Duration::from_millis(5)).await;

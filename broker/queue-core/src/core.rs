@@ -438,6 +438,11 @@ impl Core {
                 "message {queue:?}/{offset} is in flight but has no place"
             )));
         };
+        let given_up = Effect::DeadLettered {
+            group,
+            queue,
+            to: target,
+        };
         // Planted: the first thing to be done is done twice, or not at all.
         #[cfg(madsim)]
         if plant::is(plant::Bug::DeadLetterTwice) {
@@ -449,14 +454,14 @@ impl Core {
             let known = self.subscription_mut(queue, group).expect("just read");
             known.dead_lettered += 1;
             known.store(kv, queue, group)?;
-            return Ok(Some(Effect::Appended { queue: target }));
+            return Ok(Some(given_up));
         }
         self.push(kv, target, message.stored.position, true)?;
         self.remove_in_flight(kv, queue, group, offset)?;
         let known = self.subscription_mut(queue, group).expect("just read");
         known.dead_lettered += 1;
         known.store(kv, queue, group)?;
-        Ok(Some(Effect::Appended { queue: target }))
+        Ok(Some(given_up))
     }
 }
 

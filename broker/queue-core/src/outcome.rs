@@ -128,6 +128,15 @@ pub enum Effect {
         /// The queue.
         queue: QueueId,
     },
+    /// A message was given up, and came to the dead-letter queue.
+    DeadLettered {
+        /// The consumer group that gave it up.
+        group: GroupId,
+        /// The queue it came from.
+        queue: QueueId,
+        /// The dead-letter queue.
+        to: QueueId,
+    },
     /// A message waits for its retry.
     Visible {
         /// The consumer group.

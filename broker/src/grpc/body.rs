@@ -2,6 +2,7 @@
 //! senders, and whether a connection still has requests.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::{
         Arc,
@@ -12,13 +13,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 use tonic::Status;
 
 use super::{stats::RimStats, wire::Wire};
-use crate::{net::Seat, node::written::Line, service::written::Carried};
+use crate::{net::Seat, node::written::Line, service::written::Carried, unread::Room};
 
 /// One open request; it ends when this is dropped.
 pub(super) struct OpenRequest {
@@ -151,12 +153,91 @@ impl Body for Inbound {
     }
 }
 
-/// A response's body on its way out; the request is open until it has been sent.
+/// A response's body on its way out; the request is open until it has been sent. Its bytes count until they have left the
+/// HTTP/2 library, which keeps more of them than the client has room for.
 pub(super) struct Outbound {
-    pub(super) body: tonic::body::Body,
+    body: tonic::body::Body,
+    /// What of it is encoded already.
+    gathered: VecDeque<Result<Frame<Bytes>, Status>>,
+    ended: bool,
+    room: Room,
     /// Leases in it, and the connection it leaves on.
-    pub(super) carried: Option<(Carried, Arc<Wire>)>,
-    pub(super) _open: OpenRequest,
+    carried: Option<(Carried, Arc<Wire>)>,
+    open: OpenRequest,
+}
+
+impl Outbound {
+    pub(super) fn new(
+        body: tonic::body::Body,
+        room: Room,
+        carried: Option<(Carried, Arc<Wire>)>,
+        open: OpenRequest,
+    ) -> Outbound {
+        Outbound {
+            body,
+            gathered: VecDeque::new(),
+            ended: false,
+            room,
+            carried,
+            open,
+        }
+    }
+
+    /// Encodes all of it that is there, so that its bytes are known, and what they were made of is not kept: a small message
+    /// may be a slice of a large entry of the log. False if they are more than there is room for; they count all the same.
+    pub(super) fn gather(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut bytes = 0;
+        while let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            let Some(frame) = frame else {
+                self.ended = true;
+                break;
+            };
+            let data = frame.as_ref().ok().and_then(Frame::data_ref);
+            bytes += data.map_or(0, |data| data.len() as u64);
+            self.gathered.push_back(frame);
+        }
+        let fits = bytes <= self.room.bytes() || self.room.grow(bytes - self.room.bytes());
+        self.room.settle(bytes);
+        self.room.can_be_read();
+        fits
+    }
+
+    /// The request, whose answer will be another one.
+    pub(super) fn into_open(self) -> OpenRequest {
+        self.open
+    }
+
+    /// The next frame, with room for it.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(frame) = self.gathered.pop_front() {
+            return Poll::Ready(Some(frame));
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.ended = frame.is_none();
+        let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+        if data.is_some_and(|data| !self.room.grow(data.len() as u64)) {
+            self.ended = true;
+            return Poll::Ready(Some(as_trailers(&unread())));
+        }
+        Poll::Ready(frame)
+    }
+}
+
+/// The refusal of what a client would have to read that does not read.
+pub(super) fn unread() -> Status {
+    Status::resource_exhausted(
+        "too many answers wait for this client to read them: read them, then try again",
+    )
+}
+
+/// The end of a stream that has begun.
+fn as_trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
+    let mut trailers = HeaderMap::new();
+    status.add_header(&mut trailers)?;
+    Ok(Frame::trailers(trailers))
 }
 
 impl Body for Outbound {
@@ -167,7 +248,7 @@ impl Body for Outbound {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let frame = ready!(self.poll_next(cx));
         // Whoever sends it asks for the end only when all but the last piece is on its way to the socket; whether that
         // arrived is another question (`wire.rs`).
         let at_end = match &frame {
@@ -179,14 +260,11 @@ impl Body for Outbound {
             let line: Arc<dyn Line> = wire;
             carried.written(&line);
         }
-        Poll::Ready(frame)
+        let room = &mut self.room;
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|bytes| room.piece(bytes)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.gathered.is_empty() && (self.ended || self.body.is_end_stream())
     }
 }

@@ -26,16 +26,17 @@ use tracing::debug;
 use super::{
     Rim,
     authority::OneAuthority,
-    body::{Held, Inbound, OpenRequest, Outbound},
+    body::{Held, Inbound, OpenRequest, Outbound, unread},
     caller::RemoteHost,
     handshake::{self, Opened},
     limits::MAX_INBOUND_SMALL_BYTES,
-    messaging::Messaging,
+    messaging::{Kept, Messaging},
     wire::{Watched, Wire},
 };
 use crate::{
     net::{DRAIN_TIMEOUT, Seat},
     service::written::Carried,
+    unread::Reader,
 };
 
 /// Counted as open until it is dropped: a connection that gives way is dropped in the middle.
@@ -91,9 +92,11 @@ where
         socket: OneAuthority::new(stream),
         wire: wire.clone(),
     };
+    let reader = rim.unread.reader();
     let dispatch = Dispatch {
         rim: rim.clone(),
         wire,
+        reader: reader.clone(),
         seat: seat.clone(),
         host,
     };
@@ -104,6 +107,10 @@ where
         tokio::select! {
             biased;
             () = stop.cancelled(), if !ending => {}
+            () = reader.gives_way() => {
+                debug!(%from, "closed a client connection whose answers nobody reads");
+                return;
+            }
             () = &mut alarm => {
                 if ending {
                     // The client takes no notice of our farewell.
@@ -133,6 +140,7 @@ where
 struct Dispatch {
     rim: Arc<Rim>,
     wire: Arc<Wire>,
+    reader: Arc<Reader>,
     seat: Arc<Seat>,
     host: Arc<str>,
 }
@@ -152,6 +160,7 @@ impl Service<Request<Incoming>> for Dispatch {
         let to_administration = service == Administration::NAME;
         let to_telemetry = to_messages && method == "Telemetry";
         let to_send = to_messages && method == "SendMessage";
+        let is_query = method.starts_with("Query");
         let patience = (!to_telemetry).then_some(self.rim.patience.body);
         let most = match to_send {
             true => self.rim.max_send_bytes,
@@ -160,7 +169,10 @@ impl Service<Request<Incoming>> for Dispatch {
         let held = patience.map(|_| Held::new(self.rim.stats.clone(), to_send, most));
         let mut request = request.map(|body| Inbound::new(body, held.clone(), patience));
         request.extensions_mut().insert(RemoteHost(self.host.clone()));
-        let answer = if to_send {
+        request.extensions_mut().insert(self.reader.clone());
+        let answer = if self.reader.is_full() {
+            Box::pin(async move { Ok(unread().into_http()) })
+        } else if to_send {
             // Whoever carries it out lets go of it.
             request.extensions_mut().insert(held);
             self.rim.messaging.clone().call(request)
@@ -176,6 +188,9 @@ impl Service<Request<Incoming>> for Dispatch {
             answer,
             open: Some(open),
             wire: self.wire.clone(),
+            reader: self.reader.clone(),
+            is_stream: to_telemetry,
+            is_query,
         }
     }
 }
@@ -191,6 +206,11 @@ struct Answer {
     answer: BoxFuture<'static, Result<Response<tonic::body::Body>, Infallible>>,
     open: Option<OpenRequest>,
     wire: Arc<Wire>,
+    reader: Arc<Reader>,
+    /// Its answer has no end.
+    is_stream: bool,
+    /// Nothing is changed by it: its answer may be refused when it is there.
+    is_query: bool,
 }
 
 impl Future for Answer {
@@ -201,10 +221,18 @@ impl Future for Answer {
         let open = self.open.take().expect("a future is not polled after its end");
         let carried = response.extensions_mut().remove::<Carried>();
         let carried = carried.map(|carried| (carried, self.wire.clone()));
-        Poll::Ready(Ok(response.map(|body| Outbound {
-            body,
-            carried,
-            _open: open,
-        })))
+        let kept = response.extensions_mut().remove::<Kept>();
+        let room = kept
+            .and_then(|kept| kept.take())
+            .unwrap_or_else(|| self.reader.room());
+        let mut response = response.map(|body| Outbound::new(body, room, carried, open));
+        if !self.is_stream && !response.body_mut().gather(cx) && self.is_query {
+            let open = response.into_body().into_open();
+            let room = self.reader.room();
+            response = unread()
+                .into_http()
+                .map(|body| Outbound::new(body, room, None, open));
+        }
+        Poll::Ready(Ok(response))
     }
 }

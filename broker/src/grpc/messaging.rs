@@ -1,6 +1,10 @@
 //! `apache.rocketmq.v2.MessagingService` over `service/`. One adapter per RPC, nothing decided.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use flotilla_proto::rocketmq::{self as mq, messaging_service_server::MessagingService};
 use futures::{Stream, stream};
@@ -8,7 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{body::Held, caller::caller, slowdown::Slowdown, stats::RimStats};
-use crate::service::{Service, Session, access::not_implemented};
+use crate::{
+    service::{Service, Session, access::not_implemented},
+    unread::{Reader, Room},
+};
 
 /// The adapter; cheap to clone.
 #[derive(Clone)]
@@ -25,6 +32,21 @@ impl Messaging {
             slowdown: Arc::new(Slowdown::new(stats, stop.clone())),
             stop,
         }
+    }
+}
+
+/// Room for an answer, on its way to whoever writes the answer out.
+#[derive(Clone)]
+pub(super) struct Kept(Arc<Mutex<Option<Room>>>);
+
+impl Kept {
+    fn new(room: Room) -> Kept {
+        Kept(Arc::new(Mutex::new(Some(room))))
+    }
+
+    /// The room, once.
+    pub(super) fn take(&self) -> Option<Room> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -92,7 +114,13 @@ impl MessagingService for Messaging {
         request: Request<mq::ReceiveMessageRequest>,
     ) -> Result<Response<Self::ReceiveMessageStream>, Status> {
         let caller = caller(&request);
-        let (answers, carried) = self.service.receive_to_write(&caller, request.into_inner()).await;
+        let reader = request.extensions().get::<Arc<Reader>>();
+        let mut room = reader.expect("every connection is a reader").room();
+        let receive = request.into_inner();
+        let (answers, carried) = self
+            .service
+            .receive_to_write_within(&caller, receive, &mut room)
+            .await;
         let status = answers.first().and_then(|first| match &first.content {
             Some(mq::receive_message_response::Content::Status(status)) => Some(status),
             _ => None,
@@ -100,6 +128,7 @@ impl MessagingService for Messaging {
         self.slowdown.pace(&caller, status).await;
         let answers: Vec<_> = answers.into_iter().map(Ok).collect();
         let mut response = Response::new(stream::iter(answers));
+        response.extensions_mut().insert(Kept::new(room));
         if let Some(carried) = carried {
             response.extensions_mut().insert(carried);
         }

@@ -3,6 +3,7 @@
 mod client;
 mod limit;
 mod lists;
+mod unread;
 mod written;
 
 use std::{path::PathBuf, sync::atomic::Ordering::Relaxed, time::Duration};
@@ -56,6 +57,10 @@ impl Server {
     }
 
     async fn with(change: impl FnOnce(&mut GrpcOptions)) -> Server {
+        Server::over(OneNode::start().await, change).await
+    }
+
+    async fn over(node: OneNode, change: impl FnOnce(&mut GrpcOptions)) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::zero();
         let stats = Arc::new(RimStats::default());
@@ -67,7 +72,6 @@ impl Server {
             stats: stats.clone(),
         };
         change(&mut options);
-        let node = OneNode::start().await;
         let listener = net::bind("client_addr", "127.0.0.1:0", true).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();

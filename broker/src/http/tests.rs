@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use axum::body::Body;
-use flotilla_proto::rocketmq as mq;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use tonic::codegen::Service as _;
 
 use super::*;
-use crate::{service::Caller, testing::OneNode};
+use crate::testing::OneNode;
 
 async fn node() -> (OneNode, Router) {
     let node = OneNode::start().await;
@@ -230,74 +229,4 @@ async fn the_cluster_is_shown_with_its_shards() {
         cluster.shards.len() > 1 && cluster.shards.iter().all(|shard| shard.leader == Some(1)),
         "{body}"
     );
-}
-
-#[tokio::test]
-async fn a_message_counts_once_however_often_it_is_sent() {
-    let (node, router) = node().await;
-    let topic = mq::Resource {
-        name: "orders".to_owned(),
-        ..Default::default()
-    };
-    let system = mq::SystemProperties {
-        message_id: "0102".to_owned(),
-        ..Default::default()
-    };
-    let message = mq::Message {
-        topic: Some(topic),
-        system_properties: Some(system),
-        body: vec![7; 10].into(),
-        ..Default::default()
-    };
-    let caller = Caller {
-        client_id: "a-client".to_owned(),
-        ..Caller::default()
-    };
-    for _ in 0..3 {
-        let request = mq::SendMessageRequest {
-            messages: vec![message.clone()],
-        };
-        let answer = node.service.send_message(&caller, request).await;
-        assert_eq!(answer.status.unwrap().code, mq::Code::Ok as i32);
-    }
-    let metrics = ask(&router, Method::GET, "/metrics", "").await.1;
-    assert!(metrics.contains("\nrocketmq_messages_in_total 1\n"), "{metrics}");
-}
-
-#[tokio::test]
-async fn producers_and_consumers_are_counted_apart_while_their_streams_are_open() {
-    let (node, router) = node().await;
-    let caller = Caller {
-        client_id: "a-client".to_owned(),
-        ..Caller::default()
-    };
-    let says = |pub_sub| mq::TelemetryCommand {
-        command: Some(mq::telemetry_command::Command::Settings(mq::Settings {
-            pub_sub: Some(pub_sub),
-            ..Default::default()
-        })),
-        ..Default::default()
-    };
-    let producer = says(mq::settings::PubSub::Publishing(mq::Publishing::default()));
-    let consumer = says(mq::settings::PubSub::Subscription(mq::Subscription::default()));
-    let shown = async |producers: u32, consumers: u32| {
-        let metrics = ask(&router, Method::GET, "/metrics", "").await.1;
-        for (kind, count) in [("producer", producers), ("consumer", consumers)] {
-            let row = format!("\nrocketmq_{kind}_connections {count}\n");
-            assert!(metrics.contains(&row), "{row} {metrics}");
-        }
-    };
-    let mut first = node.service.open_session(&caller);
-    let mut second = node.service.open_session(&caller);
-    shown(0, 0).await;
-    // Settings are sent again every five minutes.
-    for _ in 0..2 {
-        first.handle(producer.clone()).await;
-        second.handle(consumer.clone()).await;
-        shown(1, 1).await;
-    }
-    drop(first);
-    shown(0, 1).await;
-    drop(second);
-    shown(0, 0).await;
 }

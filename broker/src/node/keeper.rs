@@ -1,9 +1,6 @@
 //! What the leader of a data shard does by itself: it lets time pass.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use flotilla_proto::record::{self, Command, command};
 use queue_core::Reply;
@@ -24,6 +21,9 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
     loop {
         let seen = status.current();
         let catching_up = seen.is_leader && !seen.caught_up;
+        if seen.is_leader && seen.caught_up {
+            shard.machine.start_counting();
+        }
         if shard.leadership().see(&seen, node.clock().steady_ms()) {
             // Waiters look again: queues came here, or went elsewhere.
             node.inner.hub.ring_all();
@@ -67,11 +67,6 @@ async fn tick(shard: &DataShard) -> Duration {
                 ..
             })
             | Err(_) => return PAUSE,
-            Ok(Reply::Ticked { dead_lettered, .. }) => {
-                shard
-                    .dead_letters
-                    .fetch_add(dead_lettered.into(), Ordering::Relaxed);
-            }
             Ok(_) => {}
         }
     }

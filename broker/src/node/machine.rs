@@ -1,12 +1,15 @@
 //! The pure core as a replicated machine: entries in, replies out, hints to the shell.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
-use flotilla_proto::record::Command;
+use flotilla_proto::record::{Command, command};
 use prost::Message;
 use queue_core::{
-    Context, Core, Effect, Position, Reply,
+    AckResult, Context, Core, Effect, Outcome, Position, Reply,
     frame::{self, FrameError},
 };
 use raft_store::{Applied, EngineError, LogId, Machine, StateRead, StateWrite};
@@ -17,7 +20,7 @@ use super::{
     kv::{Reading, Writing, engine},
     shard_time::ShardTime,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, tally::Tally};
 
 /// One data shard's core, shared between the log that changes it and the leader that reads it.
 pub struct QueueMachine {
@@ -29,6 +32,10 @@ pub struct QueueMachine {
     pub timer: Notify,
     /// By which deadlines are measured.
     pub time: ShardTime,
+    /// What took effect while this node led, by topic and consumer group (0: none): messages stored, their bytes, messages
+    /// acknowledged, messages given up.
+    pub tally: Tally<(u32, u32), 4>,
+    counting: AtomicBool,
 }
 
 impl QueueMachine {
@@ -40,6 +47,41 @@ impl QueueMachine {
             hub,
             timer: Notify::new(),
             time: ShardTime::new(clock),
+            tally: Tally::default(),
+            counting: AtomicBool::new(false),
+        }
+    }
+
+    /// This node leads, and what was proposed before its start is applied: from here on it counts.
+    pub fn start_counting(&self) {
+        self.counting.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts what took effect, whoever waits for the reply by now.
+    fn count(&self, command: &Command, outcome: &Outcome) {
+        match (&command.command, &outcome.reply) {
+            (Some(command::Command::Append(append)), Reply::Appended { queue, duplicate, .. })
+                if !duplicate =>
+            {
+                self.tally
+                    .add((queue.topic(), 0), [1, append.message.len() as u64, 0, 0]);
+            }
+            (Some(command::Command::Ack(ack)), Reply::Acked { results }) => {
+                let done = results
+                    .iter()
+                    .filter(|&&result| result == AckResult::Done)
+                    .count();
+                let topic = queue_core::QueueId(ack.queue).topic();
+                if done > 0 {
+                    self.tally.add((topic, ack.group), [0, 0, done as u64, 0]);
+                }
+            }
+            _ => {}
+        }
+        for effect in &outcome.effects {
+            if let Effect::DeadLettered { group, queue, .. } = effect {
+                self.tally.add((queue.topic(), group.0), [0, 0, 0, 1]);
+            }
         }
     }
 
@@ -69,7 +111,8 @@ impl QueueMachine {
                 Effect::Visible { group, queue, .. } if leads => {
                     self.hub.ring_group((queue.topic(), group.0));
                 }
-                Effect::Appended { .. } | Effect::Visible { .. } => {}
+                Effect::DeadLettered { to, .. } if leads => self.hub.ring(to.topic()),
+                Effect::Appended { .. } | Effect::Visible { .. } | Effect::DeadLettered { .. } => {}
                 Effect::LeaseDeadline { .. } => self.timer.notify_one(),
             }
         }
@@ -110,6 +153,9 @@ impl Machine for QueueMachine {
             };
             let outcome = core.apply(&mut view, context, &command).map_err(engine)?;
             self.hint(&outcome.effects, at.node == self.replica);
+            if at.node == self.replica && self.counting.load(Ordering::Relaxed) {
+                self.count(&command, &outcome);
+            }
             replies.push(outcome.reply);
         }
         if at.node == self.replica {

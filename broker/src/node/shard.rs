@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{Arc, Mutex},
 };
 
 use flotilla_proto::record::{self, Command, command, configure};
@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    limits::{MAX_IN_FLIGHT_PER_QUEUE, MAX_RECEIVE_BYTES},
+    limits::{DELIVERED_OVERHEAD_BYTES, MAX_IN_FLIGHT_PER_QUEUE, MAX_RECEIVE_BYTES},
+    unread::Room,
 };
 
 /// A replica of one data shard with everything around it.
@@ -30,8 +31,6 @@ pub struct DataShard {
     pub machine: Arc<QueueMachine>,
     /// The way commands get into its log.
     pub proposer: Proposer,
-    /// Messages given up while this node led: asked for by a client, or out of attempts.
-    pub dead_letters: AtomicU64,
     /// Who leads, kept by the shard's keeper so that every request need not ask the replica.
     leadership: Leadership,
     clock: Arc<dyn Clock>,
@@ -166,6 +165,11 @@ pub enum DeliverError {
     /// The state cannot be read here.
     #[error("the state cannot be read: {0}")]
     State(#[from] Fault),
+    /// Nothing is leased: too many bytes wait to be read.
+    #[error(
+        "too many bytes of answers wait for this client to read them, or for all clients of this node; ask again"
+    )]
+    NoRoom,
 }
 
 impl DataShard {
@@ -177,7 +181,6 @@ impl DataShard {
             replica,
             machine,
             proposer,
-            dead_letters: AtomicU64::default(),
             leadership: Leadership::default(),
             clock,
             delivering: Mutex::default(),
@@ -202,15 +205,20 @@ impl DataShard {
         self.leadership.here()
     }
 
-    /// Leases what one queue has for a consumer now; empty when there is nothing.
-    pub async fn deliver(&self, queue: QueueId, want: &Want) -> Result<Vec<Delivery>, DeliverError> {
+    /// Leases what one queue has for a consumer now; empty when there is nothing. Room for the answer is taken first.
+    pub async fn deliver(
+        &self,
+        queue: QueueId,
+        want: &Want,
+        room: &mut Room,
+    ) -> Result<Vec<Delivery>, DeliverError> {
         let group = GroupId(want.group.id);
         let Some(_turn) = self.take_turn(group, queue) else {
             return Ok(Vec::new());
         };
         self.subscribe_if_needed(queue, want).await?;
         let now = self.now_ms();
-        let choice = self.choose(group, queue, now, want.count)?;
+        let choice = self.choose(group, queue, now, want.count, room)?;
         if choice.redeliver.is_empty() && choice.new_count == 0 {
             return Ok(Vec::new());
         }
@@ -292,28 +300,33 @@ impl DataShard {
         })
     }
 
-    /// What to deliver now: as many as wanted, but no more bytes than one answer may carry.
+    /// What to deliver now: as many as wanted, but no more bytes than one answer may carry and there is room for.
     fn choose(
         &self,
         group: GroupId,
         queue: QueueId,
         now: u64,
         count: usize,
+        room: &mut Room,
     ) -> Result<Selection, DeliverError> {
         self.replica.read_state(|state| {
             self.machine.read(|core| {
                 let mut choice = core.selectable(group, queue, now, count, MAX_IN_FLIGHT_PER_QUEUE);
-                let mut room = MAX_RECEIVE_BYTES;
+                let mut left = MAX_RECEIVE_BYTES;
                 let mut fits = |offset: u64, first: bool| -> Result<bool, Fault> {
                     let stored = core.locate(&Reading(state), queue, offset)?;
                     let bytes = stored.map_or(0, |stored| stored.position.frame_len as usize);
-                    let fits = first || bytes <= room;
-                    room = room.saturating_sub(bytes);
+                    let fits =
+                        (first || bytes <= left) && room.grow((bytes + DELIVERED_OVERHEAD_BYTES) as u64);
+                    left = left.saturating_sub(bytes);
                     Ok(fits)
                 };
                 let mut kept = 0;
                 while kept < choice.redeliver.len() && fits(choice.redeliver[kept], kept == 0)? {
                     kept += 1;
+                }
+                if kept == 0 && !choice.redeliver.is_empty() {
+                    return Err(DeliverError::NoRoom);
                 }
                 if kept < choice.redeliver.len() {
                     choice.redeliver.truncate(kept);
@@ -325,6 +338,9 @@ impl DataShard {
                     && fits(choice.first_new + u64::from(new), kept == 0 && new == 0)?
                 {
                     new += 1;
+                }
+                if kept + new as usize == 0 && choice.new_count > 0 {
+                    return Err(DeliverError::NoRoom);
                 }
                 choice.new_count = new;
                 Ok(choice)

@@ -7,7 +7,7 @@
 //! was over, it was given back, acknowledged, or replaced by the handle of a change) it is INVALID_RECEIPT_HANDLE. A
 //! request that took effect and is repeated inside the cluster, because its outcome was unknown, is still OK.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::{
@@ -104,20 +104,10 @@ impl Service {
             })
             .await;
         match statuses {
-            Ok(At::Here(statuses)) => {
-                self.count_acks(&statuses);
-                statuses
-            }
+            Ok(At::Here(statuses)) => statuses,
             Ok(At::There(bytes)) => statuses_of(bytes, handles.len()),
             Err(refused) => vec![refused.status(); handles.len()],
         }
-    }
-
-    /// Counted where they happen: whoever passes them on has nothing to count.
-    fn count_acks(&self, statuses: &[Option<Status>]) {
-        let done = |status: &&Status| status.code == Code::Ok as i32;
-        let acked = statuses.iter().flatten().filter(done).count();
-        self.counters().acks.add(acked as u64);
     }
 
     async fn check_ack(&self, caller: &Caller, request: &AckMessageRequest) -> Result<u32, Refused> {
@@ -489,12 +479,7 @@ async fn release(
         })
         .await
     {
-        Ok(Reply::Released(result)) => {
-            if result == ReleaseResult::DeadLettered {
-                shard.dead_letters.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(Try::Done(result))
-        }
+        Ok(Reply::Released(result)) => Ok(Try::Done(result)),
         Ok(_) => Ok(Try::Done(ReleaseResult::Stale)),
         Err(SubmitError::NotLeader { unsure, .. }) => Ok(Try::Elsewhere { unsure }),
         Err(error) => Err(error.into()),

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::tally::Tally;
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -18,46 +20,30 @@ impl Counter {
     }
 }
 
-/// How many there are now.
-#[derive(Debug, Default)]
-pub struct Gauge(AtomicU64);
-
-impl Gauge {
-    /// One more.
-    pub fn enter(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// One less.
-    pub fn leave(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// How many.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
+/// Clients with an open Telemetry stream, of one kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClientKind {
+    /// Of consumers.
+    pub group: String,
+    /// As its SDK is called, in small letters.
+    pub language: String,
+    /// Of the SDK, as it says.
+    pub version: String,
+    /// `push` or `pull`, of consumers.
+    pub mode: &'static str,
 }
 
 /// Since the node started.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Messages stored by shards led here; what was there before does not count.
-    pub messages_in: Counter,
-    /// Bytes of these messages.
-    pub bytes_in: Counter,
-    /// Messages delivered.
-    pub messages_out: Counter,
-    /// Bytes of these messages.
-    pub bytes_out: Counter,
+    /// Messages delivered and their bytes, by topic, consumer group, and whether it was not the first delivery.
+    pub delivered: Tally<(u32, u32, bool), 2>,
     /// Messages that were leased and are too large to be delivered.
     pub undeliverable: Counter,
-    /// Messages acknowledged at shards led here.
-    pub acks: Counter,
     /// Sends refused.
     pub send_refused: Counter,
     /// Telemetry streams of producers.
-    pub producers: Gauge,
+    pub producers: Tally<ClientKind, 1>,
     /// Telemetry streams of consumers.
-    pub consumers: Gauge,
+    pub consumers: Tally<ClientKind, 1>,
 }

@@ -11,7 +11,7 @@ use futures::{FutureExt, future::BoxFuture};
 use prost::Message;
 
 use super::{Caller, Service, receive};
-use crate::node::forward::ForwardHandler;
+use crate::{node::forward::ForwardHandler, unread::Room};
 
 impl ForwardHandler for Service {
     fn forwarded(&self, request: ForwardRequest) -> BoxFuture<'static, ForwardResponse> {
@@ -41,7 +41,10 @@ impl Service {
                 None => malformed(),
             },
             receive::LOOK => match decode(request.request) {
-                Some(message) => self.answer_look(&caller, message, request.tell).await,
+                Some(message) => {
+                    self.answer_look(&caller, message, (request.tell, request.room))
+                        .await
+                }
                 None => malformed(),
             },
             receive::BEGIN => match decode(request.request) {
@@ -110,6 +113,16 @@ pub(super) fn many<M: Message>(responses: &[M]) -> ForwardResponse {
         responses,
         ..Default::default()
     }
+}
+
+/// The same; the room is held until the answer has left.
+pub(super) fn many_within<M: Message>(responses: &[M], mut room: Room) -> ForwardResponse {
+    let mut answer = many(responses);
+    room.settle(answer.responses.iter().map(|bytes| bytes.len() as u64).sum());
+    for bytes in &mut answer.responses {
+        *bytes = room.piece(std::mem::take(bytes));
+    }
+    answer
 }
 
 pub(super) fn not_leader() -> ForwardResponse {

@@ -25,6 +25,7 @@ use crate::{
         proposer::SubmitError,
         shard::{DeliverError, Delivery, Want},
     },
+    unread::Room,
 };
 
 mod begin;
@@ -41,13 +42,25 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 impl Service {
-    /// Leases messages to a consumer, waiting for some if there are none. The first element is the status.
+    /// Leases messages to a consumer who reads the answer at once, waiting for some if there are none. The first element is
+    /// the status.
     pub async fn receive_message(
         &self,
         caller: &Caller,
         request: ReceiveMessageRequest,
     ) -> Vec<ReceiveMessageResponse> {
-        match self.try_receive(caller, request).await {
+        let mut room = self.unread().reader().room();
+        self.receive_within(caller, request, &mut room).await
+    }
+
+    /// The same with room for the answer, which is taken for what is leased before it is.
+    pub async fn receive_within(
+        &self,
+        caller: &Caller,
+        request: ReceiveMessageRequest,
+        room: &mut Room,
+    ) -> Vec<ReceiveMessageResponse> {
+        match self.try_receive(caller, request, room).await {
             Ok(responses) => responses,
             Err(refused) => refused_receive(&refused),
         }
@@ -57,6 +70,7 @@ impl Service {
         &self,
         caller: &Caller,
         request: ReceiveMessageRequest,
+        room: &mut Room,
     ) -> Result<Vec<ReceiveMessageResponse>, Refused> {
         self.saw(caller);
         let receive = self.check_receive(caller, &request).await?;
@@ -69,7 +83,7 @@ impl Service {
         self.begin(caller, &receive, &request).await?;
         let turn = self.turn(&receive);
         if let Some(node) = turn.first
-            && let Some(responses) = self.look_first(caller, &receive, &request, node).await
+            && let Some(responses) = self.look_first(caller, &receive, &request, node, room).await
         {
             return Ok(responses);
         }
@@ -77,12 +91,12 @@ impl Service {
             // What comes while other nodes are looked at, however long they take, is had by one more look here.
             let is_last = Instant::now() >= receive.until;
             let rung = seat.hint();
-            let deliveries = self.take_here(&receive, turn.start).await?;
+            let deliveries = self.take_here(&receive, turn.start, room).await?;
             if !deliveries.is_empty() {
                 seat.found();
                 break deliveries;
             }
-            let elsewhere = self.look_elsewhere(caller, &receive, &request).await;
+            let elsewhere = self.look_elsewhere(caller, &receive, &request, room).await;
             // Not before: a client that leaves in the middle of it has not followed its hint.
             seat.looked();
             if let Some(responses) = elsewhere {
@@ -104,7 +118,12 @@ impl Service {
     }
 
     /// Tries the topic's queues led here, one after the other, beginning with that of this number.
-    async fn take_here(&self, receive: &Receive, start: usize) -> Result<Vec<Delivery>, Refused> {
+    async fn take_here(
+        &self,
+        receive: &Receive,
+        start: usize,
+        room: &mut Room,
+    ) -> Result<Vec<Delivery>, Refused> {
         let node = self.node();
         let led: Vec<(u32, u32)> = (0..)
             .zip(receive.topic.queue_shards.iter().copied())
@@ -116,13 +135,14 @@ impl Service {
                 continue;
             };
             let queue = QueueId::new(receive.topic.id, number);
-            match shard.deliver(queue, &self.want(receive, shard_id)).await {
+            match shard.deliver(queue, &self.want(receive, shard_id), room).await {
                 Ok(deliveries) if deliveries.is_empty() => {}
                 Ok(deliveries) => return Ok(deliveries),
                 // Led by another node by now, and soon looked at there.
                 Err(DeliverError::Submit(SubmitError::NotLeader { .. })) => {}
                 Err(error) => return Err(self.not_delivered(error)),
             }
+            room.settle(0);
         }
         Ok(Vec::new())
     }
@@ -131,6 +151,7 @@ impl Service {
         let text = error.to_string();
         match error {
             DeliverError::Submit(error) => return error.into(),
+            DeliverError::NoRoom => return Refused::new(Code::TooManyRequests, text),
             DeliverError::Unreadable(error) => self.node().report_read_error(&error),
             DeliverError::State(fault) => self.node().stop(stop_reason(fault)),
         }
@@ -198,7 +219,7 @@ impl Service {
         let mut responses = Vec::with_capacity(deliveries.len() + 2);
         responses.push(element(Content::Status(answer::ok().expect("a status"))));
         for delivery in deliveries {
-            let bytes = delivery.message.encoded_len() as u64;
+            let (bytes, attempt) = (delivery.message.encoded_len() as u64, delivery.attempt);
             let shard = receive.topic.queue_shards[delivery.queue.number() as usize];
             let message = to_client(
                 &receive.resource,
@@ -212,8 +233,8 @@ impl Service {
                 self.counters().undeliverable.add(1);
                 continue;
             }
-            self.counters().messages_out.add(1);
-            self.counters().bytes_out.add(bytes);
+            let key = (receive.topic.id, receive.group.id, attempt > 1);
+            self.counters().delivered.add(key, [1, bytes]);
             responses.push(element);
         }
         responses.push(stamp);

@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use super::{
     Caller, Service,
     answer::{self, Refused},
-    counters::Counters,
     home::Home,
     names,
     stored::to_stored,
@@ -130,7 +129,7 @@ impl Service {
                 Some(leader) if full.contains(&leader) => self.no_room(caller, &full)?,
                 Some(leader) if leader == me => {
                     let (queue, shard) = self.queue_here(topic, home, place)?;
-                    unsure |= append_all(&shard, queue, &mut outgoing, self.counters()).await?;
+                    unsure |= append_all(&shard, queue, &mut outgoing).await?;
                     if outgoing.iter().all(|message| message.result.is_some()) {
                         return Ok(respond(outgoing));
                     }
@@ -344,12 +343,7 @@ fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refuse
 }
 
 /// Appends what has no result yet. True if some of it may have reached the log without an answer.
-async fn append_all(
-    shard: &DataShard,
-    queue: QueueId,
-    outgoing: &mut [Outgoing],
-    counters: &Counters,
-) -> Result<bool, Refused> {
+async fn append_all(shard: &DataShard, queue: QueueId, outgoing: &mut [Outgoing]) -> Result<bool, Refused> {
     let mut waiting = Vec::with_capacity(outgoing.len());
     for message in outgoing.iter_mut().filter(|message| message.result.is_none()) {
         // Planted: proposed is taken for stored.
@@ -379,13 +373,7 @@ async fn append_all(
     let mut unsure = false;
     for (message, reply) in join_all(waiting).await {
         match reply {
-            Ok(Reply::Appended {
-                offset, duplicate, ..
-            }) => {
-                if !duplicate {
-                    counters.messages_in.add(1);
-                    counters.bytes_in.add(message.encoded.len() as u64);
-                }
+            Ok(Reply::Appended { offset, .. }) => {
                 message.result = Some(SendResultEntry {
                     status: answer::ok(),
                     message_id: message.message_id.clone(),

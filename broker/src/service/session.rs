@@ -7,15 +7,16 @@
 use flotilla_proto::{
     record,
     rocketmq::{
-        Code, CustomizedBackoff, ExponentialBackoff, Language, Metric, RetryPolicy, Settings, Status,
-        TelemetryCommand, retry_policy::Strategy, settings::PubSub, telemetry_command::Command,
+        ClientType, Code, CustomizedBackoff, ExponentialBackoff, Language, Metric, RetryPolicy, Settings,
+        Status, TelemetryCommand, retry_policy::Strategy, settings::PubSub, telemetry_command::Command,
     },
 };
 use prost_types::Duration;
 
-use super::{Caller, Service, answer, names};
+use super::{Caller, Service, answer, counters::ClientKind, names};
 use crate::limits::{
-    DEFAULT_BACKOFF_MS, DEFAULT_MAX_ATTEMPTS, MAX_BODY_BYTES, MAX_RECEIVE_BATCH, MAX_SETTINGS_TOPICS,
+    DEFAULT_BACKOFF_MS, DEFAULT_MAX_ATTEMPTS, MAX_AGENT_BYTES, MAX_BODY_BYTES, MAX_RECEIVE_BATCH,
+    MAX_SETTINGS_TOPICS,
 };
 
 /// What producers are told about retries.
@@ -34,10 +35,10 @@ pub struct Session {
 }
 
 /// What the settings of a stream say that its client is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Kind {
-    Producer,
-    Consumer,
+    Producer(ClientKind),
+    Consumer(ClientKind),
 }
 
 impl Service {
@@ -58,10 +59,7 @@ impl Session {
         match command.command {
             Some(Command::Settings(settings)) => {
                 self.service.saw(&self.caller);
-                self.is(settings.pub_sub.as_ref().map(|kind| match kind {
-                    PubSub::Publishing(_) => Kind::Producer,
-                    PubSub::Subscription(_) => Kind::Consumer,
-                }));
+                self.is(self.kind_of(&settings));
                 vec![self.settings(settings).await]
             }
             _ => {
@@ -71,17 +69,42 @@ impl Session {
         }
     }
 
+    /// What a client is as the figures show it: nothing of its own making that has no bound.
+    fn kind_of(&self, settings: &Settings) -> Option<Kind> {
+        let agent = settings.user_agent.as_ref();
+        let version = agent.map_or(&self.caller.client_version, |agent| &agent.version);
+        let is_plain =
+            version.len() <= MAX_AGENT_BYTES && version.bytes().all(|byte| byte.is_ascii_graphic());
+        let kind = ClientKind {
+            language: language(settings, &self.caller).as_str_name().to_lowercase(),
+            version: if is_plain { version.clone() } else { String::new() },
+            ..ClientKind::default()
+        };
+        match settings.pub_sub.as_ref()? {
+            PubSub::Publishing(_) => Some(Kind::Producer(kind)),
+            PubSub::Subscription(subscription) => {
+                let group = names::full_name(&self.caller, subscription.group.as_ref());
+                let is_push = settings.client_type == Some(ClientType::PushConsumer as i32);
+                Some(Kind::Consumer(ClientKind {
+                    group: names::check_group(&group).map_or_else(|_| String::new(), |()| group),
+                    mode: if is_push { "push" } else { "pull" },
+                    ..kind
+                }))
+            }
+        }
+    }
+
     fn is(&mut self, kind: Option<Kind>) {
         let counters = self.service.counters();
-        let gauge = |kind| match kind {
-            Kind::Producer => &counters.producers,
-            Kind::Consumer => &counters.consumers,
-        };
-        if let Some(kind) = kind {
-            gauge(kind).enter();
-        }
-        if let Some(before) = self.kind {
-            gauge(before).leave();
+        // The key under which it is counted is the one to take it from.
+        let kind = kind.map(|kind| match kind {
+            Kind::Producer(kind) => Kind::Producer(counters.producers.add(kind, [1])),
+            Kind::Consumer(kind) => Kind::Consumer(counters.consumers.add(kind, [1])),
+        });
+        match &self.kind {
+            Some(Kind::Producer(before)) => counters.producers.take(before, [1]),
+            Some(Kind::Consumer(before)) => counters.consumers.take(before, [1]),
+            None => {}
         }
         self.kind = kind;
     }

@@ -15,6 +15,7 @@ use crate::{
         clients::client_hash,
         written::{Line, Sign},
     },
+    unread::Room,
 };
 
 /// The leases of a push consumer that one answer carries.
@@ -34,9 +35,20 @@ impl Service {
         caller: &Caller,
         request: ReceiveMessageRequest,
     ) -> (Vec<ReceiveMessageResponse>, Option<Carried>) {
+        let mut room = self.unread().reader().room();
+        self.receive_to_write_within(caller, request, &mut room).await
+    }
+
+    /// The same for a reader who may be slow.
+    pub async fn receive_to_write_within(
+        &self,
+        caller: &Caller,
+        request: ReceiveMessageRequest,
+        room: &mut Room,
+    ) -> (Vec<ReceiveMessageResponse>, Option<Carried>) {
         let begun_ms = self.node().clock().steady_ms();
         let renewed = request.auto_renew;
-        let answers = self.receive_message(caller, request).await;
+        let answers = self.receive_within(caller, request, room).await;
         let leases = if renewed { leases_in(&answers) } else { Vec::new() };
         let waits = caller.deadline.map_or(u64::MAX, |deadline| {
             deadline.saturating_sub(ANSWER_MARGIN).as_millis() as u64

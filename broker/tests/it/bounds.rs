@@ -6,6 +6,7 @@ use broker::{
     limits::{
         MAX_BACKOFF_MS, MAX_BODY_BYTES, MAX_BORN_HOST_BYTES, MAX_DELIVERED_BYTES, MAX_KEYS,
         MAX_MESSAGE_ID_BYTES, MAX_PROPERTIES, MAX_PROPERTIES_BYTES, MAX_TRACE_CONTEXT_BYTES,
+        MAX_UNREAD_BYTES_PER_READER,
     },
     views::{BackoffView, GroupSpec},
 };
@@ -16,7 +17,7 @@ use flotilla_proto::rocketmq::{
 use prost::Message as _;
 use queue_core::{QueueId, Reply};
 
-use crate::cluster::{Cluster, caller, code, message, properties, receive, resource, send};
+use crate::cluster::{Cluster, caller, code, message, properties, receive, receive_request, resource, send};
 
 const LONG: Duration = Duration::from_secs(5);
 
@@ -162,4 +163,57 @@ async fn a_message_that_is_too_large_to_be_delivered_does_not_take_its_batch_wit
     }
     assert_eq!(Vec::from_iter(seen), ["after", "before", "first"]);
     assert_eq!(service.counters().undeliverable.get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_room_for_an_answer_is_refused_and_nothing_is_leased_for_it() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    assert_eq!(code(&send(service, "orders", "only").await.status), Code::Ok);
+    let slow = service.unread().reader();
+    let mut unread = slow.room();
+    assert!(unread.grow(MAX_UNREAD_BYTES_PER_READER));
+    let request = receive_request("orders", "readers", LONG);
+    let mut room = slow.room();
+    let refused = service.receive_within(&caller(), request, &mut room).await;
+    assert!(
+        matches!(&refused[..], [only] if matches!(&only.content, Some(Content::Status(status))
+            if status.code == Code::TooManyRequests as i32)),
+        "{refused:?}"
+    );
+    assert_eq!((room.bytes(), service.unread().refused()), (0, 1));
+    let (status, messages) = receive(service, "orders", "readers", LONG).await;
+    assert_eq!((status, messages.len()), (Code::Ok, 1));
+    assert_eq!(properties(&messages[0]).delivery_attempt, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_for_what_another_node_may_have_is_taken_before_it_is_asked() {
+    let cluster = Cluster::start(3).await;
+    let (leader, other) = cluster.two_leaders().await;
+    let asks = cluster.service(6 - leader - other);
+    let mut ids = BTreeSet::new();
+    for number in 0..20 {
+        let id = format!("id-{number}");
+        assert_eq!(code(&send(asks, "orders", &id).await.status), Code::Ok);
+        ids.insert(id);
+    }
+    let slow = asks.unread().reader();
+    let mut unread = slow.room();
+    assert!(unread.grow(MAX_UNREAD_BYTES_PER_READER));
+    let short = Duration::from_millis(300);
+    let request = receive_request("orders", "readers", short);
+    asks.receive_within(&caller(), request, &mut slow.room()).await;
+    while !ids.is_empty() {
+        let (status, messages) = receive(asks, "orders", "readers", LONG).await;
+        assert_eq!(status, Code::Ok);
+        for message in &messages {
+            assert_eq!(properties(message).delivery_attempt, Some(1), "leased for nobody");
+            ids.remove(&properties(message).message_id);
+        }
+    }
+    drop((unread, slow));
+    for node in 1..=3 {
+        assert_eq!(cluster.service(node).unread().held(), 0, "node {node}");
+    }
 }

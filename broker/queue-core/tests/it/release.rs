@@ -2,7 +2,7 @@
 
 use flotilla_proto::record::{Release, StartAt, command::Command, configure::What, release::Action};
 use queue_core::{
-    Effect, Outcome, QueueId, Refusal,
+    Effect, GroupId, Outcome, QueueId, Refusal,
     ReleaseResult::{DeadLettered, Done, Stale},
     Reply,
 };
@@ -143,7 +143,11 @@ fn what_waits_has_no_receipt_for_any_release() {
 fn a_message_can_be_given_up_at_once() {
     let mut shard = leased();
     let outcome = shard.outcome(release(G, Q, (1, 5), Action::DeadLetter as i32, None, 0));
-    let effects = vec![Effect::Appended { queue: QueueId(DLQ) }];
+    let effects = vec![Effect::DeadLettered {
+        group: GroupId(G),
+        queue: QueueId(Q),
+        to: QueueId(DLQ),
+    }];
     assert_eq!(
         outcome,
         Outcome {

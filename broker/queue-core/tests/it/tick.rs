@@ -1,7 +1,7 @@
 //! Tick: expiry, retries, dead letters.
 
 use flotilla_proto::record::{StartAt, configure::What, release::Action};
-use queue_core::{AckResult, Effect, Outcome, QueueId, Reply};
+use queue_core::{AckResult, Effect, GroupId, Outcome, QueueId, Reply};
 
 use crate::support::{
     BACKOFF_MS, DLQ, G, G_OTHER, LEASE_MS, Q, START_MS, Shard, configure, offsets, subscription, tick,
@@ -122,7 +122,11 @@ fn after_max_attempts_exactly_one_dead_letter() {
         outcome,
         Outcome {
             reply,
-            effects: vec![Effect::Appended { queue: QueueId(DLQ) }]
+            effects: vec![Effect::DeadLettered {
+                group: GroupId(G),
+                queue: QueueId(Q),
+                to: QueueId(DLQ)
+            }]
         }
     );
     assert_eq!(shard.in_flight(0), None);

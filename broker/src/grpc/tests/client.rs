@@ -68,6 +68,33 @@ impl Client {
         })
     }
 
+    /// A client that has room for so much of an answer that it does not read, and for many of them.
+    pub(super) async fn with_window(address: &str, bytes: u32) -> Client {
+        let socket = TcpStream::connect(address).await.unwrap();
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(bytes)
+            .initial_connection_window_size(1 << 28)
+            .handshake(TokioIo::new(socket))
+            .await
+            .unwrap();
+        Client {
+            sender,
+            ended: tokio::spawn(connection),
+        }
+    }
+
+    /// Asks, and leaves it to the caller to read the answer.
+    pub(super) async fn ask(
+        &mut self,
+        path: &str,
+        message: &impl Message,
+    ) -> Result<Response<Incoming>, hyper::Error> {
+        let body = Full::new(framed(message)).map_err(|never| match never {}).boxed();
+        self.sender.ready().await?;
+        let request = Self::request(path, &[("x-mq-client-id", "test")], body);
+        self.sender.send_request(request).await
+    }
+
     pub(super) async fn plain(address: &str) -> Client {
         Client::over(TcpStream::connect(address).await.unwrap())
             .await
@@ -118,15 +145,7 @@ impl Client {
             .sender
             .send_request(Self::request(path, headers, body))
             .await?;
-        let (parts, body) = response.into_parts();
-        let collected = body.collect().await?;
-        let trailers = collected.trailers().cloned().unwrap_or_default();
-        let grpc = grpc_status(&parts.headers).or_else(|| grpc_status(&trailers));
-        Ok(Reply {
-            http: parts.status,
-            grpc,
-            messages: messages(collected.to_bytes()),
-        })
+        read(response).await
     }
 
     /// One ordinary call.
@@ -172,6 +191,19 @@ impl Client {
             .unwrap();
         (sender, response)
     }
+}
+
+/// Reads an answer to its end.
+pub(super) async fn read(response: Response<Incoming>) -> Result<Reply, hyper::Error> {
+    let (parts, body) = response.into_parts();
+    let collected = body.collect().await?;
+    let trailers = collected.trailers().cloned().unwrap_or_default();
+    let grpc = grpc_status(&parts.headers).or_else(|| grpc_status(&trailers));
+    Ok(Reply {
+        http: parts.status,
+        grpc,
+        messages: messages(collected.to_bytes()),
+    })
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<i32> {

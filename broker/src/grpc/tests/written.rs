@@ -2,9 +2,9 @@
 
 use super::*;
 
-const RECEIVE: &str = "/apache.rocketmq.v2.MessagingService/ReceiveMessage";
+pub(super) const RECEIVE: &str = "/apache.rocketmq.v2.MessagingService/ReceiveMessage";
 
-fn receive_of(auto_renew: bool) -> mq::ReceiveMessageRequest {
+pub(super) fn receive_of(auto_renew: bool) -> mq::ReceiveMessageRequest {
     let named = |name: &str| {
         Some(mq::Resource {
             name: name.to_owned(),

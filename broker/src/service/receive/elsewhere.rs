@@ -14,15 +14,20 @@ use flotilla_proto::{
 use prost::Message as _;
 
 use super::{
-    super::{Caller, Service, forwarded::many},
+    super::{
+        Caller, Service,
+        forwarded::{many, many_within},
+    },
     Receive, refused_receive,
 };
 use crate::{
+    limits::{DELIVERED_OVERHEAD_BYTES, MAX_DELIVERED_BYTES, MAX_ENVELOPE_BYTES},
     node::{
         forward::ForwardError,
         polls::{Seen, Turn},
     },
     peer::PeerError,
+    unread::Room,
 };
 
 /// The name under which looks travel between nodes.
@@ -31,6 +36,8 @@ pub(in crate::service) const LOOK: &str = "ReceiveMessage";
 const MIN_LOOK: Duration = Duration::from_millis(100);
 /// And takes no longer than this: a node that stands still must not hold up what is here.
 const MAX_LOOK: Duration = Duration::from_secs(2);
+/// What the answer to a look may have: a message of any size fits.
+const LOOK_BYTES: u64 = (MAX_DELIVERED_BYTES + DELIVERED_OVERHEAD_BYTES + MAX_ENVELOPE_BYTES) as u64;
 
 /// What another node leads of a topic.
 struct Led {
@@ -69,12 +76,14 @@ impl Service {
         receive: &Receive,
         request: &ReceiveMessageRequest,
         to: u32,
+        room: &mut Room,
     ) -> Option<Vec<ReceiveMessageResponse>> {
         let led = self.led_elsewhere(receive);
         let now = self.node().clock().steady_ms();
         let polls = self.node().polls();
         polls.look_begins(receive.pair(), to, now, self.spread_ms());
-        self.look(caller, receive, request, (to, led.get(&to)?)).await
+        self.look(caller, receive, request, (to, led.get(&to)?), room)
+            .await
     }
 
     /// What other nodes have that are to be looked at now, one after the other.
@@ -83,6 +92,7 @@ impl Service {
         caller: &Caller,
         receive: &Receive,
         request: &ReceiveMessageRequest,
+        room: &mut Room,
     ) -> Option<Vec<ReceiveMessageResponse>> {
         let led = self.led_elsewhere(receive);
         let nodes = queues(&led);
@@ -91,7 +101,7 @@ impl Service {
         while receive.patience() >= MIN_LOOK {
             let polls = self.node().polls();
             let to = polls.due(receive.pair(), &nodes, begun, self.spread_ms())?;
-            let found = self.look(caller, receive, request, (to, &led[&to])).await;
+            let found = self.look(caller, receive, request, (to, &led[&to]), room).await;
             if found.is_some() {
                 return found;
             }
@@ -114,30 +124,40 @@ impl Service {
         self.node().hub().waiting() as u64
     }
 
-    /// Asks another node for what it has now, and to be told when something comes; nothing if it has nothing.
+    /// Asks another node for what it has now, and to be told when something comes; nothing if it has nothing, or there is no
+    /// room for it.
     async fn look(
         &self,
         caller: &Caller,
         receive: &Receive,
         request: &ReceiveMessageRequest,
         (to, led): (u32, &Led),
+        room: &mut Room,
     ) -> Option<Vec<ReceiveMessageResponse>> {
         let node = self.node();
+        room.settle(0);
+        // What it has is not known before. Any message fits, and most looks find none.
+        if !room.grow_spare(LOOK_BYTES) {
+            return None;
+        }
         let look = ForwardRequest {
             rpc: LOOK.into(),
             caller: Some(caller.to_wire()),
             request: Bytes::from(request.encode_to_vec()),
             shard: led.shard,
             tell: node.id(),
+            room: LOOK_BYTES,
             ..Default::default()
         };
         let patience = receive.patience().min(MAX_LOOK);
         let answer = node.forward_as(to, look, patience).await;
+        room.settle(0);
         if matches!(answer, Err(ForwardError::Peer(PeerError::Timeout))) {
             let polls = node.polls();
             polls.look_stuck(receive.pair(), to, node.clock().steady_ms());
         }
         let answer = answer.ok()?;
+        let bytes: usize = answer.responses.iter().map(Bytes::len).sum();
         let responses: Option<Vec<ReceiveMessageResponse>> = answer
             .responses
             .into_iter()
@@ -152,15 +172,18 @@ impl Service {
             visible_ms: (answer.visible_in_ms > 0).then(|| now.saturating_add(answer.visible_in_ms)),
         };
         node.polls().look_ended(receive.pair(), to, now, seen);
+        if messages.is_some() {
+            room.settle(bytes as u64);
+        }
         messages
     }
 
-    /// Answers a look of another node, `tell`.
+    /// Answers a look of another node, `tell`, which has room for so much.
     pub(in crate::service) async fn answer_look(
         &self,
         caller: &Caller,
         request: ReceiveMessageRequest,
-        tell: u32,
+        (tell, most): (u32, u64),
     ) -> ForwardResponse {
         self.heard(caller);
         let receive = match self.check_receive(caller, &request).await {
@@ -173,8 +196,10 @@ impl Service {
             node.hub().tell_later(tell, pair);
         }
         let (start, asked) = node.polls().looked_at(pair, node.clock().steady_ms());
+        let mut room = self.node_reader(tell).room();
+        room.limit(most);
         let served = asked || node.hub().is_waited_for(pair);
-        let responses = match self.take_here(&receive, start).await {
+        let responses = match self.take_here(&receive, start, &mut room).await {
             Ok(deliveries) if deliveries.is_empty() => Vec::new(),
             Ok(deliveries) => {
                 // There may be more, for the next one.
@@ -187,7 +212,7 @@ impl Service {
         ForwardResponse {
             served,
             visible_in_ms: visible_in.as_millis() as u64,
-            ..many(&responses)
+            ..many_within(&responses, room)
         }
     }
 }
