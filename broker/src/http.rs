@@ -11,7 +11,9 @@ mod topics;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 
-use axum::{Router, extract::DefaultBodyLimit, routing::get};
+use axum::{Router, extract::DefaultBodyLimit, response::IntoResponse, routing::get};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Request,
     body::Incoming,
@@ -22,7 +24,10 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use utoipa::OpenApi;
@@ -33,6 +38,7 @@ use crate::{
     service::Service,
 };
 
+use error::ApiError;
 pub(crate) use error::ErrorBody;
 pub(crate) use limits::MAX_CONNECTIONS;
 
@@ -131,12 +137,15 @@ async fn connection(
 ) {
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: Request<Incoming>| {
-        let open = Open::new(seat.clone());
-        let answer = router.call(request);
+        let (router, seat) = (router.clone(), seat.clone());
         async move {
-            let answer = answer.await;
-            drop(open);
-            answer
+            match received(request).await {
+                Ok(request) => {
+                    let _open = Open::new(seat);
+                    router.call(request).await
+                }
+                Err(refusal) => Ok(refusal.into_response()),
+            }
         }
     });
     let mut connection = pin!(
@@ -156,6 +165,19 @@ async fn connection(
     };
     if let Err(error) = ended {
         debug!(%from, %error, "an administrative connection broke");
+    }
+}
+
+/// The request with its whole body. Until that is here it is none: a connection on which nothing more comes is silent, and
+/// gives way to others.
+async fn received(request: Request<Incoming>) -> Result<Request<Full<Bytes>>, ApiError> {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, limits::MAX_BODY_BYTES).collect();
+    match time::timeout(limits::BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(head, Full::new(body.to_bytes()))),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::body_too_large()),
+        Ok(Err(error)) => Err(ApiError::body_unreadable(&error.to_string())),
+        Err(_) => Err(ApiError::body_late()),
     }
 }
 
