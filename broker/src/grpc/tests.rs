@@ -3,6 +3,7 @@
 mod client;
 mod limit;
 mod lists;
+mod unfinished;
 mod written;
 
 use std::{path::PathBuf, sync::atomic::Ordering::Relaxed, time::Duration};
