@@ -154,13 +154,16 @@ pub fn is_private(address: IpAddr) -> bool {
 pub fn split_address(text: &str) -> Result<(&str, u16), String> {
     let wrong = || format!("`{text}` is not HOST:PORT (for IPv6 [ADDRESS]:PORT)");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let port = port.parse().map_err(|_| wrong())?;
+    let digits = !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit());
+    let port = port.parse().ok().filter(|_| digits).ok_or_else(wrong)?;
     let host = match host.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').ok_or_else(wrong)?,
         None if host.contains(':') => return Err(wrong()),
         None => host,
     };
-    if host.is_empty() || host.contains(char::is_whitespace) {
+    // What stands in addresses of the web with a meaning of its own would lead somewhere else, or nowhere.
+    let strange = |c: char| c.is_whitespace() || c.is_control() || "/?#@,;=\\\"'<>%[]".contains(c);
+    if host.is_empty() || host.contains(strange) {
         return Err(wrong());
     }
     Ok((host, port))

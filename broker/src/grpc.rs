@@ -10,6 +10,7 @@ mod authority;
 mod body;
 mod caller;
 mod connection;
+mod framing;
 mod handshake;
 mod limits;
 mod messaging;

@@ -12,7 +12,9 @@ mod unread;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 
-use axum::{Router, extract::DefaultBodyLimit, routing::get};
+use axum::{Router, extract::DefaultBodyLimit, response::IntoResponse, routing::get};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Request,
     body::Incoming,
@@ -23,7 +25,10 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use utoipa::OpenApi;
@@ -35,6 +40,7 @@ use crate::{
     unread::Reader,
 };
 
+use error::ApiError;
 pub(crate) use error::ErrorBody;
 pub(crate) use limits::MAX_CONNECTIONS;
 
@@ -138,13 +144,17 @@ async fn connection(
     let router = TowerToHyperService::new(router);
     let gives_way = reader.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let open = Open::new(seat.clone());
-        let answer = router.call(request);
-        let room = reader.room();
+        let (router, seat, room) = (router.clone(), seat.clone(), reader.room());
         async move {
-            let answer = answer.await;
-            drop(open);
-            answer.map(|answer| unread::within(answer, room))
+            match received(request).await {
+                Ok(request) => {
+                    let open = Open::new(seat);
+                    let answer = router.call(request).await;
+                    drop(open);
+                    answer.map(|answer| unread::within(answer, room))
+                }
+                Err(refusal) => Ok(unread::within(refusal.into_response(), room)),
+            }
         }
     });
     let mut connection = pin!(
@@ -168,6 +178,19 @@ async fn connection(
     };
     if let Err(error) = ended {
         debug!(%from, %error, "an administrative connection broke");
+    }
+}
+
+/// The request with its whole body. Until that is here it is none: a connection on which nothing more comes is silent, and
+/// gives way to others.
+async fn received(request: Request<Incoming>) -> Result<Request<Full<Bytes>>, ApiError> {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, limits::MAX_BODY_BYTES).collect();
+    match time::timeout(limits::BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(head, Full::new(body.to_bytes()))),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::body_too_large()),
+        Ok(Err(error)) => Err(ApiError::body_unreadable(&error.to_string())),
+        Err(_) => Err(ApiError::body_late()),
     }
 }
 

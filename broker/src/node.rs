@@ -181,6 +181,24 @@ pub(crate) struct Inner {
 }
 
 impl Node {
+    /// Whose data directory this is; nothing if it never took part in a cluster. Touches nothing: to be called before anything
+    /// in the directory is opened, which a newer release may have written.
+    ///
+    /// # Errors
+    /// Why it cannot be this node's, or not with this release.
+    pub fn look_at(disk: &dyn Disk, node: u32) -> Result<Option<Identity>, NodeError> {
+        if let Some(reason) = identity::refused(disk)? {
+            return Err(NodeError::Refused(reason));
+        }
+        let directory = Store::directory(disk)?;
+        let identity = Identity::load(disk, node, directory)?;
+        if identity.is_some() && !Store::has_log(disk)? {
+            let lost = "it has taken part in a cluster and has lost its log, and with it what it voted for";
+            return Err(StoreError::Corrupt(lost.into()).into());
+        }
+        Ok(identity)
+    }
+
     /// Opens the data directory and begins to take part in the cluster; does not wait for it.
     pub async fn start(
         options: NodeOptions,
@@ -189,16 +207,8 @@ impl Node {
         transport: Arc<dyn PeerTransport>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, NodeError> {
-        if let Some(reason) = identity::refused(&*disk)? {
-            return Err(NodeError::Refused(reason));
-        }
+        let identity = Self::look_at(&*disk, options.node_id)?;
         let had_data = disk.exists(identity::HAD_DATA)?;
-        let directory = Store::directory(&*disk)?;
-        let identity = Identity::load(&*disk, options.node_id, directory)?;
-        if identity.is_some() && !Store::has_log(&*disk)? {
-            let lost = "it has taken part in a cluster and has lost its log, and with it what it voted for";
-            return Err(StoreError::Corrupt(lost.into()).into());
-        }
         let mut store_options = options.store.clone();
         store_options.new_identity = clock.random_u64().max(1);
         let store = Store::open(Arc::clone(&disk), engine, store_options).await?;

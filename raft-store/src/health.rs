@@ -79,6 +79,7 @@ impl Health {
         match &error {
             ReadError::NotFound { .. } => {}
             ReadError::Corrupt { .. } => self.stop(StoreStopped::Corrupt(error.to_string())),
+            ReadError::Newer { .. } => self.stop(StoreStopped::Newer(error.to_string())),
             ReadError::Io { .. } => self.stop(StoreStopped::Failed(error.to_string())),
         }
         std::io::Error::other(error)

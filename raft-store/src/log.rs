@@ -136,6 +136,15 @@ impl Drop for Last {
 }
 
 impl NodeLog {
+    /// Whether this program can read the log in the disk's directory `log`; touches nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Version`] when a newer one has written to it, [`OpenError::Io`] when that cannot be found out.
+    pub(crate) fn check_release(disk: &dyn Disk) -> Result<(), OpenError> {
+        open::check_release(disk)
+    }
+
     /// Opens the log in the disk's directory `log`, making it where there is none. To be called in a tokio runtime,
     /// where the log's writer then runs.
     ///

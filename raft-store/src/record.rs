@@ -192,6 +192,18 @@ impl Record {
         Ok(Record::view(head, bytes))
     }
 
+    /// The kind of the record at the start of `bytes` when it is one of a newer release: whole, and of a kind that is not
+    /// known here. That is no damage.
+    pub(crate) fn newer_kind(bytes: &[u8]) -> Option<u8> {
+        let head = bytes.first_chunk::<RECORD_HEAD_BYTES>()?;
+        let payload_bytes = u32_at(head, 0) as usize;
+        if Kind::from_number(head[8]).is_some() || payload_bytes > Kind::Imported.max_payload_bytes() {
+            return None;
+        }
+        let record = bytes.get(..RECORD_HEAD_BYTES + payload_bytes)?;
+        (checksum(record) == u32_at(head, 4)).then_some(head[8])
+    }
+
     /// The view of bytes whose checksum is known to be right: this process encoded or decoded them.
     pub(crate) fn view(head: RecordHead, bytes: &Bytes) -> RecordView {
         RecordView {
@@ -219,8 +231,33 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The sample as a release would write it that has another kind.
+    pub(crate) fn of_kind(number: u8, record: &Bytes) -> Bytes {
+        let mut bytes = record.to_vec();
+        bytes[8] = number;
+        let crc = checksum(&bytes);
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        bytes.into()
+    }
+
+    #[test]
+    fn a_whole_record_of_an_unknown_kind_is_a_newer_releases_and_a_damaged_one_is_not() {
+        let newer = of_kind(99, &sample());
+        assert_eq!(Record::newer_kind(&newer), Some(99));
+        assert_eq!(
+            Record::newer_kind(&[&newer[..], b"what follows"].concat()),
+            Some(99)
+        );
+        assert_eq!(Record::newer_kind(&sample()), None);
+        for bit in 0..newer.len() * 8 {
+            let mut bad = newer.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Record::newer_kind(&bad), None, "bit {bit}");
+        }
+    }
 
     fn sample() -> Bytes {
         Record::encode(Kind::Normal, 7, LogId::at(3, 2, 99), b"a payload")

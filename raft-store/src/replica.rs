@@ -249,7 +249,9 @@ impl Replica {
                     self.inner.health.damages.note(&error);
                     PayloadError::Damaged(index)
                 }
-                ReadError::Io { .. } => PayloadError::Io(self.inner.health.read(error).to_string()),
+                ReadError::Io { .. } | ReadError::Newer { .. } => {
+                    PayloadError::Io(self.inner.health.read(error).to_string())
+                }
             })?;
         let head = RecordHead::parse(&record).map_err(|e| PayloadError::Corrupt(e.to_string()))?;
         let view = Record::view(head, &record);

@@ -101,7 +101,7 @@ impl From<OpenError> for StoreError {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::Corrupt { .. } => StoreError::Corrupt(error.to_string()),
-            OpenError::Version { .. } => StoreError::Newer(error.to_string()),
+            OpenError::Version { .. } | OpenError::Kind { .. } => StoreError::Newer(error.to_string()),
             // A file that somebody put there: for a person to take away again, not for the node to throw away the rest.
             OpenError::OtherDirectory { .. } | OpenError::Io { .. } | OpenError::Options(_) => {
                 StoreError::Failed(error.to_string())
@@ -226,12 +226,14 @@ impl Store {
         Ok(Store { inner })
     }
 
-    /// The identity of the data directory in `disk`, without opening it; nothing if it has none yet.
+    /// The identity of the data directory in `disk`, without opening or touching it; nothing if it has none yet.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when it cannot be read.
+    /// [`StoreError::Corrupt`] when it cannot be read, [`StoreError::Newer`] when a newer release has written to it.
     pub fn directory(disk: &dyn Disk) -> Result<Option<u64>, StoreError> {
-        identity::read(disk)
+        let identity = identity::read(disk)?;
+        NodeLog::check_release(disk)?;
+        Ok(identity)
     }
 
     /// Whether there is a log in `disk`. There is one, durably, from the first time that a store was opened in it.

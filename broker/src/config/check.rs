@@ -3,6 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{Config, TlsMode, cluster::MAX_NODE_ID, is_private, split_address};
+use crate::meta::limits::MAX_INITIAL_NODES;
 
 /// A value that would do harm.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +105,10 @@ fn host_of(address: &str) -> &str {
     split_address(address).expect("checked when it was set").0
 }
 
+fn port_of(address: &str) -> u16 {
+    split_address(address).expect("checked when it was set").1
+}
+
 fn literal(address: &str) -> Option<IpAddr> {
     match host_of(address) {
         "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
@@ -140,9 +145,29 @@ fn addresses(config: &Config) -> Result<(), Danger> {
             ),
         );
     }
+    one_port_each(config)?;
     let Some(cluster) = &config.initial_cluster else {
         return Ok(());
     };
+    let nodes = cluster.nodes().len();
+    if nodes > MAX_INITIAL_NODES {
+        return refuse(
+            "initial_cluster",
+            format!("a cluster starts with at most {MAX_INITIAL_NODES} nodes, and it names {nodes}"),
+        );
+    }
+    if let Some((node, address)) = cluster
+        .nodes()
+        .iter()
+        .find(|(_, address)| nodes > 1 && split_address(address).is_ok_and(|(_, port)| port == 0))
+    {
+        return refuse(
+            "initial_cluster",
+            format!(
+                "node {node} has the address {address}, which other nodes cannot connect to: it needs a port"
+            ),
+        );
+    }
     if cluster
         .nodes()
         .values()
@@ -166,6 +191,31 @@ fn addresses(config: &Config) -> Result<(), Danger> {
                  set client_addr or advertise_client_addr to an address they can reach"
             ),
         );
+    }
+    Ok(())
+}
+
+/// The operating system would say that another process has the port.
+fn one_port_each(config: &Config) -> Result<(), Danger> {
+    let ports = [
+        ("client_addr", &config.client_addr),
+        ("http_addr", &config.http_addr),
+        ("peer_addr", &config.peer_addr),
+    ];
+    let same = |one: &str, other: &str| {
+        let anywhere = |address: &str| literal(address).is_some_and(|ip| ip.is_unspecified());
+        let (one_port, other_port) = (port_of(one), port_of(other));
+        let meet = host_of(one) == host_of(other) || anywhere(one) || anywhere(other);
+        one_port == other_port && one_port != 0 && meet
+    };
+    for (at, (cause, one)) in ports.iter().enumerate() {
+        if let Some((key, other)) = ports[at + 1..].iter().find(|(_, other)| same(one, other)) {
+            return refuse_for(
+                key,
+                cause,
+                format!("{other} and {one} are one port: each needs its own"),
+            );
+        }
     }
     Ok(())
 }

@@ -266,11 +266,35 @@ fn dangerous_values_are_refused_with_the_reason() {
             "file descriptor",
         ),
         ("worker_threads = 0", "worker_threads", "one per core"),
+        (
+            "http_addr = \"127.0.0.1:8081\"",
+            "http_addr",
+            "each needs its own",
+        ),
+        (
+            "peer_addr = \"127.0.0.1:8082\"\nhttp_addr = \"0.0.0.0:8082\"",
+            "peer_addr",
+            "each needs its own",
+        ),
+        (
+            "initial_cluster = \"1=127.0.0.1:8083,2=127.0.0.1:0\"",
+            "initial_cluster",
+            "needs a port",
+        ),
     ] {
         let message = refusal(text);
         assert!(message.contains(&format!("`{key}`")), "{text}: {message}");
         assert!(message.contains(reason), "{text}: {message}");
     }
+}
+
+#[test]
+fn a_list_of_more_nodes_than_a_cluster_starts_with_is_refused() {
+    let nodes: Vec<String> = (1..=65)
+        .map(|id| format!("{id}=127.0.0.1:{}", 9000 + id))
+        .collect();
+    let message = refusal(&format!("initial_cluster = \"{}\"", nodes.join(",")));
+    assert!(message.contains("at most 64 nodes"), "{message}");
 }
 
 #[test]
@@ -344,6 +368,18 @@ fn durations_and_sizes_are_shown_as_they_are_written() {
 fn addresses_are_split_at_the_port() {
     assert_eq!(split_address("localhost:8081"), Ok(("localhost", 8081)));
     assert_eq!(split_address("[::1]:8081"), Ok(("::1", 8081)));
+    for text in [
+        "localhost:+80",
+        "a/b:8083",
+        "user@a:8083",
+        "a?b:1",
+        "a#b:1",
+        "a;b:1",
+        "a,b:1",
+        "a\u{7}:1",
+    ] {
+        assert!(split_address(text).is_err(), "{text}");
+    }
     for text in ["8081", ":8081", "::1:8081", "a:b", "a:70000", "[::1:80", "a b:1"] {
         assert!(split_address(text).is_err(), "{text}");
     }

@@ -9,17 +9,16 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
-use super::{stats::RimStats, wire::Wire};
+use super::{framing::Framing, limits::Patience, stats::RimStats, wire::Wire};
 use crate::{net::Seat, node::written::Line, service::written::Carried, unread::Room};
 
 /// One open request; it ends when this is dropped.
@@ -81,40 +80,72 @@ impl Held {
     }
 }
 
+impl Held {
+    /// Lets go of all but so many bytes.
+    fn keep(&self, bytes: u64) {
+        let before = self.bytes.load(Relaxed);
+        let kept = before.min(bytes);
+        self.bytes.store(kept, Relaxed);
+        self.all().fetch_sub(before - kept, Relaxed);
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         self.all().fetch_sub(self.bytes.load(Relaxed), Relaxed);
     }
 }
 
-/// A request's body on its way in.
+/// A request's body on its way in. A Telemetry stream never ends: of it counts what may be held, the command that is not
+/// complete and what came with its last piece.
 pub(super) struct Inbound {
     body: Incoming,
-    /// `None`: a Telemetry stream, which never ends. Its commands are handed on one by one and not held.
-    held: Option<Arc<Held>>,
-    /// How long the sender may be silent; `None`: for ever, which is Telemetry.
-    patience: Option<Duration>,
+    held: Arc<Held>,
+    patience: Patience,
+    /// Where a Telemetry stream stands; `None` for a request, which is one message.
+    stream: Option<Framing>,
+    /// When the rest of the message was first waited for.
+    waited_since: Option<Instant>,
     /// Armed only when nothing has arrived yet, so that ordinary requests need no timer.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl Inbound {
-    pub(super) fn new(body: Incoming, held: Option<Arc<Held>>, patience: Option<Duration>) -> Inbound {
+    pub(super) fn new(body: Incoming, held: Arc<Held>, patience: Patience, telemetry: bool) -> Inbound {
         Inbound {
             body,
             held,
             patience,
+            stream: telemetry.then(Framing::default),
+            waited_since: None,
             alarm: None,
         }
     }
 
+    /// More is wanted: the commands that were complete have been handed on.
+    fn let_go(&mut self) {
+        if let Some(stream) = &self.stream {
+            self.held.keep(stream.unfinished());
+            if stream.unfinished() == 0 {
+                (self.waited_since, self.alarm) = (None, None);
+            }
+        }
+    }
+
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
-        let Some(patience) = self.patience else {
+        if self
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.unfinished() == 0)
+        {
             return Poll::Pending;
-        };
+        }
+        let now = Instant::now();
+        let complete_at = *self.waited_since.get_or_insert(now) + self.patience.message;
+        let until = complete_at.min(now + self.patience.body);
         let alarm = self
             .alarm
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         ready!(alarm.as_mut().poll(cx));
         Poll::Ready(Status::deadline_exceeded(
             "the rest of the request did not arrive in time",
@@ -130,6 +161,7 @@ impl Body for Inbound {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.let_go();
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
             return self.poll_patience(cx).map(|late| Some(Err(late)));
         };
@@ -138,8 +170,11 @@ impl Body for Inbound {
             return Poll::Ready(None);
         };
         let frame = frame.map_err(|error| Status::cancelled(error.to_string()))?;
-        if let Some((held, data)) = self.held.as_ref().zip(frame.data_ref()) {
-            held.add(data.len() as u64)?;
+        if let Some(data) = frame.data_ref() {
+            if let Some(stream) = &mut self.stream {
+                stream.take(data);
+            }
+            self.held.add(data.len() as u64)?;
         }
         Poll::Ready(Some(Ok(frame)))
     }

@@ -161,13 +161,13 @@ impl Service<Request<Incoming>> for Dispatch {
         let to_telemetry = to_messages && method == "Telemetry";
         let to_send = to_messages && method == "SendMessage";
         let is_query = method.starts_with("Query");
-        let patience = (!to_telemetry).then_some(self.rim.patience.body);
+        let patience = self.rim.patience;
         let most = match to_send {
             true => self.rim.max_send_bytes,
             false => MAX_INBOUND_SMALL_BYTES,
         };
-        let held = patience.map(|_| Held::new(self.rim.stats.clone(), to_send, most));
-        let mut request = request.map(|body| Inbound::new(body, held.clone(), patience));
+        let held = Held::new(self.rim.stats.clone(), to_send, most);
+        let mut request = request.map(|body| Inbound::new(body, held.clone(), patience, to_telemetry));
         request.extensions_mut().insert(RemoteHost(self.host.clone()));
         request.extensions_mut().insert(self.reader.clone());
         let answer = if self.reader.is_full() {

@@ -73,8 +73,10 @@ const _: () = {
 pub struct Patience {
     /// A new connection has this long for TLS and the HTTP/2 preface.
     pub handshake: Duration,
-    /// A request's body may pause this long. Telemetry, which is silent for minutes, is excepted.
+    /// A message may pause this long on its way. A Telemetry stream may be silent for ever between two commands.
     pub body: Duration,
+    /// A message that has begun to arrive is complete after this: 4 MiB at 300 kbit/s.
+    pub message: Duration,
     /// A connection without requests is closed after this. An open Telemetry stream is a request.
     pub idle: Duration,
 }
@@ -84,6 +86,7 @@ impl Default for Patience {
         Patience {
             handshake: Duration::from_secs(10),
             body: Duration::from_secs(30),
+            message: Duration::from_secs(120),
             idle: Duration::from_secs(120),
         }
     }

@@ -92,7 +92,7 @@ impl MessagingService for Messaging {
         mut request: Request<mq::SendMessageRequest>,
     ) -> Result<Response<mq::SendMessageResponse>, Status> {
         // Its messages are here until it is carried out; a refusal that is held brings nothing of them.
-        let held = request.extensions_mut().remove::<Option<Arc<Held>>>();
+        let held = request.extensions_mut().remove::<Arc<Held>>();
         let caller = caller(&request);
         let answer = self.service.send_message(&caller, request.into_inner()).await;
         drop(held);

@@ -3,6 +3,7 @@
 mod client;
 mod limit;
 mod lists;
+mod unfinished;
 mod unread;
 mod written;
 

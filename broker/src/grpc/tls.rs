@@ -149,7 +149,9 @@ fn self_signed(folder: &Path, hosts: &[String]) -> Result<(PathBuf, PathBuf), Tl
         let path = path.to_owned();
         move |source| TlsError::File { path, source }
     };
-    fs::create_dir_all(folder).map_err(failed(folder))?;
+    fs::create_dir_all(folder)
+        .and_then(|()| sync_folder(folder))
+        .map_err(failed(folder))?;
     write(&key, &made.signing_key.serialize_pem(), 0o600).map_err(failed(&key))?;
     write(&certificate, &made.cert.pem(), 0o644).map_err(failed(&certificate))?;
     info!(certificate = %certificate.display(), ?hosts, "made a self-signed certificate for clients");
@@ -167,7 +169,18 @@ fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
         .open(&new)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&new, path)
+    fs::rename(&new, path)?;
+    // The key's name is durable before there is a certificate: the other way round a power loss would leave a node that does
+    // not start.
+    sync_folder(path)
+}
+
+/// Makes the name of `path` durable.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) => fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::limits::{BODY_TIMEOUT, MAX_BODY_BYTES};
 use crate::{
     limits::MAX_REASON_BYTES,
     views::{AdminError, AdminErrorKind},
@@ -47,6 +48,24 @@ impl ApiError {
             code,
             message,
         }
+    }
+
+    pub(super) fn body_too_large() -> ApiError {
+        let message = format!("a request's body has at most {MAX_BODY_BYTES} bytes");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message)
+    }
+
+    pub(super) fn body_unreadable(why: &str) -> ApiError {
+        let message = format!("the request's body cannot be read: {why}");
+        ApiError::new(StatusCode::BAD_REQUEST, "INVALID", message)
+    }
+
+    pub(super) fn body_late() -> ApiError {
+        let message = format!(
+            "the rest of the request's body did not arrive within {} s",
+            BODY_TIMEOUT.as_secs()
+        );
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "BODY_LATE", message)
     }
 
     pub(super) fn unavailable(message: impl Into<String>) -> ApiError {

@@ -8,6 +8,9 @@ pub(crate) const MAX_CONNECTIONS: u32 = 1024;
 /// Body of a request: the longest is the description of a consumer group.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
 
+/// A request's body is here this long after its head, or is not waited for.
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Request line and headers.
 pub(super) const MAX_HEAD_BYTES: usize = 32 << 10;
 

@@ -230,3 +230,52 @@ async fn the_cluster_is_shown_with_its_shards() {
         "{body}"
     );
 }
+
+/// Asks for `path` on a connection of its own; whatever comes back until it is closed.
+async fn get_over(address: &str, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    let _ = socket.write_all(head.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn requests_whose_bodies_never_come_leave_health_within_reach() {
+    use tokio::io::AsyncWriteExt;
+    const PLACES: u32 = 3;
+    let (node, router) = node().await;
+    let listener = net::bind("http_addr", "127.0.0.1:0", true).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    let unread = node.service.unread().clone();
+    let serve = move |socket, from, seat| {
+        let reader = unread.reader();
+        connection(socket, from, (seat, reader), router.clone(), stopping.clone())
+    };
+    let server = tokio::spawn(net::accept(listener, PLACES, stop.clone(), serve));
+    let mut begun = Vec::new();
+    for _ in 0..PLACES {
+        let mut socket = TcpStream::connect(&address).await.unwrap();
+        let head = "POST /v1/topics HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{";
+        socket.write_all(head.as_bytes()).await.unwrap();
+        begun.push(socket);
+    }
+    let healthy = async {
+        while !get_over(&address, "/healthz/live")
+            .await
+            .starts_with("HTTP/1.1 200")
+        {
+            time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    time::timeout(std::time::Duration::from_secs(20), healthy)
+        .await
+        .expect("health is within reach");
+    drop(begun);
+    stop.cancel();
+    server.await.unwrap();
+}

@@ -184,7 +184,7 @@ impl Node {
 
 /// Serves another node's proposal: as the leader, or by passing it on for a node that has no
 /// catalogue yet and so cannot know the leader.
-pub(super) async fn forwarded(node: &Node, request: ForwardRequest) -> ForwardResponse {
+pub(super) async fn forwarded(node: &Node, request: ForwardRequest, of_member: bool) -> ForwardResponse {
     let refused = ForwardResponse {
         not_leader: true,
         ..Default::default()
@@ -196,8 +196,11 @@ pub(super) async fn forwarded(node: &Node, request: ForwardRequest) -> ForwardRe
         // Of a newer release: in the log it would stop every node.
         return ForwardResponse::default();
     }
+    let registers = matches!(command.command, Some(meta_command::Command::RegisterNode(_)));
+    if !of_member && !registers {
+        return refused;
+    }
     if !node.leads(META_SHARD) {
-        let registers = matches!(command.command, Some(meta_command::Command::RegisterNode(_)));
         return match (registers, command.command) {
             (true, Some(command)) => match node.propose_meta(command).await {
                 Ok(reply) => ForwardResponse {

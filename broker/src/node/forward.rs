@@ -63,6 +63,8 @@ impl Node {
         ttl: Duration,
     ) -> Result<wire::ForwardResponse, ForwardError> {
         request.deadline_ms = ttl.as_millis() as u64;
+        // Signed, as all that nodes say: what was said when the connection was made may be from before there was a cluster.
+        request.from = Some(self.hello());
         match self.inner.transport.call(to, Body::Forward(request), ttl).await? {
             Body::ForwardAnswer(answer) if answer.not_leader => Err(ForwardError::NotLeader {
                 unsure: answer.unsure,

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use flotilla_proto::peer::{
-    ForwardResponse, Hello, RaftRequest, RaftResponse, Refusal, StatusRequest, StatusResponse, Stranger,
-    raft_request, raft_response, refusal, stranger,
+    ForwardRequest, ForwardResponse, Hello, RaftRequest, RaftResponse, Refusal, StatusRequest,
+    StatusResponse, Stranger, raft_request, raft_response, refusal, stranger,
 };
 use futures::{FutureExt, future::BoxFuture};
 
@@ -16,14 +16,17 @@ impl PeerHandler for Node {
         match body {
             Body::Raft(request) => self.raft(from, request),
             Body::Status(request) => ready(Body::StatusAnswer(self.status(from, &request))),
-            // What is passed on is not signed: whoever has its connection counts, as long as it belongs here.
-            Body::Forward(_) if self.hear(from).is_err() => ready(Body::ForwardAnswer(ForwardResponse {
-                not_leader: true,
-                ..Default::default()
-            })),
+            Body::Forward(request) if self.may_pass_on(from, &request).is_err() => {
+                ready(Body::ForwardAnswer(ForwardResponse {
+                    not_leader: true,
+                    ..Default::default()
+                }))
+            }
             Body::Forward(request) if request.rpc == catalogue::RPC => {
                 let node = self.clone();
-                async move { Body::ForwardAnswer(catalogue::forwarded(&node, request).await) }.boxed()
+                let of_member = request.from.as_ref().is_some_and(|from| from.cluster != 0);
+                async move { Body::ForwardAnswer(catalogue::forwarded(&node, request, of_member).await) }
+                    .boxed()
             }
             Body::Forward(request) if request.rpc == catalogue::INDEX_RPC => {
                 let node = self.clone();
@@ -91,6 +94,16 @@ impl Node {
             return Err(not_a_member(format!("node {} has no cluster", sender.node)));
         }
         self.sender(from, sender)
+    }
+
+    /// Only members pass requests on. Whoever has no cluster may ask for its place in the catalogue, and for nothing else.
+    fn may_pass_on(&self, from: &Hello, request: &ForwardRequest) -> Result<(), Stranger> {
+        let unsigned = Hello::default();
+        let sender = request.from.as_ref().unwrap_or(&unsigned);
+        match request.rpc == catalogue::RPC {
+            true => self.sender(from, sender),
+            false => self.raft_sender(from, sender),
+        }
     }
 
     fn raft_answer(&self, request: RaftRequest) -> BoxFuture<'static, RaftResponse> {

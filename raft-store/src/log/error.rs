@@ -32,6 +32,12 @@ pub enum OpenError {
         "segment {segment} has format version {found}, this program reads version {known}: use the program that wrote it, or newer"
     )]
     Version { segment: u64, found: u32, known: u32 },
+    /// A record of a kind that this program does not know.
+    #[error(
+        "segment {segment} has a record of kind {kind} at byte {position}, which this program does not know: use the \
+         program that wrote it, or newer"
+    )]
+    Kind { segment: u64, position: u64, kind: u8 },
     /// A file of another data directory.
     #[error(
         "segment {segment} belongs to data directory {found:016x}, not to {expected:016x}: was it copied here?"
@@ -106,6 +112,11 @@ pub enum ReadError {
         position: u64,
         reason: String,
     },
+    /// The record is whole, and of a kind that only a newer release knows.
+    #[error(
+        "segment {segment} has a record of kind {kind}, which this program does not know: use the program that wrote it, or newer"
+    )]
+    Newer { segment: u64, kind: u8 },
     #[error("cannot read segment {segment}: {source}")]
     Io { segment: u64, source: io::Error },
 }

@@ -72,6 +72,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<Opened, O
     if options.segment_bytes < MIN_SEGMENT_BYTES || options.segment_bytes > MAX_SEGMENT_BYTES {
         return Err(OpenError::Options("segment_bytes must be from 4 KiB to 1 GiB"));
     }
+    check_release(&*disk)?;
     disk.create_dir("log")
         .map_err(io_error("make directory", "log"))?;
     let listing = list(&*disk)?;
@@ -106,6 +107,28 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<Opened, O
         files: Files::new(space, current),
         inner,
     })
+}
+
+/// Refuses a log that a newer release has written to, and touches nothing.
+pub(super) fn check_release(disk: &dyn Disk) -> Result<(), OpenError> {
+    let Some(&last) = list(disk)?.segments.last() else {
+        return Ok(());
+    };
+    let name = segment_name(last);
+    let file = disk.open(&name, false).map_err(io_error("open", name))?;
+    let mut bytes = [0; SEGMENT_HEAD_BYTES];
+    // What else may be wrong with it is found when the log is opened.
+    match file
+        .read_exact_at(&mut bytes, 0)
+        .map(|()| SegmentHead::parse(&bytes))
+    {
+        Ok(Err(BadSegmentHead::Version(found))) => Err(OpenError::Version {
+            segment: last,
+            found,
+            known: FORMAT_VERSION,
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn seen(written: &Written) -> BTreeMap<u32, SeenShard> {
@@ -344,6 +367,11 @@ fn scan_error(segment: u64, e: ScanError) -> OpenError {
             shards,
             reason,
         } => corrupt(segment, position, shards, reason),
+        ScanError::Newer { position, kind } => OpenError::Kind {
+            segment,
+            position,
+            kind,
+        },
     }
 }
 

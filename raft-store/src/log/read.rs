@@ -40,6 +40,8 @@ pub(super) enum Trouble {
     Io(io::Error),
     /// A position in the sidecar is not what was written.
     Position,
+    /// A record of a kind that only a newer release knows.
+    Newer(u8),
     Record {
         index: u64,
         position: u64,
@@ -262,6 +264,7 @@ impl Shared {
             }),
             Trouble::Io(e) if e.kind() == io::ErrorKind::NotFound => self.heal(shard, index, segment),
             Trouble::Io(source) => Err(ReadError::Io { segment, source }),
+            Trouble::Newer(kind) => Err(ReadError::Newer { segment, kind }),
             Trouble::Position => self.heal(shard, index, segment),
         }
     }
@@ -282,6 +285,7 @@ impl Shared {
                 position,
                 reason,
             },
+            ScanError::Newer { kind, .. } => ReadError::Newer { segment, kind },
         })?;
         let mut inner = self.lock();
         if !inner.segments.contains_key(&segment) {
@@ -373,6 +377,9 @@ fn load_span(
             position: u64::from(position.offset),
             reason,
         };
+        if let Some(kind) = Record::newer_kind(&record) {
+            return Err(Trouble::Newer(kind));
+        }
         let view = Record::decode(&record).map_err(|corrupt| trouble(corrupt.0))?;
         if !view.kind.is_entry() || view.shard != shard || view.log_id != position.log_id(index) {
             return Err(trouble("another record stands in its place"));

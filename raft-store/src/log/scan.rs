@@ -17,6 +17,7 @@ use super::segment::SEGMENT_HEAD_BYTES;
 use super::segment::batch_bytes;
 use crate::disk::DiskFile;
 use crate::disk::is_unreadable;
+use crate::record::Kind;
 use crate::record::Record;
 use crate::record::RecordHead;
 use crate::record::RecordView;
@@ -58,6 +59,23 @@ pub(super) enum ScanError {
         shards: Vec<u32>,
         reason: String,
     },
+    /// A record of a kind that only a newer release knows.
+    Newer {
+        position: u64,
+        kind: u8,
+    },
+}
+
+/// Why there is no batch that can be read.
+enum Bad {
+    Reason(&'static str),
+    Newer(u8),
+}
+
+impl From<&'static str> for Bad {
+    fn from(reason: &'static str) -> Bad {
+        Bad::Reason(reason)
+    }
 }
 
 impl From<io::Error> for ScanError {
@@ -95,7 +113,8 @@ pub(super) fn scan(
         }
         let batch = match window.batch(at, target, number)? {
             Ok(batch) => batch,
-            Err(reason) => break Some(reason),
+            Err(Bad::Reason(reason)) => break Some(reason),
+            Err(Bad::Newer(kind)) => return Err(ScanError::Newer { position: at, kind }),
         };
         for (offset, record) in &batch.records {
             take(*offset, record).map_err(|reason| ScanError::Corrupt {
@@ -189,24 +208,24 @@ impl Window<'_> {
     }
 
     /// The batch at `at`, or why there is none.
-    fn batch(&mut self, at: u64, target: Target, after: u64) -> io::Result<Result<Batch, &'static str>> {
+    fn batch(&mut self, at: u64, target: Target, after: u64) -> io::Result<Result<Batch, Bad>> {
         let Some(head) = self.bytes(at, BATCH_HEAD_BYTES)? else {
-            return Ok(Err("no room for a batch"));
+            return Ok(Err("no room for a batch".into()));
         };
         let Some(head) = BatchHead::parse(head, target.directory, target.sequence) else {
-            return Ok(Err("no head of a batch"));
+            return Ok(Err("no head of a batch".into()));
         };
         if head.number <= after {
-            return Ok(Err("a batch of an earlier time"));
+            return Ok(Err("a batch of an earlier time".into()));
         }
         let first = at + BATCH_HEAD_BYTES as u64;
         let whole = batch_bytes(u64::from(head.bytes)) - BATCH_HEAD_BYTES as u64;
         let Some(bytes) = self.bytes(first, whole as usize)? else {
-            return Ok(Err("a batch longer than the segment"));
+            return Ok(Err("a batch longer than the segment".into()));
         };
         let (bytes, padding) = bytes.split_at(head.bytes as usize);
         if padding.iter().any(|&byte| byte != 0) {
-            return Ok(Err("padding is not zero"));
+            return Ok(Err("padding is not zero".into()));
         }
         let bytes = Bytes::copy_from_slice(bytes);
         Ok(decode_batch(head, first, &bytes))
@@ -238,22 +257,28 @@ impl Window<'_> {
     }
 }
 
-fn decode_batch(head: BatchHead, first: u64, bytes: &Bytes) -> Result<Batch, &'static str> {
+fn decode_batch(head: BatchHead, first: u64, bytes: &Bytes) -> Result<Batch, Bad> {
     let mut records = Vec::new();
     let (mut at, mut crc) = (0, 0);
     while at < bytes.len() {
+        if let Some(kind) = Record::newer_kind(&bytes[at..]) {
+            return Err(Bad::Newer(kind));
+        }
         let record_head = RecordHead::parse(&bytes[at..]).map_err(|corrupt| corrupt.0)?;
         let end = at + record_head.record_bytes();
         if end > bytes.len() {
-            return Err("a record longer than its batch");
+            return Err("a record longer than its batch".into());
         }
         let record = Record::decode(&bytes.slice(at..end)).map_err(|corrupt| corrupt.0)?;
+        if let (Kind::Imported, Some(kind)) = (record.kind, Record::newer_kind(&record.payload)) {
+            return Err(Bad::Newer(kind));
+        }
         crc = crc32c::crc32c_append(crc, &bytes[at + 4..at + 8]);
         records.push((first as u32 + at as u32, record));
         at = end;
     }
     if records.len() != head.count as usize || crc != head.records_crc {
-        return Err("records and the head of their batch differ");
+        return Err("records and the head of their batch differ".into());
     }
     Ok(Batch { head, records })
 }

@@ -28,7 +28,7 @@ impl Shared {
                     let first = corrupt.entry(shard).or_insert(index);
                     *first = index.min(*first);
                 }
-                Err(e @ ReadError::Io { .. }) => return Err(e),
+                Err(e @ (ReadError::Io { .. } | ReadError::Newer { .. })) => return Err(e),
             }
         }
         Ok(corrupt)

@@ -13,9 +13,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Inner, Raft};
 use crate::{
     disk::is_full,
+    health::StoreStopped,
     runtime::in_order,
     snapshot::{Complete, Finish, Place, SnapshotData, Wanted},
-    types::{AppendRequest, Fatal, RaftLogId, Vote, convert},
+    types::{
+        AppendRequest, Fatal, RaftLogId, Vote,
+        convert::{self, BadAppend},
+    },
 };
 
 /// An append, and where its answer goes.
@@ -103,7 +107,8 @@ fn begin(inner: &Inner, request: RaftRequest) -> Begun {
     match request.body {
         None => Begun::Answered(refuse(Reason::Malformed, "an empty request")),
         Some(Request::Append(append)) => match convert::append_from_proto(inner.shard, append) {
-            Err(what) => Begun::Answered(refuse(Reason::Malformed, what)),
+            Err(BadAppend::Malformed(what)) => Begun::Answered(refuse(Reason::Malformed, what)),
+            Err(BadAppend::Newer(kind)) => Begun::Answered(inner.newer(&format!("records of kind {kind}"))),
             Ok(request) if !leads(&request.vote, inner.replica) => Begun::Answered(impossible()),
             Ok(request) => {
                 let (answer, receiver) = oneshot::channel();
@@ -118,6 +123,16 @@ fn begin(inner: &Inner, request: RaftRequest) -> Begun {
 }
 
 impl Inner {
+    /// Ends this node: the shard goes on with what only a newer release knows, so this replica cannot follow.
+    fn newer(&self, what: &str) -> Response {
+        let why = format!(
+            "the leader of shard {} sends {what}, which this program does not know; run the release that the leader runs",
+            self.shard
+        );
+        self.health.stop(StoreStopped::Newer(why.clone()));
+        refuse(Reason::Stopped, why)
+    }
+
     async fn answer(self: &Arc<Self>, body: Request) -> Response {
         match body {
             Request::Append(_) => unreachable!("appends are queued"),
@@ -219,6 +234,7 @@ impl Inner {
                 tracing::warn!(shard, %error, "a snapshot is not taken");
                 return refuse(Reason::Malformed, error.to_string());
             }
+            ErrorKind::Unsupported => return self.newer(&error.to_string()),
             _ => tracing::error!(shard, %error, "a snapshot cannot be stored"),
         }
         refuse(Reason::Stopped, error.to_string())

@@ -112,11 +112,19 @@ pub(crate) fn invalid(what: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("bad snapshot: {what}"))
 }
 
+/// A part with a record that only a newer release knows.
+fn newer(kind: u8) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, format!("records of kind {kind}"))
+}
+
 /// Checks records that are to be those of `shard` from index `from` on, none of them after `last`.
 pub(crate) fn split_records(shard: u32, from: u64, last: u64, mut data: Bytes) -> io::Result<Vec<Bytes>> {
     let mut records = Vec::new();
     let mut next = from;
     while !data.is_empty() {
+        if let Some(kind) = Record::newer_kind(&data) {
+            return Err(newer(kind));
+        }
         let head = RecordHead::parse(&data).map_err(invalid)?;
         if head.record_bytes() > data.len() {
             return Err(invalid("a record that ends too early"));

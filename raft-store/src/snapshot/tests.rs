@@ -485,6 +485,9 @@ fn records_that_are_not_those_that_follow_are_refused() {
         let cut = split_records(SHARD, 5, 9, two.slice(..len));
         assert!(cut.is_err(), "{len} bytes");
     }
+    let newer = crate::record::tests::of_kind(99, &record(6));
+    let newer = split_records(SHARD, 5, 9, Bytes::from([&record(5)[..], &newer].concat()));
+    assert_eq!(newer.unwrap_err().kind(), io::ErrorKind::Unsupported);
     let vote = Record::encode(Kind::Vote, SHARD, id(5), b"");
     assert!(split_records(SHARD, 5, 9, vote).is_err());
 }

@@ -9,7 +9,7 @@ use super::{
     AppendRequest, AppendResponse, Entry, LeaderId, Member, Membership, RaftLogId, StoredMembership,
     TransferRequest, Vote, VoteRequest, VoteResponse,
 };
-use crate::log_id::LogId;
+use crate::{log_id::LogId, record::Record};
 
 pub(crate) fn to_raft(id: LogId) -> RaftLogId {
     RaftLogId::new(LeaderId::new(id.term, id.node), id.index)
@@ -130,15 +130,36 @@ pub(crate) fn append_to_proto(shard: u32, request: AppendRequest) -> peer::Appen
     }
 }
 
-pub(crate) fn append_from_proto(shard: u32, request: peer::AppendRequest) -> Result<AppendRequest, String> {
+/// Why what came is no append.
+#[derive(Debug)]
+pub(crate) enum BadAppend {
+    /// The sender's mistake.
+    Malformed(String),
+    /// A record of this kind, which only a newer release knows.
+    Newer(u8),
+}
+
+impl<S: Into<String>> From<S> for BadAppend {
+    fn from(what: S) -> BadAppend {
+        BadAppend::Malformed(what.into())
+    }
+}
+
+pub(crate) fn append_from_proto(
+    shard: u32,
+    request: peer::AppendRequest,
+) -> Result<AppendRequest, BadAppend> {
     let mut entries = Vec::with_capacity(request.records.len());
     let first = request.previous.map_or(Some(0), |id| id.index.checked_add(1));
     let first = first.filter(|first| first.checked_add(request.records.len() as u64).is_some());
     let first = first.ok_or("indexes that do not exist")?;
     for (next, record) in (first..).zip(request.records) {
+        if let Some(kind) = Record::newer_kind(&record) {
+            return Err(BadAppend::Newer(kind));
+        }
         let entry = Entry::from_record(shard, record, false).map_err(|e| e.to_string())?;
         if entry.id().index != next {
-            return Err(format!("entry {} where {next} was due", entry.id().index));
+            return Err(format!("entry {} where {next} was due", entry.id().index).into());
         }
         entries.push(entry);
     }
@@ -223,4 +244,29 @@ pub(crate) fn transfer_from_proto(request: peer::TransferLeaderRequest) -> Optio
         request.to,
         last,
     ))
+}
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use super::*;
+    use crate::record::{Kind, tests::of_kind};
+
+    #[test]
+    fn an_append_with_a_record_of_a_newer_release_is_told_from_a_malformed_one() {
+        let record = Record::encode(Kind::Blank, 1, LogId::at(1, 1, 0), b"");
+        let append = |record: Bytes| {
+            let request = peer::AppendRequest {
+                vote: Some(record::Vote::default()),
+                records: vec![record],
+                ..peer::AppendRequest::default()
+            };
+            append_from_proto(1, request).map(drop)
+        };
+        assert!(append(record.clone()).is_ok());
+        let newer = of_kind(99, &record);
+        assert!(matches!(append(newer.clone()), Err(BadAppend::Newer(99))));
+        let mut damaged = newer.to_vec();
+        damaged[20] ^= 1;
+        assert!(matches!(append(damaged.into()), Err(BadAppend::Malformed(_))));
+    }
 }

@@ -64,8 +64,10 @@ impl Assembly {
         let peers = net::bind("peer_addr", &config.peer_addr, !config.allow_public_peers).await?;
         let addresses = Addresses::new(config, &clients, &admin, &peers)?;
 
-        condemned::remember(&config.data_dir).map_err(|error| data_dir(config, &error))?;
         let disk = RealDisk::open(&config.data_dir).map_err(|error| data_dir(config, &error))?;
+        // Before anything is written or opened there: the state engine changes files merely by being opened.
+        Node::look_at(&disk, config.node_id)?;
+        condemned::remember(&config.data_dir).map_err(|error| data_dir(config, &error))?;
         let certificate = match config.tls.mode {
             TlsMode::Disabled => None,
             _ => Some(tls::acceptor(
@@ -180,5 +182,41 @@ async fn announce(service: Service, stop: CancellationToken) {
             let options = service.node().options();
             info!(clients = options.client_addr, http = options.http_addr, peers = options.peer_addr, "ready");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_that_a_newer_release_wrote_is_not_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::zero();
+        config.data_dir = folder.path().to_owned();
+        for address in [
+            &mut config.client_addr,
+            &mut config.http_addr,
+            &mut config.peer_addr,
+        ] {
+            *address = "127.0.0.1:0".to_owned();
+        }
+        let content = [2, 7, 7];
+        let mut node = 3_u32.to_le_bytes().to_vec();
+        node.extend(crc32c::crc32c(&content).to_le_bytes());
+        node.extend(content);
+        fs::write(folder.path().join("NODE"), &node).unwrap();
+        let refused = Assembly::start(&config).await.err().expect("it does not start");
+        assert!(
+            refused.to_string().contains("written by a newer release"),
+            "{refused}"
+        );
+        let entries = fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["LOCK", "NODE"]);
+        assert_eq!(fs::read(folder.path().join("NODE")).unwrap(), node);
     }
 }

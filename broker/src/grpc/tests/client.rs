@@ -171,6 +171,19 @@ impl Client {
         (sender, grpc_status(response.headers()))
     }
 
+    /// Sends a body byte by byte, one each millisecond; gives the status that comes before its end.
+    pub(super) async fn trickle(&mut self, path: &str, body: Bytes) -> Option<i32> {
+        let bytes = stream::unfold(body, |mut rest| async move {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            let byte = (!rest.is_empty()).then(|| rest.split_to(1))?;
+            Some((Ok(Frame::data(byte)), rest))
+        });
+        self.sender.ready().await.unwrap();
+        let request = Self::request(path, &[], BodyExt::boxed(StreamBody::new(bytes)));
+        let response = self.sender.send_request(request).await.unwrap();
+        grpc_status(response.headers())
+    }
+
     async fn start(
         &mut self,
         path: &str,

@@ -1,9 +1,14 @@
 //! What others say of themselves and of this node, when it cannot be so.
 
-use flotilla_proto::peer::StatusRequest;
+use flotilla_proto::{
+    peer::{ForwardRequest, StatusRequest},
+    record::{CreateTopic, MetaCommand, meta_command::Command},
+};
+use prost::Message;
 
 use super::*;
 use crate::{
+    node::catalogue,
     peer::{Body, PeerHandler},
     testing::OneNode,
 };
@@ -69,4 +74,43 @@ async fn a_status_in_another_nodes_name_is_a_strangers() {
         ..speaks.clone()
     };
     assert_eq!(says(of_another).await, Some(Kind::NotAMember));
+}
+
+#[tokio::test]
+async fn whoever_has_no_cluster_has_nothing_carried_out_here() {
+    let one = OneNode::start().await;
+    let node = one.service.node();
+    let speaks = Hello {
+        cluster: 0,
+        node: 3,
+        ..node.hello()
+    };
+    let create = CreateTopic {
+        name: "strange".into(),
+        queues: 1,
+        message_type: 1,
+        if_absent: true,
+    };
+    let create = MetaCommand {
+        command: Some(Command::CreateTopic(create)),
+    };
+    for (rpc, from) in [
+        (catalogue::RPC, Some(speaks.clone())),
+        (catalogue::RPC, None),
+        (catalogue::INDEX_RPC, Some(speaks.clone())),
+        ("SendMessage", Some(speaks.clone())),
+        ("SendMessage", None),
+    ] {
+        let request = ForwardRequest {
+            rpc: rpc.into(),
+            request: create.encode_to_vec().into(),
+            from,
+            ..ForwardRequest::default()
+        };
+        let Body::ForwardAnswer(answer) = node.handle(&speaks, Body::Forward(request)).await else {
+            panic!("what is passed on is answered with an answer");
+        };
+        assert!(answer.not_leader && answer.responses.is_empty(), "{rpc}");
+    }
+    assert!(node.meta().topic("strange").is_none());
 }

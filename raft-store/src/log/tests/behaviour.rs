@@ -18,8 +18,12 @@ use crate::log::NodeLog;
 use crate::log::OpenError;
 use crate::log::ReadError;
 use crate::log::StopReason;
+use crate::log::segment::SegmentHead;
+use crate::log::segment::encode_batch;
+use crate::log_id::LogId;
 use crate::record::Kind;
 use crate::record::Record;
+use crate::record::tests::of_kind;
 
 async fn open(sim: &SimDisk) -> NodeLog {
     NodeLog::open(sim.mount(), options()).await.unwrap()
@@ -316,6 +320,44 @@ async fn another_format_version_is_refused() {
         ),
         "{refused}"
     );
+}
+
+/// The log of a release that has written a record of kind 99, as the first one behind the segment's head.
+fn with_a_record_of_another_kind() -> SimDisk {
+    let head = SegmentHead {
+        sequence: 1,
+        directory: options().directory,
+        previous_end: 0,
+        previous_batch: 0,
+    };
+    let mut bytes = head.encode().to_vec();
+    encode_batch(&mut bytes, head.directory, 1, 1, 0, &[]);
+    let record = Record::encode(Kind::Blank, 1, LogId::at(1, 1, 1), b"");
+    encode_batch(&mut bytes, head.directory, 1, 2, 1, &[of_kind(99, &record)]);
+    bytes.resize(bytes.len() + 4096, 0);
+    let sim = SimDisk::new(1);
+    sim.mount().create_dir("log").unwrap();
+    sim.write_file("log/00000001.seg", &bytes);
+    sim
+}
+
+#[tokio::test]
+async fn a_record_of_another_kind_is_a_newer_releases_and_no_damage() {
+    let sim = with_a_record_of_another_kind();
+    let before = sim.read_file("log/00000001.seg");
+    let refused = NodeLog::open(sim.mount(), options()).await.err().unwrap();
+    assert!(
+        matches!(
+            refused,
+            OpenError::Kind {
+                segment: 1,
+                kind: 99,
+                ..
+            }
+        ),
+        "{refused}"
+    );
+    assert_eq!(sim.read_file("log/00000001.seg"), before);
 }
 
 #[tokio::test]
