@@ -7,6 +7,8 @@ RUNS times, each in a new cluster of three real nodes with MESSAGES messages in 
 - nodes 1 and 2 are damaged at different messages, and node 3 loses its directory once more: the same;
 - nodes 1 and 2 are damaged at one and the same message while node 3 is dead, for longer than a node takes to give up what cannot be
   repaired: none of them sets its directory aside, everything else is received, `/healthz/ready` and the metrics tell it. When node 3 is back it is repaired.
+- the head of a segment of node 2 goes bad, so that it cannot even start, while node 3 is dead: it touches nothing and says so, for DEAD_S. Once
+  node 3 is back and whole, node 2 sets its directory aside and is rebuilt.
 At the end every acknowledged message comes.
 
 Parameters: RUNS (5), MESSAGES (3000), BODY_KIB (16), FLIPS (3), DEAD_S (25: how long node 3 stays dead).
@@ -165,9 +167,30 @@ def not_given_up(check, cluster, acknowledged):
     return seen
 
 
+def does_not_open(check, cluster):
+    """What cannot be repaired costs a directory only when the others can do without it."""
+    what = "does not open"
+    stop_all(cluster)
+    with open(closed_segments(cluster[2])[0], "r+b") as file:
+        file.seek(20)
+        file.write(b"\xff\xff")
+    before = identity(cluster[2])
+    cluster[1].start()
+    cluster[2].start()
+    time.sleep(DEAD_S)
+    check.must(cluster[2].running(), f"{what}: the process ended")
+    check.must(identity(cluster[2]) == before and not set_aside(cluster), f"{what}: the directory was set aside while node 3 was dead")
+    check.must("nothing is touched" in cluster[2].log.read_text(errors="replace"), f"{what}: node 2 does not say what it waits for")
+    cluster[3].start()
+    wait_for(90, f"{what}: the directory is set aside", lambda: len(set_aside(cluster)) == 1)
+    healed = cluster.wait_healthy(120)
+    check.say(f"{what}: not touched while node 3 was dead, then rebuilt; whole after {healed if healed is None else round(healed, 1)} s")
+
+
 def one_run(check, number):
     cluster = check.cluster(nodes=3, name=f"run-{number}", args=["--log-segment-size", "16MiB"])
     cluster.expected_errors.append("stored records cannot be read, no other node can give them")
+    cluster.expected_errors.append("stored data is damaged")
     cluster.start()
     cluster.wait_healthy()
     cluster.create_topic(TOPIC, 4)
@@ -178,6 +201,7 @@ def one_run(check, number):
     chosen = random.sample(old, 2 * FLIPS)
     feeds_another(check, cluster, f"run {number}, nodes 1 and 2 damaged", {cluster[1]: chosen[:FLIPS], cluster[2]: chosen[FLIPS:]})
     seen = not_given_up(check, cluster, acknowledged)
+    does_not_open(check, cluster)
     seen |= receive_until(cluster, set(acknowledged) - seen, 120)
     lost = set(acknowledged) - seen
     check.must(not lost, f"run {number}: {len(lost)} acknowledged messages lost: {sorted(lost)[:3]}")
