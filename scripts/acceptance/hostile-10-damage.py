@@ -197,8 +197,9 @@ def one_run(check, number):
     cluster.create_group(GROUP)
     acknowledged = fill(check, cluster)
     old = acknowledged[:len(acknowledged) // 2]
-    feeds_another(check, cluster, f"run {number}, node 2 damaged", {cluster[2]: random.sample(old, FLIPS)})
-    chosen = random.sample(old, 2 * FLIPS)
+    feeds_another(check, cluster, f"run {number}, node 2 damaged", {cluster[2]: random.sample(old[::2], FLIPS)})
+    # Others: what nobody has read since may be damaged still.
+    chosen = random.sample(old[1::2], 2 * FLIPS)
     feeds_another(check, cluster, f"run {number}, nodes 1 and 2 damaged", {cluster[1]: chosen[:FLIPS], cluster[2]: chosen[FLIPS:]})
     seen = not_given_up(check, cluster, acknowledged)
     does_not_open(check, cluster)

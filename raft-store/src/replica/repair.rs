@@ -66,7 +66,7 @@ impl Repairs {
     /// # Errors
     ///
     /// The damage, when the replica stops first.
-    pub(crate) async fn wait_for(&self, damage: ReadError) -> std::io::Result<()> {
+    pub(crate) async fn wait_for(self: &Arc<Self>, damage: ReadError) -> std::io::Result<()> {
         let ReadError::Corrupt { index, .. } = damage else {
             return Err(self.health.read(damage));
         };
@@ -81,7 +81,15 @@ impl Repairs {
     }
 
     /// Tries to repair the record at `index`. Whether it can be read now, or is not here any more.
-    pub(crate) async fn mend(&self, index: u64) -> bool {
+    pub(crate) async fn mend(self: &Arc<Self>, index: u64) -> bool {
+        // By itself: a caller that is not polled for a while must not keep the turn from the others meanwhile.
+        let repairs = self.clone();
+        tokio::spawn(async move { repairs.mend_in_turn(index).await })
+            .await
+            .unwrap_or(false)
+    }
+
+    async fn mend_in_turn(&self, index: u64) -> bool {
         let _turn = self.health.damages.turn.lock().await;
         match self.try_mend(index).await {
             Ok(true) => {
