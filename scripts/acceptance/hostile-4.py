@@ -20,7 +20,7 @@ import time
 
 from lib import Check, free_ports, parameter, percentile, wait_for
 from rpc import Client
-from sdks import Push, build
+from sdks import Consumer, build
 
 CUTS, LIMIT_S = parameter("CUTS", 200), parameter("LIMIT_S", 60.0)
 SDKS = parameter("SDKS", "java go python").split()
@@ -121,7 +121,7 @@ def main(check):
         cluster.create_topic(f"cut-{language}", 6)
         cluster.create_group(f"readers-{language}")
         endpoint = f"127.0.0.1:{ports[0]}"
-        consumers.append(Push(check, language, language, endpoint, f"cut-{language}", f"readers-{language}", 0))
+        consumers.append(Consumer(check, language, "push", language, endpoint, f"cut-{language}", f"readers-{language}", 0))
     for consumer in consumers:
         check.must(consumer.ready.wait(60), f"the {consumer.name} consumer did not start")
     producer = Client(cluster.nodes[0].client)

@@ -1,6 +1,7 @@
-"""Push consumers of the official SDKs for the acceptance checks: built like those of `make test-sdk`, started, listened to."""
+"""Consumers of the official SDKs for the acceptance checks: built like those of `make test-sdk`, started, listened to."""
 
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -11,31 +12,42 @@ SOURCES, BUILT = ROOT / "broker/tests/sdk", ROOT / "target/sdk"
 
 
 def build(languages):
-    """Builds the push consumers; those of Python need nothing but the environment that `with_grpc` made."""
+    """Builds the consumers; those of Python need nothing but the environment that `with_grpc` made."""
     BUILT.mkdir(parents=True, exist_ok=True)
     if "go" in languages:
-        subprocess.run(["go", "build", "-o", str(BUILT / "go/push"), "./push"], cwd=SOURCES / "go", check=True)
+        for program in ("push", "simple"):
+            subprocess.run(["go", "build", "-o", str(BUILT / "go" / program), f"./{program}"], cwd=SOURCES / "go", check=True)
     if "java" in languages:
         subprocess.run(["mvn", "-q", "-B", "-ntp", "-f", str(SOURCES / "java/pom.xml"), "package",
                         f"-Dsdk.output={BUILT / 'java'}"], stdin=subprocess.DEVNULL, check=True)
+    if "node" in languages:
+        (BUILT / "node").mkdir(exist_ok=True)
+        for source in (SOURCES / "node").iterdir():
+            shutil.copy(source, BUILT / "node")
+        subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=BUILT / "node", check=True)
 
 
-class Push:
-    """One push consumer; what it got, with when: [(monotonic seconds, body, attempt)]."""
+def program(language, name):
+    """How a consumer of the language is started: `push` or `simple`."""
+    home = BUILT / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    return {
+        "python": [str(SDK_PYTHON), str(SOURCES / f"python/{name}.py")],
+        "go": [str(BUILT / "go" / name)],
+        "java": ["java", f"-Duser.home={home}", f"-Drocketmq.log.root={home}/logs", "-cp",
+                 f"{BUILT}/java/java-sdk-test-0.jar:{BUILT}/java/lib/*", f"flotilla.{name.capitalize()}"],
+        "node": ["node", str(BUILT / f"node/{name}.js")],
+    }[language]
 
-    def __init__(self, check, language, name, endpoint, topic, group, seconds):
-        home = BUILT / "home"
-        home.mkdir(parents=True, exist_ok=True)
-        program = {
-            "python": [str(SDK_PYTHON), str(SOURCES / "python/push.py")],
-            "go": [str(BUILT / "go/push")],
-            "java": ["java", f"-Duser.home={home}", f"-Drocketmq.log.root={home}/logs", "-cp",
-                     f"{BUILT}/java/java-sdk-test-0.jar:{BUILT}/java/lib/*", "flotilla.Push"],
-        }[language]
-        self.name, self.language, self.got, self.ready = name, language, [], threading.Event()
+
+class Consumer:
+    """One consumer; what it got, with when: [(monotonic seconds, body, attempt)], and when it was ready."""
+
+    def __init__(self, check, language, kind, name, *arguments):
+        self.name, self.language, self.got, self.ready, self.ready_at = name, language, [], threading.Event(), None
         self.log = open(check.logs / f"{name}.txt", "wb")
-        self.process = subprocess.Popen([*program, endpoint, topic, group, str(seconds)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=self.log, env={**os.environ, "HOME": str(home)})
+        self.process = subprocess.Popen([*program(language, kind), *map(str, arguments)], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=self.log, env={**os.environ, "HOME": str(BUILT / "home")})
         check.processes.append(self.process)
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -43,6 +55,7 @@ class Push:
         for line in self.process.stdout:
             words = line.decode(errors="replace").split()
             if words[:1] == ["ready"]:
+                self.ready_at = time.monotonic()
                 self.ready.set()
             elif words[:1] == ["got"] and len(words) == 3:
                 self.got.append((time.monotonic(), words[1], int(words[2])))
