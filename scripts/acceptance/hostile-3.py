@@ -168,10 +168,16 @@ class SlowReader:
         return self.client.stub.ReceiveMessage(self.request, timeout=300, metadata=self.client.metadata)
 
     def next_is_refused(self):
-        """The status of one more receive, which is read, and the seconds it took."""
-        began = time.monotonic()
-        status = next((each.status.code for each in self.ask() if each.HasField("status")), None)
-        return definition.Code.Name(status), time.monotonic() - began
+        """The status of one more receive, which is read, and the seconds it took. Answers that were smaller than they might
+        have been leave some room, which others that are not read take first."""
+        for _ in range(50):
+            began = time.monotonic()
+            status = next((each.status.code for each in self.ask() if each.HasField("status")), None)
+            took_s = time.monotonic() - began
+            if status != definition.OK:
+                break
+            self.calls.append(self.ask())
+        return definition.Code.Name(status), took_s
 
     def read_all(self):
         """Ids of all messages that were on their way."""
