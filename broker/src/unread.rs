@@ -117,12 +117,13 @@ impl Unread {
         self.0.gave_way.load(Relaxed)
     }
 
-    /// When most of the room is used: those who have read nothing since the last look give way, the largest first, until
+    /// When half of the room is used: those who have read nothing since the last look give way, the largest first, until
     /// half of it is free. `seen` is what each had read then.
     pub fn ask_the_stuck(&self, seen: &mut BTreeMap<u64, u64>) {
         let before = std::mem::take(seen);
         let mut held = self.held();
-        if held <= three_quarters(self.0.most) {
+        // Before looks at other nodes find no room.
+        if held <= self.0.most / 2 {
             return;
         }
         let mut stuck = Vec::new();

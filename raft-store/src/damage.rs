@@ -41,7 +41,8 @@ impl Damages {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers what a read has found, if it is damage. What is one too many is found again when others are repaired.
+    /// Remembers what a read has found, if it is damage. What is one too many is found again when others are repaired; of each
+    /// shard one is always known, since a node does not lead what is damaged.
     pub(crate) fn note(&self, error: &ReadError) {
         let ReadError::Corrupt {
             shard,
@@ -55,7 +56,9 @@ impl Damages {
         };
         let mut known = self.lock();
         let key = (*shard, *index);
-        if known.open.len() >= MAX_DAMAGES || known.open.contains_key(&key) {
+        let of_shard = (*shard, 0)..=(*shard, u64::MAX);
+        let is_full = known.open.len() >= MAX_DAMAGES && known.open.range(of_shard).next().is_some();
+        if is_full || known.open.contains_key(&key) {
             return;
         }
         tracing::warn!(%error, "a stored record cannot be read; another node is asked for it");
@@ -85,5 +88,29 @@ impl Damages {
 
     pub(crate) fn repairs(&self) -> u64 {
         self.lock().repaired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn much_damage_in_one_shard_does_not_hide_that_of_another() {
+        let damages = Damages::default();
+        let note = |shard, index| {
+            damages.note(&ReadError::Corrupt {
+                shard,
+                index,
+                segment: 1,
+                position: 0,
+                reason: "a test".into(),
+            });
+        };
+        (0..=MAX_DAMAGES as u64).for_each(|index| note(1, index));
+        note(2, 5);
+        note(2, 6);
+        assert_eq!(damages.list().len(), MAX_DAMAGES + 1);
+        assert!(damages.list().iter().any(|damage| damage.shard == 2));
     }
 }

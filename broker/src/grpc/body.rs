@@ -19,7 +19,9 @@ use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
 use super::{framing::Framing, limits::Patience, stats::RimStats, wire::Wire};
-use crate::{net::Seat, node::written::Line, service::written::Carried, unread::Room};
+use crate::{
+    limits::MAX_SMALL_REQUEST_BYTES, net::Seat, node::written::Line, service::written::Carried, unread::Room,
+};
 
 /// One open request; it ends when this is dropped.
 pub(super) struct OpenRequest {
@@ -69,8 +71,13 @@ impl Held {
     }
 
     fn add(&self, bytes: u64) -> Result<(), Status> {
-        self.bytes.fetch_add(bytes, Relaxed);
-        if self.all().fetch_add(bytes, Relaxed) + bytes <= self.most {
+        let mine = self.bytes.fetch_add(bytes, Relaxed) + bytes;
+        // Signs of life and acknowledgements pass although large requests that do not end hold the rest.
+        let reserve = match !self.is_send && mine <= MAX_SMALL_REQUEST_BYTES as u64 {
+            true => self.most / 4,
+            false => 0,
+        };
+        if self.all().fetch_add(bytes, Relaxed) + bytes <= self.most + reserve {
             return Ok(());
         }
         self.stats.overloaded.fetch_add(1, Relaxed);

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Connections at one time, where the process may have descriptors enough (`net/places.rs`).
 pub(crate) const MAX_CONNECTIONS: u32 = 1024;
 
+/// An answer of so many bytes goes out whatever waits to be read: health and most metrics. Each connection has one at a time.
+pub(super) const ALWAYS_BYTES: u64 = 64 << 10;
+
 /// Body of a request: the longest is the description of a consumer group.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
 

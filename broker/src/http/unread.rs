@@ -10,13 +10,16 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::Response;
 
-use super::error::ApiError;
+use super::{error::ApiError, limits::ALWAYS_BYTES};
 use crate::unread::Room;
 
 /// An answer with room for it, or the refusal that there is none. All answers here are made whole.
 pub(super) fn within(answer: Response<Body>, mut room: Room) -> Response<Within> {
     let bytes = answer.body().size_hint().exact().unwrap_or(0);
-    let answer = if room.grow(bytes) {
+    let answer = if bytes <= ALWAYS_BYTES {
+        room.settle(bytes);
+        answer
+    } else if room.grow(bytes) {
         answer
     } else {
         let refused = ApiError::unavailable("too many answers wait to be read: read them, then try again");

@@ -34,7 +34,9 @@ pub(super) async fn run(node: Node) {
             _ = stop.wait_for(Option::is_some) => return,
             () = tokio::time::sleep(EVERY) => {}
         }
+        let before = node.store().repairs();
         mend_some(&node, &mut last_tried).await;
+        let goes_on = node.store().repairs() > before;
         let now = node.clock().steady_ms();
         let damages = node.store().damages();
         let left: BTreeSet<_> = damages.iter().map(key).collect();
@@ -45,7 +47,7 @@ pub(super) async fn run(node: Node) {
         let lasting = damages
             .iter()
             .find(|damage| since[&key(damage)] + GIVE_UP_AFTER_MS <= now);
-        if let Some(damage) = lasting.filter(|_| asked_ms + ASK_EVERY_MS <= now) {
+        if let Some(damage) = lasting.filter(|_| !goes_on && asked_ms + ASK_EVERY_MS <= now) {
             asked_ms = now;
             give_up(&node, damage, damages.len()).await;
         }
@@ -110,6 +112,10 @@ pub fn spared<'a>(
     node: u32,
     answers: impl Iterator<Item = &'a StatusResponse> + Clone,
 ) -> Result<(), String> {
+    let clusters: BTreeSet<u64> = answers.clone().map(|answer| answer.cluster).collect();
+    if clusters.iter().filter(|&&cluster| cluster != 0).count() > 1 {
+        return Err("nodes of different clusters answer".into());
+    }
     let shards = answers.clone().map(|answer| answer.shards).max().unwrap_or(0);
     if shards == 0 {
         return Err("no other node that knows the cluster answers".into());
@@ -159,6 +165,19 @@ impl Node {
             .collect()
     }
 
+    /// Those, and the nodes of which nothing was heard lately: a leader that has just begun counts on nobody.
+    fn not_known_whole(&self, shard: u32) -> BTreeSet<u32> {
+        let now = self.clock().steady_ms();
+        let silent = |node: &u32| {
+            let heard = self.inner.heard.lock().expect("no panic while held");
+            let lately = |sign: &membership::SignOfLife| sign.at_ms + super::ALIVE_FOR_MS > now;
+            *node != self.id() && !heard.get(node).is_some_and(lately)
+        };
+        let meta = self.meta();
+        let silent = meta.nodes().keys().copied().filter(silent);
+        silent.chain(self.damaged_in(shard)).collect()
+    }
+
     /// The shards that this node leads, as other nodes are told.
     pub(super) fn leaderships(&self) -> Vec<Led> {
         let led = membership::led(self).into_iter();
@@ -171,7 +190,7 @@ impl Node {
                 quorum: super::health::has_quorum(&status),
                 spares: spares(
                     &status,
-                    &self.damaged_in(shard),
+                    &self.not_known_whole(shard),
                     self.meta().nodes().keys().copied(),
                     self.silence(),
                 ),
@@ -272,6 +291,12 @@ mod tests {
             ask(&[answer(vec![led(0, 1, &[2])])]).is_err(),
             "nobody leads shard 1"
         );
+        let of = |cluster| StatusResponse {
+            cluster,
+            ..answer(vec![led(0, 1, &[2]), led(1, 1, &[2])])
+        };
+        assert_eq!(ask(&[of(7), of(0)]), Ok(()));
+        assert!(ask(&[of(7), of(8)]).is_err(), "strangers have no say");
         let both = [answer(vec![led(0, 1, &[2])]), answer(vec![led(1, 5, &[1, 2])])];
         assert_eq!(ask(&both), Ok(()));
         let moved = [both[0].clone(), both[1].clone(), answer(vec![led(1, 6, &[1])])];

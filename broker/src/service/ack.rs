@@ -31,7 +31,9 @@ use super::{
     names,
 };
 use crate::{
-    limits::{MAX_ACK_ENTRIES, MAX_ACK_REQUEST_BYTES, MAX_INVISIBLE, MAX_SMALL_REQUEST_BYTES},
+    limits::{
+        MAX_ACK_ENTRIES, MAX_ACK_REQUEST_BYTES, MAX_INVISIBLE, MAX_SEND_WAIT_MS, MAX_SMALL_REQUEST_BYTES,
+    },
     node::{forward::ForwardError, proposer::SubmitError, shard::DataShard},
     peer::PeerError,
 };
@@ -324,6 +326,9 @@ impl Service {
         let node = self.node();
         let deadline = Instant::now() + caller.patience();
         let mut retried = caller.retried;
+        // Once, however often it is tried.
+        let mut encoded = None;
+        let begun = Instant::now();
         loop {
             match node.leader(shard_id) {
                 Some(leader) if leader == node.id() => {
@@ -339,7 +344,9 @@ impl Service {
                 _ if caller.forwarded => return Err(super::send::not_leader()),
                 Some(leader) => {
                     let ttl = deadline.saturating_duration_since(Instant::now());
-                    let bytes = Bytes::from(request.encode_to_vec());
+                    let bytes = encoded
+                        .get_or_insert_with(|| Bytes::from(request.encode_to_vec()))
+                        .clone();
                     let asking = wire::Caller {
                         retried,
                         ..caller.to_wire()
@@ -356,6 +363,12 @@ impl Service {
                                 .ok_or_else(undecodable);
                         }
                         Err(ForwardError::NotLeader { unsure }) => retried |= unsure,
+                        // The way there has been full for as long as for any send.
+                        Err(ForwardError::Peer(PeerError::Overloaded))
+                            if begun.elapsed() >= Duration::from_millis(MAX_SEND_WAIT_MS) =>
+                        {
+                            return Err(SubmitError::Overloaded.into());
+                        }
                         Err(ForwardError::Peer(PeerError::Overloaded | PeerError::NotConnected)) => {}
                         Err(ForwardError::Peer(_)) => retried = true,
                     }

@@ -140,7 +140,11 @@ impl Service {
                 Ok(deliveries) => return Ok(deliveries),
                 // Led by another node by now, and soon looked at there.
                 Err(DeliverError::Submit(SubmitError::NotLeader { .. })) => {}
-                Err(error) => return Err(self.not_delivered(error)),
+                Err(error) => {
+                    // A refusal may be held for a while, with nothing of what the request had.
+                    room.settle(0);
+                    return Err(self.not_delivered(error));
+                }
             }
             room.settle(0);
         }

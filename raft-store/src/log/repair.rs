@@ -120,12 +120,19 @@ impl Shared {
 }
 
 impl Inner {
-    /// Every place of the index: of the shard's own entry, and of one that came with a snapshot.
+    /// Every place of the index that is read: of the shard's own entry, and of one that came with a snapshot. Below the purge
+    /// point that one alone is known to be what was agreed.
     fn spots(&self, shard: u32, index: u64) -> Vec<Spot> {
         let Some(written) = self.written.shards.get(&shard) else {
             return Vec::new();
         };
-        let own = written.entries.find(index, 1);
-        own.into_iter().chain(written.imported.find(index)).collect()
+        let purged = self.seen.get(&shard).and_then(|seen| seen.state.purged);
+        let is_purged = purged.is_some_and(|purged| index <= purged.index);
+        let imported = written.imported.find(index);
+        let own = written
+            .entries
+            .find(index, 1)
+            .filter(|_| !is_purged || imported.is_none());
+        own.into_iter().chain(imported).collect()
     }
 }

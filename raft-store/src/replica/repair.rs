@@ -112,14 +112,21 @@ impl Repairs {
             };
             let (log, bytes) = (self.log.clone(), record.clone());
             match blocking(move || log.rewrite(shard, &bytes)).await? {
-                // As long as the log goes on it has other places.
-                Err(RepairError::Disk { .. }) => self.log.import(shard, vec![record]).await?,
+                // As long as the log goes on it has other places, for what was agreed: what was imported is never cut off.
+                Err(RepairError::Disk { .. }) if self.is_committed(index) => {
+                    self.log.import(shard, vec![record]).await?;
+                }
                 rewritten => rewritten?,
             }
             self.health.damages.repaired();
             tracing::warn!(shard, index, "a damaged record was repaired with another node's");
         }
         Ok(true)
+    }
+
+    fn is_committed(&self, index: u64) -> bool {
+        let committed = self.log.shard(self.shard).committed;
+        committed.is_some_and(|at| index <= at.index)
     }
 
     /// The record, from whichever replica has it.
@@ -155,6 +162,10 @@ impl Repairs {
         let read = blocking(move || log.read_record(shard, id.index)).await;
         let record = match read {
             Ok(Ok(record)) if RecordHead::parse(&record).is_ok_and(|head| head.log_id == id) => record,
+            Ok(Err(error)) => {
+                self.health.damages.note(&error);
+                Bytes::new()
+            }
             _ => Bytes::new(),
         };
         RecordResponse { record }

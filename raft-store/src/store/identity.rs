@@ -7,6 +7,7 @@ use bytes::{Buf, BufMut};
 
 use super::StoreError;
 use crate::disk::Disk;
+use crate::disk::is_unreadable;
 
 const FILE: &str = "IDENTITY";
 const NEW_FILE: &str = "IDENTITY.new";
@@ -27,7 +28,11 @@ pub(super) fn read(disk: &dyn Disk) -> Result<Option<u64>, StoreError> {
         return Err(StoreError::Corrupt(format!("{FILE} has the wrong length")));
     }
     let mut stored = vec![0; len as usize];
-    file.read_exact_at(&mut stored, 0)?;
+    file.read_exact_at(&mut stored, 0)
+        .map_err(|error| match is_unreadable(&error) {
+            true => StoreError::Corrupt(format!("the disk cannot read {FILE}")),
+            false => error.into(),
+        })?;
     // The checksum comes last in every version, so that a flipped bit is never taken for a newer version.
     let (content, mut crc) = stored.split_at(stored.len() - 4);
     if crc32c::crc32c(content) != crc.get_u32_le() {

@@ -21,6 +21,9 @@ use crate::{
 const ASK_FOR: Duration = Duration::from_secs(2);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_secs(2);
+/// Answers in a row that must say yes: a node that has just stopped, or a leader that has heard of nobody yet, is known for
+/// what it is by then. Two nodes never go at once.
+const YES_IN_A_ROW: u32 = 6;
 /// Questions between two times that it is said what is waited for.
 const SAY_EVERY: u32 = 15;
 
@@ -66,18 +69,26 @@ async fn until_spared(config: &Config, reason: &str) {
     let greeted = hello.clone();
     let transport = StreamTransport::new(Arc::new(move || greeted.clone()));
     transport.set_peers(others.clone());
+    let mut yes = 0;
     for question in 0_u32.. {
         let answers = ask(&transport, &hello, others.keys().copied()).await;
         match damage::spared(config.node_id, answers.values()) {
-            Ok(()) => return info!("the other nodes can do without what is stored here"),
-            Err(why) if question % SAY_EVERY == 1 => error!(
-                reason,
-                why,
-                data_dir = %config.data_dir.display(),
-                "stored data is damaged, and the other nodes cannot do without it now: nothing is touched, and they are asked \
-                 again. Start the nodes that do not run; if this directory is the last of a majority, keep it"
-            ),
-            Err(_) => {}
+            Ok(()) if yes + 1 == YES_IN_A_ROW => {
+                return info!("the other nodes can do without what is stored here");
+            }
+            Ok(()) => yes += 1,
+            Err(why) => {
+                yes = 0;
+                if question % SAY_EVERY == 1 {
+                    error!(
+                        reason,
+                        why,
+                        data_dir = %config.data_dir.display(),
+                        "stored data is damaged, and the other nodes cannot do without it now: nothing is touched, and they \
+                         are asked again. Start the nodes that do not run; if this directory is the last of a majority, keep it"
+                    );
+                }
+            }
         }
         sleep(PAUSE).await;
     }
