@@ -257,7 +257,7 @@ async fn what_cannot_be_repaired_is_given_up_once_the_others_can_do_without_it()
     })
     .await;
     wait_for("the node to be given up", || {
-        cluster.pass(Duration::from_millis(100));
+        cluster.pass(Duration::from_millis(20));
         node.stopping()
     })
     .await;
