@@ -1,6 +1,6 @@
 //! Reading stored messages: from memory, from the disk, and from another node what the disk has lost.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::record::{self, command};
@@ -12,6 +12,9 @@ use super::{
     kv::Reading,
     shard::{DataShard, DeliverError},
 };
+
+/// A receive waits so long for the repair of a message that it has leased.
+const REPAIR_PATIENCE: Duration = Duration::from_millis(300);
 
 impl DataShard {
     /// Reads messages of a queue by offset and place, each with its offset. What was copied forward since it was looked up is
@@ -64,6 +67,15 @@ impl DataShard {
         })
     }
 
+    /// Whether a damaged record is repaired before its readers' patience ends: it must not keep what is whole from them. What
+    /// takes longer, or cannot be given now, is tried again without them.
+    async fn repaired_soon(&self, index: u64) -> bool {
+        let repair = self.replica.repair(index);
+        tokio::time::timeout(REPAIR_PATIENCE, repair)
+            .await
+            .unwrap_or(false)
+    }
+
     /// Reads messages by their places: recent ones from memory, old ones where the disk holds up nobody.
     pub(super) async fn read_messages(
         &self,
@@ -77,7 +89,7 @@ impl DataShard {
         loop {
             let (replica, places) = (self.replica.clone(), Arc::clone(&places));
             match off_the_runtime(move || read_all(&replica, &places)).await {
-                Err(PayloadError::Damaged(index)) if self.replica.repair(index).await => {}
+                Err(PayloadError::Damaged(index)) if self.repaired_soon(index).await => {}
                 read => return read,
             }
         }
