@@ -357,7 +357,8 @@ def huge_requests(check, cluster):
     def watch():
         while not over.is_set():
             highest[0] = max(highest[0], node.resident_bytes())
-            received[0] = max(received[0], node.metric("flotilla_grpc_inbound_bytes") or 0)
+            both = [node.metric(f"flotilla_grpc_inbound_{kind}") or 0 for kind in ("bytes", "send_bytes")]
+            received[0] = max(received[0], sum(both))
             time.sleep(0.05)
 
     statuses, lock = {}, threading.Lock()
