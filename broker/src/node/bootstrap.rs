@@ -25,7 +25,7 @@ use super::{
 use crate::{
     meta::{MetaReply, MetaState},
     node::peers_transport::RaftOverPeers,
-    peer::Body,
+    peer::{Body, PeerTransport},
 };
 
 const ASK_EVERY: Duration = Duration::from_millis(200);
@@ -153,18 +153,23 @@ pub(super) async fn ask_all(node: &Node) -> BTreeMap<u32, StatusResponse> {
         .keys()
         .copied()
         .filter(|&peer| peer != node.id());
+    let question = StatusRequest {
+        me: Some(node.describe()),
+        fresh: true,
+        from: Some(node.hello()),
+    };
+    ask(&*node.inner.transport, peers, &question, ASK_FOR).await
+}
+
+/// Asks each of these nodes once; what those answered that did so in time.
+pub(crate) async fn ask(
+    transport: &dyn PeerTransport,
+    peers: impl Iterator<Item = u32>,
+    question: &StatusRequest,
+    within: Duration,
+) -> BTreeMap<u32, StatusResponse> {
     let asked = peers.map(|peer| async move {
-        let question = StatusRequest {
-            me: Some(node.describe()),
-            fresh: true,
-            from: Some(node.hello()),
-        };
-        match node
-            .inner
-            .transport
-            .call(peer, Body::Status(question), ASK_FOR)
-            .await
-        {
+        match transport.call(peer, Body::Status(question.clone()), within).await {
             Ok(Body::StatusAnswer(answer)) => Some((peer, answer)),
             _ => None,
         }

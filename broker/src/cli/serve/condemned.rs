@@ -1,6 +1,6 @@
-//! Damaged stored data: once the other nodes can do without it, the data directory is set aside, and the same process starts again with an
-//! empty one, which the other nodes fill. What was set aside is kept for a person to look at; the empty one remembers
-//! that there was data once, so that no empty cluster is ever formed in its place.
+//! Damaged stored data: once the other nodes can do without it, the data directory is set aside, and the same process
+//! starts again with an empty one, which the other nodes fill. What was set aside is kept for a person to look at; the
+//! empty one remembers that there was data once, so that no empty cluster is ever formed in its place.
 
 use std::{
     ffi::OsString,

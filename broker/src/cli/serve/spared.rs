@@ -2,9 +2,9 @@
 //!
 //! The node does not run, or not any more. So this asks as one without a directory would: under its number, for no cluster.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use flotilla_proto::peer::{Hello, StatusRequest, StatusResponse};
+use flotilla_proto::peer::{Hello, StatusRequest};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::sleep,
@@ -14,8 +14,8 @@ use tracing::{error, info};
 use crate::{
     clock::{Clock, SystemClock},
     config::Config,
-    node::damage,
-    peer::{Body, PROTOCOL_VERSION, PeerTransport, stream::StreamTransport},
+    node::{bootstrap, damage},
+    peer::{PROTOCOL_VERSION, PeerTransport, stream::StreamTransport},
 };
 
 const ASK_FOR: Duration = Duration::from_secs(2);
@@ -69,50 +69,55 @@ async fn until_spared(config: &Config, reason: &str) {
     let greeted = hello.clone();
     let transport = StreamTransport::new(Arc::new(move || greeted.clone()));
     transport.set_peers(others.clone());
-    let mut yes = 0;
+    let asks = StatusRequest {
+        fresh: true,
+        from: Some(hello),
+        ..StatusRequest::default()
+    };
+    let mut yes = Yes::default();
     for question in 0_u32.. {
-        let answers = ask(&transport, &hello, others.keys().copied()).await;
-        match damage::spared(config.node_id, answers.values()) {
-            Ok(()) if yes + 1 == YES_IN_A_ROW => {
-                return info!("the other nodes can do without what is stored here");
-            }
-            Ok(()) => yes += 1,
-            Err(why) => {
-                yes = 0;
-                if question % SAY_EVERY == 1 {
-                    error!(
+        let answers = bootstrap::ask(&*transport, others.keys().copied(), &asks, ASK_FOR).await;
+        let spared = damage::spared(config.node_id, answers.values());
+        if yes.hear(spared.is_ok()) {
+            return info!("the other nodes can do without what is stored here");
+        }
+        if let Err(why) = spared
+            && question % SAY_EVERY == 1
+        {
+            error!(
                         reason,
                         why,
                         data_dir = %config.data_dir.display(),
                         "stored data is damaged, and the other nodes cannot do without it now: nothing is touched, and they \
                          are asked again. Start the nodes that do not run; if this directory is the last of a majority, keep it"
-                    );
-                }
-            }
+            );
         }
         sleep(PAUSE).await;
     }
 }
 
-async fn ask(
-    transport: &StreamTransport,
-    hello: &Hello,
-    others: impl Iterator<Item = u32>,
-) -> BTreeMap<u32, StatusResponse> {
-    let asked = others.map(|node| async move {
-        let question = StatusRequest {
-            fresh: true,
-            from: Some(hello.clone()),
-            ..StatusRequest::default()
-        };
-        match transport.call(node, Body::Status(question), ASK_FOR).await {
-            Ok(Body::StatusAnswer(answer)) => Some((node, answer)),
-            _ => None,
-        }
-    });
-    futures::future::join_all(asked)
-        .await
-        .into_iter()
-        .flatten()
-        .collect()
+/// How often in a row the answer was yes.
+#[derive(Default)]
+struct Yes(u32);
+
+impl Yes {
+    /// True once it was yes often enough.
+    fn hear(&mut self, is_yes: bool) -> bool {
+        self.0 = if is_yes { self.0 + 1 } else { 0 };
+        self.0 == YES_IN_A_ROW
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_answer_is_not_enough_and_a_no_begins_anew() {
+        let mut yes = Yes::default();
+        assert!((1..YES_IN_A_ROW).all(|_| !yes.hear(true)));
+        assert!(!yes.hear(false));
+        assert!((1..YES_IN_A_ROW).all(|_| !yes.hear(true)));
+        assert!(yes.hear(true));
+    }
 }
