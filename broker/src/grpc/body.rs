@@ -18,7 +18,12 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
-use super::{framing::Framing, limits::Patience, stats::RimStats, wire::Wire};
+use super::{
+    framing::Framing,
+    limits::{INBOUND_RESERVE_BYTES, Patience},
+    stats::RimStats,
+    wire::Wire,
+};
 use crate::{
     limits::MAX_SMALL_REQUEST_BYTES, net::Seat, node::written::Line, service::written::Carried, unread::Room,
 };
@@ -72,9 +77,8 @@ impl Held {
 
     fn add(&self, bytes: u64) -> Result<(), Status> {
         let mine = self.bytes.fetch_add(bytes, Relaxed) + bytes;
-        // Signs of life and acknowledgements pass although large requests that do not end hold the rest.
         let reserve = match !self.is_send && mine <= MAX_SMALL_REQUEST_BYTES as u64 {
-            true => self.most / 4,
+            true => INBOUND_RESERVE_BYTES,
             false => 0,
         };
         if self.all().fetch_add(bytes, Relaxed) + bytes <= self.most + reserve {
@@ -308,5 +312,27 @@ impl Body for Outbound {
 
     fn is_end_stream(&self) -> bool {
         self.gathered.is_empty() && (self.ended || self.body.is_end_stream())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::limits::MAX_INBOUND_SMALL_BYTES, *};
+
+    #[test]
+    fn a_small_request_passes_although_large_ones_hold_the_room_of_all() {
+        let stats = Arc::new(RimStats::default());
+        let held = |is_send| Held::new(stats.clone(), is_send, MAX_INBOUND_SMALL_BYTES);
+        let large = held(false);
+        large.add(MAX_INBOUND_SMALL_BYTES).unwrap();
+        assert!(held(false).add(MAX_SMALL_REQUEST_BYTES as u64).is_ok());
+        assert!(held(false).add(MAX_SMALL_REQUEST_BYTES as u64 + 1).is_err());
+        let sends = held(true);
+        sends.add(MAX_INBOUND_SMALL_BYTES).unwrap();
+        assert!(held(true).add(1).is_err());
+        large.add(INBOUND_RESERVE_BYTES).unwrap_err();
+        assert!(held(false).add(1).is_err(), "the reserve has an end");
+        drop((large, sends));
+        assert_eq!(stats.inbound_bytes.load(Relaxed), 0);
     }
 }

@@ -15,6 +15,10 @@ pub(super) const MAX_SMALL_MESSAGE_BYTES: usize = 1 << 20;
 /// never use up the room of acknowledgements.
 pub(super) const MAX_INBOUND_SMALL_BYTES: u64 = 64 << 20;
 
+/// What requests of at most [`crate::limits::MAX_SMALL_REQUEST_BYTES`] may have beyond that, bytes: signs of life pass
+/// although large requests that do not end hold all the rest.
+pub(super) const INBOUND_RESERVE_BYTES: u64 = 16 << 20;
+
 /// Requests under way on one connection. SDKs share one connection for all their long polls, and a
 /// push consumer of many topics has one per queue.
 pub(super) const MAX_STREAMS_PER_CONNECTION: u32 = 4096;

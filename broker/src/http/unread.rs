@@ -63,3 +63,23 @@ impl http_body::Body for Within {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::unread::Unread;
+
+    #[test]
+    fn small_answers_go_out_although_readers_hold_all_room_and_large_ones_are_refused() {
+        let unread = Unread::new(100, 100);
+        let status = |bytes: u64| {
+            let answer = Response::new(Body::from(vec![b'a'; bytes as usize]));
+            within(answer, unread.reader().room()).status()
+        };
+        assert_eq!(status(ALWAYS_BYTES), StatusCode::OK);
+        assert_eq!(status(ALWAYS_BYTES + 1), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(unread.held(), 0, "what is dropped gives its room back");
+    }
+}
