@@ -154,6 +154,15 @@ impl Model {
         }
     }
 
+    /// What was imported and not purged before the end of a life is nobody's: the snapshot is installed anew, and
+    /// entries come at the same indices.
+    fn forget_unpurged_imports(&mut self) {
+        for shard in self.shards.values_mut() {
+            let purged = shard.state.purged.map_or(0, |purged| purged.index + 1);
+            shard.imported.split_off(&purged);
+        }
+    }
+
     pub(super) fn shard(&self, shard: u32) -> ShardModel {
         self.shards.get(&shard).cloned().unwrap_or_default()
     }
@@ -327,7 +336,8 @@ impl World {
     ) -> Result<World, OpenError> {
         let log = NodeLog::open(disk, options).await?;
         before.check_synced(&log);
-        let start = before.state(before.find(&log)).clone();
+        let mut start = before.state(before.find(&log)).clone();
+        start.forget_unpurged_imports();
         let terms = start
             .shards
             .values()
