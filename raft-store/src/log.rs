@@ -12,6 +12,7 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::disk::Disk;
 use crate::limits;
@@ -334,9 +335,9 @@ impl NodeLog {
             .sum()
     }
 
-    /// Returns when the log has begun another segment since the last call returned. For one caller.
-    pub async fn rolled(&self) {
-        self.shared.rolled.notified().await;
+    /// Changes when the log begins another segment.
+    pub fn rolled(&self) -> watch::Receiver<u64> {
+        self.shared.rolled.subscribe()
     }
 
     /// Reads every entry of a segment, imported ones too; returns the first corrupt one of each shard. Blocks for as

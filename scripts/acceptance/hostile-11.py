@@ -17,7 +17,7 @@ from rpc import Broken, Client, grpc
 
 SECONDS, SIZE_MIB, SEGMENT_MIB = parameter("SECONDS", 600), parameter("SIZE_MIB", 512), parameter("SEGMENT_MIB", 32)
 DEAD_PER_SECOND, PAYLOAD, IN_FLIGHT = parameter("DEAD_PER_SECOND", 1000), parameter("PAYLOAD", 8192), parameter("IN_FLIGHT", 256)
-MIB, FACTOR, DEAD_QUEUES = 1 << 20, 1.25, 8
+MIB, FACTOR, DEAD_QUEUES, SAY_EVERY_S = 1 << 20, 1.25, 8, 30
 
 
 def log_bytes(node):
@@ -80,9 +80,14 @@ def body(check):
     bench.wait_flowing(cluster)
     undertaker = Undertaker(cluster[1])
     readers = [Reader(cluster.nodes[number % 3], number) for number in range(9)]
-    most = [0] * len(cluster.nodes)
+    most, lately = [0] * len(cluster.nodes), [0] * len(cluster.nodes)
+    say_at = time.monotonic() + SAY_EVERY_S
     while bench.running():
-        most = [max(before, log_bytes(node)) for before, node in zip(most, cluster.nodes)]
+        sizes = [log_bytes(node) for node in cluster.nodes]
+        most, lately = ([max(pair) for pair in zip(before, sizes)] for before in (most, lately))
+        if time.monotonic() >= say_at:
+            check.say(f"{undertaker.sent} doomed; at most {[size // MIB for size in lately]} MiB lately")
+            say_at, lately = time.monotonic() + SAY_EVERY_S, sizes
         time.sleep(0.1)
     for each in [undertaker, *readers]:
         each.over = True

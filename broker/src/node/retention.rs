@@ -6,15 +6,17 @@
 //!
 //! A round begins when the log has begun another segment, and takes on all segments that are too many, so it keeps up with
 //! the disk. It looks only at queues that have something in them. One step of a shard, of a bounded number of rows or
-//! bytes, is under way at a time.
+//! bytes, is under way at a time. What will have to be copied is copied ahead, beside the rounds: by the time that its
+//! segment has to go there is next to nothing left to wait for.
 
-use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
 
 use flotilla_proto::record::{self, Command, command};
 use futures::future::join_all;
 use prost::Message;
 use queue_core::{Fault, Position, QueueId, Reply};
 use raft_store::{PayloadError, RetentionError, log::SegmentView};
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     Node,
@@ -31,32 +33,50 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Time between two rounds while the log is too large, because other nodes have not yet let go, or do not lead yet.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// Of the log's bound, the part in which what must stay is copied before its segment has to go.
+const AHEAD: u64 = 4;
+
 /// Runs until the node stops.
 pub(super) async fn run(node: Node) {
     let mut stop = node.inner.stop.subscribe();
-    let retaining = async {
+    let rounds = async {
         let mut ages = BTreeMap::new();
+        let mut rolled = node.store().log().rolled();
         loop {
-            let log = node.store().log();
-            if log.size() > limit(&node) {
+            if node.store().log().size() > limit(&node) {
                 tokio::time::sleep(AGAIN).await;
             } else {
-                tokio::select! {
-                    biased;
-                    () = log.rolled() => {}
-                    () = tokio::time::sleep(EVERY) => {}
-                }
+                pause(&mut rolled).await;
             }
-            if let Err(fault) = round(&node, &mut ages).await {
-                tracing::error!(%fault, "retention cannot read the state");
-                node.stop(stop_reason(fault));
-            }
+            let done = round(&node, &mut ages).await;
+            stop_at_fault(&node, done);
+        }
+    };
+    let copying_ahead = async {
+        let mut rolled = node.store().log().rolled();
+        loop {
+            pause(&mut rolled).await;
+            let done = copy_ahead(&node).await;
+            stop_at_fault(&node, done);
         }
     };
     tokio::select! {
         biased;
         _ = stop.wait_for(Option::is_some) => {}
-        () = retaining => {}
+        () = rounds => {}
+        () = copying_ahead => {}
+    }
+}
+
+/// Waits until the log has begun another segment, but not for long.
+async fn pause(rolled: &mut watch::Receiver<u64>) {
+    let _ = timeout(EVERY, rolled.changed()).await;
+}
+
+fn stop_at_fault(node: &Node, done: Result<(), Fault>) {
+    if let Err(fault) = done {
+        tracing::error!(%fault, "retention cannot read the state");
+        node.stop(stop_reason(fault));
     }
 }
 
@@ -67,6 +87,27 @@ fn limit(node: &Node) -> u64 {
     options
         .retention_bytes
         .saturating_sub(options.store.segment_bytes)
+}
+
+/// Bytes of segments below which nothing is copied.
+fn copied_above(node: &Node) -> u64 {
+    limit(node) - limit(node) / AHEAD
+}
+
+/// Copies what must stay out of the segments that will have to go next; not when so much must stay that each copy would be in
+/// the way again before long.
+async fn copy_ahead(node: &Node) -> Result<(), Fault> {
+    let must_stay = |shard: &Arc<DataShard>| shard.machine.read(|core| core.displaced_bytes());
+    if node.shards().iter().map(must_stay).sum::<u64>() > limit(node) / 2 {
+        return Ok(());
+    }
+    let soon = too_many(&node.store().log().segments(), copied_above(node));
+    let shards = node.shards().into_iter();
+    let copied = shards.filter_map(|shard| {
+        let through = *soon.get(&shard.id)?;
+        Some(async move { copy_forward(node, &shard, through).await })
+    });
+    join_all(copied).await.into_iter().collect()
 }
 
 /// `ages` tells how far in each shard queues have been looked through for messages that are too old.
@@ -260,7 +301,8 @@ fn first_kept(
 
 /// Copies what must stay although its segment should go, step by step.
 async fn copy_forward(node: &Node, shard: &DataShard, through: u64) -> Result<(), Fault> {
-    loop {
+    while shard.leads() {
+        let _turn = shard.copying.lock().await;
         let mut kept = shard.replica.read_state(|state| {
             shard
                 .machine
@@ -274,7 +316,7 @@ async fn copy_forward(node: &Node, shard: &DataShard, through: u64) -> Result<()
         });
         let fits = fits.count();
         kept.truncate(fits);
-        if kept.is_empty() || !shard.leads() {
+        if kept.is_empty() {
             return Ok(());
         }
         let copies = match copies(shard, kept).await {
@@ -293,6 +335,7 @@ async fn copy_forward(node: &Node, shard: &DataShard, through: u64) -> Result<()
             return Ok(());
         }
     }
+    Ok(())
 }
 
 /// The commands that copy these messages.

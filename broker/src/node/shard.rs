@@ -38,6 +38,8 @@ pub struct DataShard {
     delivering: Mutex<BTreeSet<(GroupId, QueueId)>>,
     /// What nodes reported as written out and is on its way into the log.
     pub(super) marking: Marking,
+    /// Held while messages are copied forward, so that none is copied twice.
+    pub(super) copying: tokio::sync::Mutex<()>,
     /// Of the planted bug of a dedup window beside the log: ids of messages that were proposed here.
     #[cfg(madsim)]
     pub(crate) proposed: Mutex<BTreeSet<String>>,
@@ -185,6 +187,7 @@ impl DataShard {
             clock,
             delivering: Mutex::default(),
             marking: Marking::default(),
+            copying: tokio::sync::Mutex::default(),
             #[cfg(madsim)]
             proposed: Mutex::default(),
         }

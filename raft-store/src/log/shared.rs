@@ -12,8 +12,8 @@ use std::sync::MutexGuard;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 use tokio::sync::oneshot;
+use tokio::sync::{Notify, watch};
 
 use super::LogOptions;
 use super::LogStats;
@@ -110,8 +110,8 @@ pub(super) struct Shared {
     pub(super) wake: Notify,
     /// Wakes whoever waits for the end.
     pub(super) end: Notify,
-    /// Wakes whoever waits for the log to begin another segment.
-    pub(super) rolled: Notify,
+    /// Segments begun since the log was opened.
+    pub(super) rolled: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -125,7 +125,7 @@ impl Shared {
             synced: AtomicU64::new(synced),
             wake: Notify::new(),
             end: Notify::new(),
-            rolled: Notify::new(),
+            rolled: watch::Sender::default(),
         }
     }
 

@@ -355,7 +355,7 @@ impl Writer {
         );
         let cuts = std::mem::take(&mut inner.written.cuts);
         self.unindexed.push_back((closed, cuts));
-        self.shared.rolled.notify_one();
+        self.shared.rolled.send_modify(|rolled| *rolled += 1);
         Ok(())
     }
 
