@@ -4,8 +4,9 @@
 //! the same log id is the same entry everywhere, and its bytes are the same: so any replica may give it.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -15,6 +16,10 @@ use bytes::Bytes;
 use flotilla_proto::{
     peer::{RaftRequest, RecordRequest, RecordResponse, raft_request, raft_response},
     record,
+};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
 };
 
 use crate::{
@@ -27,6 +32,9 @@ use crate::{
     transport::Transport,
 };
 
+/// An attempt to repair a record, for all who wait for it.
+type Trial = Shared<BoxFuture<'static, bool>>;
+
 /// Repairs the records of one shard.
 pub(crate) struct Repairs {
     shard: u32,
@@ -36,6 +44,8 @@ pub(crate) struct Repairs {
     /// How long another replica may take to answer.
     ttl: Duration,
     closing: AtomicBool,
+    /// The records whose repair is tried now, by index.
+    trials: Mutex<BTreeMap<u64, Trial>>,
 }
 
 impl Repairs {
@@ -53,7 +63,12 @@ impl Repairs {
             transport,
             ttl,
             closing: AtomicBool::new(false),
+            trials: Mutex::default(),
         })
+    }
+
+    fn trials(&self) -> MutexGuard<'_, BTreeMap<u64, Trial>> {
+        self.trials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nobody waits for a repair from now on.
@@ -80,13 +95,26 @@ impl Repairs {
         Ok(())
     }
 
-    /// Tries to repair the record at `index`. Whether it can be read now, or is not here any more.
+    /// Tries to repair the record at `index`. Whether it can be read now, or is not here any more. However many ask for a
+    /// record, and give up waiting, one attempt is under way.
     pub(crate) async fn mend(self: &Arc<Self>, index: u64) -> bool {
-        // By itself: a caller that is not polled for a while must not keep the turn from the others meanwhile.
+        let trial = self
+            .trials()
+            .entry(index)
+            .or_insert_with(|| self.try_by_itself(index))
+            .clone();
+        trial.await
+    }
+
+    /// Not by who asks: a caller that is not polled for a while must not keep the turn from the others meanwhile.
+    fn try_by_itself(self: &Arc<Self>, index: u64) -> Trial {
         let repairs = self.clone();
-        tokio::spawn(async move { repairs.mend_in_turn(index).await })
-            .await
-            .unwrap_or(false)
+        let trial = tokio::spawn(async move {
+            let mended = repairs.mend_in_turn(index).await;
+            repairs.trials().remove(&index);
+            mended
+        });
+        trial.map(|ended| ended.unwrap_or(false)).boxed().shared()
     }
 
     async fn mend_in_turn(&self, index: u64) -> bool {

@@ -1,5 +1,6 @@
 //! Records that go bad on the disk, and the replicas that have them still.
 
+use futures::FutureExt;
 use raft_store::{StoreOptions, disk::SimDisk};
 
 use crate::cluster::{Cluster, SHARD, eventually, options, payloads, replica_id};
@@ -171,4 +172,33 @@ async fn what_nobody_else_has_stops_nobody_and_is_repaired_when_somebody_comes_b
     cluster.node(behind).start().await;
     eventually("a repair", || async { replica.repair(index).await.then_some(()) }).await;
     assert_eq!(payloads(&replica).len() as u64, PUTS + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_ask_for_a_repair_and_leave_one_is_tried() {
+    const ASKED: usize = 1_000;
+    let cluster = filled().await;
+    flip(&cluster.nodes[&2].disk, 40);
+    let replica = cluster.nodes[&2].replica();
+    let damaged = (0..=replica.status().last_log.unwrap())
+        .find(|&index| replica.read_payload(index) == Err(raft_store::PayloadError::Damaged(index)))
+        .unwrap();
+    cluster.cut(1);
+    cluster.cut(3);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for _ in 0..ASKED {
+        let _ = replica.repair(damaged).now_or_never();
+    }
+    assert!(tasks() < before + ASKED / 10, "{} tasks more", tasks() - before);
+    cluster.heal();
+    let each = |_| async {
+        // Those that joined an attempt of before were told no.
+        while !replica.repair(damaged).await {
+            tokio::task::yield_now().await;
+        }
+    };
+    futures::future::join_all((0..ASKED).map(each)).await;
+    assert_eq!(cluster.nodes[&2].store().repairs(), 1);
+    assert!(replica.read_payload(damaged).is_ok());
 }
