@@ -82,7 +82,8 @@ pub trait DiskFile: Send + Sync + 'static {
 }
 
 /// Whether a read failed because the medium does not give back what it was given (EIO): damage, as a wrong checksum is.
-pub(crate) fn is_unreadable(error: &io::Error) -> bool {
+#[must_use]
+pub fn is_unreadable(error: &io::Error) -> bool {
     rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::IO)
 }
 

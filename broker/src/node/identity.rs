@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use flotilla_proto::record;
 use prost::Message;
-use raft_store::disk::Disk;
+use raft_store::disk::{Disk, is_unreadable};
 
 const FILE: &str = "NODE";
 const TEMPORARY: &str = "NODE.tmp";
@@ -47,9 +47,13 @@ impl Identity {
             return Err(corrupt("its length is impossible"));
         }
         let mut bytes = vec![0; length as usize];
-        let read = file.read_at(&mut bytes, 0)?;
+        file.read_exact_at(&mut bytes, 0)
+            .map_err(|error| match is_unreadable(&error) {
+                true => corrupt("the disk cannot read it"),
+                false => error,
+            })?;
         let stated = u32::from_le_bytes(bytes[0..4].try_into().expect("four bytes")) as usize;
-        if read != bytes.len() || stated + 8 != bytes.len() {
+        if stated + 8 != bytes.len() {
             return Err(corrupt("it is cut short"));
         }
         let crc = u32::from_le_bytes(bytes[4..8].try_into().expect("four bytes"));
@@ -136,7 +140,13 @@ pub fn refused(disk: &dyn Disk) -> io::Result<Option<String>> {
     }
     let file = disk.open(REFUSED, false)?;
     let mut reason = vec![0; file.len()?.min(MAX_REASON_BYTES) as usize];
-    let read = file.read_at(&mut reason, 0)?;
+    // That it stands there is enough.
+    let read = match file.read_at(&mut reason, 0) {
+        Err(error) if is_unreadable(&error) => {
+            return Ok(Some(format!("the disk cannot read why (file {REFUSED})")));
+        }
+        read => read?,
+    };
     Ok(Some(String::from_utf8_lossy(&reason[..read]).into_owned()))
 }
 
@@ -184,7 +194,11 @@ mod tests {
     }
 
     fn stored(node: u32) -> Arc<dyn Disk> {
-        let disk: Arc<dyn Disk> = SimDisk::new(1).mount();
+        stored_on(&SimDisk::new(1), node)
+    }
+
+    fn stored_on(disk: &SimDisk, node: u32) -> Arc<dyn Disk> {
+        let disk: Arc<dyn Disk> = disk.mount();
         let nodes = nodes([11, 22, 33]);
         let identity = Identity {
             node,
@@ -250,5 +264,17 @@ mod tests {
         assert_eq!(refused(&*disk).unwrap(), None);
         refuse(&disk, "it was replaced").unwrap();
         assert_eq!(refused(&*disk).unwrap().as_deref(), Some("it was replaced"));
+    }
+
+    #[test]
+    fn what_the_disk_cannot_read_is_damage_and_a_refusal_stays_one() {
+        let medium = SimDisk::new(1);
+        let disk = stored_on(&medium, 2);
+        refuse(&disk, "it was replaced").unwrap();
+        medium.break_sector(FILE, 20);
+        medium.break_sector(REFUSED, 3);
+        let damaged = Identity::load(&*disk, 2, Some(22)).unwrap_err();
+        assert_eq!(damaged.kind(), io::ErrorKind::InvalidData, "{damaged}");
+        assert!(refused(&*disk).unwrap().is_some());
     }
 }

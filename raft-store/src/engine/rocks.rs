@@ -45,13 +45,12 @@ impl RocksEngine {
 
     fn open_with(path: &Path, cache_bytes: usize) -> Result<Self, EngineError> {
         let existed = path.join("CURRENT").exists();
-        let db = DB::open(&database(cache_bytes)?, path).map_err(|error| {
-            let missing = error.to_string().contains("No such file");
-            if existed && missing {
-                EngineError::Corrupt(error.to_string())
-            } else {
-                failed(error)
+        let options = database(cache_bytes)?;
+        let db = read(|| DB::open(&options, path)).map_err(|error| match error {
+            EngineError::Failed(what) if existed && what.contains("No such file") => {
+                EngineError::Corrupt(what)
             }
+            error => error,
         })?;
         let mut write = WriteOptions::default();
         write.disable_wal(true);
@@ -60,6 +59,25 @@ impl RocksEngine {
             write,
             flushes: AtomicU64::new(0),
         })
+    }
+
+    /// A write fails with what a compaction before it could not read. That may have passed; if it is there still, when everything
+    /// is read, it would be met again after every restart.
+    fn not_written(&self, error: rocksdb::Error) -> EngineError {
+        if !is_unreadable(error.as_ref()) {
+            return failed(error);
+        }
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        let mut all = self.db.raw_iterator_opt(options);
+        all.seek_to_first();
+        while all.valid() {
+            all.next();
+        }
+        match all.status() {
+            Ok(()) => EngineError::Failed(error.into_string()),
+            Err(error) => failed(error),
+        }
     }
 
     fn number(&self, property: &str) -> u64 {
@@ -98,6 +116,7 @@ fn database(cache_bytes: usize) -> Result<Options, EngineError> {
     Options::get_options_from_string(&mut database, "avoid_flush_during_shutdown=true").map_err(failed)
 }
 
+/// What a read came to that was tried again.
 fn failed(error: rocksdb::Error) -> EngineError {
     // RocksDB reports a format that it does not know as corruption.
     if error.kind() == ErrorKind::NotSupported || error.to_string().contains("newer version of RocksDB") {
@@ -105,15 +124,33 @@ fn failed(error: rocksdb::Error) -> EngineError {
     }
     match error.kind() {
         ErrorKind::Corruption => EngineError::Corrupt(error.to_string()),
+        _ if is_unreadable(error.as_ref()) => EngineError::Corrupt(error.to_string()),
         _ => EngineError::Failed(error.to_string()),
     }
+}
+
+/// Reads; what the disk does not give back (EIO) is tried once more: an error that passes is no damage.
+fn read<T>(mut attempt: impl FnMut() -> Result<T, rocksdb::Error>) -> Result<T, EngineError> {
+    let done = match attempt() {
+        Err(error) if is_unreadable(error.as_ref()) => attempt(),
+        done => done,
+    };
+    done.map_err(failed)
+}
+
+/// RocksDB passes on what it did and the system's words for what came of it; of writes it says something else.
+fn is_unreadable(error: &str) -> bool {
+    let is_read = ["While pread", "While reading file"]
+        .iter()
+        .any(|what| error.contains(what));
+    is_read && error.contains("Input/output error")
 }
 
 fn collect(
     mut iterator: DBRawIterator<'_>,
     from: &[u8],
     limit: usize,
-) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+) -> Result<Vec<(Bytes, Bytes)>, rocksdb::Error> {
     let mut pairs = Vec::new();
     iterator.seek(from);
     while pairs.len() < limit {
@@ -123,7 +160,7 @@ fn collect(
         pairs.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
         iterator.next();
     }
-    iterator.status().map_err(failed)?;
+    iterator.status()?;
     Ok(pairs)
 }
 
@@ -135,17 +172,14 @@ fn up_to(to: &[u8]) -> ReadOptions {
 
 impl EngineView for RocksEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.db
-            .get(key)
-            .map(|value| value.map(Bytes::from))
-            .map_err(failed)
+        Ok(read(|| self.db.get(key))?.map(Bytes::from))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
         if from >= to {
             return Ok(Vec::new());
         }
-        collect(self.db.raw_iterator_opt(up_to(to)), from, limit)
+        read(|| collect(self.db.raw_iterator_opt(up_to(to)), from, limit))
     }
 }
 
@@ -159,13 +193,17 @@ impl Engine for RocksEngine {
                 Change::DeleteRange(from, to) => changes.delete_range(from, to),
             }
         }
-        self.db.write_opt(changes, &self.write).map_err(failed)
+        self.db
+            .write_opt(changes, &self.write)
+            .map_err(|error| self.not_written(error))
     }
 
     fn flush(&self) -> Result<(), EngineError> {
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        self.db.flush_opt(&options).map_err(failed)?;
+        self.db
+            .flush_opt(&options)
+            .map_err(|error| self.not_written(error))?;
         self.flushes.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -196,17 +234,14 @@ self_cell::self_cell!(
 
 impl EngineView for View {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.borrow_dependent()
-            .get(key)
-            .map(|value| value.map(Bytes::from))
-            .map_err(failed)
+        Ok(read(|| self.borrow_dependent().get(key))?.map(Bytes::from))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
         if from >= to {
             return Ok(Vec::new());
         }
-        collect(self.borrow_dependent().raw_iterator_opt(up_to(to)), from, limit)
+        read(|| collect(self.borrow_dependent().raw_iterator_opt(up_to(to)), from, limit))
     }
 }
 
@@ -220,6 +255,17 @@ mod tests {
         // Spread, so that neighbours in time are none in the table.
         let spread = number.wrapping_mul(0x9E37_79B1);
         Bytes::from([&spread.to_be_bytes()[..], &number.to_be_bytes()[..], &[7; 12][..]].concat())
+    }
+
+    #[test]
+    fn only_what_cannot_be_read_is_damage() {
+        let cannot = "IO error: While pread offset 4096 len 53: state/000012.sst: Input/output error";
+        let sequential =
+            "IO error: While reading file sequentially: state/MANIFEST-000004: Input/output error";
+        assert!(is_unreadable(cannot) && is_unreadable(sequential));
+        let not_written = "IO error: While fsync: state/000012.sst: Input/output error";
+        let not_allowed = "IO error: While pread offset 0 len 53: state/000012.sst: Permission denied";
+        assert!(!is_unreadable(not_written) && !is_unreadable(not_allowed));
     }
 
     #[test]
