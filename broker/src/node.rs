@@ -131,6 +131,9 @@ pub enum StopReason {
     Shutdown,
     /// Stored data is damaged: the data directory must be set aside and the node rebuilt from its peers.
     Condemned(String),
+    /// The same of single records only, and the other nodes could do without the directory: until they confirm that, it can serve
+    /// what is whole.
+    GivenUp(String),
     /// What is stored, or was agreed, is of a newer release: that one has to be run. Nothing was touched.
     Newer(String),
     /// The data directory does not belong here any more, or not in this state: a person has to put things right.

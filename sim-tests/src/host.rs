@@ -372,7 +372,9 @@ impl Process {
         match node.wait_stopped().await {
             StopReason::Shutdown => Ok(()),
             // Its disk has lost something: peers have seen more of it.
-            StopReason::Condemned(what) | StopReason::Refused(what) => Err(End::Damage(what)),
+            StopReason::Condemned(what) | StopReason::GivenUp(what) | StopReason::Refused(what) => {
+                Err(End::Damage(what))
+            }
             StopReason::Fatal(what) | StopReason::Newer(what) => Err(End::Failure(what)),
         }
     }

@@ -58,7 +58,8 @@ pub(super) fn main(args: ServeArgs) -> ExitCode {
     runtime.shutdown_timeout(Duration::from_secs(5));
     match ended {
         Ok(StopReason::Shutdown) => ExitCode::SUCCESS,
-        Ok(StopReason::Condemned(reason)) => condemned::start_again(&config, &reason),
+        Ok(StopReason::Condemned(reason)) => condemned::start_again(&config, &reason, false),
+        Ok(StopReason::GivenUp(reason)) => condemned::start_again(&config, &reason, true),
         Ok(StopReason::Refused(reason)) => {
             error!(reason, data_dir = %config.data_dir.display(), "the node stopped: its data directory does not belong here");
             ExitCode::FAILURE
@@ -71,7 +72,7 @@ pub(super) fn main(args: ServeArgs) -> ExitCode {
             error!(reason, "the node stopped");
             ExitCode::FAILURE
         }
-        Err(reason) if is_damage(&reason) => condemned::start_again(&config, &reason.to_string()),
+        Err(reason) if is_damage(&reason) => condemned::start_again(&config, &reason.to_string(), false),
         Err(reason) => {
             error!(%reason, "the node does not start");
             ExitCode::FAILURE

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     time::Duration,
 };
 
@@ -14,6 +15,8 @@ use raft_store::{Damage, ReplicaStatus};
 
 use super::{Node, StopReason, bootstrap, membership, node_of};
 use crate::limits::REPAIRS_AT_ONCE;
+
+mod kept;
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Damage is known to the other nodes for so long before the directory may be given up for it: two nodes that are damaged
@@ -28,7 +31,9 @@ pub(super) async fn run(node: Node) {
     let mut since: BTreeMap<(u32, u64), u64> = BTreeMap::new();
     let mut last_tried = (0, 0);
     let mut asked_ms = 0;
+    let mut kept = kept::Kept::load(&*node.inner.disk).unwrap_or_else(cannot_keep);
     loop {
+        kept.look_again(&node).await.unwrap_or_else(cannot_keep);
         tokio::select! {
             biased;
             _ = stop.wait_for(Option::is_some) => return,
@@ -52,6 +57,12 @@ pub(super) async fn run(node: Node) {
             give_up(&node, damage, damages.len()).await;
         }
     }
+}
+
+/// What is damaged is found again, if later.
+fn cannot_keep<T: Default>(error: io::Error) -> T {
+    tracing::warn!(%error, "the file DAMAGED cannot be used");
+    T::default()
 }
 
 fn key(damage: &Damage) -> (u32, u64) {
@@ -85,12 +96,22 @@ async fn give_up(node: &Node, damage: &Damage, count: usize) {
         reason,
     } = damage;
     match dispensable(node).await {
-        Ok(()) => node.stop(StopReason::Condemned(format!(
-            "record {index} of shard {shard} cannot be read (segment {segment}, byte {position}: {reason}) and no other node \
-             can give it"
-        ))),
+        Ok(()) => {
+            let damages = node.store().damages();
+            kept::keep(&node.inner.disk, damages.iter().map(key)).unwrap_or_else(cannot_keep);
+            node.stop(StopReason::GivenUp(format!(
+                "record {index} of shard {shard} cannot be read (segment {segment}, byte {position}: {reason}) and no other \
+                 node can give it"
+            )));
+        }
         Err(why) => tracing::error!(
-            shard, index, segment, position, reason, count, why,
+            shard,
+            index,
+            segment,
+            position,
+            reason,
+            count,
+            why,
             "stored records cannot be read, no other node can give them, and the node cannot be rebuilt now: it serves what is \
              whole. Start the nodes that do not run, or replace those that are damaged, one at a time"
         ),

@@ -123,7 +123,7 @@ fn message_in(payload: &Bytes, at: Position) -> record::StoredMessage {
 }
 
 /// Runs what may block on the disk; in the simulator, where nothing blocks, right here.
-async fn off_the_runtime<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn off_the_runtime<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
     #[cfg(madsim)]
     {
         call()

@@ -261,5 +261,13 @@ async fn what_cannot_be_repaired_is_given_up_once_the_others_can_do_without_it()
         node.stopping()
     })
     .await;
-    assert!(matches!(node.wait_stopped().await, StopReason::Condemned(_)));
+    assert!(matches!(node.wait_stopped().await, StopReason::GivenUp(_)));
+    // If it has to come back after all, it knows what is damaged before anybody reads that.
+    cluster.kill(2).await;
+    cluster.boot(2).await;
+    let node = cluster.service(2).node().clone();
+    wait_for("the damage to be known again", || {
+        !node.store().damages().is_empty()
+    })
+    .await;
 }

@@ -19,8 +19,9 @@ use crate::{config::Config, grpc::tls, node::identity::HAD_DATA};
 /// Rebuilding takes a majority of other nodes.
 const MIN_NODES: usize = 3;
 
-/// Sets the data directory aside and starts the program anew in this process, if other nodes can rebuild it.
-pub(super) fn start_again(config: &Config, reason: &str) -> ExitCode {
+/// Sets the data directory aside and starts the program anew in this process, if other nodes can rebuild it. A node that
+/// served what is whole until now, `can_serve`, goes on with that if they cannot after all.
+pub(super) fn start_again(config: &Config, reason: &str, can_serve: bool) -> ExitCode {
     let nodes = config
         .initial_cluster
         .as_ref()
@@ -34,9 +35,19 @@ pub(super) fn start_again(config: &Config, reason: &str) -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    if let Err(cause) = spared::wait(config, reason) {
-        error!(reason, %cause, "stored data is damaged, and nothing was touched");
-        return ExitCode::FAILURE;
+    match spared::wait(config, reason, can_serve) {
+        Ok(true) => {}
+        Ok(false) => {
+            error!(
+                reason,
+                "stored data is damaged, and nothing was touched: the node goes back to serve what is whole"
+            );
+            return not_restarted(restart());
+        }
+        Err(cause) => {
+            error!(reason, %cause, "stored data is damaged, and nothing was touched");
+            return ExitCode::FAILURE;
+        }
     }
     match set_aside(&config.data_dir) {
         Ok(place) => error!(
@@ -54,7 +65,10 @@ pub(super) fn start_again(config: &Config, reason: &str) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let cause = restart();
+    not_restarted(restart())
+}
+
+fn not_restarted(cause: io::Error) -> ExitCode {
     error!(%cause, "the program could not be started anew: start it again");
     ExitCode::FAILURE
 }
@@ -278,7 +292,7 @@ mod tests {
         config.data_dir = folder.path().join("data");
         fs::create_dir(&config.data_dir).unwrap();
         fill(&config.data_dir, "precious");
-        assert_eq!(start_again(&config, "a test"), ExitCode::FAILURE);
+        assert_eq!(start_again(&config, "a test", false), ExitCode::FAILURE);
         assert_eq!(
             fs::read_to_string(config.data_dir.join("log")).unwrap(),
             "precious"

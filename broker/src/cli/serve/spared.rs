@@ -26,12 +26,20 @@ const PAUSE: Duration = Duration::from_secs(2);
 const YES_IN_A_ROW: u32 = 6;
 /// Questions between two times that it is said what is waited for.
 const SAY_EVERY: u32 = 15;
+/// Questions until a node that can serve what is whole goes back to it: about a minute.
+const QUESTIONS_OF_A_SERVER: u32 = 30;
 
-/// Waits until every shard has a majority of whole, caught-up voters without this node.
+/// Waits until every shard has a majority of whole, caught-up voters without this node. True then; false if that did not come
+/// about while one that `can_serve` what is whole waits.
 ///
 /// # Errors
 /// When it is told to stop first.
-pub(super) fn wait(config: &Config, reason: &str) -> io::Result<()> {
+pub(super) fn wait(config: &Config, reason: &str, can_serve: bool) -> io::Result<bool> {
+    let questions = if can_serve {
+        QUESTIONS_OF_A_SERVER
+    } else {
+        u32::MAX
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -40,7 +48,7 @@ pub(super) fn wait(config: &Config, reason: &str) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
             biased;
-            () = until_spared(config, reason) => Ok(()),
+            spared = until_spared(config, reason, questions) => Ok(spared),
             _ = interrupt.recv() => Err(stopped()),
             _ = terminate.recv() => Err(stopped()),
         }
@@ -51,7 +59,7 @@ fn stopped() -> io::Error {
     io::Error::other("it was told to stop before the other nodes could do without it")
 }
 
-async fn until_spared(config: &Config, reason: &str) {
+async fn until_spared(config: &Config, reason: &str, questions: u32) -> bool {
     let clock = SystemClock::default();
     let hello = Hello {
         version: PROTOCOL_VERSION,
@@ -75,11 +83,12 @@ async fn until_spared(config: &Config, reason: &str) {
         ..StatusRequest::default()
     };
     let mut yes = Yes::default();
-    for question in 0_u32.. {
+    for question in 0..questions {
         let answers = bootstrap::ask(&*transport, others.keys().copied(), &asks, ASK_FOR).await;
         let spared = damage::spared(config.node_id, answers.values());
         if yes.hear(spared.is_ok()) {
-            return info!("the other nodes can do without what is stored here");
+            info!("the other nodes can do without what is stored here");
+            return true;
         }
         if let Err(why) = spared
             && question % SAY_EVERY == 1
@@ -94,6 +103,7 @@ async fn until_spared(config: &Config, reason: &str) {
         }
         sleep(PAUSE).await;
     }
+    false
 }
 
 /// How often in a row the answer was yes.
@@ -119,5 +129,13 @@ mod tests {
         assert!(!yes.hear(false));
         assert!((1..YES_IN_A_ROW).all(|_| !yes.hear(true)));
         assert!(yes.hear(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_can_serve_does_not_wait_for_ever() {
+        let config = Config::zero();
+        let asked = until_spared(&config, "a test", QUESTIONS_OF_A_SERVER);
+        let spared = tokio::time::timeout(Duration::from_secs(300), asked).await;
+        assert_eq!(spared, Ok(false));
     }
 }
