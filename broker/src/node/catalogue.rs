@@ -19,6 +19,7 @@ use super::{META_SHARD, Node, forward::ForwardError};
 use crate::{
     limits::LEADER_WAIT,
     meta::{self, MetaReply},
+    peer::PeerError,
 };
 
 /// The name under which meta proposals travel between nodes.
@@ -68,7 +69,11 @@ impl Node {
                                 .and_then(|bytes| MetaReply::decode(bytes).ok());
                             return reply.ok_or(CatalogueError::Unsure);
                         }
-                        Err(ForwardError::NotLeader { .. }) => {}
+                        // Nothing was begun there.
+                        Err(
+                            ForwardError::NotLeader { .. }
+                            | ForwardError::Peer(PeerError::NotConnected | PeerError::Overloaded),
+                        ) => {}
                         Err(ForwardError::Peer(_)) => return Err(CatalogueError::Unsure),
                     }
                 }

@@ -79,10 +79,11 @@ impl Drop for Permit {
     }
 }
 
-/// The budgets of a peer: Raft, clients' sends and their other requests share none.
+/// The budgets of a peer: Raft, what nodes themselves ask, clients' sends and their other requests share none.
 #[derive(Debug)]
 pub struct Budgets {
     raft: Arc<Budget>,
+    nodes: Arc<Budget>,
     forward: Arc<Budget>,
     sends: Arc<Budget>,
 }
@@ -93,6 +94,7 @@ impl Budgets {
     pub fn by_limits() -> Self {
         Budgets {
             raft: Budget::new(limits::MAX_RAFT_CALLS, limits::MAX_RAFT_BYTES),
+            nodes: Budget::new(limits::MAX_NODE_CALLS, limits::MAX_NODE_BYTES),
             forward: Budget::new(limits::MAX_FORWARD_CALLS, limits::MAX_FORWARD_BYTES),
             sends: Budget::new(limits::MAX_FORWARD_CALLS, limits::MAX_FORWARD_SEND_BYTES),
         }
@@ -103,6 +105,7 @@ impl Budgets {
     pub fn take(&self, body: &Body, bytes: usize) -> Option<Permit> {
         match body {
             Body::Forward(request) if request.rpc == SEND_RPC => self.sends.take(bytes),
+            Body::Forward(request) if request.caller.is_none() => self.nodes.take(bytes),
             Body::Forward(_) => self.forward.take(bytes),
             _ => self.raft.take(bytes),
         }
@@ -117,6 +120,7 @@ impl Budgets {
     pub(crate) fn small(calls: usize, bytes: usize) -> Self {
         Budgets {
             raft: Budget::new(calls, bytes),
+            nodes: Budget::new(calls, bytes),
             forward: Budget::new(calls, bytes),
             sends: Budget::new(calls, bytes),
         }
@@ -263,7 +267,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_proto::peer::{ForwardRequest, StatusRequest, StatusResponse};
+    use flotilla_proto::peer::{Caller, ForwardRequest, StatusRequest, StatusResponse};
 
     use super::*;
 
@@ -357,6 +361,24 @@ mod tests {
         let _held = calls.begin(forward(SEND_RPC)).unwrap();
         assert_eq!(calls.begin(forward(SEND_RPC)).err(), Some(PeerError::Overloaded));
         assert!(calls.begin(forward("AckMessage")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn requests_of_clients_never_keep_back_what_nodes_ask_each_other() {
+        let calls = Calls::new(Budgets::small(1, 1024));
+        let _out = calls.open();
+        let forward = |caller| {
+            Body::Forward(ForwardRequest {
+                rpc: "AckMessage".into(),
+                caller,
+                ..Default::default()
+            })
+        };
+        let client = || Some(Caller::default());
+        let _held = calls.begin(forward(client())).unwrap();
+        assert_eq!(calls.begin(forward(client())).err(), Some(PeerError::Overloaded));
+        let _signs = calls.begin(forward(None)).unwrap();
+        assert_eq!(calls.begin(forward(None)).err(), Some(PeerError::Overloaded));
     }
 
     #[test]

@@ -19,6 +19,12 @@ pub const MAX_FORWARD_BYTES: usize = 16 * 1024 * 1024;
 /// See [`MAX_FORWARD_CALLS`].
 pub const MAX_FORWARD_SEND_BYTES: usize = 16 * 1024 * 1024;
 
+/// What nodes ask each other by themselves on one connection: signs of life, reports, hints, changes of the catalogue. However many
+/// requests of clients are under way, these are not kept back.
+pub const MAX_NODE_CALLS: usize = 1_024;
+/// See [`MAX_NODE_CALLS`].
+pub const MAX_NODE_BYTES: usize = 16 * 1024 * 1024;
+
 /// HTTP/2 windows and frame size of a peer connection; the defaults cost a third of the throughput.
 pub const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// See [`STREAM_WINDOW_BYTES`].
@@ -46,4 +52,5 @@ pub const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
 const _: () = assert!(MAX_RAFT_BYTES >= 2 * MAX_FRAME_BYTES);
 const _: () = assert!(MAX_FORWARD_BYTES >= MAX_FRAME_BYTES && MAX_FORWARD_SEND_BYTES >= MAX_FRAME_BYTES);
+const _: () = assert!(MAX_NODE_BYTES >= MAX_FRAME_BYTES);
 const _: () = assert!(CONNECTION_WINDOW_BYTES > STREAM_WINDOW_BYTES);

@@ -6,8 +6,8 @@ use std::{
 };
 
 use flotilla_proto::peer::{
-    ForwardRequest, ForwardResponse, Frame, Hello, RaftRequest, RaftResponse, StatusRequest, StatusResponse,
-    Stranger, peer_client::PeerClient,
+    Caller, ForwardRequest, ForwardResponse, Frame, Hello, RaftRequest, RaftResponse, StatusRequest,
+    StatusResponse, Stranger, peer_client::PeerClient,
 };
 use futures::{FutureExt, future::BoxFuture, future::join_all, stream};
 use tokio::{
@@ -151,6 +151,7 @@ fn raft(shard: u32) -> Body {
 fn forward(shard: u32) -> Body {
     Body::Forward(ForwardRequest {
         shard,
+        caller: Some(Caller::default()),
         request: vec![1, 2, 3].into(),
         ..Default::default()
     })
