@@ -68,6 +68,11 @@ impl Held {
         })
     }
 
+    /// More than what the reserve is for.
+    pub(super) fn is_large(&self) -> bool {
+        self.bytes.load(Relaxed) > MAX_SMALL_REQUEST_BYTES as u64
+    }
+
     fn all(&self) -> &AtomicU64 {
         match self.is_send {
             true => &self.stats.inbound_send_bytes,

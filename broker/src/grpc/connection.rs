@@ -170,11 +170,11 @@ impl Service<Request<Incoming>> for Dispatch {
         let mut request = request.map(|body| Inbound::new(body, held.clone(), patience, to_telemetry));
         request.extensions_mut().insert(RemoteHost(self.host.clone()));
         request.extensions_mut().insert(self.reader.clone());
+        // Whoever carries it out lets go of it.
+        request.extensions_mut().insert(held);
         let answer = if self.reader.is_full() {
             Box::pin(async move { Ok(unread().into_http()) })
         } else if to_send {
-            // Whoever carries it out lets go of it.
-            request.extensions_mut().insert(held);
             self.rim.messaging.clone().call(request)
         } else if to_messages {
             self.rim.small.clone().call(request)

@@ -54,8 +54,14 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 macro_rules! answer {
     ($self:ident.$method:ident($request:ident)) => {{
+        // What it brings is here until it is carried out, which may take as long as there is no leader. Small requests are as
+        // many as there may be under way; they leave their room to those that are still to come.
+        let held = $request.extensions_mut().remove::<Arc<Held>>();
+        let held = held.filter(|held| held.is_large());
         let caller = caller(&$request);
         let answer = $self.service.$method(&caller, $request.into_inner()).await;
+        // A refusal that is held brings nothing of it.
+        drop(held);
         $self.slowdown.pace(&caller, answer.status.as_ref()).await;
         Ok(Response::new(answer))
     }};
@@ -75,14 +81,14 @@ macro_rules! later {
 impl MessagingService for Messaging {
     async fn query_route(
         &self,
-        request: Request<mq::QueryRouteRequest>,
+        mut request: Request<mq::QueryRouteRequest>,
     ) -> Result<Response<mq::QueryRouteResponse>, Status> {
         answer!(self.query_route(request))
     }
 
     async fn heartbeat(
         &self,
-        request: Request<mq::HeartbeatRequest>,
+        mut request: Request<mq::HeartbeatRequest>,
     ) -> Result<Response<mq::HeartbeatResponse>, Status> {
         answer!(self.heartbeat(request))
     }
@@ -102,7 +108,7 @@ impl MessagingService for Messaging {
 
     async fn query_assignment(
         &self,
-        request: Request<mq::QueryAssignmentRequest>,
+        mut request: Request<mq::QueryAssignmentRequest>,
     ) -> Result<Response<mq::QueryAssignmentResponse>, Status> {
         answer!(self.query_assignment(request))
     }
@@ -137,14 +143,14 @@ impl MessagingService for Messaging {
 
     async fn ack_message(
         &self,
-        request: Request<mq::AckMessageRequest>,
+        mut request: Request<mq::AckMessageRequest>,
     ) -> Result<Response<mq::AckMessageResponse>, Status> {
         answer!(self.ack_message(request))
     }
 
     async fn forward_message_to_dead_letter_queue(
         &self,
-        request: Request<mq::ForwardMessageToDeadLetterQueueRequest>,
+        mut request: Request<mq::ForwardMessageToDeadLetterQueueRequest>,
     ) -> Result<Response<mq::ForwardMessageToDeadLetterQueueResponse>, Status> {
         answer!(self.forward_message_to_dead_letter_queue(request))
     }
@@ -212,14 +218,14 @@ impl MessagingService for Messaging {
 
     async fn notify_client_termination(
         &self,
-        request: Request<mq::NotifyClientTerminationRequest>,
+        mut request: Request<mq::NotifyClientTerminationRequest>,
     ) -> Result<Response<mq::NotifyClientTerminationResponse>, Status> {
         answer!(self.notify_client_termination(request))
     }
 
     async fn change_invisible_duration(
         &self,
-        request: Request<mq::ChangeInvisibleDurationRequest>,
+        mut request: Request<mq::ChangeInvisibleDurationRequest>,
     ) -> Result<Response<mq::ChangeInvisibleDurationResponse>, Status> {
         answer!(self.change_invisible_duration(request))
     }

@@ -1,6 +1,7 @@
 //! The client port over real sockets: what it serves, and what it survives.
 
 mod client;
+mod held;
 mod limit;
 mod lists;
 mod unfinished;
@@ -268,29 +269,6 @@ async fn bytes_being_received_are_bounded_over_all_connections() {
     assert_eq!(reply.grpc, Some(RESOURCE_EXHAUSTED));
     assert_eq!(server.stats.overloaded.load(Relaxed), 1);
     assert_route(&mut client).await;
-    until(|| server.stats.inbound_send_bytes.load(Relaxed) == 0).await;
-}
-
-#[tokio::test]
-async fn a_send_counts_until_it_is_answered_and_other_requests_have_room_of_their_own() {
-    let server = Server::with(|options| options.limits.max_inbound_size = Size(64 << 10)).await;
-    let mut client = Client::plain(&server.address).await;
-    assert_eq!(client.call(SEND, &send_of(1)).await.grpc, Some(0));
-    // Who leads cannot be reached: sends wait for another leader.
-    for shard in server.node.service.node().shards() {
-        shard.leadership().hear(9, u64::MAX, 0);
-    }
-    let mut other = Client::plain(&server.address).await;
-    let waiting = tokio::spawn(async move {
-        let headers = [("x-mq-client-id", "test"), ("grpc-timeout", "60S")];
-        let _ = other.raw(SEND, &headers, framed(&send_of(40 << 10))).await;
-    });
-    until(|| server.stats.inbound_send_bytes.load(Relaxed) > 40 << 10).await;
-    let reply = client.raw(SEND, &[], framed(&send_of(40 << 10))).await.unwrap();
-    assert_eq!(reply.grpc, Some(RESOURCE_EXHAUSTED));
-    let reply = client.call(HEARTBEAT, &mq::HeartbeatRequest::default()).await;
-    assert_eq!(reply.grpc, Some(0));
-    waiting.abort();
     until(|| server.stats.inbound_send_bytes.load(Relaxed) == 0).await;
 }
 
