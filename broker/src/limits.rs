@@ -70,6 +70,8 @@ pub const MAX_UNREAD_BYTES_PER_READER: u64 = 32 * 1024 * 1024;
 pub const MAX_UNREAD_BYTES: u64 = 256 * 1024 * 1024;
 /// How often it is looked who reads nothing, while most of that is used.
 pub const ASK_THE_STUCK_EVERY: Duration = Duration::from_secs(1);
+/// Who reads less than this from one such look to the next, of as much or more, counts as reading nothing, bytes.
+pub const SLOWEST_READ_BYTES: u64 = 64 * 1024;
 /// Leases one consumer group may hold open on one queue.
 pub const MAX_IN_FLIGHT_PER_QUEUE: usize = 16 * 1024;
 /// Receives that may wait for messages on one node.

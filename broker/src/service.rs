@@ -146,7 +146,7 @@ impl Service {
         let known = self.node().meta().nodes().contains_key(&node);
         let mut nodes = self.inner.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let reader = nodes.entry(if known { node } else { 0 });
-        Arc::clone(reader.or_insert_with(|| self.unread().reader()))
+        Arc::clone(reader.or_insert_with(|| self.unread().node_reader()))
     }
 
     /// The client begins or goes on: also one that had said good-bye is back.

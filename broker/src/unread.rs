@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::limits::{MAX_UNREAD_BYTES, MAX_UNREAD_BYTES_PER_READER};
+use crate::limits::{MAX_UNREAD_BYTES, MAX_UNREAD_BYTES_PER_READER, SLOWEST_READ_BYTES};
 
 /// All readers of a node; cheap to clone.
 #[derive(Debug, Clone)]
@@ -38,12 +38,27 @@ struct Sum {
 pub struct Reader {
     sum: Arc<Sum>,
     number: u64,
+    can_give_way: bool,
     held: AtomicU64,
     /// Of what is held, bytes that can be read.
     unread: AtomicU64,
     /// Bytes that were read since it began.
     read: AtomicU64,
     leave: Notify,
+}
+
+/// What a reader had read, and could have read, at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    unread: u64,
+    read: u64,
+}
+
+impl Progress {
+    /// It has read neither all that it could nor enough to count as reading.
+    fn is_stuck_since(&self, before: &Progress) -> bool {
+        self.read - before.read < before.unread.min(SLOWEST_READ_BYTES)
+    }
 }
 
 /// Bytes held for one answer, until they are dropped.
@@ -89,10 +104,20 @@ impl Unread {
 
     /// A reader who begins.
     pub fn reader(&self) -> Arc<Reader> {
+        self.begin(true)
+    }
+
+    /// Another node: it is not asked to give way, because it reads for many.
+    pub fn node_reader(&self) -> Arc<Reader> {
+        self.begin(false)
+    }
+
+    fn begin(&self, can_give_way: bool) -> Arc<Reader> {
         let number = self.0.next.fetch_add(1, Relaxed);
         let reader = Arc::new(Reader {
             sum: Arc::clone(&self.0),
             number,
+            can_give_way,
             held: AtomicU64::default(),
             unread: AtomicU64::default(),
             read: AtomicU64::default(),
@@ -117,22 +142,27 @@ impl Unread {
         self.0.gave_way.load(Relaxed)
     }
 
-    /// When half of the room is used: those who have read nothing since the last look give way, the largest first, until
-    /// half of it is free. `seen` is what each had read then.
-    pub fn ask_the_stuck(&self, seen: &mut BTreeMap<u64, u64>) {
+    /// When half of the room is used: those give way, the largest first, who have read next to nothing since the last look of
+    /// what they had to read then, until half of it is free. `seen` is what each had read, and could.
+    pub fn ask_the_stuck(&self, seen: &mut BTreeMap<u64, Progress>) {
         let before = std::mem::take(seen);
-        let mut held = self.held();
+        let readers: Vec<_> = self.0.readers().values().filter_map(Weak::upgrade).collect();
+        let nodes = readers.iter().filter(|reader| !reader.can_give_way);
+        let nodes: u64 = nodes.map(|reader| reader.held.load(Relaxed)).sum();
+        // What only the others can free.
+        let mut held = self.held().saturating_sub(nodes);
         // Before looks at other nodes find no room.
         if held <= self.0.most / 2 {
             return;
         }
         let mut stuck = Vec::new();
-        for reader in self.0.readers().values().filter_map(Weak::upgrade) {
-            let (unread, read) = (reader.unread.load(Relaxed), reader.read.load(Relaxed));
-            if unread > 0 && before.get(&reader.number) == Some(&read) {
-                stuck.push((unread, reader));
-            } else if unread > 0 {
-                seen.insert(reader.number, read);
+        for reader in readers.into_iter().filter(|reader| reader.can_give_way) {
+            let now = reader.progress();
+            let before = before.get(&reader.number);
+            if before.is_some_and(|before| now.is_stuck_since(before)) {
+                stuck.push((now.unread, reader));
+            } else if now.unread > 0 {
+                seen.insert(reader.number, now);
             }
         }
         stuck.sort_by_key(|(unread, reader)| (Reverse(*unread), reader.number));
@@ -168,6 +198,13 @@ impl Reader {
     /// refused when they are there.
     pub fn is_full(&self) -> bool {
         self.held.load(Relaxed) > self.sum.most_each + self.sum.most_each / 4
+    }
+
+    fn progress(&self) -> Progress {
+        Progress {
+            unread: self.unread.load(Relaxed),
+            read: self.read.load(Relaxed),
+        }
     }
 
     /// Ready when this reader is to give way.
@@ -382,5 +419,26 @@ mod tests {
         unread.ask_the_stuck(&mut seen);
         unread.ask_the_stuck(&mut seen);
         assert!(!readers.iter().any(asked), "there is room");
+    }
+
+    #[test]
+    fn a_trickle_does_not_count_as_reading_and_all_that_there_was_does() {
+        let most = 4 * SLOWEST_READ_BYTES;
+        let unread = Unread::new(most, most);
+        let (slow, fast, node) = (unread.reader(), unread.reader(), unread.node_reader());
+        let mut rooms: Vec<Room> = [(&slow, most / 2), (&fast, 100), (&node, most / 4)]
+            .map(|(reader, bytes)| held(reader, bytes).unwrap())
+            .into();
+        rooms.iter_mut().for_each(Room::can_be_read);
+        let mut seen = BTreeMap::new();
+        unread.ask_the_stuck(&mut seen);
+        // Of the first a byte is read. The second has read what it had and has more; the node reads nothing.
+        drop(rooms[0].piece(Bytes::from_static(b"a")));
+        drop(rooms.remove(1));
+        let mut more = held(&fast, 100).unwrap();
+        more.can_be_read();
+        unread.ask_the_stuck(&mut seen);
+        let asked = |reader: &Arc<Reader>| reader.gives_way().now_or_never().is_some();
+        assert_eq!([&slow, &fast, &node].map(asked), [true, false, false]);
     }
 }

@@ -96,11 +96,12 @@ impl Service {
                 seat.found();
                 break deliveries;
             }
-            let elsewhere = self.look_elsewhere(caller, &receive, &request, room).await;
-            // Not before: a client that leaves in the middle of it has not followed its hint.
-            seat.looked();
-            if let Some(responses) = elsewhere {
-                return Ok(responses);
+            if let Ok(elsewhere) = self.look_elsewhere(caller, &receive, &request, room).await {
+                // Not before: a client that leaves in the middle of it has not followed its hint.
+                seat.looked();
+                if let Some(responses) = elsewhere {
+                    return Ok(responses);
+                }
             }
             if is_last || self.node().stopping() {
                 break Vec::new();

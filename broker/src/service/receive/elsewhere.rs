@@ -18,7 +18,7 @@ use super::{
         Caller, Service,
         forwarded::{many, many_within},
     },
-    Receive, refused_receive,
+    RETRY_AFTER, Receive, refused_receive,
 };
 use crate::{
     limits::{DELIVERED_OVERHEAD_BYTES, MAX_DELIVERED_BYTES, MAX_ENVELOPE_BYTES},
@@ -45,6 +45,9 @@ struct Led {
     shard: u32,
     queues: usize,
 }
+
+/// The answers that its client does not read leave a receive no room for what another node may have.
+pub(super) struct NoRoom;
 
 impl Service {
     /// Where a receive begins.
@@ -79,43 +82,60 @@ impl Service {
         room: &mut Room,
     ) -> Option<Vec<ReceiveMessageResponse>> {
         let led = self.led_elsewhere(receive);
+        if !make_room(room) {
+            return None;
+        }
         let now = self.node().clock().steady_ms();
         let polls = self.node().polls();
         polls.look_begins(receive.pair(), to, now, self.spread_ms());
-        self.look(caller, receive, request, (to, led.get(&to)?), room)
-            .await
+        let Some(there) = led.get(&to) else {
+            room.settle(0);
+            return None;
+        };
+        self.look(caller, receive, request, (to, there), room).await
     }
 
-    /// What other nodes have that are to be looked at now, one after the other.
+    /// What other nodes have that are to be looked at now, one after the other; [`NoRoom`] if one could not be looked at.
     pub(super) async fn look_elsewhere(
         &self,
         caller: &Caller,
         receive: &Receive,
         request: &ReceiveMessageRequest,
         room: &mut Room,
-    ) -> Option<Vec<ReceiveMessageResponse>> {
+    ) -> Result<Option<Vec<ReceiveMessageResponse>>, NoRoom> {
         let led = self.led_elsewhere(receive);
         let nodes = queues(&led);
         let begun = self.node().clock().steady_ms();
         // At what is due by now, each once: more may be due when one was slow to answer.
         while receive.patience() >= MIN_LOOK {
+            // First: who has no room must not use up the turn of another, nor what was said to be there.
+            if !make_room(room) {
+                return Err(NoRoom);
+            }
             let polls = self.node().polls();
-            let to = polls.due(receive.pair(), &nodes, begun, self.spread_ms())?;
+            let Some(to) = polls.due(receive.pair(), &nodes, begun, self.spread_ms()) else {
+                room.settle(0);
+                return Ok(None);
+            };
             let found = self.look(caller, receive, request, (to, &led[&to]), room).await;
             if found.is_some() {
-                return found;
+                return Ok(found);
             }
         }
-        None
+        Ok(None)
     }
 
-    /// How long until another node is to be looked at.
+    /// How long until another node is to be looked at. One whose turn has come all the same could not be asked just now,
+    /// for want of room or time.
     pub(super) fn until_look_elsewhere(&self, receive: &Receive) -> Duration {
         let node = self.node();
         let nodes = queues(&self.led_elsewhere(receive));
         let due = node.polls().next_due(receive.pair(), &nodes);
-        let until = due.map(|due| due.saturating_sub(node.clock().steady_ms()).max(1));
-        until.map_or(Duration::MAX, Duration::from_millis)
+        let until = due.map(|due| Duration::from_millis(due.saturating_sub(node.clock().steady_ms())));
+        until.map_or(
+            Duration::MAX,
+            |until| if until.is_zero() { RETRY_AFTER } else { until },
+        )
     }
 
     /// The more receives wait here, the longer until each looks elsewhere again: all of them together about a thousand
@@ -124,8 +144,8 @@ impl Service {
         self.node().hub().waiting() as u64
     }
 
-    /// Asks another node for what it has now, and to be told when something comes; nothing if it has nothing, or there is no
-    /// room for it.
+    /// Asks another node for what it has now, and to be told when something comes; nothing if it has nothing. Room was made
+    /// for the answer.
     async fn look(
         &self,
         caller: &Caller,
@@ -135,11 +155,6 @@ impl Service {
         room: &mut Room,
     ) -> Option<Vec<ReceiveMessageResponse>> {
         let node = self.node();
-        room.settle(0);
-        // What it has is not known before. Any message fits, and most looks find none.
-        if !room.grow_spare(LOOK_BYTES) {
-            return None;
-        }
         let look = ForwardRequest {
             rpc: LOOK.into(),
             caller: Some(caller.to_wire()),
@@ -215,6 +230,12 @@ impl Service {
             ..many_within(&responses, room)
         }
     }
+}
+
+/// Room for the answer to a look: what it has is not known before. Any message fits, and most looks find none.
+fn make_room(room: &mut Room) -> bool {
+    room.settle(0);
+    room.grow_spare(LOOK_BYTES)
 }
 
 fn queues(led: &BTreeMap<u32, Led>) -> BTreeMap<u32, usize> {
