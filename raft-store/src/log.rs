@@ -12,7 +12,6 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 
 use crate::disk::Disk;
 use crate::limits;
@@ -335,9 +334,23 @@ impl NodeLog {
             .sum()
     }
 
-    /// Changes when the log begins another segment.
-    pub fn rolled(&self) -> watch::Receiver<u64> {
-        self.shared.rolled.subscribe()
+    /// Segments begun since the log was opened.
+    pub fn begun(&self) -> u64 {
+        self.shared.begun.load(Ordering::SeqCst)
+    }
+
+    /// Returns when the number of segments begun is no longer the one `seen` last.
+    pub async fn rolled(&self, seen: &mut u64) {
+        loop {
+            // Before the look: whoever exists by then is woken.
+            let next = self.shared.rolled.notified();
+            let begun = self.begun();
+            if begun != *seen {
+                *seen = begun;
+                return;
+            }
+            next.await;
+        }
     }
 
     /// Reads every entry of a segment, imported ones too; returns the first corrupt one of each shard. Blocks for as

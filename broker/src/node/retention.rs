@@ -16,7 +16,7 @@ use futures::future::join_all;
 use prost::Message;
 use queue_core::{Fault, Position, QueueId, Reply};
 use raft_store::{PayloadError, RetentionError, log::SegmentView};
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     Node,
@@ -41,21 +41,21 @@ pub(super) async fn run(node: Node) {
     let mut stop = node.inner.stop.subscribe();
     let rounds = async {
         let mut ages = BTreeMap::new();
-        let mut rolled = node.store().log().rolled();
+        let mut seen = node.store().log().begun();
         loop {
             if node.store().log().size() > limit(&node) {
                 tokio::time::sleep(AGAIN).await;
             } else {
-                pause(&mut rolled).await;
+                pause(&node, &mut seen).await;
             }
             let done = round(&node, &mut ages).await;
             stop_at_fault(&node, done);
         }
     };
     let copying_ahead = async {
-        let mut rolled = node.store().log().rolled();
+        let mut seen = node.store().log().begun();
         loop {
-            pause(&mut rolled).await;
+            pause(&node, &mut seen).await;
             let done = copy_ahead(&node).await;
             stop_at_fault(&node, done);
         }
@@ -69,8 +69,8 @@ pub(super) async fn run(node: Node) {
 }
 
 /// Waits until the log has begun another segment, but not for long.
-async fn pause(rolled: &mut watch::Receiver<u64>) {
-    let _ = timeout(EVERY, rolled.changed()).await;
+async fn pause(node: &Node, seen: &mut u64) {
+    let _ = timeout(EVERY, node.store().log().rolled(seen)).await;
 }
 
 fn stop_at_fault(node: &Node, done: Result<(), Fault>) {

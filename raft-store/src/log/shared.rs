@@ -12,8 +12,8 @@ use std::sync::MutexGuard;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use tokio::sync::oneshot;
-use tokio::sync::{Notify, watch};
 
 use super::LogOptions;
 use super::LogStats;
@@ -111,7 +111,9 @@ pub(super) struct Shared {
     /// Wakes whoever waits for the end.
     pub(super) end: Notify,
     /// Segments begun since the log was opened.
-    pub(super) rolled: watch::Sender<u64>,
+    pub(super) begun: AtomicU64,
+    /// Wakes whoever waits for another.
+    pub(super) rolled: Notify,
 }
 
 impl Shared {
@@ -125,7 +127,8 @@ impl Shared {
             synced: AtomicU64::new(synced),
             wake: Notify::new(),
             end: Notify::new(),
-            rolled: watch::Sender::default(),
+            begun: AtomicU64::new(0),
+            rolled: Notify::new(),
         }
     }
 

@@ -355,7 +355,8 @@ impl Writer {
         );
         let cuts = std::mem::take(&mut inner.written.cuts);
         self.unindexed.push_back((closed, cuts));
-        self.shared.rolled.send_modify(|rolled| *rolled += 1);
+        self.shared.begun.fetch_add(1, Ordering::SeqCst);
+        self.shared.rolled.notify_waiters();
         Ok(())
     }
 
