@@ -334,6 +334,11 @@ impl NodeLog {
             .sum()
     }
 
+    /// Bytes of the spare segments beside them.
+    pub fn spare_bytes(&self) -> u64 {
+        self.shared.lock().spare_bytes
+    }
+
     /// Segments begun since the log was opened.
     pub fn begun(&self) -> u64 {
         self.shared.begun.load(Ordering::SeqCst)

@@ -80,13 +80,12 @@ fn stop_at_fault(node: &Node, done: Result<(), Fault>) {
     }
 }
 
-/// Bytes of segments that may stay. The next segment is counted before it begins, so that the log is within its size
-/// also then.
+/// Bytes of segments that may stay: with the spares for later ones, or with the next one if there is no spare, the log is
+/// within its size.
 fn limit(node: &Node) -> u64 {
     let options = node.options();
-    options
-        .retention_bytes
-        .saturating_sub(options.store.segment_bytes)
+    let next = options.store.segment_bytes.max(node.store().log().spare_bytes());
+    options.retention_bytes.saturating_sub(next)
 }
 
 /// Bytes of segments below which nothing is copied.
