@@ -180,6 +180,10 @@ pub(crate) struct Inner {
     pub(crate) leaving: AtomicBool,
     /// A directory of this node was set aside: whatever it finds, it never forms a cluster.
     pub(crate) had_data: bool,
+    /// It was given up, and went back to serve what is whole.
+    pub(crate) came_back: bool,
+    /// Records that could not be read then and have not been tried since.
+    pub(crate) suspected: Mutex<BTreeSet<(u32, u64)>>,
     pub(crate) stop: watch::Sender<Option<StopReason>>,
 }
 
@@ -212,6 +216,9 @@ impl Node {
     ) -> Result<Self, NodeError> {
         let identity = Self::look_at(&*disk, options.node_id)?;
         let had_data = disk.exists(identity::HAD_DATA)?;
+        let kept = damage::kept::load(&*disk)
+            .map_err(damage::cannot_keep)
+            .unwrap_or_default();
         let mut store_options = options.store.clone();
         store_options.new_identity = clock.random_u64().max(1);
         let store = Store::open(Arc::clone(&disk), engine, store_options).await?;
@@ -245,6 +252,8 @@ impl Node {
                 heard: Mutex::default(),
                 leaving: AtomicBool::new(false),
                 had_data,
+                came_back: kept.is_some(),
+                suspected: Mutex::new(kept.unwrap_or_default()),
                 stop,
             }),
         };

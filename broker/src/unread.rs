@@ -149,10 +149,11 @@ impl Unread {
         let readers: Vec<_> = self.0.readers().values().filter_map(Weak::upgrade).collect();
         let nodes = readers.iter().filter(|reader| !reader.can_give_way);
         let nodes: u64 = nodes.map(|reader| reader.held.load(Relaxed)).sum();
-        // What only the others can free.
-        let mut held = self.held().saturating_sub(nodes);
+        let mut held = self.held();
+        // However much nodes hold, the others are left a quarter.
+        let enough = (self.0.most / 2).max(nodes + self.0.most / 4);
         // Before looks at other nodes find no room.
-        if held <= self.0.most / 2 {
+        if held <= enough {
             return;
         }
         let mut stuck = Vec::new();
@@ -167,7 +168,7 @@ impl Unread {
         }
         stuck.sort_by_key(|(unread, reader)| (Reverse(*unread), reader.number));
         for (unread, reader) in stuck {
-            if held <= self.0.most / 2 {
+            if held <= enough {
                 break;
             }
             held = held.saturating_sub(unread);

@@ -16,12 +16,14 @@ use raft_store::{Damage, ReplicaStatus};
 use super::{Node, StopReason, bootstrap, membership, node_of};
 use crate::limits::REPAIRS_AT_ONCE;
 
-mod kept;
+pub(super) mod kept;
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Damage is known to the other nodes for so long before the directory may be given up for it: two nodes that are damaged
 /// never count on each other.
 const GIVE_UP_AFTER_MS: u64 = 10_000;
+/// After the others could not do without it although they had said so, it serves for so long before it asks again.
+const GIVE_UP_AGAIN_AFTER_MS: u64 = 600_000;
 /// How often it is asked whether the directory may be given up, and said if not.
 const ASK_EVERY_MS: u64 = 10_000;
 
@@ -31,9 +33,17 @@ pub(super) async fn run(node: Node) {
     let mut since: BTreeMap<(u32, u64), u64> = BTreeMap::new();
     let mut last_tried = (0, 0);
     let mut asked_ms = 0;
-    let mut kept = kept::Kept::load(&*node.inner.disk).unwrap_or_else(cannot_keep);
-    loop {
-        kept.look_again(&node).await.unwrap_or_else(cannot_keep);
+    let mut is_kept = node.inner.came_back;
+    let after_ms = if is_kept {
+        GIVE_UP_AGAIN_AFTER_MS
+    } else {
+        GIVE_UP_AFTER_MS
+    };
+    for looks in 0.. {
+        kept::look_again(&node, looks).await;
+        if is_kept && node.damaged_shards().is_empty() {
+            is_kept = kept::forget(&*node.inner.disk).map_err(cannot_keep).is_err();
+        }
         tokio::select! {
             biased;
             _ = stop.wait_for(Option::is_some) => return,
@@ -51,7 +61,7 @@ pub(super) async fn run(node: Node) {
         }
         let lasting = damages
             .iter()
-            .find(|damage| since[&key(damage)] + GIVE_UP_AFTER_MS <= now);
+            .find(|damage| since[&key(damage)] + after_ms <= now);
         if let Some(damage) = lasting.filter(|_| !goes_on && asked_ms + ASK_EVERY_MS <= now) {
             asked_ms = now;
             give_up(&node, damage, damages.len()).await;
@@ -60,9 +70,8 @@ pub(super) async fn run(node: Node) {
 }
 
 /// What is damaged is found again, if later.
-fn cannot_keep<T: Default>(error: io::Error) -> T {
+pub(super) fn cannot_keep(error: io::Error) {
     tracing::warn!(%error, "the file DAMAGED cannot be used");
-    T::default()
 }
 
 fn key(damage: &Damage) -> (u32, u64) {
@@ -98,7 +107,8 @@ async fn give_up(node: &Node, damage: &Damage, count: usize) {
     match dispensable(node).await {
         Ok(()) => {
             let damages = node.store().damages();
-            kept::keep(&node.inner.disk, damages.iter().map(key)).unwrap_or_else(cannot_keep);
+            let kept = kept::keep(&node.inner.disk, damages.iter().map(key));
+            kept.unwrap_or_else(cannot_keep);
             node.stop(StopReason::GivenUp(format!(
                 "record {index} of shard {shard} cannot be read (segment {segment}, byte {position}: {reason}) and no other \
                  node can give it"
@@ -162,7 +172,14 @@ pub fn spared<'a>(
 impl Node {
     /// The shards of which records are damaged here.
     pub(crate) fn damaged_shards(&self) -> BTreeSet<u32> {
-        self.store().damages().iter().map(|damage| damage.shard).collect()
+        let suspected = self.inner.suspected.lock().expect("no panic while held");
+        let suspected = suspected.iter().map(|&(shard, _)| shard);
+        let damages = self.store().damages();
+        damages
+            .iter()
+            .map(|damage| damage.shard)
+            .chain(suspected)
+            .collect()
     }
 
     /// The same of any node, as heard last.

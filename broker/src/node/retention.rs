@@ -6,8 +6,8 @@
 //!
 //! A round begins when the log has begun another segment, and takes on all segments that are too many, so it keeps up with
 //! the disk. It looks only at queues that have something in them. One step of a shard, of a bounded number of rows or
-//! bytes, is under way at a time. What will have to be copied is copied ahead, beside the rounds: by the time that its
-//! segment has to go there is next to nothing left to wait for.
+//! bytes, is under way at a time. Dead letters, and what was copied before, are copied ahead, beside the rounds: by the time that
+//! their segment has to go there is only left what is leased or waits there.
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
 

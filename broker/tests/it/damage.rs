@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use broker::node::{NodeError, StopReason};
+use broker::node::{Node, NodeError, StopReason};
 use bytes::Bytes;
 use flotilla_proto::rocketmq::Code;
 use raft_store::{
@@ -262,12 +262,17 @@ async fn what_cannot_be_repaired_is_given_up_once_the_others_can_do_without_it()
     })
     .await;
     assert!(matches!(node.wait_stopped().await, StopReason::GivenUp(_)));
-    // If it has to come back after all, it knows what is damaged before anybody reads that.
+    // If it has to come back after all, it knows what is damaged before anybody reads that, and is not given up at once.
+    let known = |node: &Node| -> Vec<_> {
+        let damages = node.store().damages();
+        let places = damages.iter().map(|damage| (damage.shard, damage.index));
+        places.collect()
+    };
+    let before = known(&node);
     cluster.kill(2).await;
     cluster.boot(2).await;
     let node = cluster.service(2).node().clone();
-    wait_for("the damage to be known again", || {
-        !node.store().damages().is_empty()
-    })
-    .await;
+    wait_for("the damage to be known again", || known(&node) == before).await;
+    cluster.pass(Duration::from_secs(60));
+    assert!(!node.stopping());
 }

@@ -4,14 +4,17 @@
 //!
 //! File `DAMAGED`: one line for each record, `SHARD INDEX`.
 
-use std::{io, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc};
 
 use raft_store::disk::Disk;
 
 use super::super::{Node, reading::off_the_runtime};
+use crate::limits::REPAIRS_AT_ONCE;
 
 const FILE: &str = "DAMAGED";
 const MAX_BYTES: u64 = 64 * 1024;
+/// A replica that is not here after so many looks, one a second, does not come.
+const MAX_LOOKS: u32 = 600;
 
 /// Writes down durably which records cannot be read; the first so many.
 pub(super) fn keep(disk: &Arc<dyn Disk>, damaged: impl Iterator<Item = (u32, u64)>) -> io::Result<()> {
@@ -30,50 +33,45 @@ pub(super) fn keep(disk: &Arc<dyn Disk>, damaged: impl Iterator<Item = (u32, u64
     disk.sync_dir("")
 }
 
-/// What was written down before the start and has not been looked at since.
-#[derive(Default)]
-pub(super) struct Kept {
-    is_there: bool,
-    records: Vec<(u32, u64)>,
+/// What was written down before the start; nothing if no such file is there. A line that cannot be read is passed over:
+/// whoever meets the record notes it again.
+pub(in crate::node) fn load(disk: &dyn Disk) -> io::Result<Option<BTreeSet<(u32, u64)>>> {
+    if !disk.exists(FILE)? {
+        return Ok(None);
+    }
+    let file = disk.open(FILE, false)?;
+    let mut bytes = vec![0; file.len()?.min(MAX_BYTES) as usize];
+    let read = file.read_at(&mut bytes, 0)?;
+    let text = String::from_utf8_lossy(&bytes[..read]);
+    let records = text.lines().filter_map(|line| {
+        let (shard, index) = line.split_once(' ')?;
+        Some((shard.parse().ok()?, index.parse().ok()?))
+    });
+    Ok(Some(records.collect()))
 }
 
-impl Kept {
-    /// Reads what was written down. A line that cannot be read is passed over: whoever meets the record notes it again.
-    pub(super) fn load(disk: &dyn Disk) -> io::Result<Self> {
-        if !disk.exists(FILE)? {
-            return Ok(Self::default());
+/// Reads some of the records that were written down, once their replica is here: what is damaged still is noted by that, and
+/// counts as damaged until then.
+pub(super) async fn look_again(node: &Node, looks: u32) {
+    let suspected = || node.inner.suspected.lock().expect("no panic while held");
+    let some: Vec<_> = suspected().iter().copied().take(REPAIRS_AT_ONCE).collect();
+    for (shard, index) in some {
+        if let Some(replica) = node.store().replica(shard) {
+            let _ = off_the_runtime(move || replica.read_payload(index)).await;
+            suspected().remove(&(shard, index));
         }
-        let file = disk.open(FILE, false)?;
-        let mut bytes = vec![0; file.len()?.min(MAX_BYTES) as usize];
-        let read = file.read_at(&mut bytes, 0)?;
-        let text = String::from_utf8_lossy(&bytes[..read]);
-        let records = text.lines().filter_map(|line| {
-            let (shard, index) = line.split_once(' ')?;
-            Some((shard.parse().ok()?, index.parse().ok()?))
-        });
-        Ok(Self {
-            is_there: true,
-            records: records.collect(),
-        })
     }
+    if looks > MAX_LOOKS && !suspected().is_empty() {
+        tracing::warn!("records that were damaged before belong to shards that are not here");
+        suspected().clear();
+    }
+}
 
-    /// Reads those of the records whose replica is here by now: what is damaged still is noted by that. When nothing is damaged
-    /// any more the file goes.
-    pub(super) async fn look_again(&mut self, node: &Node) -> io::Result<()> {
-        let mut later = Vec::new();
-        for (shard, index) in std::mem::take(&mut self.records) {
-            match node.store().replica(shard) {
-                Some(replica) => drop(off_the_runtime(move || replica.read_payload(index)).await),
-                None => later.push((shard, index)),
-            }
-        }
-        self.records = later;
-        if self.is_there && self.records.is_empty() && node.store().damages().is_empty() {
-            node.inner.disk.remove(FILE)?;
-            node.inner.disk.sync_dir("")?;
-            self.is_there = false;
-        }
-        Ok(())
+/// Nothing is damaged any more.
+pub(super) fn forget(disk: &dyn Disk) -> io::Result<()> {
+    match disk.remove(FILE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => disk.sync_dir(""),
     }
 }
 
@@ -86,17 +84,18 @@ mod tests {
     #[test]
     fn what_is_written_down_is_found_again_and_garbage_passed_over() {
         let disk: Arc<dyn Disk> = SimDisk::new(1).mount();
-        assert!(!Kept::load(&*disk).unwrap().is_there);
+        assert_eq!(load(&*disk).unwrap(), None);
         keep(&disk, [(1, 7), (2, u64::MAX)].into_iter()).unwrap();
         let file = disk.open(FILE, true).unwrap();
         let end = file.len().unwrap();
         file.write_at(b"3 x\n\xff\n4", end).unwrap();
-        let kept = Kept::load(&*disk).unwrap();
-        assert!(kept.is_there);
-        assert_eq!(kept.records, [(1, 7), (2, u64::MAX)]);
+        assert_eq!(load(&*disk).unwrap(), Some([(1, 7), (2, u64::MAX)].into()));
         keep(&disk, (0..1_000_000).map(|index| (1, index))).unwrap();
         let length = disk.open(FILE, true).unwrap().len().unwrap();
         assert!(length <= MAX_BYTES, "{length}");
-        assert!(Kept::load(&*disk).unwrap().records.len() > 5_000);
+        assert!(load(&*disk).unwrap().unwrap().len() > 5_000);
+        forget(&*disk).unwrap();
+        forget(&*disk).unwrap();
+        assert_eq!(load(&*disk).unwrap(), None);
     }
 }

@@ -108,11 +108,15 @@ impl Service {
         let begun = self.node().clock().steady_ms();
         // At what is due by now, each once: more may be due when one was slow to answer.
         while receive.patience() >= MIN_LOOK {
+            let polls = self.node().polls();
+            let next = polls.next_due(receive.pair(), &nodes);
+            if nodes.is_empty() || next.is_some_and(|due| due > begun) {
+                return Ok(None);
+            }
             // First: who has no room must not use up the turn of another, nor what was said to be there.
             if !make_room(room) {
                 return Err(NoRoom);
             }
-            let polls = self.node().polls();
             let Some(to) = polls.due(receive.pair(), &nodes, begun, self.spread_ms()) else {
                 room.settle(0);
                 return Ok(None);
@@ -132,10 +136,11 @@ impl Service {
         let nodes = queues(&self.led_elsewhere(receive));
         let due = node.polls().next_due(receive.pair(), &nodes);
         let until = due.map(|due| Duration::from_millis(due.saturating_sub(node.clock().steady_ms())));
-        until.map_or(
-            Duration::MAX,
-            |until| if until.is_zero() { RETRY_AFTER } else { until },
-        )
+        match until {
+            None => Duration::MAX,
+            Some(Duration::ZERO) => RETRY_AFTER.max(Duration::from_millis(self.spread_ms())),
+            Some(until) => until,
+        }
     }
 
     /// The more receives wait here, the longer until each looks elsewhere again: all of them together about a thousand
