@@ -189,7 +189,7 @@ pub const TRIM_LIMIT: u32 = 4096;
 /// Trim commands of one step.
 pub const TRIM_AT_ONCE: usize = 256;
 /// Messages copied forward by one step of retention.
-pub const COPY_COMMANDS_AT_ONCE: usize = 1024;
+pub const COPY_COMMANDS_AT_ONCE: usize = 4096;
 /// Bytes copied forward by one step; a single larger message stands alone.
 pub const COPY_BYTES_AT_ONCE: usize = 4 * 1024 * 1024;
 /// Rows of deleted topics and consumer groups removed by one step: what waits for the shard waits for one step at most.
