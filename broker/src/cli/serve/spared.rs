@@ -94,11 +94,11 @@ async fn until_spared(config: &Config, reason: &str, questions: u32) -> bool {
             && question % SAY_EVERY == 1
         {
             error!(
-                        reason,
-                        why,
-                        data_dir = %config.data_dir.display(),
-                        "stored data is damaged, and the other nodes cannot do without it now: nothing is touched, and they \
-                         are asked again. Start the nodes that do not run; if this directory is the last of a majority, keep it"
+                reason,
+                why,
+                data_dir = %config.data_dir.display(),
+                "stored data is damaged, and the other nodes cannot do without it now: nothing is touched, and they are asked \
+                 again. Start the nodes that do not run; if this directory is the last of a majority, keep it"
             );
         }
         sleep(PAUSE).await;
