@@ -125,6 +125,8 @@ pub const ROCKS_MEMTABLES: i32 = 4;
 pub const ROCKS_CACHE_BYTES: usize = 64 << 20;
 /// Filters and indexes are read and cached in parts of this size.
 pub const ROCKS_METADATA_BLOCK_BYTES: usize = 4 << 10;
+/// Rows that are read to find out why the state cannot be written; its shards stand meanwhile.
+pub const ROCKS_ROWS_READ_AGAIN: usize = 10_000_000;
 /// Threads that flush and compact.
 pub const ROCKS_BACKGROUND_JOBS: i32 = 2;
 /// Table files kept open.

@@ -22,7 +22,7 @@ use super::{Change, Engine, EngineError, EngineStats, EngineView, WriteBatch};
 use crate::descriptors::{process_limit, table_files};
 use crate::limits::{
     ROCKS_BACKGROUND_JOBS, ROCKS_CACHE_BYTES, ROCKS_MEMTABLE_BYTES, ROCKS_MEMTABLES,
-    ROCKS_METADATA_BLOCK_BYTES,
+    ROCKS_METADATA_BLOCK_BYTES, ROCKS_ROWS_READ_AGAIN,
 };
 
 /// RocksDB as a state engine.
@@ -31,9 +31,6 @@ pub struct RocksEngine {
     write: WriteOptions,
     flushes: AtomicU64,
 }
-
-/// Rows that are read to find out why a state cannot be written: some ten seconds, for which its shards stand.
-const ROWS_READ_AGAIN: usize = 10_000_000;
 
 impl RocksEngine {
     /// Opens the database in directory `path`, making it where there is none.
@@ -81,7 +78,7 @@ impl RocksEngine {
         let mut all = self.db.raw_iterator_opt(options);
         all.seek_to_first();
         let mut rows = 0;
-        while all.valid() && rows < ROWS_READ_AGAIN {
+        while all.valid() && rows < ROCKS_ROWS_READ_AGAIN {
             all.next();
             rows += 1;
         }
@@ -127,7 +124,7 @@ fn database(cache_bytes: usize) -> Result<Options, EngineError> {
     Options::get_options_from_string(&mut database, "avoid_flush_during_shutdown=true").map_err(failed)
 }
 
-/// What a read came to that was tried again.
+/// The class of an error. What could not be read was tried twice.
 fn failed(error: rocksdb::Error) -> EngineError {
     // RocksDB reports a format that it does not know as corruption.
     if error.kind() == ErrorKind::NotSupported || error.to_string().contains("newer version of RocksDB") {
