@@ -180,9 +180,7 @@ pub(crate) struct Inner {
     pub(crate) leaving: AtomicBool,
     /// A directory of this node was set aside: whatever it finds, it never forms a cluster.
     pub(crate) had_data: bool,
-    /// It was given up, and went back to serve what is whole.
-    pub(crate) came_back: bool,
-    /// Records that could not be read then and have not been tried since.
+    /// Records that could not be read when it was given up before, and have not been tried since.
     pub(crate) suspected: Mutex<BTreeSet<(u32, u64)>>,
     pub(crate) stop: watch::Sender<Option<StopReason>>,
 }
@@ -219,6 +217,7 @@ impl Node {
         let kept = damage::kept::load(&*disk)
             .map_err(damage::cannot_keep)
             .unwrap_or_default();
+        let came_back = kept.is_some();
         let mut store_options = options.store.clone();
         store_options.new_identity = clock.random_u64().max(1);
         let store = Store::open(Arc::clone(&disk), engine, store_options).await?;
@@ -252,7 +251,6 @@ impl Node {
                 heard: Mutex::default(),
                 leaving: AtomicBool::new(false),
                 had_data,
-                came_back: kept.is_some(),
                 suspected: Mutex::new(kept.unwrap_or_default()),
                 stop,
             }),
@@ -261,7 +259,7 @@ impl Node {
         tokio::spawn(watch_store(node.clone()));
         tokio::spawn(written::run(node.clone()));
         tokio::spawn(hints::run(node.clone()));
-        tokio::spawn(damage::run(node.clone()));
+        tokio::spawn(damage::run(node.clone(), came_back));
         Ok(node)
     }
 

@@ -27,17 +27,16 @@ const GIVE_UP_AGAIN_AFTER_MS: u64 = 600_000;
 /// How often it is asked whether the directory may be given up, and said if not.
 const ASK_EVERY_MS: u64 = 10_000;
 
-/// Runs until the node stops.
-pub(super) async fn run(node: Node) {
+/// Runs until the node stops. One that `came_back` was given up before, and could not be spared.
+pub(super) async fn run(node: Node, came_back: bool) {
     let mut stop = node.inner.stop.subscribe();
     let mut since: BTreeMap<(u32, u64), u64> = BTreeMap::new();
     let mut last_tried = (0, 0);
     let mut asked_ms = 0;
-    let mut is_kept = node.inner.came_back;
-    let after_ms = if is_kept {
-        GIVE_UP_AGAIN_AFTER_MS
-    } else {
-        GIVE_UP_AFTER_MS
+    let mut is_kept = came_back;
+    let after_ms = match came_back {
+        true => GIVE_UP_AGAIN_AFTER_MS,
+        false => GIVE_UP_AFTER_MS,
     };
     for looks in 0.. {
         kept::look_again(&node, looks).await;
@@ -107,7 +106,7 @@ async fn give_up(node: &Node, damage: &Damage, count: usize) {
     match dispensable(node).await {
         Ok(()) => {
             let damages = node.store().damages();
-            let kept = kept::keep(&node.inner.disk, damages.iter().map(key));
+            let kept = kept::keep(&*node.inner.disk, damages.iter().map(key));
             kept.unwrap_or_else(cannot_keep);
             node.stop(StopReason::GivenUp(format!(
                 "record {index} of shard {shard} cannot be read (segment {segment}, byte {position}: {reason}) and no other \

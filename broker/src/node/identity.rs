@@ -9,10 +9,9 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use flotilla_proto::record;
 use prost::Message;
-use raft_store::disk::{Disk, is_unreadable};
+use raft_store::disk::{Disk, is_unreadable, read_small, replace};
 
 const FILE: &str = "NODE";
-const TEMPORARY: &str = "NODE.tmp";
 const VERSION: u8 = 1;
 const MAX_BYTES: u64 = 1024 * 1024;
 /// The reason why this directory may not take part any more, as text.
@@ -38,20 +37,16 @@ pub struct Identity {
 impl Identity {
     /// Reads the file; nothing if this directory never took part in a cluster.
     pub fn load(disk: &dyn Disk, node: u32, directory: Option<u64>) -> io::Result<Option<Self>> {
-        if !disk.exists(FILE)? {
+        let read = read_small(disk, FILE, MAX_BYTES + 1).map_err(|error| match is_unreadable(&error) {
+            true => corrupt("the disk cannot read it"),
+            false => error,
+        })?;
+        let Some(bytes) = read else {
             return Ok(None);
-        }
-        let file = disk.open(FILE, false)?;
-        let length = file.len()?;
-        if !(9..=MAX_BYTES).contains(&length) {
+        };
+        if !(9..=MAX_BYTES).contains(&(bytes.len() as u64)) {
             return Err(corrupt("its length is impossible"));
         }
-        let mut bytes = vec![0; length as usize];
-        file.read_exact_at(&mut bytes, 0)
-            .map_err(|error| match is_unreadable(&error) {
-                true => corrupt("the disk cannot read it"),
-                false => error,
-            })?;
         let stated = u32::from_le_bytes(bytes[0..4].try_into().expect("four bytes")) as usize;
         if stated + 8 != bytes.len() {
             return Err(corrupt("it is cut short"));
@@ -111,12 +106,7 @@ impl Identity {
         bytes.extend_from_slice(&(content.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&crc32c::crc32c(&content).to_le_bytes());
         bytes.extend_from_slice(&content);
-        let file = disk.open(TEMPORARY, true)?;
-        file.set_len(0)?;
-        file.write_at(&bytes, 0)?;
-        file.sync()?;
-        disk.rename(TEMPORARY, FILE)?;
-        disk.sync_dir("")
+        replace(&**disk, FILE, &bytes)
     }
 
     /// The Raft id of this directory's replicas.
@@ -127,27 +117,16 @@ impl Identity {
 
 /// Writes down durably that this directory may not take part any more.
 pub fn refuse(disk: &Arc<dyn Disk>, reason: &str) -> io::Result<()> {
-    let file = disk.open(REFUSED, true)?;
-    file.write_at(reason.as_bytes(), 0)?;
-    file.sync()?;
-    disk.sync_dir("")
+    replace(&**disk, REFUSED, reason.as_bytes())
 }
 
 /// Why this directory may not take part, if it may not.
 pub fn refused(disk: &dyn Disk) -> io::Result<Option<String>> {
-    if !disk.exists(REFUSED)? {
-        return Ok(None);
+    match read_small(disk, REFUSED, MAX_REASON_BYTES) {
+        // That it stands there is enough.
+        Err(error) if is_unreadable(&error) => Ok(Some(format!("the disk cannot read why (file {REFUSED})"))),
+        reason => Ok(reason?.map(|reason| String::from_utf8_lossy(&reason).into_owned())),
     }
-    let file = disk.open(REFUSED, false)?;
-    let mut reason = vec![0; file.len()?.min(MAX_REASON_BYTES) as usize];
-    // That it stands there is enough.
-    let read = match file.read_at(&mut reason, 0) {
-        Err(error) if is_unreadable(&error) => {
-            return Ok(Some(format!("the disk cannot read why (file {REFUSED})")));
-        }
-        read => read?,
-    };
-    Ok(Some(String::from_utf8_lossy(&reason[..read]).into_owned()))
 }
 
 /// The identity of the cluster that these directories form: the same wherever they are listed, and another one for any

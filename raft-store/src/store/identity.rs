@@ -6,11 +6,9 @@
 use bytes::{Buf, BufMut};
 
 use super::StoreError;
-use crate::disk::Disk;
-use crate::disk::is_unreadable;
+use crate::disk::{Disk, is_unreadable, read_small, replace};
 
 const FILE: &str = "IDENTITY";
-const NEW_FILE: &str = "IDENTITY.new";
 const MAGIC: &[u8; 8] = b"FLOTNODE";
 const VERSION: u32 = 1;
 const BYTES: usize = 24;
@@ -19,20 +17,16 @@ const MAX_BYTES: u64 = 4096;
 
 /// Reads the identity; `None` where there is none.
 pub(super) fn read(disk: &dyn Disk) -> Result<Option<u64>, StoreError> {
-    if !disk.exists(FILE)? {
+    let stored = read_small(disk, FILE, MAX_BYTES + 1).map_err(|error| match is_unreadable(&error) {
+        true => StoreError::Corrupt(format!("the disk cannot read {FILE}")),
+        false => error.into(),
+    })?;
+    let Some(stored) = stored else {
         return Ok(None);
-    }
-    let file = disk.open(FILE, false)?;
-    let len = file.len()?;
-    if !(BYTES as u64..=MAX_BYTES).contains(&len) {
+    };
+    if !(BYTES as u64..=MAX_BYTES).contains(&(stored.len() as u64)) {
         return Err(StoreError::Corrupt(format!("{FILE} has the wrong length")));
     }
-    let mut stored = vec![0; len as usize];
-    file.read_exact_at(&mut stored, 0)
-        .map_err(|error| match is_unreadable(&error) {
-            true => StoreError::Corrupt(format!("the disk cannot read {FILE}")),
-            false => error.into(),
-        })?;
     // The checksum comes last in every version, so that a flipped bit is never taken for a newer version.
     let (content, mut crc) = stored.split_at(stored.len() - 4);
     if crc32c::crc32c(content) != crc.get_u32_le() {
@@ -62,13 +56,7 @@ pub(super) fn write(disk: &dyn Disk, identity: u64) -> Result<(), StoreError> {
     bytes.put_u64_le(identity);
     let crc = crc32c::crc32c(&bytes);
     bytes.put_u32_le(crc);
-    let file = disk.open(NEW_FILE, true)?;
-    file.set_len(0)?;
-    file.write_at(&bytes, 0)?;
-    file.sync()?;
-    disk.rename(NEW_FILE, FILE)?;
-    disk.sync_dir("")?;
-    Ok(())
+    Ok(replace(disk, FILE, &bytes)?)
 }
 
 #[cfg(all(test, not(madsim)))]

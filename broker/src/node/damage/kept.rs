@@ -4,9 +4,9 @@
 //!
 //! File `DAMAGED`: one line for each record, `SHARD INDEX`.
 
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{collections::BTreeSet, io};
 
-use raft_store::disk::Disk;
+use raft_store::disk::{Disk, read_small, replace};
 
 use super::super::{Node, reading::off_the_runtime};
 use crate::limits::REPAIRS_AT_ONCE;
@@ -17,7 +17,7 @@ const MAX_BYTES: u64 = 64 * 1024;
 const MAX_LOOKS: u32 = 600;
 
 /// Writes down durably which records cannot be read; the first so many.
-pub(super) fn keep(disk: &Arc<dyn Disk>, damaged: impl Iterator<Item = (u32, u64)>) -> io::Result<()> {
+pub(super) fn keep(disk: &dyn Disk, damaged: impl Iterator<Item = (u32, u64)>) -> io::Result<()> {
     let mut text = String::new();
     for (shard, index) in damaged {
         let line = format!("{shard} {index}\n");
@@ -26,23 +26,16 @@ pub(super) fn keep(disk: &Arc<dyn Disk>, damaged: impl Iterator<Item = (u32, u64
         }
         text.push_str(&line);
     }
-    let file = disk.open(FILE, true)?;
-    file.set_len(0)?;
-    file.write_at(text.as_bytes(), 0)?;
-    file.sync()?;
-    disk.sync_dir("")
+    replace(disk, FILE, text.as_bytes())
 }
 
 /// What was written down before the start; nothing if no such file is there. A line that cannot be read is passed over:
 /// whoever meets the record notes it again.
 pub(in crate::node) fn load(disk: &dyn Disk) -> io::Result<Option<BTreeSet<(u32, u64)>>> {
-    if !disk.exists(FILE)? {
+    let Some(content) = read_small(disk, FILE, MAX_BYTES)? else {
         return Ok(None);
-    }
-    let file = disk.open(FILE, false)?;
-    let mut bytes = vec![0; file.len()?.min(MAX_BYTES) as usize];
-    let read = file.read_at(&mut bytes, 0)?;
-    let text = String::from_utf8_lossy(&bytes[..read]);
+    };
+    let text = String::from_utf8_lossy(&content);
     let records = text.lines().filter_map(|line| {
         let (shard, index) = line.split_once(' ')?;
         Some((shard.parse().ok()?, index.parse().ok()?))
@@ -77,6 +70,8 @@ pub(super) fn forget(disk: &dyn Disk) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use raft_store::disk::SimDisk;
 
     use super::*;
@@ -85,12 +80,12 @@ mod tests {
     fn what_is_written_down_is_found_again_and_garbage_passed_over() {
         let disk: Arc<dyn Disk> = SimDisk::new(1).mount();
         assert_eq!(load(&*disk).unwrap(), None);
-        keep(&disk, [(1, 7), (2, u64::MAX)].into_iter()).unwrap();
+        keep(&*disk, [(1, 7), (2, u64::MAX)].into_iter()).unwrap();
         let file = disk.open(FILE, true).unwrap();
         let end = file.len().unwrap();
         file.write_at(b"3 x\n\xff\n4", end).unwrap();
         assert_eq!(load(&*disk).unwrap(), Some([(1, 7), (2, u64::MAX)].into()));
-        keep(&disk, (0..1_000_000).map(|index| (1, index))).unwrap();
+        keep(&*disk, (0..1_000_000).map(|index| (1, index))).unwrap();
         let length = disk.open(FILE, true).unwrap().len().unwrap();
         assert!(length <= MAX_BYTES, "{length}");
         assert!(load(&*disk).unwrap().unwrap().len() > 5_000);
