@@ -82,16 +82,13 @@ impl Service {
         room: &mut Room,
     ) -> Option<Vec<ReceiveMessageResponse>> {
         let led = self.led_elsewhere(receive);
+        let there = led.get(&to)?;
         if !make_room(room) {
             return None;
         }
         let now = self.node().clock().steady_ms();
         let polls = self.node().polls();
         polls.look_begins(receive.pair(), to, now, self.spread_ms());
-        let Some(there) = led.get(&to) else {
-            room.settle(0);
-            return None;
-        };
         self.look(caller, receive, request, (to, there), room).await
     }
 
