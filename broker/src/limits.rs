@@ -156,6 +156,8 @@ pub const MAX_QUEUED_SEND_BYTES: usize = 64 * 1024 * 1024;
 /// Sends are refused while the first of those that wait has waited for so long, milliseconds: most clients would not wait
 /// for what is queued behind it, and it would be stored for nobody.
 pub const MAX_SEND_WAIT_MS: u64 = 1_500;
+/// What is asked with a receipt handle is refused when the way to the leader has been full for so long.
+pub const MAX_FULL_WAY: Duration = Duration::from_millis(MAX_SEND_WAIT_MS);
 /// Bytes that wait in each of its other lanes.
 pub const MAX_QUEUED_SMALL_BYTES: usize = 8 * 1024 * 1024;
 /// Commands that one lane puts into an entry before the next lane has its turn, if that has any.

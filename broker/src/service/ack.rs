@@ -1,53 +1,37 @@
-//! AckMessage, ChangeInvisibleDuration, ForwardMessageToDeadLetterQueue: what becomes of a lease.
+//! AckMessage: done with messages.
 //!
 //! The receipt handle names shard, queue, offset and lease, so any node can serve the
 //! request, before and after any failover.
 //!
-//! One rule for all of them: a receipt counts as long as its lease lasts, as the shard's log has it. After that (its time
-//! was over, it was given back, acknowledged, or replaced by the handle of a change) it is INVALID_RECEIPT_HANDLE. A
-//! request that took effect and is repeated inside the cluster, because its outcome was unknown, is still OK.
+//! One rule for all that is asked with a receipt (`release.rs` has the rest): a receipt counts as long as its lease lasts,
+//! as the shard's log has it. After that (its time was over, it was given back, acknowledged, or replaced by the handle of a
+//! change) it is INVALID_RECEIPT_HANDLE. A request that took effect and is repeated inside the cluster, because its outcome
+//! was unknown, is still OK.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use flotilla_proto::{
-    peer as wire,
-    record::{self, Command, command, release},
+    record::{self, Command, command},
     rocketmq::{
-        AckMessageEntry, AckMessageRequest, AckMessageResponse, AckMessageResultEntry,
-        ChangeInvisibleDurationRequest, ChangeInvisibleDurationResponse, Code,
-        ForwardMessageToDeadLetterQueueRequest, ForwardMessageToDeadLetterQueueResponse, Resource, Status,
+        AckMessageEntry, AckMessageRequest, AckMessageResponse, AckMessageResultEntry, Code, Resource, Status,
     },
 };
 use futures::future::join_all;
 use prost::Message;
-use queue_core::{AckResult, GroupId, ReleaseResult, Reply};
-use tokio::time::Instant;
+use queue_core::{AckResult, GroupId, Reply};
 
 use super::{
     Caller, Service,
     answer::{self, Refused},
+    at_leader::{At, Try, undecodable},
     handle::Handle,
     names,
 };
 use crate::{
-    limits::{
-        MAX_ACK_ENTRIES, MAX_ACK_REQUEST_BYTES, MAX_INVISIBLE, MAX_SEND_WAIT_MS, MAX_SMALL_REQUEST_BYTES,
-    },
-    node::{forward::ForwardError, proposer::SubmitError, shard::DataShard},
-    peer::PeerError,
+    limits::{MAX_ACK_ENTRIES, MAX_ACK_REQUEST_BYTES},
+    node::{proposer::SubmitError, shard::DataShard},
 };
-
-const RETRY_AFTER: Duration = Duration::from_millis(30);
-
-/// What one try at a shard gave.
-pub(super) enum Try<T> {
-    Done(T),
-    /// Not the leader; `unsure` if the command may still take effect.
-    Elsewhere {
-        unsure: bool,
-    },
-}
 
 impl Service {
     /// Done with messages.
@@ -125,7 +109,7 @@ impl Service {
 
     /// The id of an existing consumer group. A lost cause is told as an invalid handle, because
     /// push consumers repeat anything else for ever.
-    async fn known_group(
+    pub(super) async fn known_group(
         &self,
         caller: &Caller,
         topic: Option<&Resource>,
@@ -144,256 +128,15 @@ impl Service {
         })
     }
 
-    /// Another end for a lease: later (still leased) for simple consumers, a retry for push consumers.
-    pub async fn change_invisible_duration(
-        &self,
-        caller: &Caller,
-        request: ChangeInvisibleDurationRequest,
-    ) -> ChangeInvisibleDurationResponse {
-        self.heard(caller);
-        if let Err(refused) = names::check_size(&request, MAX_SMALL_REQUEST_BYTES) {
-            return ChangeInvisibleDurationResponse {
-                status: refused.status(),
-                receipt_handle: String::new(),
-            };
-        }
-        let old_handle = request.receipt_handle.clone();
-        match self.try_change(caller, &request).await {
-            Ok(receipt_handle) => ChangeInvisibleDurationResponse {
-                status: answer::ok(),
-                receipt_handle,
-            },
-            // Some SDKs take over the handle whatever the status is.
-            Err(refused) => ChangeInvisibleDurationResponse {
-                status: refused.status(),
-                receipt_handle: old_handle,
-            },
-        }
-    }
-
-    async fn try_change(
-        &self,
-        caller: &Caller,
-        request: &ChangeInvisibleDurationRequest,
-    ) -> Result<String, Refused> {
-        let asked = request
-            .invisible_duration
-            .as_ref()
-            .map_or(Duration::ZERO, to_duration);
-        if asked > MAX_INVISIBLE {
-            return Err(Refused::new(
-                Code::IllegalInvisibleTime,
-                format!(
-                    "the invisible duration must be 0 s to {} s",
-                    MAX_INVISIBLE.as_secs()
-                ),
-            ));
-        }
-        let handle = self
-            .check_handle(
-                caller,
-                request.topic.as_ref(),
-                request.group.as_ref(),
-                &request.receipt_handle,
-            )
-            .await?;
-        let new = Handle {
-            nonce: next_nonce(handle.nonce, asked),
-            ..handle
-        };
-        let done = self
-            .at_leader(
-                caller,
-                handle.shard,
-                "ChangeInvisibleDuration",
-                request,
-                |shard, retried| async move {
-                    let lease = shard
-                        .machine
-                        .read(|core| core.in_flight(GroupId(handle.group), handle.queue, handle.offset));
-                    // Push consumers nack; so does everybody who asks for "at once".
-                    let nack = asked.is_zero() || lease.is_some_and(|lease| lease.auto_renew);
-                    let action = if nack {
-                        release::Action::Retry
-                    } else {
-                        release::Action::Extend
-                    };
-                    if retried && lease.is_some_and(|lease| lease.nonce == new.nonce) {
-                        return Ok(Try::Done(ReleaseResult::Done));
-                    }
-                    let at_ms = shard.now_ms().saturating_add(asked.as_millis() as u64);
-                    Ok(
-                        match release(&shard, &handle, action, Some(at_ms), new.nonce).await? {
-                            // The first try may have been the last attempt, and made a dead letter of it.
-                            Try::Done(ReleaseResult::Stale) if retried && is_over(&shard, &handle) => {
-                                Try::Done(ReleaseResult::DeadLettered)
-                            }
-                            other => other,
-                        },
-                    )
-                },
-            )
-            .await?;
-        match done {
-            At::Here(ReleaseResult::Done | ReleaseResult::DeadLettered) => Ok(new.encode()),
-            At::Here(ReleaseResult::Stale) => Err(stale()),
-            At::There(bytes) => {
-                let response = ChangeInvisibleDurationResponse::decode(bytes).map_err(|_| undecodable())?;
-                pass_on(response.status)?;
-                Ok(response.receipt_handle)
-            }
-        }
-    }
-
-    /// Gives a message up.
-    pub async fn forward_message_to_dead_letter_queue(
-        &self,
-        caller: &Caller,
-        request: ForwardMessageToDeadLetterQueueRequest,
-    ) -> ForwardMessageToDeadLetterQueueResponse {
-        self.heard(caller);
-        let status = match self.try_dead_letter(caller, &request).await {
-            Ok(()) => answer::ok(),
-            Err(refused) => refused.status(),
-        };
-        ForwardMessageToDeadLetterQueueResponse { status }
-    }
-
-    async fn try_dead_letter(
-        &self,
-        caller: &Caller,
-        request: &ForwardMessageToDeadLetterQueueRequest,
-    ) -> Result<(), Refused> {
-        names::check_size(request, MAX_SMALL_REQUEST_BYTES)?;
-        let handle = self
-            .check_handle(
-                caller,
-                request.topic.as_ref(),
-                request.group.as_ref(),
-                &request.receipt_handle,
-            )
-            .await?;
-        let rpc = "ForwardMessageToDeadLetterQueue";
-        let done = self
-            .at_leader(caller, handle.shard, rpc, request, |shard, retried| async move {
-                let done = release(&shard, &handle, release::Action::DeadLetter, None, 0).await?;
-                Ok(match done {
-                    // The first try may have done it.
-                    Try::Done(ReleaseResult::Stale) if retried && is_over(&shard, &handle) => {
-                        Try::Done(ReleaseResult::Done)
-                    }
-                    other => other,
-                })
-            })
-            .await?;
-        match done {
-            At::Here(ReleaseResult::Stale) => Err(stale()),
-            At::Here(_) => Ok(()),
-            At::There(bytes) => {
-                let response =
-                    ForwardMessageToDeadLetterQueueResponse::decode(bytes).map_err(|_| undecodable())?;
-                pass_on(response.status)
-            }
-        }
-    }
-
-    async fn check_handle(
-        &self,
-        caller: &Caller,
-        topic: Option<&Resource>,
-        group: Option<&Resource>,
-        handle: &str,
-    ) -> Result<Handle, Refused> {
-        let group = self.known_group(caller, topic, group).await?;
-        self.handle(handle, group).ok_or_else(stale)
-    }
-
     /// A handle of this consumer group whose shard exists; nobody leads any other, however long one waits.
-    fn handle(&self, text: &str, group: u32) -> Option<Handle> {
+    pub(super) fn handle(&self, text: &str, group: u32) -> Option<Handle> {
         let shards = 1..=self.node().meta().data_shards();
         Handle::decode(text).filter(|handle| handle.group == group && shards.contains(&handle.shard))
     }
-
-    /// Does `here` on the shard's leader, wherever that is, again and again until the caller's patience ends.
-    async fn at_leader<T, M: Message, F: Future<Output = Result<Try<T>, Refused>>>(
-        &self,
-        caller: &Caller,
-        shard_id: u32,
-        rpc: &str,
-        request: &M,
-        here: impl Fn(std::sync::Arc<DataShard>, bool) -> F,
-    ) -> Result<At<T>, Refused> {
-        let node = self.node();
-        let deadline = Instant::now() + caller.patience();
-        let mut retried = caller.retried;
-        // Once, however often it is tried.
-        let mut encoded = None;
-        let begun = Instant::now();
-        loop {
-            match node.leader(shard_id) {
-                Some(leader) if leader == node.id() => {
-                    if let Some(shard) = node.shard(shard_id) {
-                        match here(shard, retried).await? {
-                            Try::Done(done) => return Ok(At::Here(done)),
-                            Try::Elsewhere { unsure } => retried |= unsure,
-                        }
-                    }
-                }
-                // The outcome is not known, and it is not for this node to find out.
-                _ if caller.forwarded && retried => return Err(super::send::unsure()),
-                _ if caller.forwarded => return Err(super::send::not_leader()),
-                Some(leader) => {
-                    let ttl = deadline.saturating_duration_since(Instant::now());
-                    let bytes = encoded
-                        .get_or_insert_with(|| Bytes::from(request.encode_to_vec()))
-                        .clone();
-                    let asking = wire::Caller {
-                        retried,
-                        ..caller.to_wire()
-                    };
-                    match node
-                        .forward(leader, rpc, shard_id, Some(asking), bytes, ttl)
-                        .await
-                    {
-                        Ok(responses) => {
-                            return responses
-                                .into_iter()
-                                .next()
-                                .map(At::There)
-                                .ok_or_else(undecodable);
-                        }
-                        Err(ForwardError::NotLeader { unsure }) => retried |= unsure,
-                        // The way there has been full for as long as for any send.
-                        Err(ForwardError::Peer(PeerError::Overloaded))
-                            if begun.elapsed() >= Duration::from_millis(MAX_SEND_WAIT_MS) =>
-                        {
-                            return Err(SubmitError::Overloaded.into());
-                        }
-                        Err(ForwardError::Peer(PeerError::Overloaded | PeerError::NotConnected)) => {}
-                        Err(ForwardError::Peer(_)) => retried = true,
-                    }
-                }
-                None => {}
-            }
-            if Instant::now() + RETRY_AFTER >= deadline {
-                return Err(Refused::new(
-                    Code::HaNotAvailable,
-                    "the queue has no leader at the moment; try again",
-                ));
-            }
-            tokio::time::sleep(RETRY_AFTER).await;
-        }
-    }
-}
-
-/// Where a request was served.
-pub(super) enum At<T> {
-    Here(T),
-    There(Bytes),
 }
 
 async fn ack_here(
-    shard: std::sync::Arc<DataShard>,
+    shard: Arc<DataShard>,
     handles: &[Handle],
     retried: bool,
 ) -> Result<Try<Vec<Option<Status>>>, Refused> {
@@ -458,7 +201,7 @@ fn elsewhere(replies: &[Result<Reply, SubmitError>]) -> Option<bool> {
 }
 
 /// True if the consumer group is done with the message.
-fn is_over(shard: &DataShard, handle: &Handle) -> bool {
+pub(super) fn is_over(shard: &DataShard, handle: &Handle) -> bool {
     let group = GroupId(handle.group);
     shard.machine.read(|core| {
         core.cursor(group, handle.queue)
@@ -467,75 +210,15 @@ fn is_over(shard: &DataShard, handle: &Handle) -> bool {
     })
 }
 
-async fn release(
-    shard: &DataShard,
-    handle: &Handle,
-    action: release::Action,
-    at_ms: Option<u64>,
-    new_nonce: u64,
-) -> Result<Try<ReleaseResult>, Refused> {
-    let command = command::Command::Release(record::Release {
-        group: handle.group,
-        queue: handle.queue.0,
-        lease: Some(record::LeaseRef {
-            offset: handle.offset,
-            nonce: handle.nonce,
-        }),
-        action: action as i32,
-        at_ms,
-        new_nonce,
-    });
-    match shard
-        .proposer
-        .submit(Command {
-            command: Some(command),
-        })
-        .await
-    {
-        Ok(Reply::Released(result)) => Ok(Try::Done(result)),
-        Ok(_) => Ok(Try::Done(ReleaseResult::Stale)),
-        Err(SubmitError::NotLeader { unsure, .. }) => Ok(Try::Elsewhere { unsure }),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The nonce of the lease that follows. It depends on the request alone: whoever repeats the request at another
-/// leader recognises what the first try did. (SplitMix64, so that handles do not meet.)
-fn next_nonce(nonce: u64, asked: Duration) -> u64 {
-    let mut mixed = nonce.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ (asked.as_millis() as u64).rotate_left(32);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
-/// A protobuf duration; a negative one is zero.
-pub(super) fn to_duration(duration: &prost_types::Duration) -> Duration {
-    let seconds = u64::try_from(duration.seconds).unwrap_or(0);
-    Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(duration.nanos).unwrap_or(0))
-}
-
 fn invalid() -> Option<Status> {
     stale().status()
 }
 
-fn stale() -> Refused {
+pub(super) fn stale() -> Refused {
     Refused::new(
         Code::InvalidReceiptHandle,
         "the receipt handle is malformed, or its lease is over; the message was or will be delivered again",
     )
-}
-
-fn undecodable() -> Refused {
-    Refused::new(Code::InternalServerError, "the leader's answer does not decode")
-}
-
-fn pass_on(status: Option<Status>) -> Result<(), Refused> {
-    let status = status.unwrap_or_default();
-    if status.code == Code::Ok as i32 {
-        return Ok(());
-    }
-    let code = Code::try_from(status.code).unwrap_or(Code::InternalServerError);
-    Err(Refused::new(code, status.message))
 }
 
 fn statuses_of(bytes: Bytes, count: usize) -> Vec<Option<Status>> {
@@ -573,16 +256,6 @@ fn result_entries(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_repeated_change_names_the_same_lease_and_the_next_one_another() {
-        let asked = Duration::from_secs(30);
-        let first = next_nonce(7, asked);
-        assert_eq!(first, next_nonce(7, asked));
-        assert_ne!(first, 7);
-        assert_ne!(first, next_nonce(first, asked));
-        assert_ne!(first, next_nonce(7, Duration::from_secs(31)));
-    }
 
     #[test]
     fn acknowledgements_that_took_effect_in_part_are_tried_elsewhere_as_repeated() {

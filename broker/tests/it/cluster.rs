@@ -269,6 +269,11 @@ impl Cluster {
         self.wires.faults.lock().unwrap().insert(rpc.to_owned(), fault);
     }
 
+    /// From now on what nodes pass on under this name arrives.
+    pub(crate) fn heal(&self, rpc: &str) {
+        self.wires.faults.lock().unwrap().remove(rpc);
+    }
+
     /// How often nodes passed on requests of this name.
     pub(crate) fn forwarded(&self, rpc: &str) -> usize {
         let forwarded = self.wires.forwarded.lock().unwrap();

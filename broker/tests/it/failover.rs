@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use broker::limits::MAX_FULL_WAY;
 use flotilla_proto::rocketmq::{AckMessageEntry, AckMessageRequest, Code};
 use futures::future::join_all;
+use tokio::time::Instant;
 
 use crate::cluster::{
     Cluster, Fault, PATIENCE, ack, caller, code, properties, receive, resource, send, send_large, wait_for,
@@ -343,4 +345,33 @@ async fn acknowledgements_do_not_wait_for_another_shards_leader() {
     wait_for("acknowledgements of the second shard", || acked() > 0).await;
     assert!(!waiting.is_finished());
     waiting.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_with_a_full_way_is_refused_and_not_repeated_for_ever() {
+    let cluster = Cluster::start(3).await;
+    let (one, other) = cluster.two_leaders().await;
+    send_until_ok(&cluster, 1, "orders", "id-1").await;
+    let mut received = Vec::new();
+    for leader in [one, other] {
+        received.extend(
+            receive(cluster.service(leader), "orders", "readers", LONG)
+                .await
+                .1,
+        );
+        if !received.is_empty() {
+            break;
+        }
+    }
+    let third = cluster.service(6 - one - other);
+    cluster.fail("AckMessage", Fault::Full);
+    let begun = Instant::now();
+    assert_eq!(
+        ack(third, "orders", "readers", &received[0]).await,
+        Code::TooManyRequests
+    );
+    assert!(begun.elapsed() >= MAX_FULL_WAY, "it is tried for a while");
+    assert!(cluster.forwarded("AckMessage") > 1);
+    cluster.heal("AckMessage");
+    assert_eq!(ack(third, "orders", "readers", &received[0]).await, Code::Ok);
 }

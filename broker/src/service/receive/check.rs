@@ -8,7 +8,7 @@ use flotilla_proto::{
 };
 use tokio::time::Instant;
 
-use super::super::{Caller, Service, ack, answer::Refused, names};
+use super::super::{Caller, Service, answer::Refused, names, release};
 use crate::{
     limits::{
         AUTO_RENEW_LEASE_MS, DEFAULT_POLL, MAX_INVISIBLE, MAX_POLL, MAX_RECEIVE_BATCH,
@@ -101,7 +101,7 @@ fn lease_ms(request: &ReceiveMessageRequest) -> Result<u64, Refused> {
     let asked = request
         .invisible_duration
         .as_ref()
-        .map_or(Duration::ZERO, ack::to_duration);
+        .map_or(Duration::ZERO, release::to_duration);
     if (MIN_INVISIBLE..=MAX_INVISIBLE).contains(&asked) {
         return Ok(asked.as_millis() as u64);
     }
@@ -126,7 +126,7 @@ fn poll_time(caller: &Caller, request: &ReceiveMessageRequest) -> Duration {
         .deadline
         .map_or(MAX_POLL, |deadline| deadline.saturating_sub(margin));
     let asked = match &request.long_polling_timeout {
-        Some(asked) => ack::to_duration(asked),
+        Some(asked) => release::to_duration(asked),
         // Some SDKs put the poll only into the deadline, with their request timeout on top.
         None => caller
             .deadline
