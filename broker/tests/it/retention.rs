@@ -12,8 +12,10 @@ const SHORT: Duration = Duration::from_millis(200);
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 24 * MIB;
 
+/// With what is kept for later segments.
 fn log_bytes(service: &Service) -> u64 {
-    service.node().store().log().size()
+    let log = service.node().store().log();
+    log.size() + log.spare_bytes()
 }
 
 /// Sends so many messages and makes dead letters of them all, a few at a time: they must not be past retention before.
