@@ -8,3 +8,4 @@ mod golden;
 mod model;
 mod random;
 mod room;
+mod world;

@@ -6,11 +6,11 @@ use std::sync::Mutex;
 use bytes::Bytes;
 
 use super::model::Op;
-use super::model::World;
 use super::model::entry;
 use super::model::id;
 use super::model::options;
-use super::model::story;
+use super::world::World;
+use super::world::story;
 use crate::disk::RealDisk;
 use crate::disk::SimDisk;
 use crate::log::LogOptions;

@@ -4,11 +4,11 @@ use bytes::Bytes;
 
 use super::model::History;
 use super::model::Op;
-use super::model::World;
 use super::model::entry;
 use super::model::id;
 use super::model::options;
-use super::model::story;
+use super::world::World;
+use super::world::story;
 use crate::disk::SimDisk;
 use crate::disk::sim::Fault;
 use crate::disk::sim::Loss;

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::model::Op;
-use super::model::World;
 use super::model::options;
+use super::world::World;
 use crate::disk::SimDisk;
 use crate::disk::sim::Fault;
 use crate::disk::sim::Loss;

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::model::Op;
-use super::model::World;
 use super::model::entry;
 use super::model::id;
 use super::model::options;
+use super::world::World;
 use crate::disk::SimDisk;
 use crate::disk::sim::Loss;
 use crate::log::LogOptions;
