@@ -9,9 +9,11 @@ use std::time::Duration;
 
 pub mod real;
 pub mod sim;
+mod small;
 
 pub use real::RealDisk;
 pub use sim::SimDisk;
+pub use small::{mark, read_small, replace};
 
 /// One directory tree, used by one process. Names are relative paths such as `log/00000001.seg`; `""` is the root.
 pub trait Disk: Send + Sync + 'static {
@@ -79,36 +81,6 @@ pub trait DiskFile: Send + Sync + 'static {
         }
         Ok(())
     }
-}
-
-/// Writes a small file at the root as a whole, durably: after a crash it has its old content or the new one.
-///
-/// # Errors
-///
-/// The disk's.
-pub fn replace(disk: &dyn Disk, name: &str, content: &[u8]) -> io::Result<()> {
-    let new = format!("{name}.new");
-    let file = disk.open(&new, true)?;
-    file.set_len(0)?;
-    file.write_at(content, 0)?;
-    file.sync()?;
-    disk.rename(&new, name)?;
-    disk.sync_dir("")
-}
-
-/// The content of a small file, at most its first `most` bytes; nothing if there is no such file.
-///
-/// # Errors
-///
-/// The disk's.
-pub fn read_small(disk: &dyn Disk, name: &str, most: u64) -> io::Result<Option<Vec<u8>>> {
-    if !disk.exists(name)? {
-        return Ok(None);
-    }
-    let file = disk.open(name, false)?;
-    let mut content = vec![0; file.len()?.min(most) as usize];
-    file.read_exact_at(&mut content, 0)?;
-    Ok(Some(content))
 }
 
 /// Whether a read failed because the medium does not give back what it was given (EIO): damage, as a wrong checksum is.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use flotilla_proto::record;
 use prost::Message;
-use raft_store::disk::{Disk, is_unreadable, read_small, replace};
+use raft_store::disk::{Disk, mark, read_small, replace};
 
 const FILE: &str = "NODE";
 const VERSION: u8 = 1;
@@ -37,11 +37,7 @@ pub struct Identity {
 impl Identity {
     /// Reads the file; nothing if this directory never took part in a cluster.
     pub fn load(disk: &dyn Disk, node: u32, directory: Option<u64>) -> io::Result<Option<Self>> {
-        let read = read_small(disk, FILE, MAX_BYTES + 1).map_err(|error| match is_unreadable(&error) {
-            true => corrupt("the disk cannot read it"),
-            false => error,
-        })?;
-        let Some(bytes) = read else {
+        let Some(bytes) = read_small(disk, FILE, MAX_BYTES + 1)? else {
             return Ok(None);
         };
         if !(9..=MAX_BYTES).contains(&(bytes.len() as u64)) {
@@ -117,14 +113,14 @@ impl Identity {
 
 /// Writes down durably that this directory may not take part any more.
 pub fn refuse(disk: &Arc<dyn Disk>, reason: &str) -> io::Result<()> {
-    replace(&**disk, REFUSED, reason.as_bytes())
+    mark(&**disk, REFUSED, reason.as_bytes())
 }
 
 /// Why this directory may not take part, if it may not.
 pub fn refused(disk: &dyn Disk) -> io::Result<Option<String>> {
     match read_small(disk, REFUSED, MAX_REASON_BYTES) {
         // That it stands there is enough.
-        Err(error) if is_unreadable(&error) => Ok(Some(format!("the disk cannot read why (file {REFUSED})"))),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Some(error.to_string())),
         reason => Ok(reason?.map(|reason| String::from_utf8_lossy(&reason).into_owned())),
     }
 }

@@ -3,10 +3,12 @@
 //! File `IDENTITY`, little endian: `"FLOTNODE" | version u32 | identity u64 | crc32c u32` over what precedes it.
 //! Written once, before anything else; a directory without it is empty or not whole.
 
+use std::io;
+
 use bytes::{Buf, BufMut};
 
 use super::StoreError;
-use crate::disk::{Disk, is_unreadable, read_small, replace};
+use crate::disk::{Disk, read_small, replace};
 
 const FILE: &str = "IDENTITY";
 const MAGIC: &[u8; 8] = b"FLOTNODE";
@@ -17,9 +19,9 @@ const MAX_BYTES: u64 = 4096;
 
 /// Reads the identity; `None` where there is none.
 pub(super) fn read(disk: &dyn Disk) -> Result<Option<u64>, StoreError> {
-    let stored = read_small(disk, FILE, MAX_BYTES + 1).map_err(|error| match is_unreadable(&error) {
-        true => StoreError::Corrupt(format!("the disk cannot read {FILE}")),
-        false => error.into(),
+    let stored = read_small(disk, FILE, MAX_BYTES + 1).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => StoreError::Corrupt(error.to_string()),
+        _ => error.into(),
     })?;
     let Some(stored) = stored else {
         return Ok(None);

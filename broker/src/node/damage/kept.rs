@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, io};
 
-use raft_store::disk::{Disk, read_small, replace};
+use raft_store::disk::{Disk, mark, read_small};
 
 use super::super::{Node, reading::off_the_runtime};
 use crate::limits::REPAIRS_AT_ONCE;
@@ -26,7 +26,7 @@ pub(super) fn keep(disk: &dyn Disk, damaged: impl Iterator<Item = (u32, u64)>) -
         }
         text.push_str(&line);
     }
-    replace(disk, FILE, text.as_bytes())
+    mark(disk, FILE, text.as_bytes())
 }
 
 /// What was written down before the start; nothing if no such file is there. A line that cannot be read is passed over:
