@@ -194,6 +194,8 @@ pub const TRIM_AT_ONCE: usize = 256;
 pub const COPY_COMMANDS_AT_ONCE: usize = 4096;
 /// Bytes copied forward by one step; a single larger message stands alone.
 pub const COPY_BYTES_AT_ONCE: usize = 4 * 1024 * 1024;
+/// Of them, those that are read at a time, each with the whole entry it is in.
+pub const COPY_READS_AT_ONCE: usize = 64;
 /// Rows of deleted topics and consumer groups removed by one step: what waits for the shard waits for one step at most.
 pub const DROP_LIMIT: u32 = 2048;
 /// Drop commands of one step.

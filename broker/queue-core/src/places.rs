@@ -65,15 +65,26 @@ impl Core {
     }
 
     /// Messages at or below entry `through` that only a copy lets go: in flight below their queue's
-    /// first offset, dead letters, and what was copied before.
+    /// first offset, dead letters, and what was copied before. The first `limit` of them, and so many as have `limit_bytes`
+    /// in the log; a single larger one stands alone.
     pub fn stragglers(
         &self,
         kv: &dyn KeyValue,
         through: u64,
         limit: usize,
+        limit_bytes: u64,
     ) -> Result<Vec<(QueueId, u64, Position)>, Fault> {
         let mut found = Vec::new();
-        for (_, queue, offset) in self.displaced_through(kv, through, limit)? {
+        let mut bytes = 0;
+        let mut is_too_large = |frame_len: u32, is_first: bool| {
+            bytes += u64::from(frame_len);
+            bytes > limit_bytes && !is_first
+        };
+        for (_, queue, offset, frame_len) in self.displaced_through(kv, through, limit)? {
+            // Asked first: what does not fit is not looked up, now and each time.
+            if is_too_large(frame_len, found.is_empty()) {
+                return Ok(found);
+            }
             if let Some(message) = Message::get(kv, queue, offset)? {
                 found.push((queue, offset, message.stored.position));
             }
@@ -93,19 +104,22 @@ impl Core {
                 if message.stored.position.index > through {
                     break;
                 }
+                if is_too_large(message.stored.position.frame_len, found.is_empty()) {
+                    return Ok(found);
+                }
                 found.push((queue, offset, message.stored.position));
             }
         }
         Ok(found)
     }
 
-    /// Displaced messages in entries up to `through`: entry, queue, offset; the first so many.
+    /// Displaced messages in entries up to `through`: entry, queue, offset, bytes; the first so many.
     fn displaced_through(
         &self,
         kv: &dyn KeyValue,
         through: u64,
         limit: usize,
-    ) -> Result<Vec<(u64, QueueId, u64)>, Fault> {
+    ) -> Result<Vec<(u64, QueueId, u64, u32)>, Fault> {
         let all = Key::of(keys::DISPLACED);
         let floor = self.displaced_from.0.get();
         if limit == 0 || floor > through {
@@ -114,9 +128,15 @@ impl Core {
         let pairs = kv.scan(&all.long(floor), &all.long(through).end(), limit)?;
         let found = pairs
             .into_iter()
-            .map(|(key, _)| {
+            .map(|(key, value)| {
                 let mut key = Reader::key("displaced", key)?;
-                Ok((key.key_long()?, QueueId(key.key_long()?), key.key_long()?))
+                let frame_len = Reader::value("displaced", value)?.short()?;
+                Ok((
+                    key.key_long()?,
+                    QueueId(key.key_long()?),
+                    key.key_long()?,
+                    frame_len,
+                ))
             })
             .collect::<Result<Vec<_>, Fault>>()?;
         let next = found

@@ -24,7 +24,10 @@ use super::{
     shard::DataShard,
 };
 use crate::{
-    limits::{COPY_BYTES_AT_ONCE, COPY_COMMANDS_AT_ONCE, SWEEP_AT_ONCE, TRIM_AT_ONCE, TRIM_LIMIT},
+    limits::{
+        COPY_BYTES_AT_ONCE, COPY_COMMANDS_AT_ONCE, COPY_READS_AT_ONCE, SWEEP_AT_ONCE, TRIM_AT_ONCE,
+        TRIM_LIMIT,
+    },
     meta::{DEAD_LETTER_PREFIX, MetaState},
 };
 
@@ -302,19 +305,16 @@ fn first_kept(
 async fn copy_forward(node: &Node, shard: &DataShard, through: u64) -> Result<(), Fault> {
     while shard.leads() {
         let _turn = shard.copying.lock().await;
-        let mut kept = shard.replica.read_state(|state| {
-            shard
-                .machine
-                .read(|core| core.stragglers(&Reading(state), through, COPY_COMMANDS_AT_ONCE))
+        let kept = shard.replica.read_state(|state| {
+            shard.machine.read(|core| {
+                core.stragglers(
+                    &Reading(state),
+                    through,
+                    COPY_COMMANDS_AT_ONCE,
+                    COPY_BYTES_AT_ONCE as u64,
+                )
+            })
         })?;
-        let mut bytes = 0;
-        let fits = kept.iter().take_while(|(_, _, at)| {
-            let first = bytes == 0;
-            bytes += at.frame_len as usize;
-            first || bytes <= COPY_BYTES_AT_ONCE
-        });
-        let fits = fits.count();
-        kept.truncate(fits);
         if kept.is_empty() {
             return Ok(());
         }
@@ -337,24 +337,24 @@ async fn copy_forward(node: &Node, shard: &DataShard, through: u64) -> Result<()
     Ok(())
 }
 
-/// The commands that copy these messages.
+/// The commands that copy these messages. A message that was read holds on to its whole entry, so few are read at a time.
 async fn copies(
     shard: &DataShard,
     kept: Vec<(QueueId, u64, Position)>,
 ) -> Result<Vec<command::Command>, PayloadError> {
-    let places = kept.iter().map(|&(_, _, at)| at).collect();
-    let messages = shard.read_messages(places).await?;
-    let copies = kept
-        .into_iter()
-        .zip(messages)
-        .map(|((queue, offset, _), message)| {
-            command::Command::CopyForward(record::CopyForward {
+    let mut copies = Vec::with_capacity(kept.len());
+    for kept in kept.chunks(COPY_READS_AT_ONCE) {
+        let places = kept.iter().map(|&(_, _, at)| at).collect();
+        let messages = shard.read_messages(places).await?;
+        for (&(queue, offset, _), message) in kept.iter().zip(messages) {
+            copies.push(command::Command::CopyForward(record::CopyForward {
                 queue: queue.0,
                 offset,
                 message: message.encode_to_vec().into(),
-            })
-        });
-    Ok(copies.collect())
+            }));
+        }
+    }
+    Ok(copies)
 }
 
 /// Gives back the oldest segments that nothing points into any more.

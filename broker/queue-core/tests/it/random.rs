@@ -209,7 +209,7 @@ proptest! {
             apply(&mut core, &mut kv, trim(queue.0, u64::MAX, u32::MAX));
         }
         loop {
-            let found = core.stragglers(&kv, last.position.index, at_once).expect("the map answers");
+            let found = core.stragglers(&kv, last.position.index, at_once, u64::MAX).expect("the map answers");
             if found.is_empty() {
                 break;
             }

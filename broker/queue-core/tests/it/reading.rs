@@ -119,6 +119,7 @@ fn stragglers_are_what_only_a_copy_lets_go() {
     assert_eq!(shard.stragglers(2, 9), [(Q, 0)], "offset 0 stands in entry 2");
     assert_eq!(shard.stragglers(99, 2), [(DLQ, 0), (Q, 0)]);
     assert_eq!(shard.stragglers(99, 0), []);
+    assert_eq!(shard.stragglers_of(99, 9, 0), [(DLQ, 0)], "one always");
     shard.copy_forward(Q, 0);
     assert_eq!(shard.stragglers(shard.index - 1, 9), [(DLQ, 0), (Q, 1)]);
 }

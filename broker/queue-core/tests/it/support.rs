@@ -275,7 +275,12 @@ impl Shard {
 
     /// (queue, offset) of what only a copy lets go.
     pub(crate) fn stragglers(&self, through: u64, limit: usize) -> Vec<(u64, u64)> {
-        let found = self.core.stragglers(&self.kv, through, limit).unwrap();
+        self.stragglers_of(through, limit, u64::MAX)
+    }
+
+    /// The same, of so many bytes.
+    pub(crate) fn stragglers_of(&self, through: u64, limit: usize, bytes: u64) -> Vec<(u64, u64)> {
+        let found = self.core.stragglers(&self.kv, through, limit, bytes).unwrap();
         found
             .into_iter()
             .map(|(queue, offset, _)| (queue.0, offset))

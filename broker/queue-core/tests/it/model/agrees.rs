@@ -1,0 +1,162 @@
+//! Where a core and the model differ.
+
+use super::*;
+
+impl Model {
+    /// Says where a core differs from the model.
+    pub(crate) fn agrees(&self, core: &Core, kv: &dyn KeyValue) -> Result<(), String> {
+        equal("time", core.now_ms(), self.now)?;
+        let mut queues: Vec<(QueueId, QueueView)> = Vec::new();
+        for queue in &self.queues {
+            let view = QueueView {
+                first: queue.first as u64,
+                next: queue.messages.len() as u64,
+            };
+            queues.push((QueueId(queue.id), view));
+            let kept = self.kept();
+            for offset in 0..view.next + 2 {
+                let stored = core
+                    .locate(kv, QueueId(queue.id), offset)
+                    .map_err(|fault| fault.to_string())?;
+                let expected = kept.iter().find(|kept| (kept.0, kept.1) == (queue.id, offset));
+                let expected = expected.map(|(_, _, message)| (message.position, message.stored_ms));
+                let stored = stored.map(|stored| (stored.position, stored.stored_ms));
+                equal("place", (queue.id, offset, stored), (queue.id, offset, expected))?;
+            }
+        }
+        queues.sort_by_key(|&(id, _)| id);
+        equal("queues", core.queues().collect::<Vec<_>>(), queues)?;
+        equal("subscriptions", core.subscriptions().count(), self.subs.len())?;
+        for sub in &self.subs {
+            self.agrees_on(core, sub)?;
+        }
+        let leases = self.leases();
+        equal(
+            "next deadline",
+            core.next_deadline(),
+            leases.first().map(|lease| lease.0),
+        )?;
+        let mut holders: Vec<(u64, Option<u64>)> = Vec::new();
+        for (_, _, view) in self.held() {
+            let written = view.written.then_some(view.at_ms);
+            match holders.last_mut().filter(|(client, _)| *client == view.client) {
+                Some((_, earliest)) => *earliest = earliest.or(written),
+                None => holders.push((view.client, written)),
+            }
+        }
+        for (from, limit) in [(0, 99), (0, 2), (103, 1)] {
+            let some = holders.iter().filter(|(client, _)| *client >= from).take(limit);
+            equal("holders", core.holders(from, limit), some.copied().collect())?;
+        }
+        self.agrees_on_entries(core, kv)
+    }
+
+    fn agrees_on(&self, core: &Core, sub: &Sub) -> Result<(), String> {
+        let (group, queue) = (GroupId(sub.group), QueueId(sub.queue));
+        let view = core
+            .subscription(group, queue)
+            .ok_or("a subscription is missing")?;
+        let new = sub.count(|state| *state == State::New);
+        let due = sub.due(self.now);
+        let waiting = sub.count(|state| matches!(state, State::Waiting(_)));
+        // The conservation law: the model's states, one for each message, against the core's counts.
+        equal("ready", view.ready, new + due.len() as u64)?;
+        equal("waiting", view.waiting, waiting - due.len() as u64)?;
+        equal(
+            "leased",
+            view.leased,
+            sub.count(|state| matches!(state, State::Leased(_))),
+        )?;
+        equal("acked", view.acked, sub.count(|state| *state == State::Acked))?;
+        equal(
+            "dead lettered",
+            view.dead_lettered,
+            sub.count(|state| *state == State::Dead),
+        )?;
+        equal(
+            "trimmed",
+            view.trimmed,
+            sub.count(|state| *state == State::Trimmed),
+        )?;
+        equal("cursor", view.cursor, sub.cursor() as u64)?;
+        equal("attempts", view.max_attempts, sub.rules.max_attempts)?;
+        equal("backoff", view.backoff, sub.rules.backoff.clone())?;
+        equal(
+            "dead-letter queue",
+            view.dead_letter_queue,
+            QueueId(sub.rules.dead_letter_queue),
+        )?;
+        for (at, state) in sub.states.iter().enumerate() {
+            let offset = (sub.start + at) as u64;
+            equal(
+                "in flight",
+                core.in_flight(group, queue, offset),
+                state.view().copied(),
+            )?;
+        }
+        let visible = sub
+            .in_flight()
+            .into_iter()
+            .filter(|view| !view.leased)
+            .map(|view| view.at_ms)
+            .min();
+        equal("next visible", core.next_visible(group, queue), visible)?;
+        for (max, most) in [(0, 9), (2, 3), (9, 1), (9, 99)] {
+            let mut redeliver: Vec<u64> = due.iter().take(max).map(|view| view.offset).collect();
+            redeliver.sort_unstable();
+            let room = (max - redeliver.len()).min(most - sub.in_flight().len().min(most)) as u64;
+            let chosen = Selection {
+                redeliver,
+                first_new: sub.cursor() as u64,
+                new_count: room.min(new) as u32,
+            };
+            equal("selection", core.selectable(group, queue, 0, max, most), chosen)?;
+        }
+        Ok(())
+    }
+
+    fn agrees_on_entries(&self, core: &Core, kv: &dyn KeyValue) -> Result<(), String> {
+        let kept = self.kept();
+        let oldest = kept.iter().map(|(_, _, message)| message.position.index).min();
+        equal(
+            "oldest live entry",
+            core.oldest_live_index(kv).map_err(|fault| fault.to_string())?,
+            oldest,
+        )?;
+        let newest = kept
+            .iter()
+            .map(|(_, _, message)| message.position.index)
+            .max()
+            .unwrap_or(0);
+        for through in [0, newest / 2, newest, u64::MAX] {
+            let first = |id| self.queue(id).map_or(0, |queue| queue.first as u64);
+            let mut expected: Vec<(QueueId, u64, Position)> = kept
+                .iter()
+                .filter(|(queue, offset, message)| message.moved || *offset < first(*queue))
+                .filter(|(_, _, message)| message.position.index <= through)
+                .map(|(queue, offset, message)| (QueueId(*queue), *offset, message.position))
+                .collect();
+            expected.sort_unstable();
+            let mut found = core
+                .stragglers(kv, through, 99, u64::MAX)
+                .map_err(|fault| fault.to_string())?;
+            found.sort_unstable();
+            equal("stragglers", &found, &expected)?;
+            for limit in 0..3 {
+                let some = core
+                    .stragglers(kv, through, limit, u64::MAX)
+                    .map_err(|fault| fault.to_string())?;
+                equal("how many stragglers", some.len(), expected.len().min(limit))?;
+                equal("straggler", some.iter().all(|one| expected.contains(one)), true)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn equal<T: PartialEq + std::fmt::Debug>(what: &str, core: T, model: T) -> Result<(), String> {
+    if core == model {
+        return Ok(());
+    }
+    Err(format!("{what}: the core says {core:?}, the model {model:?}"))
+}

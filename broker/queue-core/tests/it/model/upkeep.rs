@@ -1,0 +1,146 @@
+//! What retention and administrators ask for: messages are forgotten and moved, rules change, names go.
+
+use super::*;
+
+impl Model {
+    pub(super) fn trim(&mut self, trim: &Trim) -> Reply {
+        let Some(queue) = self.queues.iter_mut().find(|queue| queue.id == trim.queue) else {
+            return Reply::Trimmed {
+                first: 0,
+                more: false,
+            };
+        };
+        let mut left = trim.limit;
+        while (queue.first as u64) < trim.first && queue.first < queue.messages.len() && left > 0 {
+            for sub in self.subs.iter_mut().filter(|sub| sub.queue == trim.queue) {
+                if let Some(state) = sub
+                    .state(queue.first as u64)
+                    .filter(|state| **state == State::New)
+                {
+                    *state = State::Trimmed;
+                }
+            }
+            queue.first += 1;
+            left -= 1;
+        }
+        let more = (queue.first as u64) < trim.first && queue.first < queue.messages.len();
+        Reply::Trimmed {
+            first: queue.first as u64,
+            more,
+        }
+    }
+
+    pub(super) fn copy_forward(&mut self, position: Position, copy: &CopyForward) -> Reply {
+        if !self
+            .kept()
+            .iter()
+            .any(|&(queue, offset, _)| (queue, offset) == (copy.queue, copy.offset))
+        {
+            return Reply::Copied(false);
+        }
+        let queue = self
+            .queues
+            .iter_mut()
+            .find(|queue| queue.id == copy.queue)
+            .unwrap();
+        let message = &mut queue.messages[copy.offset as usize];
+        (message.position, message.moved) = (position, true);
+        Reply::Copied(true)
+    }
+
+    pub(super) fn configure(&mut self, configure: &Configure) -> Reply {
+        match &configure.what {
+            None => Reply::Refused(Refusal::Malformed),
+            Some(What::Subscribe(rules)) => {
+                self.subscribe(rules);
+                Reply::Configured { more: false }
+            }
+            Some(What::DropQueue(drop)) => {
+                let mut budget = drop.limit;
+                let groups: Vec<u32> = self
+                    .subs
+                    .iter()
+                    .filter(|sub| sub.queue == drop.queue)
+                    .map(|sub| sub.group)
+                    .collect();
+                let done = groups.is_sorted()
+                    && groups
+                        .iter()
+                        .all(|&group| self.drop_sub(group, drop.queue, &mut budget))
+                    && self.drop_messages(drop.queue, &mut budget);
+                Reply::Configured { more: !done }
+            }
+            Some(What::DropGroup(drop)) => {
+                let mut budget = drop.limit;
+                let queues: Vec<u64> = self
+                    .subs
+                    .iter()
+                    .filter(|sub| sub.group == drop.group)
+                    .map(|sub| sub.queue)
+                    .collect();
+                let done = queues
+                    .iter()
+                    .all(|&queue| self.drop_sub(drop.group, queue, &mut budget));
+                Reply::Configured { more: !done }
+            }
+        }
+    }
+
+    pub(super) fn subscribe(&mut self, rules: &Subscribe) {
+        let mut rules = rules.clone();
+        rules.backoff = rules.backoff.filter(|backoff| backoff.strategy.is_some());
+        if let Some(sub) = self.sub_mut(rules.group, rules.queue) {
+            sub.rules = rules;
+            return;
+        }
+        let (first, next) = self
+            .queue(rules.queue)
+            .map_or((0, 0), |queue| (queue.first, queue.messages.len()));
+        let start = if rules.start_at == StartAt::Last as i32 {
+            next
+        } else {
+            first
+        };
+        let states = vec![State::New; next - start];
+        self.subs.push(Sub {
+            group: rules.group,
+            queue: rules.queue,
+            rules,
+            start,
+            states,
+        });
+        self.subs.sort_by_key(|sub| (sub.queue, sub.group));
+    }
+
+    /// One unit of the budget for each message in flight, one for the subscription.
+    pub(super) fn drop_sub(&mut self, group: u32, queue: u64, budget: &mut u32) -> bool {
+        for view in self.sub(group, queue).unwrap().in_flight() {
+            if *budget == 0 {
+                return false;
+            }
+            *budget -= 1;
+            self.set(group, queue, view.offset, State::Acked);
+        }
+        if *budget == 0 {
+            return false;
+        }
+        *budget -= 1;
+        self.subs.retain(|sub| (sub.group, sub.queue) != (group, queue));
+        true
+    }
+
+    /// One unit of the budget for each message, one for the queue.
+    pub(super) fn drop_messages(&mut self, id: u64, budget: &mut u32) -> bool {
+        if let Some(queue) = self.queues.iter_mut().find(|queue| queue.id == id) {
+            while *budget > 0 && queue.first < queue.messages.len() {
+                queue.first += 1;
+                *budget -= 1;
+            }
+        }
+        if *budget == 0 {
+            return false;
+        }
+        self.queues.retain(|queue| queue.id != id);
+        true
+    }
+}
