@@ -105,9 +105,8 @@ mod tests {
         let sim = SimDisk::new(1);
         let disk = sim.mount();
         assert_eq!(read_small(&*disk, FILE, MOST).unwrap(), None);
-        sim.set_capacity(3);
-        mark(&*disk, FILE, b"why").unwrap();
-        mark(&*disk, FILE, b"because").unwrap_err();
+        sim.set_capacity(0);
+        mark(&*disk, FILE, b"why").unwrap_err();
         sim.crash(Loss::All);
         assert!(read_small(&*sim.mount(), FILE, MOST).unwrap().is_some());
     }
