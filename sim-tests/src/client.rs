@@ -19,7 +19,7 @@ use mq::receive_message_response::Content;
 use prost::Message;
 
 use crate::{
-    history::Place,
+    history::{Place, Receipt},
     host::client_addr,
     peers::{Disorder, SimTransport},
     trace::Trace,
@@ -52,12 +52,47 @@ pub struct Received {
     pub attempt: i32,
     /// For the acknowledgement.
     pub handle: String,
+    /// How often the lease was given another end, and with it another handle.
+    pub changes: u32,
     /// The body.
     pub body: Bytes,
 }
 
+impl Received {
+    /// Its receipt, in this consumer group.
+    #[must_use]
+    pub fn receipt(&self, group: &str) -> Receipt {
+        Receipt {
+            group: group.to_owned(),
+            place: self.place.clone(),
+            id: self.message_id.clone(),
+            attempt: self.attempt,
+            changes: self.changes,
+        }
+    }
+
+    /// The same with a handle that nobody gave.
+    #[must_use]
+    pub fn invented(&self) -> Received {
+        Received {
+            handle: format!("{}x", self.handle),
+            ..self.clone()
+        }
+    }
+
+    /// The same with the handle that took the place of its handle.
+    #[must_use]
+    pub fn with(&self, handle: String) -> Received {
+        Received {
+            handle,
+            changes: self.changes + 1,
+            ..self.clone()
+        }
+    }
+}
+
 /// Why a request has no good answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Failure {
     /// The network or the node; whether the request was carried out is unknown.
     Peer(PeerError),
@@ -86,6 +121,12 @@ impl Client {
             generation: AtomicU32::new(0),
             transport,
         }
+    }
+
+    /// The program that it is, whatever its id.
+    #[must_use]
+    pub fn program(&self) -> String {
+        format!("client-{}", self.id)
     }
 
     /// The id it goes by now.
@@ -229,24 +270,37 @@ impl Client {
         Ok(received)
     }
 
-    /// Acknowledges one message.
+    /// Acknowledges messages of one topic; what became of each.
     ///
     /// # Errors
-    /// See [`Failure`]; a lease that is over is a `Status`.
-    pub async fn ack(&self, node: u32, group: &str, message: &Received) -> Result<(), Failure> {
-        let entry = mq::AckMessageEntry {
+    /// See [`Failure`]; for one whose lease is over it is a `Status`.
+    pub async fn ack(
+        &self,
+        node: u32,
+        group: &str,
+        messages: &[&Received],
+    ) -> Result<Vec<Result<(), Failure>>, Failure> {
+        let entry = |message: &&Received| mq::AckMessageEntry {
             message_id: message.message_id.clone(),
             receipt_handle: message.handle.clone(),
             ..Default::default()
         };
+        let topic = messages.first().map(|message| resource(&message.place.topic));
         let request = mq::AckMessageRequest {
             group: Some(resource(group)),
-            topic: Some(resource(&message.place.topic)),
-            entries: vec![entry],
+            topic,
+            entries: messages.iter().map(entry).collect(),
         };
         let answer: mq::AckMessageResponse = self.call_one(node, "AckMessage", &request).await?;
-        good(answer.status)?;
-        good(answer.entries.into_iter().next().and_then(|entry| entry.status))
+        if answer.entries.len() != messages.len() {
+            good(answer.status)?;
+            return Err(Failure::Peer(PeerError::Malformed));
+        }
+        Ok(answer
+            .entries
+            .into_iter()
+            .map(|entry| good(entry.status))
+            .collect())
     }
 
     /// Hides a leased message for another time; the new handle.
@@ -367,6 +421,7 @@ fn receipt(topic: &str, message: mq::Message) -> Received {
         },
         attempt: properties.delivery_attempt.unwrap_or(0),
         handle: properties.receipt_handle.unwrap_or_default(),
+        changes: 0,
         body: message.body,
     }
 }

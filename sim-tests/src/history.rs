@@ -24,6 +24,8 @@ pub struct Place {
 /// A message that came, as its consumer saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
+    /// Who got it.
+    pub client: String,
     /// The consumer group.
     pub group: String,
     /// From where.
@@ -36,8 +38,25 @@ pub struct Delivery {
     pub asked: Duration,
     /// For how long nobody else gets it, from some moment after `asked`.
     pub invisible: Duration,
+    /// The server renews its lease while the client lives.
+    pub renewed: bool,
     /// The body is the one that was sent.
     pub intact: bool,
+}
+
+/// What a consumer shows to say what becomes of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The consumer group.
+    pub group: String,
+    /// Where the message stands.
+    pub place: Place,
+    /// The message id.
+    pub id: String,
+    /// Which delivery.
+    pub attempt: i32,
+    /// How often its lease was given another end since: each time, another handle takes the place of the one before.
+    pub changes: u32,
 }
 
 /// Something a client did or saw.
@@ -51,48 +70,44 @@ pub enum Event {
     Refused { id: String },
     /// A message came.
     Delivered(Delivery),
-    /// Whoever has the delivery with this attempt is about to end or to change its lease.
-    Ending {
-        group: String,
-        place: Place,
-        attempt: i32,
-    },
+    /// Whoever has this receipt is about to end or to change its lease.
+    Ending(Receipt),
     /// The service accepted an acknowledgement, which was first sent at `asked`.
-    Acked {
-        group: String,
-        place: Place,
-        id: String,
-        attempt: i32,
-        asked: Duration,
-    },
-    /// The service refused an acknowledgement, and no earlier try of it can have been carried out.
-    AckRefused {
-        group: String,
-        place: Place,
-        id: String,
-        attempt: i32,
-    },
-    /// The service accepted that the message stays hidden for `invisible` from some moment after `asked`.
+    Acked { receipt: Receipt, asked: Duration },
+    /// The service refused an acknowledgement or a dead letter, and no earlier try of it can have been carried out.
+    EndRefused(Receipt),
+    /// The service accepted that the message stays hidden for `invisible` from some moment after `asked`. From now on
+    /// another receipt counts.
     Hidden {
-        group: String,
-        place: Place,
+        receipt: Receipt,
         asked: Duration,
         invisible: Duration,
     },
     /// That is being tried, and nobody knows yet, or ever, whether it is carried out.
     HideUnsure {
-        group: String,
-        place: Place,
+        receipt: Receipt,
+        asked: Duration,
+        invisible: Duration,
+    },
+    /// The service refused it, and it was not carried out.
+    HideRefused {
+        receipt: Receipt,
         asked: Duration,
         invisible: Duration,
     },
     /// An acknowledgement was tried, and nobody knows whether it was carried out.
-    AckUnsure { group: String, place: Place, id: String },
+    AckUnsure(Receipt),
+    /// The faults are over, and the cluster is whole.
+    Calm,
     /// A consumer of the topic is about to say good-bye: what was given to it, or will be because it asked before, may come
     /// to others from now on.
-    Leaving { group: String, topic: String },
-    /// The service accepted that the message is a dead letter.
-    Buried { group: String, place: Place, id: String },
+    Leaving {
+        client: String,
+        group: String,
+        topic: String,
+    },
+    /// The service accepted that the message is a dead letter, which was first asked for at `asked`.
+    Buried { receipt: Receipt, asked: Duration },
 }
 
 impl Event {
@@ -101,14 +116,16 @@ impl Event {
         let (id, place) = match self {
             Event::Sending { id, .. } | Event::Stored { id, .. } | Event::Refused { id } => (Some(id), None),
             Event::Delivered(it) => (Some(&it.id), Some(&it.place)),
-            Event::Acked { id, place, .. }
-            | Event::AckUnsure { id, place, .. }
-            | Event::Buried { id, place, .. } => (Some(id), Some(place)),
-            Event::AckRefused { id, place, .. } => (Some(id), Some(place)),
-            Event::Hidden { place, .. } | Event::HideUnsure { place, .. } | Event::Ending { place, .. } => {
-                (None, Some(place))
-            }
-            Event::Leaving { group, topic } => return text.contains(group) && text.contains(topic),
+            Event::Ending(receipt)
+            | Event::Acked { receipt, .. }
+            | Event::EndRefused(receipt)
+            | Event::Hidden { receipt, .. }
+            | Event::HideUnsure { receipt, .. }
+            | Event::HideRefused { receipt, .. }
+            | Event::AckUnsure(receipt)
+            | Event::Buried { receipt, .. } => (Some(&receipt.id), Some(&receipt.place)),
+            Event::Calm => return false,
+            Event::Leaving { group, topic, .. } => return text.contains(group) && text.contains(topic),
         };
         id.is_some_and(|id| text.contains(id.as_str()))
             || place.is_some_and(|place| text.contains(&format!("{place:?}")))
@@ -259,19 +276,21 @@ impl Book {
                     self.finish(group, &delivery.id);
                 }
             }
-            Event::Acked { group, id, .. } => {
+            Event::Acked { receipt, .. } => {
                 self.tally.acked += 1;
-                self.finish(group, id);
+                self.finish(&receipt.group, &receipt.id);
             }
-            Event::AckUnsure { group, id, .. } => self.finish(group, id),
+            Event::AckUnsure(receipt) => self.finish(&receipt.group, &receipt.id),
             // A dead letter is done with when it is seen among the dead letters.
             Event::Sending { .. }
             | Event::Refused { .. }
             | Event::Ending { .. }
-            | Event::AckRefused { .. }
+            | Event::EndRefused { .. }
             | Event::Hidden { .. }
             | Event::HideUnsure { .. }
+            | Event::HideRefused { .. }
             | Event::Leaving { .. }
+            | Event::Calm
             | Event::Buried { .. } => {}
         }
     }

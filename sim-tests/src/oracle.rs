@@ -7,6 +7,7 @@
 //! | file | promise |
 //! |---|---|
 //! | `durable` | P1: nothing acknowledged is lost, nothing is invented |
+//! | `late` | P11: once the cluster is whole, what is due comes within seconds |
 //! | `lease` | P3: nobody gets what somebody else has leased |
 //! | `receipt` | P3: an acknowledgement counts if its lease is the present one, and only then |
 //! | `conserve` | P4: attempts go up, and what is acknowledged does not come again |
@@ -29,6 +30,7 @@ pub mod cluster;
 mod conserve;
 mod dead;
 mod durable;
+pub mod late;
 mod lease;
 mod offsets;
 mod once;
@@ -46,23 +48,29 @@ pub trait Oracle: Send {
     fn end(&mut self, _wrong: &mut Vec<String>) {}
 }
 
-/// When consumers said good-bye last, by consumer group and topic.
+/// When consumers said good-bye last: by consumer group and topic, and by client.
 #[derive(Default)]
-struct Departures(BTreeMap<(String, String), Duration>);
+struct Departures(BTreeMap<(String, String), BTreeMap<String, Duration>>);
 
 impl Departures {
-    fn leaving(&mut self, at: Duration, group: &str, topic: &str) {
-        self.0.insert((group.to_owned(), topic.to_owned()), at);
+    fn leaving(&mut self, at: Duration, client: &str, group: &str, topic: &str) {
+        let of_all = self.0.entry((group.to_owned(), topic.to_owned())).or_default();
+        of_all.insert(client.to_owned(), at);
     }
 
-    /// When a consumer of this delivery's consumer group and topic said good-bye.
-    fn of(&self, it: &Delivery) -> Option<Duration> {
-        self.0.get(&(it.group.clone(), it.place.topic.clone())).copied()
+    fn of_all(&self, it: &Delivery) -> Option<&BTreeMap<String, Duration>> {
+        self.0.get(&(it.group.clone(), it.place.topic.clone()))
+    }
+
+    /// Some consumer of this delivery's consumer group and topic said good-bye.
+    fn are_there(&self, it: &Delivery) -> bool {
+        self.of_all(it).is_some()
     }
 
     /// It was given to somebody who has left since: its lease may be over, and later attempts may have come already.
     fn concern(&self, it: &Delivery) -> bool {
-        self.of(it).is_some_and(|left| it.asked <= left)
+        let left = self.of_all(it).and_then(|all| all.get(&it.client));
+        left.is_some_and(|left| it.asked <= *left)
     }
 }
 
@@ -77,6 +85,7 @@ pub(crate) fn all(groups: &BTreeSet<String>, max_attempts: u32) -> Vec<Box<dyn O
         Box::<offsets::Offsets>::default(),
         Box::<poll::Polls>::default(),
         Box::new(dead::Dead::new(max_attempts)),
+        Box::new(late::Late::new(groups.clone(), max_attempts)),
     ]
 }
 
@@ -87,7 +96,7 @@ pub(crate) mod testing {
     use std::time::Duration;
 
     use super::Oracle;
-    use crate::history::{Delivery, Event, Place};
+    use crate::history::{Delivery, Event, Place, Receipt};
 
     pub(crate) const S: fn(u64) -> Duration = Duration::from_secs;
 
@@ -117,12 +126,14 @@ pub(crate) mod testing {
     /// To consumer group "g" at once, leased for ten seconds.
     pub(crate) fn delivered(id: &str, offset: i64, attempt: i32, asked: u64) -> Event {
         Event::Delivered(Delivery {
+            client: "c".into(),
             group: "g".into(),
             place: place(offset),
             id: id.into(),
             attempt,
             asked: S(asked),
             invisible: S(10),
+            renewed: false,
             intact: true,
         })
     }
@@ -130,17 +141,26 @@ pub(crate) mod testing {
     /// A consumer of consumer group "g" says good-bye.
     pub(crate) fn leaving() -> Event {
         Event::Leaving {
+            client: "c".into(),
             group: "g".into(),
             topic: "t".into(),
         }
     }
 
-    pub(crate) fn acked(id: &str, offset: i64) -> Event {
-        Event::Acked {
+    /// Of a delivery to consumer group "g".
+    pub(crate) fn receipt(id: &str, offset: i64, attempt: i32) -> Receipt {
+        Receipt {
             group: "g".into(),
             place: place(offset),
             id: id.into(),
-            attempt: 1,
+            attempt,
+            changes: 0,
+        }
+    }
+
+    pub(crate) fn acked(id: &str, offset: i64) -> Event {
+        Event::Acked {
+            receipt: receipt(id, offset, 1),
             asked: S(0),
         }
     }

@@ -168,6 +168,10 @@ pub struct Plan {
     pub push: bool,
     /// Whether push consumers say good-bye now and then. What they lose comes again without it, too.
     pub good_byes: bool,
+    /// Clients of each consumer group that read the same topic.
+    pub consumers: u32,
+    /// Whether consumers acknowledge what came together in one request.
+    pub batches: bool,
 }
 
 impl Plan {
@@ -224,6 +228,8 @@ impl Plan {
             faults_for: Duration::from_secs(rng.gen_range(10..=40)),
             push: rng.gen_bool(0.3),
             good_byes: rng.gen_bool(0.5),
+            consumers: if rng.gen_bool(0.3) { 2 } else { 1 },
+            batches: rng.gen_bool(0.5),
         }
     }
 
@@ -260,6 +266,8 @@ impl Plan {
             faults_for: Duration::from_secs(1),
             push: false,
             good_byes: false,
+            consumers: 1,
+            batches: false,
         }
     }
 
@@ -291,6 +299,8 @@ impl Plan {
             "at_once" => self.at_once = number()?,
             "faults_for" => self.faults_for = Duration::from_secs(number()?.into()),
             "skew_ms" => self.skew_ms = number()?.into(),
+            "consumers" => self.consumers = number()?,
+            "batches" if value == "none" => self.batches = false,
             "habits" if value == "none" => {
                 self.habits = Habits {
                     forget: 0.0,
@@ -336,12 +346,16 @@ impl Plan {
         less("queues", self.queues, 1);
         less("shards", self.shards, 1);
         less("at_once", self.at_once, 1);
+        less("consumers", self.consumers, 1);
         let habits = self.habits;
         if habits.forget + habits.hide + habits.bury + habits.late > 0.0 {
             changes.push("habits=none".into());
         }
         if self.push {
             changes.push("push=none".into());
+        }
+        if self.batches {
+            changes.push("batches=none".into());
         }
         if self.loss > 0.0 {
             changes.push("loss=none".into());
@@ -375,7 +389,7 @@ impl fmt::Display for Plan {
         write!(
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
-             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} good-byes {}",
+             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} good-byes {} consumers {} batches {}",
             self.nodes,
             self.shards,
             self.topics,
@@ -398,7 +412,9 @@ impl fmt::Display for Plan {
             self.fault_every_ms,
             self.faults_for,
             self.push,
-            self.good_byes
+            self.good_byes,
+            self.consumers,
+            self.batches
         )
     }
 }

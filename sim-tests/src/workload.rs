@@ -57,11 +57,7 @@ impl Context {
 
     /// From now on the lease of this delivery may have another end than its deadline.
     fn ending(&self, group: &str, message: &Received) {
-        self.record(&Event::Ending {
-            group: group.to_owned(),
-            place: message.place.clone(),
-            attempt: message.attempt,
-        });
+        self.record(&Event::Ending(message.receipt(group)));
     }
 
     fn stopped(&self) -> bool {
@@ -127,7 +123,8 @@ impl Clients {
         }
         let mut consumers: Vec<(String, String)> = Vec::new();
         for group in (0..plan.groups).map(|number| plan.group(number)) {
-            consumers.extend((0..plan.topics).map(|topic| (plan.topic(topic), group.clone())));
+            let several = (0..plan.topics).flat_map(|topic| (0..plan.consumers).map(move |_| topic));
+            consumers.extend(several.map(|topic| (plan.topic(topic), group.clone())));
             consumers.push((format!("{DEAD_LETTERS}{group}"), UNDERTAKER.to_owned()));
         }
         for (topic, group) in consumers {

@@ -21,11 +21,11 @@ use crate::{
     atlas::{self, Atlas},
     commands::Counted,
     coverage::Coverage,
-    history::{History, Tally},
+    history::{Event, History, Tally},
     host::Host,
     janitor, log,
     nemesis::{self, Scene},
-    oracle::cluster::Watch,
+    oracle::{cluster::Watch, late::LONGEST_BACKOFF},
     peers::Disorder,
     plan::{Fault, Plan},
     trace::{Digest, Trace},
@@ -156,7 +156,10 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     let rest = async {
         nemesis::run(scene).await;
         trace.event("faults end", &[], &[]);
-        live(&hosts, &plan, &clients, &history).await;
+        futures::join!(
+            calm_down(&hosts, &history),
+            live(&hosts, &plan, &clients, &history)
+        );
     };
     tokio::select! {
         biased;
@@ -215,7 +218,7 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
             name: group,
             max_attempts: Some(plan.max_attempts),
             backoff: Some(BackoffView::Customized {
-                next_ms: vec![thread_rng().gen_range(1..3_000)],
+                next_ms: vec![thread_rng().gen_range(1..LONGEST_BACKOFF.as_millis() as u64)],
             }),
             fifo: false,
             start_at: StartAt::First,
@@ -251,6 +254,13 @@ async fn rebuild(hosts: Arc<Vec<Host>>, coverage: Coverage) {
             host.restart();
         }
         sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Tells the oracles when every node takes part again: from now on there are no excuses.
+async fn calm_down(hosts: &[Host], history: &History) {
+    if await_true(PATIENCE, || atlas::whole(hosts)).await {
+        history.record(now(), &Event::Calm);
     }
 }
 

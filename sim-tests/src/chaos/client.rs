@@ -12,7 +12,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::history::Place;
+use crate::history::{Place, Receipt};
 
 /// The deadline of requests that do not wait for anything; as in SDKs.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
@@ -39,7 +39,31 @@ pub(super) struct Received {
     pub(super) attempt: i32,
     /// For the acknowledgement.
     pub(super) handle: String,
+    /// How often the lease was given another end, and with it another handle.
+    pub(super) changes: u32,
     pub(super) body: Bytes,
+}
+
+impl Received {
+    /// Its receipt, in this consumer group.
+    pub(super) fn receipt(&self, group: &str) -> Receipt {
+        Receipt {
+            group: group.to_owned(),
+            place: self.place.clone(),
+            id: self.message_id.clone(),
+            attempt: self.attempt,
+            changes: self.changes,
+        }
+    }
+
+    /// The same with the handle that took the place of its handle.
+    pub(super) fn with(&self, handle: String) -> Received {
+        Received {
+            handle,
+            changes: self.changes + 1,
+            ..self.clone()
+        }
+    }
 }
 
 /// Why a request has no good answer.
@@ -91,6 +115,11 @@ impl Client {
             id: id.to_owned(),
             nodes: addresses.iter().map(connect).collect(),
         }
+    }
+
+    /// What it calls itself.
+    pub(super) fn id(&self) -> &str {
+        &self.id
     }
 
     /// The nodes that lead queues of the topic, by their addresses, as `node` sees it.
@@ -194,14 +223,14 @@ impl Client {
         good(answer.entries.into_iter().next().and_then(|entry| entry.status))
     }
 
-    /// Hides a leased message for another time; a lease that is over is a `Status`.
+    /// Hides a leased message for another time; the new handle. A lease that is over is a `Status`.
     pub(super) async fn hide(
         &self,
         node: u32,
         group: &str,
         message: &Received,
         invisible: Duration,
-    ) -> Result<(), Failure> {
+    ) -> Result<String, Failure> {
         let request = mq::ChangeInvisibleDurationRequest {
             group: Some(resource(group)),
             topic: Some(resource(&message.place.topic)),
@@ -214,8 +243,10 @@ impl Client {
         let answer = within(
             PATIENCE,
             client.change_invisible_duration(self.request(request, PATIENCE)),
-        );
-        good(answer.await?.status)
+        )
+        .await?;
+        good(answer.status)?;
+        Ok(answer.receipt_handle)
     }
 
     /// Makes a leased message a dead letter; a lease that is over is a `Status`.
@@ -294,6 +325,7 @@ fn receipt(topic: &str, message: mq::Message) -> Received {
         },
         attempt: properties.delivery_attempt.unwrap_or(0),
         handle: properties.receipt_handle.unwrap_or_default(),
+        changes: 0,
         body: message.body,
     }
 }

@@ -66,11 +66,7 @@ struct Context {
 impl Context {
     /// From now on the lease of this delivery may have another end than its deadline.
     fn ending(&self, group: &str, message: &Received) {
-        self.book.record(&Event::Ending {
-            group: group.to_owned(),
-            place: message.place.clone(),
-            attempt: message.attempt,
-        });
+        self.book.record(&Event::Ending(message.receipt(group)));
     }
 
     fn stopped(&self) -> bool {

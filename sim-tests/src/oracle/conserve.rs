@@ -44,9 +44,10 @@ impl Oracle for Conserve {
                 }
                 fate.attempt = fate.attempt.max(it.attempt);
             }
-            Event::Leaving { group, topic } => self.departures.leaving(at, group, topic),
-            Event::Acked { group, place, .. } | Event::Buried { group, place, .. } => {
-                let fate = self.fates.entry((group.clone(), place.clone())).or_default();
+            Event::Leaving { client, group, topic } => self.departures.leaving(at, client, group, topic),
+            Event::Acked { receipt, .. } | Event::Buried { receipt, .. } => {
+                let key = (receipt.group.clone(), receipt.place.clone());
+                let fate = self.fates.entry(key).or_default();
                 fate.over.get_or_insert(at);
             }
             _ => {}

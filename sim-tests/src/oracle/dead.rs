@@ -48,8 +48,8 @@ impl Oracle for Dead {
                     ));
                 }
             }
-            Event::Buried { group, id, .. } => {
-                self.buried.insert((group.clone(), id.clone()));
+            Event::Buried { receipt, .. } => {
+                self.buried.insert((receipt.group.clone(), receipt.id.clone()));
             }
             _ => {}
         }
@@ -88,9 +88,8 @@ mod tests {
 
     fn buried(id: &str) -> Event {
         Event::Buried {
-            group: "g".into(),
-            place: place(0),
-            id: id.into(),
+            receipt: receipt(id, 0, 1),
+            asked: S(0),
         }
     }
 

@@ -10,7 +10,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Departures, Oracle};
-use crate::history::{Event, Place};
+use crate::history::{Event, Place, Receipt};
 
 /// What was delivered, by consumer group and place.
 #[derive(Default)]
@@ -21,9 +21,17 @@ pub(super) struct Leases {
 
 #[derive(Default)]
 struct Lease {
+    client: String,
     /// It lasts at least until then.
     until: Duration,
     attempt: i32,
+}
+
+impl Leases {
+    fn lease_of(&mut self, receipt: &Receipt) -> &mut Lease {
+        let key = (receipt.group.clone(), receipt.place.clone());
+        self.leases.entry(key).or_default()
+    }
 }
 
 impl Oracle for Leases {
@@ -32,13 +40,13 @@ impl Oracle for Leases {
             Event::Delivered(it) => {
                 let key = (it.group.clone(), it.place.clone());
                 let over = self.departures.concern(it);
-                if let Some(Lease { until, attempt }) = self.leases.get(&key) {
+                if let Some(Lease { until, attempt, .. }) = self.leases.get(&key) {
                     if over && it.attempt < *attempt {
                         return;
                     }
-                    let unseen = match self.departures.of(it) {
-                        Some(_) => 0,
-                        None => u32::try_from(it.attempt - attempt - 1).unwrap_or(0),
+                    let unseen = match self.departures.are_there(it) {
+                        true => 0,
+                        false => u32::try_from(it.attempt - attempt - 1).unwrap_or(0),
                     };
                     let until = *until + it.invisible * unseen;
                     if at < until {
@@ -49,33 +57,32 @@ impl Oracle for Leases {
                     }
                 }
                 let lasts = if over { Duration::ZERO } else { it.invisible };
-                let (until, attempt) = (it.asked + lasts, it.attempt);
-                self.leases.insert(key, Lease { until, attempt });
+                let lease = Lease {
+                    client: it.client.clone(),
+                    until: it.asked + lasts,
+                    attempt: it.attempt,
+                };
+                self.leases.insert(key, lease);
             }
-            Event::Leaving { group, topic } => {
-                self.departures.leaving(at, group, topic);
+            Event::Leaving { client, group, topic } => {
+                self.departures.leaving(at, client, group, topic);
                 for ((holder, place), lease) in &mut self.leases {
-                    if holder == group && place.topic == *topic {
+                    if holder == group && place.topic == *topic && lease.client == *client {
                         lease.until = lease.until.min(at);
                     }
                 }
             }
             Event::Hidden {
-                group,
-                place,
+                receipt,
                 asked,
                 invisible,
-            } => {
-                let lease = self.leases.entry((group.clone(), place.clone())).or_default();
-                lease.until = *asked + *invisible;
-            }
+            } => self.lease_of(receipt).until = *asked + *invisible,
             Event::HideUnsure {
-                group,
-                place,
+                receipt,
                 asked,
                 invisible,
             } => {
-                let lease = self.leases.entry((group.clone(), place.clone())).or_default();
+                let lease = self.lease_of(receipt);
                 lease.until = lease.until.min(*asked + *invisible);
             }
             _ => {}
@@ -88,18 +95,16 @@ mod tests {
     use super::{super::testing::*, *};
 
     fn hide(asked: u64, invisible: u64, sure: bool) -> Event {
-        let (group, place, asked, invisible) = ("g".to_owned(), place(0), S(asked), S(invisible));
+        let (receipt, asked, invisible) = (receipt("t/1", 0, 1), S(asked), S(invisible));
         if sure {
             Event::Hidden {
-                group,
-                place,
+                receipt,
                 asked,
                 invisible,
             }
         } else {
             Event::HideUnsure {
-                group,
-                place,
+                receipt,
                 asked,
                 invisible,
             }
@@ -154,11 +159,14 @@ mod tests {
             (11, delivered("t/1", 0, 2, 11)),
         ];
         assert_eq!(judge(&mut Leases::default(), &later).len(), 1);
-        let elsewhere = Event::Leaving {
-            group: "g".into(),
-            topic: "other".into(),
-        };
-        assert_eq!(judged(Some((5, elsewhere)), 6), 1);
+        for (client, topic) in [("c", "other"), ("another", "t")] {
+            let elsewhere = Event::Leaving {
+                client: client.into(),
+                group: "g".into(),
+                topic: topic.into(),
+            };
+            assert_eq!(judged(Some((5, elsewhere)), 6), 1);
+        }
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! P3, for whoever has a receipt: while a lease lasts its holder's acknowledgement is not refused, and an
-//! acknowledgement with an older receipt is not accepted, unless the message is over anyway (which a node that repeats a
-//! request of unknown outcome cannot tell from its own success). A lease of a consumer that says good-bye may be over at
-//! once.
+//! P3, for whoever has a receipt: while a lease lasts its holder is not refused, whatever it asks for, and what is asked
+//! with an older receipt is not accepted, be it of an earlier delivery or of before the lease was given another end; unless
+//! the message is over anyway (which a node that repeats a request of unknown outcome cannot tell from its own success). A
+//! lease of a consumer that says good-bye may be over at once.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Departures, Oracle};
-use crate::history::{Event, Place};
+use crate::history::{Delivery, Event, Place, Receipt};
 
 /// The latest delivery of everything, by consumer group and place.
 #[derive(Default)]
@@ -16,86 +16,136 @@ pub(super) struct Receipts {
 }
 
 struct Latest {
+    client: String,
     attempt: i32,
+    /// How often its lease was given another end.
+    changes: u32,
+    /// This receipt counts since then.
     seen: Duration,
     /// The lease lasts at least until then, unless its holder ends it.
     until: Duration,
+    /// Its holder is about to do that.
     ending: bool,
+    /// Nobody knows whether the lease was given another end, and with it another receipt.
+    unsure: bool,
+}
+
+impl Latest {
+    fn is_of(&self, receipt: &Receipt) -> bool {
+        (self.attempt, self.changes) == (receipt.attempt, receipt.changes)
+    }
+
+    fn is_after(&self, receipt: &Receipt) -> bool {
+        (self.attempt, self.changes) > (receipt.attempt, receipt.changes)
+    }
+}
+
+impl Receipts {
+    fn of(&mut self, receipt: &Receipt) -> Option<&mut Latest> {
+        self.latest
+            .get_mut(&(receipt.group.clone(), receipt.place.clone()))
+    }
+
+    /// The service did at `at`, or before, what was asked with this receipt at `asked`.
+    fn accepted(&mut self, receipt: &Receipt, asked: Duration, at: Duration, wrong: &mut Vec<String>) {
+        if let Some(latest) = self.of(receipt)
+            && latest.is_after(receipt)
+            && latest.seen < asked
+            && at < latest.until
+            && !latest.ending
+            && !latest.unsure
+        {
+            wrong.push(format!(
+                "P3: {} still decides about {} at {at:?} with the receipt of attempt {} and {} changes, while attempt {} with {} \
+                 is leased",
+                receipt.group, receipt.id, receipt.attempt, receipt.changes, latest.attempt, latest.changes
+            ));
+        }
+    }
+
+    /// The service refused what was asked with this receipt, although its lease, had it lasted until `until`, was there.
+    fn refused(&mut self, receipt: &Receipt, until: Duration, at: Duration, wrong: &mut Vec<String>) {
+        if let Some(latest) = self.of(receipt)
+            && latest.is_of(receipt)
+            && !latest.unsure
+            && at < latest.until.min(until)
+        {
+            wrong.push(format!(
+                "P3: {} is refused with {} of {:?} at {at:?}, leased until {:?}",
+                receipt.group, receipt.id, receipt.place, latest.until
+            ));
+        }
+    }
+
+    /// A message came: its earlier receipts count no more.
+    fn delivered(&mut self, it: &Delivery, at: Duration) {
+        let key = (it.group.clone(), it.place.clone());
+        let over = self.departures.concern(it);
+        let known = self.latest.get(&key);
+        if over && known.is_some_and(|latest| latest.attempt > it.attempt) {
+            return;
+        }
+        let lasts = if over { Duration::ZERO } else { it.invisible };
+        let latest = Latest {
+            client: it.client.clone(),
+            attempt: it.attempt,
+            changes: 0,
+            seen: at,
+            until: it.asked + lasts,
+            ending: false,
+            unsure: false,
+        };
+        self.latest.insert(key, latest);
+    }
 }
 
 impl Oracle for Receipts {
     fn see(&mut self, at: Duration, event: &Event, wrong: &mut Vec<String>) {
         match event {
-            Event::Delivered(it) => {
-                let key = (it.group.clone(), it.place.clone());
-                let over = self.departures.concern(it);
-                if over
-                    && self
-                        .latest
-                        .get(&key)
-                        .is_some_and(|latest| latest.attempt > it.attempt)
-                {
-                    return;
-                }
-                let lasts = if over { Duration::ZERO } else { it.invisible };
-                let latest = Latest {
-                    attempt: it.attempt,
-                    seen: at,
-                    until: it.asked + lasts,
-                    ending: false,
-                };
-                self.latest.insert(key, latest);
-            }
-            Event::Leaving { group, topic } => {
-                self.departures.leaving(at, group, topic);
+            Event::Delivered(it) => self.delivered(it, at),
+            Event::Leaving { client, group, topic } => {
+                self.departures.leaving(at, client, group, topic);
                 for ((holder, place), latest) in &mut self.latest {
-                    if holder == group && place.topic == *topic {
+                    if holder == group && place.topic == *topic && latest.client == *client {
                         latest.until = latest.until.min(at);
                     }
                 }
             }
-            Event::Ending {
-                group,
-                place,
-                attempt,
-            } => {
-                if let Some(latest) = self.latest.get_mut(&(group.clone(), place.clone())) {
-                    latest.ending |= latest.attempt == *attempt;
+            Event::Ending(receipt) => {
+                if let Some(latest) = self.of(receipt).filter(|latest| latest.is_of(receipt)) {
+                    latest.ending = true;
                 }
             }
-            Event::Acked {
-                group,
-                place,
-                id,
-                attempt,
+            Event::Acked { receipt, asked } | Event::Buried { receipt, asked } => {
+                self.accepted(receipt, *asked, at, wrong);
+            }
+            Event::EndRefused(receipt) => self.refused(receipt, Duration::MAX, at, wrong),
+            Event::HideUnsure { receipt, .. } => {
+                if let Some(latest) = self.of(receipt).filter(|latest| latest.is_of(receipt)) {
+                    latest.unsure = true;
+                }
+            }
+            Event::HideRefused {
+                receipt,
                 asked,
+                invisible,
             } => {
-                if let Some(latest) = self.latest.get(&(group.clone(), place.clone()))
-                    && latest.attempt > *attempt
-                    && latest.seen < *asked
-                    && at < latest.until
-                    && !latest.ending
-                {
-                    wrong.push(format!(
-                        "P3: {group} acknowledged {id} with the receipt of attempt {attempt}, while attempt {} is leased",
-                        latest.attempt
-                    ));
+                if let Some(latest) = self.of(receipt).filter(|latest| latest.is_of(receipt)) {
+                    latest.unsure = false;
+                    // Done, unknown to whoever passed it on, over by the time it was tried again, and so refused.
+                    self.refused(receipt, *asked + *invisible, at, wrong);
                 }
             }
-            Event::AckRefused {
-                group,
-                place,
-                id,
-                attempt,
+            Event::Hidden {
+                receipt,
+                asked,
+                invisible,
             } => {
-                if let Some(latest) = self.latest.get(&(group.clone(), place.clone()))
-                    && latest.attempt == *attempt
-                    && at < latest.until
-                {
-                    wrong.push(format!(
-                        "P3: {group} may not acknowledge {id} of {place:?} at {at:?}, leased until {:?}",
-                        latest.until
-                    ));
+                self.accepted(receipt, *asked, at, wrong);
+                if let Some(latest) = self.of(receipt).filter(|latest| latest.is_of(receipt)) {
+                    latest.changes += 1;
+                    (latest.seen, latest.until) = (at, *asked + *invisible);
+                    (latest.ending, latest.unsure) = (false, false);
                 }
             }
             _ => {}
@@ -108,29 +158,17 @@ mod tests {
     use super::{super::testing::*, *};
 
     fn ending(attempt: i32) -> Event {
-        Event::Ending {
-            group: "g".into(),
-            place: place(0),
-            attempt,
-        }
+        Event::Ending(receipt("t/1", 0, attempt))
     }
 
     fn refused(attempt: i32) -> Event {
-        Event::AckRefused {
-            group: "g".into(),
-            place: place(0),
-            id: "t/1".into(),
-            attempt,
-        }
+        Event::EndRefused(receipt("t/1", 0, attempt))
     }
 
     /// The first receipt, acknowledged at 15 and accepted at 16.
     fn old() -> Event {
         Event::Acked {
-            group: "g".into(),
-            place: place(0),
-            id: "t/1".into(),
-            attempt: 1,
+            receipt: receipt("t/1", 0, 1),
             asked: S(15),
         }
     }
@@ -202,5 +240,99 @@ mod tests {
             0,
             "the second lease is over, too"
         );
+    }
+
+    /// The first delivery, from the second 1 on, hidden at 5 for 20 seconds, or not.
+    fn hidden(end: fn(Receipt, Duration, Duration) -> Event) -> Vec<(u64, Event)> {
+        let asked = |changes| Receipt {
+            changes,
+            ..receipt("t/1", 0, 1)
+        };
+        let (receipt, asked, invisible) = (asked(0), S(5), S(20));
+        let unsure = Event::HideUnsure {
+            receipt: receipt.clone(),
+            asked,
+            invisible,
+        };
+        vec![
+            (1, delivered("t/1", 0, 1, 1)),
+            (5, unsure),
+            (6, end(receipt, asked, invisible)),
+        ]
+    }
+
+    fn done(receipt: Receipt, asked: Duration, invisible: Duration) -> Event {
+        Event::Hidden {
+            receipt,
+            asked,
+            invisible,
+        }
+    }
+
+    fn refuse(receipt: Receipt, asked: Duration, invisible: Duration) -> Event {
+        Event::HideRefused {
+            receipt,
+            asked,
+            invisible,
+        }
+    }
+
+    fn changed() -> Receipt {
+        Receipt {
+            changes: 1,
+            ..receipt("t/1", 0, 1)
+        }
+    }
+
+    #[test]
+    fn a_new_receipt_counts_for_as_long_as_was_asked_and_the_old_one_no_more() {
+        let with = |at, event| judged(&[hidden(done).as_slice(), &[(at, event)]].concat());
+        assert_eq!(with(24, Event::EndRefused(changed())), 1);
+        assert_eq!(with(25, Event::EndRefused(changed())), 0);
+        assert_eq!(with(8, refused(1)), 0, "the old one is nobody's");
+        let accepted = |receipt, asked| Event::Acked {
+            receipt,
+            asked: S(asked),
+        };
+        assert_eq!(with(8, accepted(receipt("t/1", 0, 1), 7)), 1);
+        assert_eq!(with(8, accepted(receipt("t/1", 0, 1), 5)), 0, "sent before");
+        assert_eq!(with(8, accepted(changed(), 7)), 0);
+    }
+
+    #[test]
+    fn who_is_refused_another_end_had_no_lease() {
+        assert_eq!(judged(&hidden(refuse)), 1);
+        let mut late = hidden(refuse);
+        late[2].0 = 11;
+        assert_eq!(judged(&late), 0);
+    }
+
+    #[test]
+    fn of_two_possible_receipts_either_may_count() {
+        let mut unsure = hidden(done);
+        unsure.pop();
+        let with = |event| judged(&[unsure.as_slice(), &[(8, event)]].concat());
+        assert_eq!(with(refused(1)), 0);
+        let acked = Event::Acked {
+            receipt: receipt("t/1", 0, 1),
+            asked: S(7),
+        };
+        assert_eq!(with(acked), 0);
+    }
+
+    #[test]
+    fn a_dead_letter_with_an_old_receipt_is_found() {
+        let events = [
+            (1, delivered("t/1", 0, 1, 1)),
+            (12, delivered("t/1", 0, 2, 12)),
+            (
+                16,
+                Event::Buried {
+                    receipt: receipt("t/1", 0, 1),
+                    asked: S(15),
+                },
+            ),
+        ];
+        assert_eq!(judged(&events), 1);
     }
 }

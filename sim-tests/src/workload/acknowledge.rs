@@ -1,59 +1,104 @@
-//! AckMessage, until the answer is certain, at one node after the other; true if it was accepted.
+//! AckMessage, until every answer is certain, at one node after the other.
 
 use flotilla_proto::rocketmq::Code;
+use madsim::rand::{Rng, thread_rng};
 use tracing::debug;
 
 use super::{Context, now, pause};
 use crate::{
     client::{Failure, Received},
-    history::Event,
+    history::{Event, Receipt},
 };
 
-pub(super) async fn acknowledge(context: &Context, mut node: u32, group: &str, message: &Received) -> bool {
-    let (group, place, id) = (
-        group.to_owned(),
-        message.place.clone(),
-        message.message_id.clone(),
-    );
-    let (attempt, asked) = (message.attempt, now());
-    context.ending(&group, message);
-    let mut unsure = false;
-    while !context.stopped() {
-        let answer = context.client.ack(node, &group, message).await;
-        debug!(at = ?now(), id, group, node, ?answer, "acknowledged");
-        match answer {
-            Ok(()) => {
-                context.coverage.count("ack done");
-                context.record(&Event::Acked {
-                    group,
-                    place,
-                    id,
-                    attempt,
-                    asked,
-                });
-                return true;
-            }
-            Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
-                context.coverage.count("ack refused");
-                // Refused at once, the lease is over, and the message comes again.
-                context.record(&match unsure {
-                    true => Event::AckUnsure { group, place, id },
-                    false => Event::AckRefused {
-                        group,
-                        place,
-                        id,
-                        attempt,
-                    },
-                });
-                return false;
-            }
-            Err(failure) => {
-                context.coverage.count("ack unknown");
-                unsure |= !matches!(failure, Failure::Status(Code::TooManyRequests, _));
-                node = context.next(node);
-                pause().await;
+/// Share of requests with a handle among the others that no node ever gave.
+const INVENTED: f64 = 0.05;
+
+/// What it asks for, and whether an earlier try may have been carried out.
+struct Pending<'a> {
+    message: &'a Received,
+    receipt: Receipt,
+    unsure: bool,
+}
+
+/// One message; true if it was accepted.
+pub(super) async fn acknowledge(context: &Context, node: u32, group: &str, message: &Received) -> bool {
+    acknowledge_all(context, node, group, &[message]).await == 1
+}
+
+/// Messages of one topic together; how many were accepted.
+pub(super) async fn acknowledge_all(
+    context: &Context,
+    mut node: u32,
+    group: &str,
+    messages: &[&Received],
+) -> usize {
+    let asked = now();
+    let mut pending: Vec<Pending<'_>> = Vec::new();
+    for &message in messages {
+        context.ending(group, message);
+        pending.push(Pending {
+            message,
+            receipt: message.receipt(group),
+            unsure: false,
+        });
+    }
+    let mut accepted = 0;
+    while !pending.is_empty() && !context.stopped() {
+        let answers = ask(context, node, group, &pending).await;
+        debug!(at = ?now(), ids = ?messages.iter().map(|it| &it.message_id).collect::<Vec<_>>(), group, node, ?answers, "acknowledged");
+        let mut left = Vec::new();
+        for (it, answer) in pending.into_iter().zip(answers) {
+            match answer {
+                Ok(()) => {
+                    context.coverage.count("ack done");
+                    accepted += 1;
+                    let receipt = it.receipt;
+                    context.record(&Event::Acked { receipt, asked });
+                }
+                Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
+                    context.coverage.count("ack refused");
+                    // Refused at once, the lease is over, and the message comes again.
+                    context.record(&match it.unsure {
+                        true => Event::AckUnsure(it.receipt),
+                        false => Event::EndRefused(it.receipt),
+                    });
+                }
+                Err(failure) => {
+                    context.coverage.count("ack unknown");
+                    let unsure = it.unsure || !matches!(failure, Failure::Status(Code::TooManyRequests, _));
+                    left.push(Pending { unsure, ..it });
+                }
             }
         }
+        pending = left;
+        if !pending.is_empty() {
+            node = context.next(node);
+            pause().await;
+        }
     }
-    false
+    accepted
+}
+
+/// One request; what came of each.
+async fn ask(context: &Context, node: u32, group: &str, pending: &[Pending<'_>]) -> Vec<Result<(), Failure>> {
+    let mut messages: Vec<&Received> = pending.iter().map(|it| it.message).collect();
+    let invented = pending[0].message.invented();
+    let is_mixed = thread_rng().gen_bool(INVENTED);
+    if is_mixed {
+        messages.push(&invented);
+    }
+    if messages.len() > 1 {
+        context.coverage.count("ack several");
+    }
+    match context.client.ack(node, group, &messages).await {
+        Ok(mut answers) => {
+            if is_mixed && matches!(answers.pop(), Some(Ok(()))) {
+                context.history.broken(format!(
+                    "P3: {group} acknowledged {invented:?}, which nobody gave it"
+                ));
+            }
+            answers
+        }
+        Err(failure) => pending.iter().map(|_| Err(failure.clone())).collect(),
+    }
 }

@@ -10,6 +10,7 @@ use crate::{
 };
 
 pub(super) async fn bury(context: &Context, mut node: u32, group: &str, message: &Received) {
+    let (receipt, asked, mut unsure) = (message.receipt(group), now(), false);
     context.ending(group, message);
     while !context.stopped() {
         let answer = context.client.bury(node, group, message).await;
@@ -17,18 +18,19 @@ pub(super) async fn bury(context: &Context, mut node: u32, group: &str, message:
         match answer {
             Ok(()) => {
                 context.coverage.count("bury done");
-                return context.record(&Event::Buried {
-                    group: group.to_owned(),
-                    place: message.place.clone(),
-                    id: message.message_id.clone(),
-                });
+                return context.record(&Event::Buried { receipt, asked });
             }
             // It is a dead letter already, or the lease is over and it comes again.
             Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
-                return context.coverage.count("bury refused");
+                context.coverage.count("bury refused");
+                if !unsure {
+                    context.record(&Event::EndRefused(receipt));
+                }
+                return;
             }
-            Err(_) => {
+            Err(failure) => {
                 context.coverage.count("bury unknown");
+                unsure |= !matches!(failure, Failure::Status(Code::TooManyRequests, _));
                 node = context.next(node);
                 pause().await;
             }

@@ -34,6 +34,7 @@ pub(super) async fn leave_now_and_then(context: Context, topic: String, group: S
     while !context.stopped() {
         sleep(Duration::from_millis(thread_rng().gen_range(STAY_MS))).await;
         context.record(&Event::Leaving {
+            client: context.client.program(),
             group: group.clone(),
             topic: topic.clone(),
         });

@@ -49,25 +49,35 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
                 context.coverage.count("receive again");
             }
             context.record(&Event::Delivered(Delivery {
+                client: context.client.program(),
                 group: group.clone(),
                 place: message.place.clone(),
                 id: id.clone(),
                 attempt: message.attempt,
                 asked,
                 invisible: chosen.unwrap_or(push::LEASE),
+                renewed: chosen.is_none(),
                 intact: message.body == send::body_of(id, message.body.len().saturating_sub(1)),
             }));
         }
+        let mut done = Vec::new();
         for message in &messages {
-            deal_with(&context, node, &group, message, asked).await;
+            if deal_with(&context, node, &group, message, asked).await {
+                done.push(message);
+            }
+        }
+        // Each by itself, or what there is together.
+        let at_once = if context.plan.batches { done.len() } else { 1 };
+        for some in done.chunks(at_once.max(1)) {
+            acknowledge::acknowledge_all(&context, node, &group, some).await;
         }
     }
 }
 
-async fn deal_with(context: &Context, node: u32, group: &str, message: &Received, asked: Duration) {
+/// What its consumer does with a message; true if it is to be acknowledged now.
+async fn deal_with(context: &Context, node: u32, group: &str, message: &Received, asked: Duration) -> bool {
     if group == UNDERTAKER {
-        acknowledge::acknowledge(context, node, group, message).await;
-        return;
+        return true;
     }
     let habits = context.plan.habits;
     let is_push = context.is_push(group);
@@ -84,7 +94,8 @@ async fn deal_with(context: &Context, node: u32, group: &str, message: &Received
     } else if !is_push && within(habits.forget) {
         context.coverage.count("consumer forgets");
     } else if within(habits.hide) {
-        hide::hide(context, node, group, message).await;
+        let (context, group, message) = (context.clone(), group.to_owned(), message.clone());
+        tokio::spawn(async move { hide::hide(&context, node, &group, &message).await });
     } else if within(habits.bury) {
         bury::bury(context, node, group, message).await;
     } else if !is_push && within(habits.late) {
@@ -99,6 +110,7 @@ async fn deal_with(context: &Context, node: u32, group: &str, message: &Received
             }
         });
     } else {
-        acknowledge::acknowledge(context, node, group, message).await;
+        return true;
     }
+    false
 }

@@ -9,37 +9,21 @@ use crate::{
 };
 
 pub(super) async fn acknowledge(context: &Context, mut node: u32, group: &str, message: &Received) {
-    let (group, place, id) = (
-        group.to_owned(),
-        message.place.clone(),
-        message.message_id.clone(),
-    );
-    let (attempt, asked) = (message.attempt, context.book.now());
-    context.ending(&group, message);
+    let (receipt, asked) = (message.receipt(group), context.book.now());
+    context.ending(group, message);
     let mut unsure = false;
     while !context.stopped() {
-        match context.client.ack(node, &group, message).await {
+        match context.client.ack(node, group, message).await {
             Ok(()) => {
                 context.book.count("ack done");
-                return context.book.record(&Event::Acked {
-                    group,
-                    place,
-                    id,
-                    attempt,
-                    asked,
-                });
+                return context.book.record(&Event::Acked { receipt, asked });
             }
             Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
                 context.book.count("ack too late");
                 // Refused at once, the lease is over, and the message comes again.
                 return context.book.record(&match unsure {
-                    true => Event::AckUnsure { group, place, id },
-                    false => Event::AckRefused {
-                        group,
-                        place,
-                        id,
-                        attempt,
-                    },
+                    true => Event::AckUnsure(receipt),
+                    false => Event::EndRefused(receipt),
                 });
             }
             Err(failure) => {

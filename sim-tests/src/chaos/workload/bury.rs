@@ -9,22 +9,24 @@ use crate::{
 };
 
 pub(super) async fn bury(context: &Context, mut node: u32, group: &str, message: &Received) {
+    let (receipt, asked, mut unsure) = (message.receipt(group), context.book.now(), false);
     context.ending(group, message);
     while !context.stopped() {
         match context.client.bury(node, group, message).await {
             Ok(()) => {
                 context.book.count("bury done");
-                return context.book.record(&Event::Buried {
-                    group: group.to_owned(),
-                    place: message.place.clone(),
-                    id: message.message_id.clone(),
-                });
+                return context.book.record(&Event::Buried { receipt, asked });
             }
             // It is a dead letter already, or the lease is over and it comes again.
             Err(Failure::Status(Code::InvalidReceiptHandle, _)) => {
-                return context.book.count("bury too late");
+                context.book.count("bury too late");
+                if !unsure {
+                    context.book.record(&Event::EndRefused(receipt));
+                }
+                return;
             }
             Err(failure) => {
+                unsure |= !matches!(failure, Failure::Status(Code::TooManyRequests, _));
                 context.book.failed("bury", node, &failure);
                 node = context.next(node);
                 pause().await;

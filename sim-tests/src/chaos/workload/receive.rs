@@ -79,12 +79,14 @@ fn came(context: &Context, group: &str, asked: Duration, message: &Received) {
         context.book.count("receive again");
     }
     context.book.record(&Event::Delivered(Delivery {
+        client: context.client.id().to_owned(),
         group: group.to_owned(),
         place: message.place.clone(),
         id: id.clone(),
         attempt: message.attempt,
         asked,
         invisible: INVISIBLE,
+        renewed: false,
         intact: message.body == send::body_of(id, message.body.len().saturating_sub(1)),
     }));
 }
