@@ -112,7 +112,7 @@ pub const RENEW_LIMIT: u32 = 1024;
 /// Clients looked at in one go for what is due.
 pub const HOLDERS_AT_ONCE: usize = 1024;
 /// A lease is not renewed beyond this age.
-pub const RENEW_AT_MOST_MS: u64 = 3 * 3_600_000;
+pub const RENEW_AT_MOST: Duration = Duration::from_secs(3 * 3_600);
 /// An answer was written out, if so much later its connection is still there.
 pub const WRITTEN_AFTER_MS: u64 = 5_000;
 /// And if the client was heard so much later, on the same connection: what came before may have been on its way already.

@@ -104,6 +104,8 @@ pub struct NodeOptions {
     pub retention: Duration,
     /// The oldest messages are forgotten when a node's log is larger than this, bytes.
     pub retention_bytes: u64,
+    /// A push consumer that lives may hold a message for so long; then it comes to others.
+    pub renew_at_most: Duration,
     /// Timing of elections and heartbeats.
     pub raft: RaftOptions,
     /// Log, cache and flush sizes.

@@ -21,6 +21,7 @@ use prost::Message;
 use crate::{
     history::{Place, Receipt},
     host::client_addr,
+    letter::Letter,
     peers::{Disorder, SimTransport},
     trace::Trace,
 };
@@ -33,11 +34,48 @@ const ON_ITS_WAY: Duration = Duration::from_secs(6);
 /// Messages a receive asks for.
 const BATCH: i32 = 8;
 
+/// Who a client is. Clones are the same one.
+#[derive(Clone)]
+pub struct Who {
+    id: u32,
+    /// Goes up when it says good-bye or dies: what comes after is another client to the nodes.
+    generation: Arc<AtomicU32>,
+}
+
+impl Who {
+    /// Client `id`, in its first generation.
+    #[must_use]
+    pub fn new(id: u32) -> Who {
+        Who {
+            id,
+            generation: Arc::default(),
+        }
+    }
+
+    /// The program that it is, whatever its id.
+    #[must_use]
+    pub fn program(&self) -> String {
+        format!("client-{}", self.id)
+    }
+
+    /// The id it goes by now.
+    fn name(&self) -> String {
+        format!("client-{}-{}", self.id, self.generation.load(Ordering::SeqCst))
+    }
+
+    /// Goes on under another id; the one it had.
+    #[must_use]
+    pub fn rename(&self) -> String {
+        let before = self.name();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        before
+    }
+}
+
 /// One client, with a connection to every node.
 pub struct Client {
-    id: u32,
-    /// Goes up when it says good-bye: what comes after is another client to the nodes.
-    generation: AtomicU32,
+    /// Who it is.
+    pub who: Who,
     transport: Arc<SimTransport>,
 }
 
@@ -54,8 +92,8 @@ pub struct Received {
     pub handle: String,
     /// How often the lease was given another end, and with it another handle.
     pub changes: u32,
-    /// The body.
-    pub body: Bytes,
+    /// What was sent.
+    pub letter: Letter,
 }
 
 impl Received {
@@ -101,11 +139,11 @@ pub enum Failure {
 }
 
 impl Client {
-    /// Client `id` of a cluster of `nodes`. Runs where it is called.
+    /// A client of a cluster of `nodes`. Runs where it is called.
     #[must_use]
-    pub fn new(id: u32, nodes: u32, disorder: Disorder, trace: Trace) -> Client {
+    pub fn new(who: Who, nodes: u32, disorder: Disorder, trace: Trace) -> Client {
         // Clients are numbered above all nodes.
-        let node = 1000 + id;
+        let node = 1000 + who.id;
         let hello = Hello {
             version: PROTOCOL_VERSION,
             node,
@@ -116,30 +154,7 @@ impl Client {
             .map(|node| (node, client_addr(node).to_string()))
             .collect();
         transport.set_peers(addresses);
-        Client {
-            id,
-            generation: AtomicU32::new(0),
-            transport,
-        }
-    }
-
-    /// The program that it is, whatever its id.
-    #[must_use]
-    pub fn program(&self) -> String {
-        format!("client-{}", self.id)
-    }
-
-    /// The id it goes by now.
-    fn name(&self) -> String {
-        format!("client-{}-{}", self.id, self.generation.load(Ordering::SeqCst))
-    }
-
-    /// Goes on under another id; the one it had.
-    #[must_use]
-    pub fn rename(&self) -> String {
-        let before = self.name();
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        before
+        Client { who, transport }
     }
 
     /// Tells `node` that the client with this id is gone.
@@ -174,56 +189,32 @@ impl Client {
         Ok(answer.message_queues.into_iter().filter_map(leader).collect())
     }
 
-    /// Sends one message to `node`; its offset.
+    /// Sends messages of one topic to `node`, in a message group if there is one: which makes them FIFO messages. The offset
+    /// of each, or why it has none.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn send(&self, node: u32, topic: &str, message_id: &str, body: Bytes) -> Result<i64, Failure> {
-        self.send_in(None, node, topic, message_id, body).await
-    }
-
-    /// The same in a message group, if there is one: which makes it a FIFO message.
-    ///
-    /// # Errors
-    /// See [`Failure`].
-    pub async fn send_in(
+    pub async fn send(
         &self,
-        message_group: Option<&str>,
         node: u32,
         topic: &str,
-        message_id: &str,
-        body: Bytes,
-    ) -> Result<i64, Failure> {
-        let message_type = match message_group {
-            Some(_) => mq::MessageType::Fifo,
-            None => mq::MessageType::Normal,
-        };
-        let properties = mq::SystemProperties {
-            message_id: message_id.into(),
-            message_type: message_type.into(),
-            message_group: message_group.map(Into::into),
-            body_encoding: mq::Encoding::Identity.into(),
-            born_host: format!("client-{}", self.id),
-            ..Default::default()
-        };
-        let message = mq::Message {
+        message_group: Option<&str>,
+        letters: &[(String, Letter)],
+    ) -> Result<Vec<Result<i64, Failure>>, Failure> {
+        let message = |(id, letter): &(String, Letter)| mq::Message {
             topic: Some(resource(topic)),
-            system_properties: Some(properties),
-            body,
-            ..Default::default()
+            ..letter.to_wire(id, message_group)
         };
         let request = mq::SendMessageRequest {
-            messages: vec![message],
+            messages: letters.iter().map(message).collect(),
         };
         let answer: mq::SendMessageResponse = self.call_one(node, "SendMessage", &request).await?;
-        good(answer.status)?;
-        let entry = answer
-            .entries
-            .into_iter()
-            .next()
-            .ok_or(Failure::Peer(PeerError::Malformed))?;
-        good(entry.status)?;
-        Ok(entry.offset)
+        if answer.entries.len() != letters.len() {
+            good(answer.status)?;
+            return Err(Failure::Peer(PeerError::Malformed));
+        }
+        let of_entry = |entry: mq::SendResultEntry| good(entry.status).map(|()| entry.offset);
+        Ok(answer.entries.into_iter().map(of_entry).collect())
     }
 
     /// Leases messages from `node`, waiting for some up to `poll`. Without an invisible duration the server renews the
@@ -366,7 +357,7 @@ impl Client {
         request: &impl Message,
         ttl: Duration,
     ) -> Result<Vec<M>, Failure> {
-        self.call_as(self.name(), node, rpc, request, ttl).await
+        self.call_as(self.who.name(), node, rpc, request, ttl).await
     }
 
     async fn call_as<M: Message + Default>(
@@ -411,6 +402,7 @@ impl Client {
 }
 
 fn receipt(topic: &str, message: mq::Message) -> Received {
+    let letter = Letter::from_wire(&message);
     let properties = message.system_properties.unwrap_or_default();
     Received {
         message_id: properties.message_id,
@@ -422,7 +414,7 @@ fn receipt(topic: &str, message: mq::Message) -> Received {
         attempt: properties.delivery_attempt.unwrap_or(0),
         handle: properties.receipt_handle.unwrap_or_default(),
         changes: 0,
-        body: message.body,
+        letter,
     }
 }
 

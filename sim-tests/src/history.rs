@@ -99,6 +99,12 @@ pub enum Event {
     AckUnsure(Receipt),
     /// The faults are over, and the cluster is whole.
     Calm,
+    /// A consumer ended without a word: what it was about to do is done or not.
+    Died {
+        client: String,
+        group: String,
+        topic: String,
+    },
     /// A consumer of the topic is about to say good-bye: what was given to it, or will be because it asked before, may come
     /// to others from now on.
     Leaving {
@@ -106,6 +112,8 @@ pub enum Event {
         group: String,
         topic: String,
     },
+    /// Whoever has this receipt is about to make a dead letter of the message.
+    Burying(Receipt),
     /// The service accepted that the message is a dead letter, which was first asked for at `asked`.
     Buried { receipt: Receipt, asked: Duration },
 }
@@ -117,6 +125,7 @@ impl Event {
             Event::Sending { id, .. } | Event::Stored { id, .. } | Event::Refused { id } => (Some(id), None),
             Event::Delivered(it) => (Some(&it.id), Some(&it.place)),
             Event::Ending(receipt)
+            | Event::Burying(receipt)
             | Event::Acked { receipt, .. }
             | Event::EndRefused(receipt)
             | Event::Hidden { receipt, .. }
@@ -125,7 +134,9 @@ impl Event {
             | Event::AckUnsure(receipt)
             | Event::Buried { receipt, .. } => (Some(&receipt.id), Some(&receipt.place)),
             Event::Calm => return false,
-            Event::Leaving { group, topic, .. } => return text.contains(group) && text.contains(topic),
+            Event::Leaving { group, topic, .. } | Event::Died { group, topic, .. } => {
+                return text.contains(group) && text.contains(topic);
+            }
         };
         id.is_some_and(|id| text.contains(id.as_str()))
             || place.is_some_and(|place| text.contains(&format!("{place:?}")))
@@ -134,6 +145,17 @@ impl Event {
 
 /// Dead letters of a consumer group are in a topic of this name and the group's.
 pub const DEAD_LETTERS: &str = "%DLQ%";
+
+/// What was agreed for all consumer groups.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Most deliveries of a message to a consumer group.
+    pub max_attempts: u32,
+    /// A lease that the server renews lasts so long at most, or a little longer.
+    pub renew_at_most: Duration,
+    /// Whatever happens, a majority of the nodes is up and hears each other.
+    pub majority_is_up: bool,
+}
 
 /// Counts for the report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -165,9 +187,9 @@ struct Book {
 impl History {
     /// An empty one, with all oracles; every message is for each of these consumer groups.
     #[must_use]
-    pub fn new(groups: BTreeSet<String>, max_attempts: u32) -> History {
+    pub fn new(groups: BTreeSet<String>, rules: Rules) -> History {
         History(Arc::new(Mutex::new(Book {
-            oracles: oracle::all(&groups, max_attempts),
+            oracles: oracle::all(&groups, rules),
             events: Vec::new(),
             violations: Vec::new(),
             tally: Tally::default(),
@@ -285,11 +307,13 @@ impl Book {
             Event::Sending { .. }
             | Event::Refused { .. }
             | Event::Ending { .. }
+            | Event::Burying { .. }
             | Event::EndRefused { .. }
             | Event::Hidden { .. }
             | Event::HideUnsure { .. }
             | Event::HideRefused { .. }
             | Event::Leaving { .. }
+            | Event::Died { .. }
             | Event::Calm
             | Event::Buried { .. } => {}
         }

@@ -396,6 +396,7 @@ impl Process {
             default_queues: plan.queues,
             retention: Duration::from_secs(24 * 3600),
             retention_bytes: 1 << 40,
+            renew_at_most: plan.renew_at_most,
             raft: RaftOptions::default(),
             store: StoreOptions {
                 // Small, so that segments roll over and the state is flushed within a short run.

@@ -16,8 +16,10 @@
 //! | `host` | one machine: what lasts, and the broker process that can be killed |
 //! | `plan` | the world a seed draws |
 //! | `client`, `workload` | a client of the service over the simulated network, and what clients do |
+//! | `letter` | what is in the messages |
 //! | `janitor` | an administrator who has messages forgotten |
 //! | `nemesis`, `atlas` | faults, and what may be broken at the same time |
+//! | `watch` | the oracles that look into the nodes, at work |
 //! | `coverage`, `commands` | counters of what happened, and of the commands that were applied |
 //! | `world` | all of it, and the verdict |
 //! | `log` | log lines with simulated time; an ERROR fails the run |
@@ -42,6 +44,8 @@ pub mod host;
 #[cfg(madsim)]
 pub mod janitor;
 #[cfg(madsim)]
+pub mod letter;
+#[cfg(madsim)]
 pub mod log;
 #[cfg(madsim)]
 pub mod nemesis;
@@ -52,6 +56,8 @@ pub mod peers;
 pub mod plan;
 #[cfg(madsim)]
 pub mod trace;
+#[cfg(madsim)]
+pub mod watch;
 #[cfg(madsim)]
 pub mod workload;
 #[cfg(madsim)]

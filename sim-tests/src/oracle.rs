@@ -7,15 +7,20 @@
 //! | file | promise |
 //! |---|---|
 //! | `durable` | P1: nothing acknowledged is lost, nothing is invented |
+//! | `available` | P11: while a majority is up, a send is acknowledged within seconds |
 //! | `late` | P11: once the cluster is whole, what is due comes within seconds |
+//! | `early_death` | P9: no message is given up before its attempts are used up |
 //! | `lease` | P3: nobody gets what somebody else has leased |
 //! | `receipt` | P3: an acknowledgement counts if its lease is the present one, and only then |
+//! | `renewal` | P3: what a push consumer that lives works on is not given to others |
 //! | `conserve` | P4: attempts go up, and what is acknowledged does not come again |
 //! | `once` | P7: what was sent once is stored once |
 //! | `offsets` | P8: offsets are dense, and what stands at one never changes |
 //! | `poll` | P8: a queue comes in order |
 //! | `dead` | P9: dead letters, exactly once, and never more attempts than allowed |
 //! | `cluster` | P10, and Raft's own: one entry an index, no leader without what was committed |
+//! | `payloads` | P10: an entry says the same on all nodes |
+//! | `waits` | P3: a wait between two attempts is the one that was agreed |
 //! | `votes` | Raft's own: no vote is taken back |
 
 use std::{
@@ -23,21 +28,28 @@ use std::{
     time::Duration,
 };
 
-use crate::history::{Delivery, Event};
+use crate::history::{Delivery, Event, Rules};
 
+mod available;
 #[cfg(madsim)]
 pub mod cluster;
 mod conserve;
 mod dead;
 mod durable;
+mod early_death;
 pub mod late;
 mod lease;
 mod offsets;
 mod once;
+#[cfg(madsim)]
+pub mod payloads;
 mod poll;
 mod receipt;
+mod renewal;
 #[cfg(madsim)]
 pub mod votes;
+#[cfg(madsim)]
+pub mod waits;
 
 /// Watches one promise.
 pub trait Oracle: Send {
@@ -75,17 +87,20 @@ impl Departures {
 }
 
 /// All that watch histories.
-pub(crate) fn all(groups: &BTreeSet<String>, max_attempts: u32) -> Vec<Box<dyn Oracle>> {
+pub(crate) fn all(groups: &BTreeSet<String>, rules: Rules) -> Vec<Box<dyn Oracle>> {
     vec![
         Box::new(durable::Durable::new(groups.clone())),
         Box::<lease::Leases>::default(),
         Box::<receipt::Receipts>::default(),
         Box::<conserve::Conserve>::default(),
+        Box::new(available::Available::new(rules.majority_is_up)),
         Box::<once::Once>::default(),
         Box::<offsets::Offsets>::default(),
         Box::<poll::Polls>::default(),
-        Box::new(dead::Dead::new(max_attempts)),
-        Box::new(late::Late::new(groups.clone(), max_attempts)),
+        Box::new(dead::Dead::new(rules.max_attempts)),
+        Box::new(early_death::EarlyDeath::new(groups.clone(), rules.max_attempts)),
+        Box::new(renewal::Renewals::new(rules.renew_at_most)),
+        Box::new(late::Late::new(groups.clone(), rules.renew_at_most)),
     ]
 }
 

@@ -5,7 +5,13 @@
 
 use std::{collections::BTreeMap, fmt, ops::Range, time::Duration};
 
+use broker::{limits::RENEW_AT_MOST, views::BackoffView};
 use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
+
+use crate::oracle::late::LONGEST_BACKOFF;
+
+/// Share of worlds in which a majority is always up.
+const ONE_AT_A_TIME: f64 = 0.3;
 
 /// What can go wrong in a world. Each has a room of its own in `nemesis`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +67,25 @@ impl Fault {
         Fault::OneWay,
         Fault::Loss,
         Fault::Latency,
+        Fault::SlowDisk,
+        Fault::FullDisk,
+        Fault::DiskError,
+        Fault::Wipe,
+        Fault::BitFlip,
+        Fault::LyingDisk,
+        Fault::ClockJump,
+        Fault::Disorder,
+    ];
+
+    /// Those after which what is stored may not be readable.
+    pub const DAMAGE: [Fault; 2] = [Fault::BitFlip, Fault::LyingDisk];
+
+    /// Those that leave all nodes but one alone.
+    pub const OF_ONE_NODE: [Fault; 12] = [
+        Fault::KillLeader,
+        Fault::Pause,
+        Fault::Isolate,
+        Fault::OneWay,
         Fault::SlowDisk,
         Fault::FullDisk,
         Fault::DiskError,
@@ -170,8 +195,14 @@ pub struct Plan {
     pub good_byes: bool,
     /// Clients of each consumer group that read the same topic.
     pub consumers: u32,
-    /// Whether consumers acknowledge what came together in one request.
+    /// Whether producers send several messages in one request, and consumers acknowledge so.
     pub batches: bool,
+    /// Whether consumers die now and then, and come back as others.
+    pub deaths: bool,
+    /// How long the server renews a lease of a push consumer at most.
+    pub renew_at_most: Duration,
+    /// Waits between attempts, of all consumer groups.
+    pub backoff: BackoffView,
 }
 
 impl Plan {
@@ -183,8 +214,10 @@ impl Plan {
             .choose(&mut rng)
             .expect("there are some");
         let mut faults: BTreeMap<Fault, u32> = BTreeMap::new();
+        let one_at_a_time = rng.gen_bool(ONE_AT_A_TIME);
         for fault in Fault::ALL {
-            if nodes >= fault.nodes_needed() && rng.gen_bool(0.4) {
+            let fits = !one_at_a_time || Fault::OF_ONE_NODE.contains(&fault);
+            if nodes >= fault.nodes_needed() && fits && rng.gen_bool(0.4) {
                 faults.insert(fault, rng.gen_range(1..=10));
             }
         }
@@ -223,13 +256,19 @@ impl Plan {
             segment_bytes: 1 << rng.gen_range(16..=20),
             flush_bytes: 1 << rng.gen_range(14..=18),
             faults,
-            at_once: rng.gen_range(1..=2),
+            at_once: if one_at_a_time { 1 } else { rng.gen_range(1..=2) },
             fault_every_ms: rng.gen_range(500..=6_000),
             faults_for: Duration::from_secs(rng.gen_range(10..=40)),
             push: rng.gen_bool(0.3),
             good_byes: rng.gen_bool(0.5),
             consumers: if rng.gen_bool(0.3) { 2 } else { 1 },
             batches: rng.gen_bool(0.5),
+            deaths: rng.gen_bool(0.3),
+            renew_at_most: match rng.gen_bool(0.5) {
+                true => Duration::from_secs(rng.gen_range(60..180)),
+                false => RENEW_AT_MOST,
+            },
+            backoff: draw_backoff(&mut rng),
         }
     }
 
@@ -268,6 +307,9 @@ impl Plan {
             good_byes: false,
             consumers: 1,
             batches: false,
+            deaths: false,
+            renew_at_most: RENEW_AT_MOST,
+            backoff: BackoffView::Customized { next_ms: vec![1_000] },
         }
     }
 
@@ -300,6 +342,7 @@ impl Plan {
             "faults_for" => self.faults_for = Duration::from_secs(number()?.into()),
             "skew_ms" => self.skew_ms = number()?.into(),
             "consumers" => self.consumers = number()?,
+            "deaths" if value == "none" => self.deaths = false,
             "batches" if value == "none" => self.batches = false,
             "habits" if value == "none" => {
                 self.habits = Habits {
@@ -354,6 +397,9 @@ impl Plan {
         if self.push {
             changes.push("push=none".into());
         }
+        if self.deaths {
+            changes.push("deaths=none".into());
+        }
         if self.batches {
             changes.push("batches=none".into());
         }
@@ -364,6 +410,13 @@ impl Plan {
             changes.push("skew_ms=0".into());
         }
         changes
+    }
+
+    /// Whether a majority of the nodes is up and hears each other at any time.
+    #[must_use]
+    pub fn majority_is_up(&self) -> bool {
+        let is_of_one = |fault: &Fault| Fault::OF_ONE_NODE.contains(fault);
+        self.nodes >= 3 && self.at_once == 1 && self.faults.keys().all(is_of_one)
     }
 
     /// The topics' names.
@@ -389,7 +442,8 @@ impl fmt::Display for Plan {
         write!(
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
-             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} good-byes {} consumers {} batches {}",
+             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} \
+             deaths {} backoff {:?}",
             self.nodes,
             self.shards,
             self.topics,
@@ -412,10 +466,28 @@ impl fmt::Display for Plan {
             self.fault_every_ms,
             self.faults_for,
             self.push,
+            self.renew_at_most,
             self.good_byes,
             self.consumers,
-            self.batches
+            self.batches,
+            self.deaths,
+            self.backoff
         )
+    }
+}
+
+/// A list, or waits that grow.
+fn draw_backoff(rng: &mut madsim::rand::GlobalRng) -> BackoffView {
+    let longest = LONGEST_BACKOFF.as_millis() as u64;
+    if rng.gen_bool(0.5) {
+        let steps = rng.gen_range(1..=4);
+        let next_ms = (0..steps).map(|_| rng.gen_range(1..=longest)).collect();
+        return BackoffView::Customized { next_ms };
+    }
+    BackoffView::Exponential {
+        initial_ms: rng.gen_range(100..=longest / 2),
+        max_ms: longest,
+        multiplier_percent: rng.gen_range(100..=300),
     }
 }
 

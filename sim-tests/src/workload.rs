@@ -3,27 +3,31 @@
 
 use std::{
     net::Ipv4Addr,
+    ops::Deref,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
+use flotilla_proto::rocketmq::Code;
+use futures::future::join_all;
 use madsim::{runtime::Handle, time::TimeHandle};
 use tokio::time::sleep;
 
 use crate::{
-    client::{Client, Received},
+    client::{Client, Failure, Received, Who},
     coverage::Coverage,
-    history::{DEAD_LETTERS, Event, History},
+    history::{DEAD_LETTERS, Event, History, Receipt},
     peers::Disorder,
-    plan::Plan,
+    plan::{Fault, Plan},
     trace::Trace,
 };
 
 mod acknowledge;
 mod bury;
+mod death;
 mod hide;
 mod push;
 mod receive;
@@ -40,17 +44,49 @@ pub struct Clients {
     stopped: Arc<AtomicBool>,
 }
 
-/// What every client has.
+/// What lasts of a client when its process dies.
 #[derive(Clone)]
-struct Context {
-    client: Arc<Client>,
+struct Program {
+    who: Who,
     plan: Plan,
     history: History,
     coverage: Coverage,
+    disorder: Disorder,
+    trace: Trace,
     stopped: Arc<AtomicBool>,
+    /// Acknowledgements whose answers are waited for.
+    acking: Acking,
 }
 
-impl Context {
+/// What every client has while it runs.
+#[derive(Clone)]
+struct Context {
+    client: Arc<Client>,
+    program: Program,
+}
+
+impl Deref for Context {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
+    }
+}
+
+/// What a client has asked for and has no certain answer to. It lasts when the client dies: somebody has to remember.
+type Acking = Arc<Mutex<Vec<Receipt>>>;
+
+impl Program {
+    /// A life of it. Connections belong to the machine, so this is called there.
+    fn run(&self) -> Context {
+        let (disorder, trace) = (self.disorder.clone(), self.trace.clone());
+        let client = Client::new(self.who.clone(), self.plan.nodes, disorder, trace);
+        Context {
+            client: Arc::new(client),
+            program: self.clone(),
+        }
+    }
+
     fn record(&self, event: &Event) {
         self.history.record(now(), event);
     }
@@ -58,6 +94,19 @@ impl Context {
     /// From now on the lease of this delivery may have another end than its deadline.
     fn ending(&self, group: &str, message: &Received) {
         self.record(&Event::Ending(message.receipt(group)));
+    }
+
+    /// A request has no good answer: counted, and judged where it must not be. A node may say that something in it is
+    /// broken where data was damaged; else that is a bug.
+    fn failed(&self, what: &str, failure: &Failure) {
+        let Failure::Status(code, message) = failure else {
+            return self.coverage.count(&format!("{what} unknown"));
+        };
+        self.coverage.count(&format!("{what} {}", code.as_str_name()));
+        let is_damaged = |fault: &Fault| self.plan.faults.contains_key(fault);
+        if *code == Code::InternalServerError && !Fault::DAMAGE.iter().any(is_damaged) {
+            self.history.broken(format!("{what}: {code:?}: {message}"));
+        }
     }
 
     fn stopped(&self) -> bool {
@@ -92,32 +141,30 @@ impl Clients {
         let producing = Arc::new(AtomicU32::new(plan.producers));
         let stopped = Arc::new(AtomicBool::new(false));
         let mut id = 0;
+        let handle = Handle::current();
         let mut machine = || {
             id += 1;
-            let machine = Handle::current()
+            let machine = handle
                 .create_node()
                 .name(format!("client-{id}"))
-                .ip(Ipv4Addr::new(10, 0, 1, u8::try_from(id).expect("a small world")).into())
-                .build();
+                .ip(Ipv4Addr::new(10, 0, 1, u8::try_from(id).expect("a small world")).into());
             (machine, id)
         };
-        let context = |id| {
-            let (plan, history, coverage) = (plan.clone(), history.clone(), coverage.clone());
-            let (stopped, disorder, trace) = (stopped.clone(), disorder.clone(), trace.clone());
-            // Connections belong to the machine, so they are made there.
-            move || Context {
-                client: Arc::new(Client::new(id, plan.nodes, disorder, trace)),
-                plan,
-                history,
-                coverage,
-                stopped,
-            }
+        let program = |id| Program {
+            who: Who::new(id),
+            plan: plan.clone(),
+            history: history.clone(),
+            coverage: coverage.clone(),
+            disorder: disorder.clone(),
+            trace: trace.clone(),
+            stopped: stopped.clone(),
+            acking: Acking::default(),
         };
         for _ in 0..plan.producers {
             let (machine, id) = machine();
-            let (context, producing) = (context(id), producing.clone());
-            machine.spawn(async move {
-                send::produce(context(), id).await;
+            let (program, producing) = (program(id), producing.clone());
+            machine.build().spawn(async move {
+                send::produce(program.run(), id).await;
                 producing.fetch_sub(1, Ordering::SeqCst);
             });
         }
@@ -129,21 +176,17 @@ impl Clients {
         }
         for (topic, group) in consumers {
             let (machine, id) = machine();
-            let context = context(id);
-            machine.spawn(async move {
-                let context = context();
-                for node in 1..=context.plan.nodes {
-                    tokio::spawn(receive::consume(
-                        context.clone(),
-                        node,
-                        topic.clone(),
-                        group.clone(),
-                    ));
-                }
-                if context.is_push(&group) && context.plan.good_byes {
-                    tokio::spawn(push::leave_now_and_then(context, topic, group));
-                }
-            });
+            let (program, mortal) = (program(id), plan.deaths && group != UNDERTAKER);
+            let life = (program.clone(), topic.clone(), group.clone());
+            let machine = machine
+                .init(move || {
+                    let (program, topic, group) = life.clone();
+                    async move { consumer(program.run(), topic, group).await }
+                })
+                .build();
+            if mortal {
+                tokio::spawn(death::now_and_then(program, machine, topic, group));
+            }
         }
         Clients { producing, stopped }
     }
@@ -158,6 +201,23 @@ impl Clients {
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
     }
+}
+
+/// A life of a consumer: it reads at every node. (A machine whose first task ends is down.)
+async fn consumer(context: Context, topic: String, group: String) {
+    let reads = (1..=context.plan.nodes).map(|node| {
+        tokio::spawn(receive::consume(
+            context.clone(),
+            node,
+            topic.clone(),
+            group.clone(),
+        ))
+    });
+    let reads: Vec<_> = reads.collect();
+    if context.is_push(&group) && context.plan.good_byes {
+        tokio::spawn(push::leave_now_and_then(context, topic, group));
+    }
+    join_all(reads).await;
 }
 
 async fn pause() {

@@ -6,29 +6,24 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use broker::{
-    node::{Node, kv::Reading},
-    views::{BackoffView, GroupSpec, StartAt, TopicSpec},
+    node::Node,
+    views::{GroupSpec, StartAt, TopicSpec},
 };
-use madsim::{
-    Config,
-    rand::{Rng, thread_rng},
-    runtime::Runtime,
-    time::TimeHandle,
-};
+use madsim::{Config, runtime::Runtime, time::TimeHandle};
 use tokio::time::sleep;
 
 use crate::{
     atlas::{self, Atlas},
-    commands::Counted,
     coverage::Coverage,
-    history::{Event, History, Tally},
+    history::{Event, History, Rules, Tally},
     host::Host,
     janitor, log,
     nemesis::{self, Scene},
-    oracle::{cluster::Watch, late::LONGEST_BACKOFF},
+    oracle::cluster::Watch,
     peers::Disorder,
     plan::{Fault, Plan},
     trace::{Digest, Trace},
+    watch,
     workload::Clients,
 };
 
@@ -40,9 +35,8 @@ const PATIENCE_WITH_PUSH: Duration = Duration::from_secs(420);
 const LEVEL: Duration = Duration::from_secs(60);
 /// A cluster forms within this.
 const FORMED: Duration = Duration::from_secs(60);
-/// How often the oracles look into the nodes, and every how many looks they compare states.
+/// How often is looked whether something has come about.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-const STATES_EVERY: u64 = 10;
 /// What a node says as an ERROR when its disk is full: no surprise in a world with such disks.
 const FULL: &str = "the disk is full";
 /// A run that takes longer than this has lost its way.
@@ -131,7 +125,12 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     }
     let plan = plan;
     let groups = (0..plan.groups).map(|number| plan.group(number)).collect();
-    let history = History::new(groups, plan.max_attempts);
+    let rules = Rules {
+        max_attempts: plan.max_attempts,
+        renew_at_most: plan.renew_at_most,
+        majority_is_up: plan.majority_is_up(),
+    };
+    let history = History::new(groups, rules);
     let coverage = Coverage::default();
     nemesis::usual_network(&plan);
     let disorder = Disorder::default();
@@ -142,7 +141,12 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     found(&hosts, &plan, &history).await;
     trace.event("founded", &[], &[]);
 
-    let watch = tokio::spawn(watch(hosts.clone(), history.clone(), coverage.clone()));
+    let watch = tokio::spawn(watch::run(
+        hosts.clone(),
+        plan.clone(),
+        history.clone(),
+        coverage.clone(),
+    ));
     let rebuild = tokio::spawn(rebuild(hosts.clone(), coverage.clone()));
     let clients = Clients::start(&plan, &history, &coverage, &disorder, &trace);
     let scene = Scene {
@@ -217,9 +221,7 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
         let spec = GroupSpec {
             name: group,
             max_attempts: Some(plan.max_attempts),
-            backoff: Some(BackoffView::Customized {
-                next_ms: vec![thread_rng().gen_range(1..LONGEST_BACKOFF.as_millis() as u64)],
-            }),
+            backoff: Some(plan.backoff.clone()),
             fifo: false,
             start_at: StartAt::First,
         };
@@ -228,19 +230,6 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
         {
             sleep(LOOK_EVERY).await;
         }
-    }
-}
-
-/// Oracles that look into the nodes, all the time.
-async fn watch(hosts: Arc<Vec<Host>>, history: History, coverage: Coverage) {
-    let (mut watch, mut counted) = (Watch::default(), Counted::default());
-    for look in 0_u64.. {
-        let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
-        let mut wrong = Vec::new();
-        watch.look(&nodes, look.is_multiple_of(STATES_EVERY), &mut wrong);
-        counted.look(&nodes, &coverage);
-        wrong.into_iter().for_each(|what| history.broken(what));
-        sleep(LOOK_EVERY).await;
     }
 }
 
@@ -283,11 +272,7 @@ async fn live(hosts: &[Host], plan: &Plan, clients: &Clients, history: &History)
     Watch::default().look(&nodes, true, &mut wrong);
     for node in &nodes {
         for shard in node.shards() {
-            let replica = &shard.replica;
-            let checked = replica.read_state(|state| shard.machine.read(|core| core.check(&Reading(state))));
-            if let Err(what) = checked {
-                wrong.push(format!("P4: shard {} on node {}: {what}", shard.id, node.id()));
-            }
+            wrong.extend(watch::check(&shard).err());
         }
     }
     wrong.into_iter().for_each(|what| history.broken(what));

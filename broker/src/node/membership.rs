@@ -351,11 +351,9 @@ async fn move_leaders(node: &Node, meta: &MetaState, avoided: &BTreeSet<u32>, at
             continue;
         };
         let status = replica.status();
-        let target = status
-            .replication
-            .keys()
-            .copied()
-            .find(|&id| node_of(id) == better && caught_up(&status, id, node.silence()));
+        let target = status.replication.keys().copied().find(|&id| {
+            node_of(id) == better && is_voter(&status, id) && caught_up(&status, id, node.silence())
+        });
         if let Some(target) = target.filter(|_| !node.leaving(better)) {
             tracing::info!(shard, to = better, "moving the leader to its preferred node");
             if let Err(error) = replica.transfer_leader(target).await {
@@ -370,6 +368,11 @@ async fn move_leaders(node: &Node, meta: &MetaState, avoided: &BTreeSet<u32>, at
     moved > 0
 }
 
+/// Only a voter can lead: a learner to which the leadership is given leaves the shard without a leader.
+fn is_voter(status: &ReplicaStatus, id: u64) -> bool {
+    status.voters.iter().any(|voters| voters.contains(&id))
+}
+
 /// Gives every led shard to its most advanced follower.
 pub(super) async fn hand_over(node: &Node) {
     for (shard, replica) in led(node) {
@@ -378,7 +381,7 @@ pub(super) async fn hand_over(node: &Node) {
             .replication
             .iter()
             .filter(|(id, _)| node_of(**id) != node.id())
-            .filter(|(id, _)| status.voters.iter().any(|voters| voters.contains(id)))
+            .filter(|(id, _)| is_voter(&status, **id))
             .filter(|(id, _)| heard(&status, **id, node.silence()) && !node.leaving(node_of(**id)))
             .max_by_key(|(_, matched)| **matched);
         let Some((&to, Some(_))) = best else { continue };

@@ -14,8 +14,8 @@ use queue_core::{
 
 use super::{Node, shard::DataShard, signs};
 use crate::limits::{
-    AUTO_RENEW_LEASE_MS, DEPARTED_VISIBLE_AFTER_MS, HOLDERS_AT_ONCE, RENEW_AT_MOST_MS, RENEW_BEFORE_MS,
-    RENEW_EVERY_MS, RENEW_LIMIT,
+    AUTO_RENEW_LEASE_MS, DEPARTED_VISIBLE_AFTER_MS, HOLDERS_AT_ONCE, RENEW_BEFORE_MS, RENEW_EVERY_MS,
+    RENEW_LIMIT,
 };
 
 /// From one look to the next.
@@ -69,7 +69,7 @@ async fn renew(node: &Node, shard: &DataShard) {
                 clients: clients.to_vec(),
                 before_ms,
                 until_ms: now + AUTO_RENEW_LEASE_MS,
-                since_ms: now.saturating_sub(RENEW_AT_MOST_MS),
+                since_ms: now.saturating_sub(node.options().renew_at_most.as_millis() as u64),
                 limit: RENEW_LIMIT,
             };
             // What fails is tried again at the next look.

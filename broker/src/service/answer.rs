@@ -78,11 +78,11 @@ pub fn from_meta(reply: MetaReply, not_found: Code) -> Refused {
 impl From<SubmitError> for Refused {
     fn from(error: SubmitError) -> Self {
         let code = match error {
-            SubmitError::NotLeader { .. } => Code::HaNotAvailable,
+            // A node that stops is one to turn away from, as is one that does not lead.
+            SubmitError::NotLeader { .. } | SubmitError::Stopped(_) => Code::HaNotAvailable,
             SubmitError::Overloaded => Code::TooManyRequests,
             SubmitError::TooLarge(_) => Code::MessageBodyTooLarge,
             SubmitError::NoRoom => Code::MasterPersistenceTimeout,
-            SubmitError::Stopped(_) => Code::InternalServerError,
         };
         Refused::new(code, error.to_string())
     }

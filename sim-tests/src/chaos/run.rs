@@ -30,12 +30,18 @@ use super::{
     report::{self, Verdict},
     workload::{Clients, GROUPS, TOPICS, UNDERTAKER},
 };
-use crate::history::History;
+use crate::history::{History, Rules};
 
 const NODES: u32 = 3;
 const QUEUES: u32 = 6;
 /// Few, so that some messages become dead letters.
 const MAX_ATTEMPTS: u32 = 6;
+const RULES: Rules = Rules {
+    max_attempts: MAX_ATTEMPTS,
+    renew_at_most: Duration::from_secs(3 * 3_600),
+    // Gaps are judged fault by fault: see `gaps`.
+    majority_is_up: false,
+};
 /// The undertaker tries as long as it takes.
 const UNDERTAKER_ATTEMPTS: u32 = 1_000;
 const BACKOFF_MS: u64 = 500;
@@ -68,7 +74,7 @@ pub(super) async fn run(options: &Options, cleanup: &Cleanup) -> Result<Verdict,
     let text = |error: io::Error| error.to_string();
     fs::create_dir_all(&options.out).map_err(text)?;
     let groups = GROUPS.map(String::from).into_iter().collect::<BTreeSet<_>>();
-    let history = History::new(groups, MAX_ATTEMPTS);
+    let history = History::new(groups, RULES);
     let book = Book::new(history, &options.out.join("history.log")).map_err(text)?;
     let scene = prepare(options, cleanup, &book, &mut random)
         .await

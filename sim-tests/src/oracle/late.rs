@@ -2,8 +2,8 @@
 //! comes again when its lease and its wait are over, within seconds.
 //!
 //! A client does not know when exactly a lease began, only that it was before its answer came. So it is over at the latest
-//! so long after that. Leases that the server renews are over when their client says so, or has been silent for
-//! minutes: they are not reckoned with here.
+//! so long after that. A lease that the server renews is over when its client has said good-bye, or was silent for minutes, or
+//! at the latest when it was renewed for as long as was agreed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,10 +11,18 @@ use std::{
 };
 
 use super::Oracle;
-use crate::history::{DEAD_LETTERS, Event, Receipt};
+use crate::history::{DEAD_LETTERS, Delivery, Event, Receipt, topic_of};
 
 /// Longest wait between two attempts that a world draws.
-pub const LONGEST_BACKOFF: Duration = Duration::from_secs(3);
+pub const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
+/// A lease that the server renews, each time.
+const RENEWED_FOR: Duration = Duration::from_secs(50);
+/// From one look for what has to be renewed to the next, with what that takes.
+const RENEWED_EVERY: Duration = Duration::from_secs(10);
+/// A client that was silent for so long is gone.
+const SILENT: Duration = Duration::from_secs(120);
+/// After a good-bye, what came before it counts for so long.
+const DEPARTED: Duration = Duration::from_secs(3);
 /// What was put off while there were faults comes within this.
 const BACKLOG: Duration = Duration::from_secs(40);
 /// From the moment at which a message can be had until somebody has it: polls go round, and acknowledge as they go.
@@ -28,9 +36,12 @@ type Owed = (String, String);
 /// What is owed, and from when on it can be had at the latest.
 pub(super) struct Late {
     groups: BTreeSet<String>,
-    max_attempts: u32,
+    /// The longest that a lease is renewed.
+    renew_at_most: Duration,
     calm: Option<Duration>,
     due: BTreeMap<Owed, Duration>,
+    /// Of leases that the server renews: who holds them.
+    holders: BTreeMap<Owed, String>,
     in_order: BTreeSet<(Duration, Owed)>,
     /// Came, or was done with, before its producer knew that it is stored.
     seen: BTreeSet<Owed>,
@@ -38,12 +49,13 @@ pub(super) struct Late {
 
 impl Late {
     /// Every message is for each of these consumer groups.
-    pub(super) fn new(groups: BTreeSet<String>, max_attempts: u32) -> Late {
+    pub(super) fn new(groups: BTreeSet<String>, renew_at_most: Duration) -> Late {
         Late {
             groups,
-            max_attempts,
+            renew_at_most,
             calm: None,
             due: BTreeMap::new(),
+            holders: BTreeMap::new(),
             in_order: BTreeSet::new(),
             seen: BTreeSet::new(),
         }
@@ -57,6 +69,48 @@ impl Late {
         if let Some(due) = due {
             self.in_order.insert((due, owed.clone()));
             self.due.insert(owed, due);
+        }
+    }
+
+    /// It comes, at the latest then; never later than was said before.
+    fn soon(&mut self, owed: Owed, due: Duration) {
+        if self.due.get(&owed).is_some_and(|known| *known > due) {
+            self.set(owed, Some(due));
+        }
+    }
+
+    /// Somebody got it.
+    fn delivered(&mut self, at: Duration, it: &Delivery) {
+        let dead_of = it.place.topic.strip_prefix(DEAD_LETTERS);
+        let owed = (dead_of.unwrap_or(&it.group).to_owned(), it.id.clone());
+        self.seen.insert(owed.clone());
+        self.holders.remove(&owed);
+        if dead_of.is_some() || !self.groups.contains(&it.group) {
+            return self.set(owed, None);
+        }
+        let lease = match it.renewed {
+            true => self.renew_at_most + RENEWED_FOR + RENEWED_EVERY,
+            false => it.invisible,
+        };
+        if it.renewed {
+            self.holders.insert(owed.clone(), it.client.clone());
+        }
+        self.set(owed, Some(at + lease + LONGEST_BACKOFF));
+    }
+
+    /// What the server renews for a client of a consumer group and topic comes to others soon.
+    fn gone(&mut self, client: &str, group: &str, topic: &str, due: Duration) {
+        let is_held = |((of, id), holder): &(&Owed, &String)| {
+            of == group && topic_of(id) == topic && holder.as_str() == client
+        };
+        let held: Vec<Owed> = self
+            .holders
+            .iter()
+            .filter(is_held)
+            .map(|(owed, _)| owed.clone())
+            .collect();
+        for owed in held {
+            self.soon(owed, due);
         }
     }
 
@@ -90,15 +144,23 @@ impl Oracle for Late {
                     }
                 }
             }
-            Event::Delivered(it) => {
-                let dead_of = it.place.topic.strip_prefix(DEAD_LETTERS);
-                let owed = (dead_of.unwrap_or(&it.group).to_owned(), it.id.clone());
-                self.seen.insert(owed.clone());
-                let comes_again = dead_of.is_none()
-                    && !it.renewed
-                    && it.attempt < self.max_attempts as i32
-                    && self.groups.contains(&it.group);
-                self.set(owed, comes_again.then(|| at + it.invisible + LONGEST_BACKOFF));
+            Event::Delivered(it) => self.delivered(at, it),
+            Event::Leaving { client, group, topic } => {
+                self.gone(client, group, topic, at + DEPARTED + LONGEST_BACKOFF);
+            }
+            Event::Died { client, group, topic } => {
+                self.gone(
+                    client,
+                    group,
+                    topic,
+                    at + SILENT + RENEWED_EVERY + RENEWED_FOR + LONGEST_BACKOFF,
+                );
+            }
+            Event::Hidden {
+                receipt, invisible, ..
+            } => {
+                let owed = (receipt.group.clone(), receipt.id.clone());
+                self.soon(owed, at + *invisible + LONGEST_BACKOFF);
             }
             Event::Acked { receipt, .. } | Event::AckUnsure(receipt) | Event::Buried { receipt, .. } => {
                 self.set_of(receipt, None);
@@ -123,7 +185,7 @@ mod tests {
     use super::{super::testing::*, *};
 
     fn judged(events: &[(u64, Event)]) -> usize {
-        let mut late = Late::new(["g".to_owned()].into(), 3);
+        let mut late = Late::new(["g".to_owned()].into(), S(1_000));
         judge(&mut late, events).len()
     }
 
@@ -154,9 +216,18 @@ mod tests {
     #[test]
     fn what_is_forgotten_comes_again_after_its_lease_and_its_wait() {
         let forgotten = |at| judged(&[(1, Event::Calm), (50, delivered("t/1", 0, 1, 49)), later(at)]);
-        assert_eq!(forgotten(78), 0);
-        assert_eq!(forgotten(79), 1);
-        let last = [(1, Event::Calm), (50, delivered("t/1", 0, 3, 49)), later(999)];
+        assert_eq!(forgotten(83), 0);
+        assert_eq!(forgotten(84), 1);
+        let Event::Delivered(mut dead) = delivered("t/1", 0, 1, 60) else {
+            unreachable!()
+        };
+        dead.place.topic = "%DLQ%g".into();
+        let last = [
+            (1, Event::Calm),
+            (50, delivered("t/1", 0, 3, 49)),
+            (60, Event::Delivered(dead)),
+            later(999),
+        ];
         assert_eq!(judged(&last), 0, "it is a dead letter");
     }
 
@@ -175,7 +246,50 @@ mod tests {
                 later(at),
             ])
         };
-        assert_eq!(hidden(99), 0);
-        assert_eq!(hidden(100), 1);
+        assert_eq!(hidden(104), 0);
+        assert_eq!(hidden(105), 1);
+    }
+
+    #[test]
+    fn what_the_server_renews_comes_when_its_holder_is_gone() {
+        let Event::Delivered(mut it) = delivered("t/1", 0, 1, 49) else {
+            unreachable!()
+        };
+        it.renewed = true;
+        let came = [(1, Event::Calm), (50, Event::Delivered(it))];
+        let with = |event: Option<Event>, at| {
+            let mut events = came.to_vec();
+            events.extend(event.map(|event| (60, event)));
+            events.push(later(at));
+            judged(&events)
+        };
+        let died = || Event::Died {
+            client: "c".into(),
+            group: "g".into(),
+            topic: "t".into(),
+        };
+        // It is 11, 188 and 1,068 seconds, each with the 15 that a delivery takes.
+        assert_eq!((with(Some(leaving()), 86), with(Some(leaving()), 87)), (0, 1));
+        assert_eq!((with(Some(died()), 263), with(Some(died()), 264)), (0, 1));
+        assert_eq!((with(None, 1_133), with(None, 1_134)), (0, 1));
+    }
+
+    #[test]
+    fn a_shorter_end_that_was_agreed_counts() {
+        let hidden = Event::Hidden {
+            receipt: receipt("t/1", 0, 1),
+            asked: S(51),
+            invisible: S(1),
+        };
+        let events = |at| {
+            [
+                (1, Event::Calm),
+                (50, delivered("t/1", 0, 1, 49)),
+                (51, hidden.clone()),
+                later(at),
+            ]
+        };
+        assert_eq!(judged(&events(75)), 0);
+        assert_eq!(judged(&events(76)), 1);
     }
 }

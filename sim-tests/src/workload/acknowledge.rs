@@ -1,5 +1,7 @@
 //! AckMessage, until every answer is certain, at one node after the other.
 
+use std::sync::{MutexGuard, PoisonError};
+
 use flotilla_proto::rocketmq::Code;
 use madsim::rand::{Rng, thread_rng};
 use tracing::debug;
@@ -36,6 +38,7 @@ pub(super) async fn acknowledge_all(
     let mut pending: Vec<Pending<'_>> = Vec::new();
     for &message in messages {
         context.ending(group, message);
+        acking(context).push(message.receipt(group));
         pending.push(Pending {
             message,
             receipt: message.receipt(group),
@@ -48,6 +51,7 @@ pub(super) async fn acknowledge_all(
         debug!(at = ?now(), ids = ?messages.iter().map(|it| &it.message_id).collect::<Vec<_>>(), group, node, ?answers, "acknowledged");
         let mut left = Vec::new();
         for (it, answer) in pending.into_iter().zip(answers) {
+            acking(context).retain(|receipt| *receipt != it.receipt);
             match answer {
                 Ok(()) => {
                     context.coverage.count("ack done");
@@ -64,8 +68,9 @@ pub(super) async fn acknowledge_all(
                     });
                 }
                 Err(failure) => {
-                    context.coverage.count("ack unknown");
+                    context.failed("ack", &failure);
                     let unsure = it.unsure || !matches!(failure, Failure::Status(Code::TooManyRequests, _));
+                    acking(context).push(it.receipt.clone());
                     left.push(Pending { unsure, ..it });
                 }
             }
@@ -77,6 +82,10 @@ pub(super) async fn acknowledge_all(
         }
     }
     accepted
+}
+
+fn acking(context: &Context) -> MutexGuard<'_, Vec<Receipt>> {
+    context.acking.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One request; what came of each.

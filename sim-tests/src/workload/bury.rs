@@ -12,6 +12,7 @@ use crate::{
 pub(super) async fn bury(context: &Context, mut node: u32, group: &str, message: &Received) {
     let (receipt, asked, mut unsure) = (message.receipt(group), now(), false);
     context.ending(group, message);
+    context.record(&Event::Burying(receipt.clone()));
     while !context.stopped() {
         let answer = context.client.bury(node, group, message).await;
         debug!(at = ?now(), id = message.message_id, group, node, ?answer, "buried");
@@ -29,7 +30,7 @@ pub(super) async fn bury(context: &Context, mut node: u32, group: &str, message:
                 return;
             }
             Err(failure) => {
-                context.coverage.count("bury unknown");
+                context.failed("bury", &failure);
                 unsure |= !matches!(failure, Failure::Status(Code::TooManyRequests, _));
                 node = context.next(node);
                 pause().await;

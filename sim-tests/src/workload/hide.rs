@@ -1,6 +1,6 @@
 //! ChangeInvisibleDuration. Some go on with the handle that came of it, and some with the one that counts no more.
 //!
-//! Whatever time a push consumer asks for, it has failed, and the message waits as long as that takes: so it asks for none.
+//! Whatever time a push consumer asks for, it has failed: the message waits for so long, and no handle counts.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(super) async fn hide(context: &Context, node: u32, group: &str, message: &Re
         let drawn = thread_rng().gen_range(0..6);
         // Some do with it what they do at once, some shortly before it is over.
         let share = thread_rng().gen_range(0.0..0.9);
-        if invisible.is_zero() || drawn == 0 {
+        if invisible.is_zero() || drawn == 0 || context.is_push(group) {
             return;
         }
         sleep(invisible.mul_f64(share)).await;
@@ -62,10 +62,7 @@ async fn once(
 ) -> Option<(String, Duration)> {
     // "Again, at once" is an attempt that failed.
     let longest = if thread_rng().gen_bool(0.1) { 1 } else { 20_000 };
-    let invisible = match context.is_push(group) {
-        true => Duration::ZERO,
-        false => Duration::from_millis(thread_rng().gen_range(0..longest)),
-    };
+    let invisible = Duration::from_millis(thread_rng().gen_range(0..longest));
     let (receipt, asked) = (message.receipt(group), now());
     context.ending(group, message);
     // It can be carried out, and the message come again, before the answer is here.
@@ -110,8 +107,7 @@ async fn once(
                 });
             }
         }
-        Err(Failure::Status(code, _)) => context.coverage.count(&format!("hide {}", code.as_str_name())),
-        Err(Failure::Peer(_)) => context.coverage.count("hide unknown"),
+        Err(failure) => context.failed("hide", &failure),
     }
     None
 }

@@ -17,12 +17,23 @@ pub(super) const LEASE: Duration = Duration::from_millis(broker::limits::AUTO_RE
 pub(super) const HELD: f64 = 0.05;
 /// For how long, milliseconds: mostly until a lease was renewed.
 const HOLD_MS: std::ops::Range<u64> = 45_000..80_000;
+/// Share of those that are held for longer than any lease is renewed, where that is not too long for a run.
+const HELD_TOO_LONG: f64 = 0.2;
+/// Longest that a run can wait for.
+const BEARABLE: Duration = Duration::from_secs(180);
 /// From one good-bye to the next, milliseconds: sometimes after the longest hold.
 const STAY_MS: std::ops::Range<u64> = 20_000..120_000;
 
 /// Acknowledges a message, asked for at `asked`, after a long time.
 pub(super) async fn hold(context: Context, node: u32, group: String, message: Received, asked: Duration) {
-    sleep(Duration::from_millis(thread_rng().gen_range(HOLD_MS))).await;
+    let hold = Duration::from_millis(thread_rng().gen_range(HOLD_MS));
+    let too_long = context.plan.renew_at_most + LEASE + hold;
+    if context.plan.renew_at_most <= BEARABLE && thread_rng().gen_bool(HELD_TOO_LONG) {
+        context.coverage.count("push holds too long");
+        sleep(too_long).await;
+    } else {
+        sleep(hold).await;
+    }
     let accepted = acknowledge::acknowledge(&context, node, &group, &message).await;
     if accepted && now() > asked + LEASE {
         context.coverage.count("push holds long");
@@ -34,12 +45,12 @@ pub(super) async fn leave_now_and_then(context: Context, topic: String, group: S
     while !context.stopped() {
         sleep(Duration::from_millis(thread_rng().gen_range(STAY_MS))).await;
         context.record(&Event::Leaving {
-            client: context.client.program(),
+            client: context.who.program(),
             group: group.clone(),
             topic: topic.clone(),
         });
         context.coverage.count("client leaves");
-        let name = context.client.rename();
+        let name = context.who.rename();
         debug!(at = ?now(), name, group, topic, "leaves");
         let good_byes =
             (1..=context.plan.nodes).map(|node| context.client.say_good_bye(node, name.clone(), &group));

@@ -6,10 +6,11 @@ use madsim::rand::{Rng, thread_rng};
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Context, UNDERTAKER, acknowledge, bury, hide, now, push, send};
+use super::{Context, UNDERTAKER, acknowledge, bury, hide, now, push};
 use crate::{
-    client::{Failure, Received},
+    client::Received,
     history::{Delivery, Event},
+    letter::Letter,
 };
 
 /// The shortest lease the service gives.
@@ -26,12 +27,7 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
         let messages = match context.client.receive(node, (&topic, &group), POLL, chosen).await {
             Ok(messages) => messages,
             Err(failure) => {
-                match failure {
-                    Failure::Status(code, _) => {
-                        context.coverage.count(&format!("receive {}", code.as_str_name()))
-                    }
-                    Failure::Peer(_) => context.coverage.count("receive unknown"),
-                }
+                context.failed("receive", &failure);
                 sleep(RETRY_AFTER).await;
                 continue;
             }
@@ -49,7 +45,7 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
                 context.coverage.count("receive again");
             }
             context.record(&Event::Delivered(Delivery {
-                client: context.client.program(),
+                client: context.who.program(),
                 group: group.clone(),
                 place: message.place.clone(),
                 id: id.clone(),
@@ -57,7 +53,7 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
                 asked,
                 invisible: chosen.unwrap_or(push::LEASE),
                 renewed: chosen.is_none(),
-                intact: message.body == send::body_of(id, message.body.len().saturating_sub(1)),
+                intact: message.letter == Letter::of(id, context.plan.body),
             }));
         }
         let mut done = Vec::new();

@@ -1,52 +1,62 @@
-//! SendMessage: each message until it is acknowledged, mostly to a node that the route names; the same message id every
-//! time.
+//! SendMessage: each message until it is acknowledged, by itself or with others, mostly to a node that the route names; the
+//! same message id every time.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use bytes::Bytes;
 use flotilla_proto::rocketmq::Code;
 use madsim::rand::{Rng, thread_rng};
 use tokio::time::sleep;
 use tracing::debug;
 
 use super::{Context, now, pause};
-use crate::{client::Failure, history::Event};
+use crate::{client::Failure, history::Event, letter::Letter};
 
 /// Share of sends that go to any node, whatever it leads.
 const ANY_NODE: f64 = 0.2;
-
 /// Share of sends before which a message is sent that no topic takes.
 const WRONG: f64 = 0.02;
-
-/// The body that belongs to a message id.
-pub(super) fn body_of(id: &str, size: usize) -> Bytes {
-    Bytes::from(id.as_bytes().repeat(size / id.len() + 1))
-}
+/// Most messages of one request.
+const TOGETHER: u32 = 5;
 
 pub(super) async fn produce(context: Context, id: u32) {
-    for number in 0..context.plan.messages {
+    let mut number = 0;
+    while number < context.plan.messages {
         let topic = context.plan.topic(thread_rng().gen_range(0..context.plan.topics));
-        let message_id = format!("{topic}/{id}-{number:04}");
-        let body = body_of(&message_id, thread_rng().gen_range(0..context.plan.body));
+        let together = match context.plan.batches {
+            true => thread_rng().gen_range(1..=TOGETHER),
+            false => 1,
+        };
+        let numbers = number..context.plan.messages.min(number + together);
+        number = numbers.end;
+        let letters: Vec<_> = numbers
+            .map(|number| letter(&context, format!("{topic}/{id}-{number:04}")))
+            .collect();
         if thread_rng().gen_bool(WRONG) {
-            send_wrong(&context, &topic, &format!("{message_id}-wrong"), body.clone()).await;
+            let wrong = letter(&context, format!("{}-wrong", letters[0].0));
+            send_wrong(&context, &topic, wrong).await;
         }
-        send(&context, &topic, &message_id, body).await;
+        send(&context, &topic, letters).await;
         let pause = thread_rng().gen_range(context.plan.pause_ms.clone());
         sleep(Duration::from_millis(pause)).await;
     }
 }
 
+fn letter(context: &Context, id: String) -> (String, Letter) {
+    let letter = Letter::of(&id, context.plan.body);
+    (id, letter)
+}
+
 /// A FIFO message for a topic of normal ones, once.
-async fn send_wrong(context: &Context, topic: &str, message_id: &str, body: Bytes) {
+async fn send_wrong(context: &Context, topic: &str, wrong: (String, Letter)) {
     let node = thread_rng().gen_range(1..=context.plan.nodes);
-    let (topic, id) = (topic.to_owned(), message_id.to_owned());
+    let (topic, id) = (topic.to_owned(), wrong.0.clone());
     context.record(&Event::Sending {
         topic: topic.clone(),
         id: id.clone(),
     });
-    let sent = context.client.send_in(Some("group"), node, &topic, &id, body);
-    let answer = sent.await;
+    let wrong = [wrong];
+    let sent = context.client.send(node, &topic, Some("group"), &wrong);
+    let answer = sent.await.and_then(|mut all| all.remove(0));
     debug!(at = ?now(), id, node, ?answer, "sent what must be refused");
     match answer {
         Err(Failure::Status(Code::MessagePropertyConflictWithType, _)) => {
@@ -54,16 +64,18 @@ async fn send_wrong(context: &Context, topic: &str, message_id: &str, body: Byte
             context.record(&Event::Refused { id });
         }
         // The node had no time to look at it.
-        Err(_) => context.coverage.count("send unknown"),
+        Err(failure) => context.failed("send", &failure),
         // That it comes is what the oracles make of it.
         Ok(_) => context.record(&Event::Refused { id }),
     }
 }
 
-async fn send(context: &Context, topic: &str, message_id: &str, body: Bytes) {
+async fn send(context: &Context, topic: &str, letters: Vec<(String, Letter)>) {
     let mut route = Vec::new();
     let mut turn = thread_rng().gen_range(0..context.plan.nodes);
-    loop {
+    let mut stored = BTreeSet::new();
+    // Whoever sent several repeats them all: where they go follows from the first.
+    while stored.len() < letters.len() {
         turn += 1;
         if route.is_empty() {
             let asked = context.client.route(1 + turn % context.plan.nodes, topic).await;
@@ -80,22 +92,43 @@ async fn send(context: &Context, topic: &str, message_id: &str, body: Bytes) {
             true => 1 + turn % context.plan.nodes,
             false => route[turn as usize % route.len()],
         };
-        let (topic, id) = (topic.to_owned(), message_id.to_owned());
-        context.record(&Event::Sending {
-            topic: topic.clone(),
-            id: id.clone(),
-        });
-        let answer = context.client.send(node, &topic, &id, body.clone()).await;
+        send_once(context, node, topic, &letters, &mut stored).await;
+        if stored.len() < letters.len() {
+            route.clear();
+            pause().await;
+        }
+    }
+}
+
+/// One request; adds what is known to be stored.
+async fn send_once<'a>(
+    context: &Context,
+    node: u32,
+    topic: &str,
+    letters: &'a [(String, Letter)],
+    stored: &mut BTreeSet<&'a str>,
+) {
+    for (id, _) in letters {
+        let (topic, id) = (topic.to_owned(), id.clone());
+        context.record(&Event::Sending { topic, id });
+    }
+    if letters.len() > 1 {
+        context.coverage.count("send several");
+    }
+    let answers = match context.client.send(node, topic, None, letters).await {
+        Ok(answers) => answers,
+        Err(failure) => letters.iter().map(|_| Err(failure.clone())).collect(),
+    };
+    for ((id, _), answer) in letters.iter().zip(answers) {
         debug!(at = ?now(), id, node, ?answer, "sent");
         match answer {
             Ok(offset) => {
                 context.coverage.count("send stored");
-                return context.record(&Event::Stored { topic, id, offset });
+                stored.insert(id);
+                let (topic, id) = (topic.to_owned(), id.clone());
+                context.record(&Event::Stored { topic, id, offset });
             }
-            Err(Failure::Status(code, _)) => context.coverage.count(&format!("send {}", code.as_str_name())),
-            Err(Failure::Peer(_)) => context.coverage.count("send unknown"),
+            Err(failure) => context.failed("send", &failure),
         }
-        route.clear();
-        pause().await;
     }
 }

@@ -11,6 +11,7 @@ use crate::{
 pub(super) async fn bury(context: &Context, mut node: u32, group: &str, message: &Received) {
     let (receipt, asked, mut unsure) = (message.receipt(group), context.book.now(), false);
     context.ending(group, message);
+    context.book.record(&Event::Burying(receipt.clone()));
     while !context.stopped() {
         match context.client.bury(node, group, message).await {
             Ok(()) => {

@@ -1,0 +1,63 @@
+//! Oracles that look into the nodes, all the time: what each node has, and what all of them have in common.
+
+use std::{sync::Arc, time::Duration};
+
+use broker::node::{Node, kv::Reading, shard::DataShard};
+use queue_core::GroupId;
+use tokio::time::sleep;
+
+use crate::{
+    commands::Counted,
+    coverage::Coverage,
+    history::History,
+    host::Host,
+    oracle::{cluster::Watch, payloads::Payloads, waits::Waits},
+    plan::Plan,
+};
+
+/// How often they look.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Every so many looks they compare states, and check one core.
+const STATES_EVERY: u64 = 10;
+
+/// Runs until it is aborted.
+pub async fn run(hosts: Arc<Vec<Host>>, plan: Plan, history: History, coverage: Coverage) {
+    let (mut watch, mut counted) = (Watch::default(), Counted::default());
+    let (mut payloads, mut waits) = (
+        Payloads::default(),
+        Waits::new(plan.backoff.clone(), plan.push && plan.good_byes),
+    );
+    for look in 0_u64.. {
+        let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
+        let mut wrong = Vec::new();
+        watch.look(&nodes, look.is_multiple_of(STATES_EVERY), &mut wrong);
+        waits.look(&nodes, |node, group| is_of(&plan, node, group), &mut wrong);
+        payloads.look(&nodes, &mut wrong);
+        counted.look(&nodes, &coverage);
+        if look.is_multiple_of(STATES_EVERY) {
+            // One after the other: it reads every row.
+            let shards: Vec<_> = nodes.iter().flat_map(|node| node.shards()).collect();
+            let turn = (look / STATES_EVERY) as usize % shards.len().max(1);
+            wrong.extend(shards.get(turn).and_then(|shard| check(shard).err()));
+        }
+        wrong.into_iter().for_each(|what| history.broken(what));
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// A consumer group of the plan, which has the plan's rules.
+fn is_of(plan: &Plan, node: &Node, group: GroupId) -> bool {
+    let meta = node.meta();
+    (0..plan.groups).any(|number| meta.group(&plan.group(number)).is_some_and(|it| it.id == group.0))
+}
+
+/// The core's own invariants.
+///
+/// # Errors
+/// Says which does not hold.
+pub fn check(shard: &DataShard) -> Result<(), String> {
+    let checked = shard
+        .replica
+        .read_state(|state| shard.machine.read(|core| core.check(&Reading(state))));
+    checked.map_err(|what| format!("P4: shard {}: {what}", shard.id))
+}
