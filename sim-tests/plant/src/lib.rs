@@ -29,9 +29,8 @@ macro_rules! plant {
 #[cfg(not(madsim))]
 #[macro_export]
 macro_rules! plant {
-    ($bug:ident => $wrong:expr, else $right:expr) => {
-        $right
-    };
+    // A block of its own: a plain `let value = value` would be redundant to clippy.
+    ($bug:ident => $wrong:expr, else $right:expr) => {{ $right }};
     ($bug:ident => $effect:expr) => {};
 }
 
