@@ -14,6 +14,9 @@ cargo fmt --check --manifest-path broker/tests/sdk/rust/Cargo.toml
 step "dependency rules"
 scripts/check-deps.sh
 
+step "planted bugs"
+scripts/check-plants.sh
+
 step "lints"
 # shellcheck disable=SC2086 # a list of flags
 cargo clippy $flags --workspace --all-targets -- -D warnings

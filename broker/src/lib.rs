@@ -5,6 +5,9 @@
 //! each other. The rim (`grpc`, `http`, `cli`, `bench`) needs a real operating
 //! system and is left out of the simulator.
 
+#[macro_use]
+extern crate plant;
+
 #[cfg(feature = "bench")]
 pub mod bench;
 #[cfg(feature = "server")]

@@ -41,6 +41,9 @@ pub mod meeting;
 pub mod membership;
 pub mod peers;
 pub mod peers_transport;
+#[cfg(madsim)]
+#[path = "../../sim-tests/plant/bodies/node.rs"]
+mod planted;
 pub mod polls;
 pub mod proposer;
 mod reading;

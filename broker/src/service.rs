@@ -29,6 +29,9 @@ pub mod forwarded;
 pub mod handle;
 mod home;
 pub mod names;
+#[cfg(madsim)]
+#[path = "../../sim-tests/plant/bodies/service.rs"]
+mod planted;
 pub mod receive;
 mod release;
 pub mod route;

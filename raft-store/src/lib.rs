@@ -4,6 +4,9 @@
 //! [`Replica`]s of all its shards. A replica turns payloads into agreed entries and feeds them
 //! to its [`Machine`]. Nothing here knows what a queue is, and nothing of openraft shows outside.
 
+#[macro_use]
+extern crate plant;
+
 mod damage;
 pub mod descriptors;
 pub mod disk;
@@ -13,6 +16,9 @@ pub mod limits;
 pub mod log;
 mod log_id;
 mod machine;
+#[cfg(madsim)]
+#[path = "../../sim-tests/plant/bodies/raft_store.rs"]
+mod planted;
 pub mod record;
 mod replica;
 mod runtime;

@@ -22,6 +22,9 @@ mod extent;
 mod files;
 mod handles;
 mod open;
+#[cfg(madsim)]
+#[path = "../../sim-tests/plant/bodies/log.rs"]
+mod planted;
 mod read;
 mod recent;
 mod repair;
@@ -222,12 +225,7 @@ impl NodeLog {
 
     /// Saves the shard's vote; returns when it is durable.
     pub async fn save_vote(&self, shard: u32, vote: Bytes) -> Result<(), LogStopped> {
-        // Planted: nobody waits for the disk.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::VoteNotSynced) {
-            let done = Done::Call(Box::new(|_| ()));
-            return self.shared.change(|inner| inner.save_vote(shard, vote, done));
-        }
+        plant!(VoteNotSynced => return planted::save_vote_later(self, shard, vote));
         self.shared
             .change_and_wait(|inner, done| inner.save_vote(shard, vote, done))
             .await

@@ -134,6 +134,7 @@ impl Snapshots {
     pub(crate) fn send(&self, image: Arc<StateImage>) -> io::Result<Sending> {
         let slot = self.traffic.sending.clone().try_acquire_owned();
         let slot = slot.map_err(|_| busy("this node sends as many snapshots as it may"))?;
+        let image = plant!(SnapshotClaimsMore => crate::planted::claiming_more(image), else image);
         let outline = image
             .outline()
             .ok_or_else(|| io::Error::other("nothing was applied yet"))?;

@@ -24,6 +24,10 @@ use crate::{
     types::{RaftLogId, StoredMembership, convert},
 };
 
+#[cfg(madsim)]
+#[path = "../../sim-tests/plant/bodies/state.rs"]
+mod planted;
+
 const OURS: u8 = 0;
 /// The machine's sections.
 const FIRST: u8 = 1;
@@ -293,22 +297,9 @@ impl ShardState {
                 None => Change::Delete(key),
             });
         }
-        // Planted: two writes where one would do.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::AppliedSavedFirst) {
-            let mut first = WriteBatch::default();
-            self.put_standing(&mut first, &after, after.membership != standing.membership);
-            self.engine.write(first)?;
-        }
-        // Planted: the applied index is thought to be a matter of speed only.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::AppliedSavedRarely) && skips(standing, &after) {
-            self.engine.write(batch)?;
-            self.publish(&after);
-            *standing = after;
-            return Ok(result);
-        }
+        plant!(AppliedSavedFirst => planted::standing_first(self, standing, &after)?);
         self.put_standing(&mut batch, &after, after.membership != standing.membership);
+        plant!(AppliedSavedRarely => planted::leave_standing_out(self, &mut batch, standing, &after));
         self.engine.write(batch)?;
         self.publish(&after);
         *standing = after;
@@ -479,15 +470,6 @@ impl ShardState {
         };
         Ok(())
     }
-}
-
-/// Of the planted bug of an applied index that is seldom saved: this is one of the other times.
-#[cfg(madsim)]
-fn skips(before: &Standing, after: &Standing) -> bool {
-    let eighth = after
-        .applied
-        .is_some_and(|applied| applied.index.is_multiple_of(8));
-    before.membership == after.membership && !eighth
 }
 
 /// The shards an engine holds, and whose replicas they are.

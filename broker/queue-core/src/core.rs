@@ -79,29 +79,16 @@ impl Core {
             let (queue, group, mut rest) = subscription_key(key)?;
             let offset = rest.key_long()?;
             let row = InFlight::load(Reader::value("lease", value)?)?;
-            // Planted: who held it is forgotten.
-            #[cfg(madsim)]
-            let row = InFlight {
-                leased: row.leased && !plant::is(plant::Bug::LeasesForgottenAtRestart),
-                ..row
-            };
+            let row = plant!(LeasesForgottenAtRestart => InFlight { leased: false, ..row }, else row);
             core.subscription_mut(queue, group)
                 .ok_or_else(orphan)?
                 .set(offset, row);
-            // Planted: the timers are not part of the state.
-            #[cfg(madsim)]
-            if plant::is(plant::Bug::DeadlinesForgottenAtRestart) {
-                return Ok(());
-            }
+            plant!(DeadlinesForgottenAtRestart => return Ok(()));
             core.enter_lease(queue, group, offset, &row);
             Ok(())
         })?;
         keys::each(kv, Key::of(keys::DEDUP), |key, value| {
-            // Planted: the window begins anew.
-            #[cfg(madsim)]
-            if plant::is(plant::Bug::DedupForgottenAtRestart) {
-                return Ok(());
-            }
+            plant!(DedupForgottenAtRestart => return Ok(()));
             core.dedup
                 .load(Reader::key("dedup", key)?, Reader::value("dedup", value)?)
         })?;
@@ -398,26 +385,6 @@ impl Core {
         Ok(())
     }
 
-    /// The planted bug of an acknowledgement beside the log: in this memory only.
-    #[cfg(madsim)]
-    pub fn planted_ack(&mut self, group: GroupId, queue: QueueId, offset: u64, nonce: u64) -> bool {
-        let Some(known) = self.subscriptions.get_mut(&(queue, group)) else {
-            return false;
-        };
-        let Some(row) = known
-            .in_flight()
-            .get(&offset)
-            .filter(|row| row.nonce == nonce)
-            .copied()
-        else {
-            return false;
-        };
-        known.remove(offset);
-        known.acked += 1;
-        self.strike_lease(queue, group, offset, &row);
-        true
-    }
-
     /// True if any consumer group has the message in flight.
     pub(crate) fn is_in_flight(&self, queue: QueueId, offset: u64) -> bool {
         self.subscriptions
@@ -451,20 +418,8 @@ impl Core {
             queue,
             to: target,
         };
-        // Planted: the first thing to be done is done twice, or not at all.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::DeadLetterTwice) {
-            self.push(kv, target, message.stored.position, true)?;
-        }
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::DeadLetterLost) {
-            self.remove_in_flight(kv, queue, group, offset)?;
-            let known = self.subscription_mut(queue, group).expect("just read");
-            known.dead_lettered += 1;
-            known.store(kv, queue, group)?;
-            return Ok(Some(given_up));
-        }
-        self.push(kv, target, message.stored.position, true)?;
+        plant!(DeadLetterTwice => self.push(kv, target, message.stored.position, true)?);
+        plant!(DeadLetterLost => 0, else self.push(kv, target, message.stored.position, true)?);
         self.remove_in_flight(kv, queue, group, offset)?;
         let known = self.subscription_mut(queue, group).expect("just read");
         known.dead_lettered += 1;

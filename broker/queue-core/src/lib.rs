@@ -5,6 +5,9 @@
 //! decided by the leader and stands in the command; `apply` checks it against the state
 //! and drops what no longer holds.
 
+#[macro_use]
+extern crate plant;
+
 mod backoff;
 mod check;
 mod commands;
@@ -18,6 +21,9 @@ mod kv;
 pub mod limits;
 mod outcome;
 mod places;
+#[cfg(madsim)]
+#[path = "../../../sim-tests/plant/bodies/queue_core.rs"]
+mod planted;
 mod queue;
 mod subscription;
 mod view;

@@ -28,10 +28,7 @@ impl Core {
     /// The smallest index of an entry that still holds a message somebody may get.
     pub fn oldest_live_index(&self, kv: &dyn KeyValue) -> Result<Option<u64>, Fault> {
         let displaced = self.displaced_through(kv, u64::MAX, 1)?;
-        let displaced = displaced.first().map(|&(index, ..)| index);
-        // Planted: only what stands in order is looked at.
-        #[cfg(madsim)]
-        let displaced = displaced.filter(|_| !plant::is(plant::Bug::DeadLettersNotKept));
+        let displaced = plant!(DeadLettersNotKept => None, else displaced.first().map(|&(index, ..)| index));
         let in_order = self.in_order.first().map(|&(index, _)| index);
         Ok(displaced.into_iter().chain(in_order).min())
     }

@@ -24,11 +24,7 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn store(&self, kv: &mut dyn KeyValue, id: QueueId) -> Result<(), Fault> {
-        // Planted: the end is written now and then, to save work.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::QueueEndSavedRarely) && self.next % 4 != 1 {
-            return Ok(());
-        }
+        plant!(QueueEndSavedRarely => if self.next % 4 != 1 { return Ok(()) });
         let mut value = keys::value(24);
         value.put_u64_le(self.first);
         value.put_u64_le(self.next);

@@ -238,18 +238,13 @@ fn decide_place(
                 "the cluster does not know node {}; joining comes later",
                 me.id
             )),
-            // Planted: a node is known by its number.
-            #[cfg(madsim)]
-            Some(known) if plant::is(plant::Bug::WipedReplicaVotes) => Place::Known {
-                cluster,
-                incarnation: known.incarnation,
-                nodes,
-            },
-            Some(known) if known.directory == me.directory => Place::Known {
-                cluster,
-                incarnation: known.incarnation,
-                nodes,
-            },
+            Some(known) if plant!(WipedReplicaVotes => true, else known.directory == me.directory) => {
+                Place::Known {
+                    cluster,
+                    incarnation: known.incarnation,
+                    nodes,
+                }
+            }
             Some(_) => {
                 let mut nodes = nodes;
                 nodes.insert(me.id, me.clone());

@@ -27,11 +27,7 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
         if shard.leadership().see(&seen, node.clock().steady_ms()) {
             // Waiters look again: queues came here, or went elsewhere.
             node.inner.hub.ring_all();
-            // Planted: what the leader before has leased is nobody's.
-            #[cfg(madsim)]
-            if plant::is(plant::Bug::LeasesReleasedAtFailover) && shard.leads() {
-                release_all(&shard);
-            }
+            plant!(LeasesReleasedAtFailover => super::planted::release_all(&shard));
         }
         let leads = shard.leads();
         let mut wait = LOOK_EVERY;
@@ -69,33 +65,5 @@ async fn tick(shard: &DataShard) -> Duration {
             | Err(_) => return PAUSE,
             Ok(_) => {}
         }
-    }
-}
-
-/// The planted bug of a new leader that ends all leases.
-#[cfg(madsim)]
-fn release_all(shard: &DataShard) {
-    let at_ms = Some(shard.now_ms());
-    let leases: Vec<_> = shard.machine.read(|core| {
-        let all = core.subscriptions().flat_map(|(group, queue, known)| {
-            (0..known.cursor)
-                .filter_map(move |offset| Some((group, queue, core.in_flight(group, queue, offset)?)))
-        });
-        all.filter(|(_, _, lease)| lease.leased).collect()
-    });
-    for (group, queue, lease) in leases {
-        let release = record::Release {
-            group: group.0,
-            queue: queue.0,
-            lease: Some(record::LeaseRef {
-                offset: lease.offset,
-                nonce: lease.nonce,
-            }),
-            action: record::release::Action::Retry as i32,
-            at_ms,
-            new_nonce: 0,
-        };
-        let command = Some(command::Command::Release(release));
-        let _ = shard.proposer.enqueue(Command { command });
     }
 }

@@ -22,6 +22,10 @@ use super::{
 };
 use crate::{clock::Clock, tally::Tally};
 
+#[cfg(madsim)]
+#[path = "../../../sim-tests/plant/bodies/machine.rs"]
+mod planted;
+
 /// One data shard's core, shared between the log that changes it and the leader that reads it.
 pub struct QueueMachine {
     core: Mutex<Core>,
@@ -90,19 +94,6 @@ impl QueueMachine {
         f(&self.core.lock().expect("a panic in the core stops the node"))
     }
 
-    /// The planted bug of an acknowledgement beside the log.
-    #[cfg(madsim)]
-    pub fn planted_ack(
-        &self,
-        group: queue_core::GroupId,
-        queue: queue_core::QueueId,
-        offset: u64,
-        nonce: u64,
-    ) -> bool {
-        let mut core = self.core.lock().expect("a panic in the core stops the node");
-        core.planted_ack(group, queue, offset, nonce)
-    }
-
     /// Every replica applies; only where the message can be had is there anything to wake for.
     fn hint(&self, effects: &[Effect], leads: bool) {
         for effect in effects {
@@ -133,12 +124,7 @@ impl Machine for QueueMachine {
 
     fn apply(&self, at: LogId, payload: &Bytes, state: &mut dyn StateWrite) -> Result<Applied, EngineError> {
         let (time_ms, commands) = understood(at, payload)?;
-        // Planted: every replica has a clock.
-        #[cfg(madsim)]
-        let time_ms = match plant::is(plant::Bug::LocalTimeInState) {
-            true => self.time.now_ms(),
-            false => time_ms,
-        };
+        let time_ms = plant!(LocalTimeInState => self.time.now_ms(), else time_ms);
         let mut core = self.core.lock().expect("a panic in the core stops the node");
         let mut replies: Vec<Reply> = Vec::new();
         let mut view = Writing(state);

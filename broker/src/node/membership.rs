@@ -12,6 +12,10 @@ use raft_store::{Replica, ReplicaStatus};
 use super::{META_SHARD, Node, node_of, replica_of};
 use crate::{meta::MetaState, peer::Body};
 
+#[cfg(madsim)]
+#[path = "../../../sim-tests/plant/bodies/membership.rs"]
+mod planted;
+
 const EVERY: Duration = Duration::from_millis(500);
 const PING_FOR: Duration = Duration::from_millis(1_000);
 /// A learner this many entries behind may become a voter: the rest takes less than a heartbeat.
@@ -193,16 +197,13 @@ fn wanted(meta: &MetaState) -> BTreeSet<u64> {
 async fn reconcile(node: &Node, meta: &MetaState, shard: u32, replica: &Replica) -> bool {
     let status = replica.status();
     let wanted = wanted(meta);
-    // Planted: enough replicas are the right ones.
-    #[cfg(madsim)]
-    if let [voters] = status.voters.as_slice()
-        && seems_right(voters, &wanted)
-    {
-        return false;
-    }
-    match step(&status.voters, &status.learners, &wanted, |id| {
+    let next = step(&status.voters, &status.learners, &wanted, |id| {
         caught_up(&status, id, node.silence())
-    }) {
+    });
+    let next = plant!(OldReplicaStays => planted::nobody_leaves(next, &status.voters, &wanted), else next);
+    let next =
+        plant!(WrongReplicaRemoved => planted::another_leaves(next, &status.voters, &wanted), else next);
+    match next {
         Step::Done => return false,
         Step::Wait => {}
         Step::AddLearner(new) => {
@@ -289,30 +290,8 @@ fn step(
         .copied()
         .filter(|&id| node_of(id) != node_of(new))
         .collect();
-    // Planted: somebody else leaves, or nobody.
-    #[cfg(madsim)]
-    if plant::is(plant::Bug::WrongReplicaRemoved) {
-        next.clone_from(voters);
-        next.retain(|&id| Some(id) != others_first(voters, new));
-    } else if plant::is(plant::Bug::OldReplicaStays) {
-        next.clone_from(voters);
-    }
     next.insert(new);
     Step::ChangeVoters(next)
-}
-
-/// The planted bugs of changes that leave the wrong voters: they look no further than for the new ones.
-#[cfg(madsim)]
-fn seems_right(voters: &BTreeSet<u64>, wanted: &BTreeSet<u64>) -> bool {
-    let planted = plant::is(plant::Bug::WrongReplicaRemoved) || plant::is(plant::Bug::OldReplicaStays);
-    let replaced = |id: &&u64| **id & 0xffff > 1;
-    planted && wanted.iter().filter(replaced).all(|id| voters.contains(id))
-}
-
-/// The first voter of another node.
-#[cfg(madsim)]
-fn others_first(voters: &BTreeSet<u64>, new: u64) -> Option<u64> {
-    voters.iter().copied().find(|&id| node_of(id) != node_of(new))
 }
 
 /// Whether a replica has nearly everything, and has said so within `silence`: of one that has stopped the last that was

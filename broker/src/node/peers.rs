@@ -112,10 +112,8 @@ impl Node {
         } else {
             self.shard(request.shard).map(|shard| shard.replica.clone())
         };
+        let request = plant!(AnswersForAnother => super::planted::to_whoever_is_here(request, replica.as_ref()), else request);
         match replica {
-            // Planted: whoever has the node's address is meant; the replica itself looks no closer then.
-            #[cfg(madsim)]
-            Some(replica) if plant::is(plant::Bug::AnswersForAnother) => replica.handle(request).boxed(),
             // It would be led for a moment only.
             Some(_) if self.inner.leaving.load(Ordering::SeqCst) && asks_to_lead(&request) => {
                 no_such_replica(&request)

@@ -235,12 +235,7 @@ async fn propose(replica: Replica, time_ms: u64, batch: Vec<Proposal>) {
         Ok(applied) => {
             let replies: Vec<Reply> = applied.take().expect("a queue machine answers with replies");
             assert_eq!(replies.len(), waiting.len(), "one reply for each command");
-            // Planted: counted from the wrong end.
-            #[cfg(madsim)]
-            let replies = match plant::is(plant::Bug::RepliesMixedUp) {
-                true => [&replies[1..], &replies[..1]].concat(),
-                false => replies,
-            };
+            let replies = plant!(RepliesMixedUp => [&replies[1..], &replies[..1]].concat(), else replies);
             for (sender, reply) in waiting.into_iter().zip(replies) {
                 // The caller may have given up; the command stands all the same.
                 let _ = sender.send(Ok(reply));

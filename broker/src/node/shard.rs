@@ -40,9 +40,6 @@ pub struct DataShard {
     pub(super) marking: Marking,
     /// Held while messages are copied forward, so that none is copied twice.
     pub(super) copying: tokio::sync::Mutex<()>,
-    /// Of the planted bug of a dedup window beside the log: ids of messages that were proposed here.
-    #[cfg(madsim)]
-    pub(crate) proposed: Mutex<BTreeSet<String>>,
 }
 
 /// Who leads a shard, as last seen.
@@ -188,8 +185,6 @@ impl DataShard {
             delivering: Mutex::default(),
             marking: Marking::default(),
             copying: tokio::sync::Mutex::default(),
-            #[cfg(madsim)]
-            proposed: Mutex::default(),
         }
     }
 
@@ -225,10 +220,8 @@ impl DataShard {
         if choice.redeliver.is_empty() && choice.new_count == 0 {
             return Ok(Vec::new());
         }
-        #[cfg(madsim)]
-        let chosen = choice.clone();
         let nonce = self.clock.random_u64();
-        let command = command::Command::Deliver(record::Deliver {
+        let deliver = command::Command::Deliver(record::Deliver {
             group: group.0,
             queue: queue.0,
             redeliver: choice.redeliver,
@@ -239,21 +232,10 @@ impl DataShard {
             auto_renew: want.auto_renew,
             client: want.client,
         });
-        let reply = self
-            .proposer
-            .submit(Command {
-                command: Some(command),
-            })
-            .await;
-        // Planted: what was read here is good enough.
-        #[cfg(madsim)]
-        let reply = match reply {
-            Err(SubmitError::NotLeader { .. }) if plant::is(plant::Bug::DeposedLeaderDelivers) => {
-                Ok(self.planted_delivery(group, queue, &chosen)?)
-            }
-            other => other,
+        let command = Command {
+            command: Some(deliver),
         };
-        let reply = reply?;
+        let reply = plant!(DeposedLeaderDelivers => super::planted::submit(self, command).await?, else self.proposer.submit(command).await?);
         let Reply::Delivered { leases } = reply else {
             return Ok(Vec::new());
         };
@@ -273,34 +255,6 @@ impl DataShard {
             })
         });
         Ok(delivered.collect())
-    }
-
-    /// The planted bug of a delivery that is not in the log.
-    #[cfg(madsim)]
-    fn planted_delivery(
-        &self,
-        group: GroupId,
-        queue: QueueId,
-        chosen: &Selection,
-    ) -> Result<Reply, DeliverError> {
-        let new = chosen.first_new..chosen.first_new + u64::from(chosen.new_count);
-        self.replica.read_state(|state| {
-            self.machine.read(|core| {
-                let mut leases = Vec::new();
-                for offset in chosen.redeliver.iter().copied().chain(new) {
-                    let attempt = 1 + core.in_flight(group, queue, offset).map_or(0, |row| row.attempt);
-                    leases.extend(core.locate(&Reading(state), queue, offset)?.map(|stored| {
-                        queue_core::Lease {
-                            offset,
-                            attempt,
-                            position: stored.position,
-                            stored_ms: stored.stored_ms,
-                        }
-                    }));
-                }
-                Ok(Reply::Delivered { leases })
-            })
-        })
     }
 
     /// What to deliver now: as many as wanted, but no more bytes than one answer may carry and there is room for.

@@ -63,11 +63,7 @@ impl ShardTime {
 
     /// Milliseconds, by this replica's reckoning.
     pub fn now_ms(&self) -> u64 {
-        // Planted: the clock on the wall.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::WallClockDeadlines) {
-            return self.clock.wall_ms();
-        }
+        plant!(WallClockDeadlines => return self.clock.wall_ms());
         let last = *self.last.lock().expect("no panic while held");
         last.map_or(0, |last| last.at(self.clock.steady_ms()))
     }

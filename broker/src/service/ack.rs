@@ -140,18 +140,7 @@ async fn ack_here(
     handles: &[Handle],
     retried: bool,
 ) -> Result<Try<Vec<Option<Status>>>, Refused> {
-    // Planted: the state is here, so it is changed here.
-    #[cfg(madsim)]
-    if plant::is(plant::Bug::AckOnLeaderOnly) {
-        let ack = |handle: &Handle| {
-            let group = GroupId(handle.group);
-            shard
-                .machine
-                .planted_ack(group, handle.queue, handle.offset, handle.nonce)
-        };
-        let status = |handle| if ack(handle) { answer::ok() } else { invalid() };
-        return Ok(Try::Done(handles.iter().map(status).collect()));
-    }
+    plant!(AckOnLeaderOnly => return Ok(Try::Done(super::planted::acked_in_memory(&shard, handles))));
     let mut waiting = Vec::with_capacity(handles.len());
     for handle in handles {
         let ack = record::Ack {
@@ -177,10 +166,7 @@ async fn ack_here(
                 statuses.push(answer::ok())
             }
             Ok(_) if retried && is_over(&shard, handle) => statuses.push(answer::ok()),
-            // Planted: it is over, so what does it matter?
-            #[cfg(madsim)]
-            Ok(_) if plant::is(plant::Bug::LateAckAnsweredOk) => statuses.push(answer::ok()),
-            Ok(_) => statuses.push(invalid()),
+            Ok(_) => statuses.push(plant!(LateAckAnsweredOk => answer::ok(), else invalid())),
             Err(error) => statuses.push(Refused::from(error).status()),
         }
     }

@@ -114,13 +114,8 @@ impl Service {
     ) -> Result<SendMessageResponse, Refused> {
         let (begun, deadline) = (Instant::now(), Instant::now() + caller.patience());
         let place = Home::of(&outgoing[0].message_id);
+        let pinned = plant!(UnsureSendGoesElsewhere => super::planted::or_near(pinned, self.node(), topic), else pinned);
         let home = pinned.unwrap_or_else(|| place.shard(topic));
-        // Planted: the nearest shard is as good.
-        #[cfg(madsim)]
-        let home = match topic.queue_shards.iter().find(|&&shard| self.node().leads(shard)) {
-            Some(&near) if pinned.is_none() && plant::is(plant::Bug::UnsureSendGoesElsewhere) => near,
-            _ => home,
-        };
         let me = self.node().id();
         let mut unsure = false;
         loop {
@@ -138,24 +133,21 @@ impl Service {
                 // The outcome is not known, and it is not for this node to find out.
                 _ if caller.forwarded && unsure => return Err(self::unsure()),
                 _ if caller.forwarded => return Err(not_leader()),
-                Some(leader) => {
-                    let request = original.encoded();
-                    match self.send_there(caller, leader, home, request, deadline).await? {
-                        There::Answered(response) if is_no_room(&response) => self.no_room(caller, &full)?,
-                        There::Answered(response) => return Ok(response),
-                        There::NotLeader => {
-                            Refused::new(Code::HaNotAvailable, "the queue's leader is changing; send again")
-                        }
-                        There::Full if begun.elapsed() >= MAX_SEND_WAIT => {
-                            return Err(SubmitError::Overloaded.into());
-                        }
-                        There::Full => SubmitError::Overloaded.into(),
-                        There::Unsure => Refused::new(
-                            Code::ProxyTimeout,
-                            "the queue's leader did not answer; send again with the same message id",
-                        ),
+                Some(leader) => match self.send_there(caller, leader, home, original, deadline).await? {
+                    There::Answered(response) if is_no_room(&response) => self.no_room(caller, &full)?,
+                    There::Answered(response) => return Ok(response),
+                    There::NotLeader => {
+                        Refused::new(Code::HaNotAvailable, "the queue's leader is changing; send again")
                     }
-                }
+                    There::Full if begun.elapsed() >= MAX_SEND_WAIT => {
+                        return Err(SubmitError::Overloaded.into());
+                    }
+                    There::Full => SubmitError::Overloaded.into(),
+                    There::Unsure => Refused::new(
+                        Code::ProxyTimeout,
+                        "the queue's leader did not answer; send again with the same message id",
+                    ),
+                },
                 None => Refused::new(
                     Code::HaNotAvailable,
                     "the message's shard has no leader; a majority of the nodes must run",
@@ -215,11 +207,10 @@ impl Service {
         caller: &Caller,
         to: u32,
         shard: u32,
-        request: Bytes,
+        original: &mut Original,
         deadline: Instant,
     ) -> Result<There, Refused> {
-        #[cfg(madsim)]
-        let as_stored = planted_answer(request.clone());
+        let request = original.encoded();
         let ttl = deadline.saturating_duration_since(Instant::now());
         let forwarded = self
             .node()
@@ -242,28 +233,11 @@ impl Service {
             Err(ForwardError::NotLeader { unsure: false } | ForwardError::Peer(PeerError::NotConnected)) => {
                 Ok(There::NotLeader)
             }
-            // Planted: it was sent, so it will have been stored.
-            #[cfg(madsim)]
-            Err(ForwardError::Peer(_)) if plant::is(plant::Bug::UnsureSendAnsweredOk) => {
-                Ok(There::Answered(as_stored))
-            }
-            Err(ForwardError::NotLeader { unsure: true } | ForwardError::Peer(_)) => Ok(There::Unsure),
+            Err(ForwardError::NotLeader { unsure: true }) => Ok(There::Unsure),
+            Err(ForwardError::Peer(_)) => Ok(
+                plant!(UnsureSendAnsweredOk => There::Answered(super::planted::as_if_stored(original.encoded())), else There::Unsure),
+            ),
         }
-    }
-}
-
-/// Of the planted bug of an unknown outcome that is told as success.
-#[cfg(madsim)]
-fn planted_answer(request: Bytes) -> SendMessageResponse {
-    let request = SendMessageRequest::decode(request).expect("just encoded");
-    let entry = |message: &Message| SendResultEntry {
-        status: answer::ok(),
-        message_id: message.system_properties.clone().unwrap_or_default().message_id,
-        ..Default::default()
-    };
-    SendMessageResponse {
-        status: answer::ok(),
-        entries: request.messages.iter().map(entry).collect(),
     }
 }
 
@@ -346,20 +320,7 @@ fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refuse
 async fn append_all(shard: &DataShard, queue: QueueId, outgoing: &mut [Outgoing]) -> Result<bool, Refused> {
     let mut waiting = Vec::with_capacity(outgoing.len());
     for message in outgoing.iter_mut().filter(|message| message.result.is_none()) {
-        // Planted: proposed is taken for stored.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::DedupBeforeCommit) && !is_new(shard, &message.message_id) {
-            message.result = Some(SendResultEntry {
-                status: answer::ok(),
-                message_id: message.message_id.clone(),
-                offset: shard
-                    .machine
-                    .read(|core| core.queue(queue))
-                    .map_or(0, |ends| ends.next as i64),
-                ..Default::default()
-            });
-            continue;
-        }
+        plant!(DedupBeforeCommit => if super::planted::answers(shard, queue, &message.message_id, &mut message.result) { continue });
         let append = record::Append {
             queue: queue.0,
             message_id: message.message_id.clone(),
@@ -399,13 +360,6 @@ async fn append_all(shard: &DataShard, queue: QueueId, outgoing: &mut [Outgoing]
         }
     }
     Ok(unsure)
-}
-
-/// Of the planted bug of a dedup window beside the log: this id was not proposed here before.
-#[cfg(madsim)]
-fn is_new(shard: &DataShard, message_id: &str) -> bool {
-    let mut proposed = shard.proposed.lock().expect("no panic while held");
-    proposed.insert(message_id.to_owned())
 }
 
 async fn answer_of(

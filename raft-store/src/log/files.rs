@@ -94,14 +94,7 @@ impl Files {
     }
 
     pub(super) fn sync(&mut self) -> io::Result<()> {
-        // Planted: the page cache is taken for the disk.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::SyncDropped) {
-            self.current.durable = self.current.whole;
-            self.current.durable_end = self.current.end;
-            return Ok(());
-        }
-        self.current.file.sync()?;
+        plant!(SyncDropped => (), else self.current.file.sync()?);
         self.space.syncs += 1;
         self.current.durable = self.current.whole;
         self.current.durable_end = self.current.end;

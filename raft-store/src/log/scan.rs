@@ -141,18 +141,8 @@ pub(super) fn scan(
             return Err(window.corrupt_at(at, reason));
         }
         for head in window.heads_from(at, target)? {
-            // Planted: whatever cannot be read ends the log.
-            #[cfg(madsim)]
-            if plant::is(plant::Bug::CorruptionAsTornTail) {
-                highest_batch = highest_batch.max(head.number);
-                continue;
-            }
-            // Planted: no difference is made between a write that was cut short and one that was lost.
-            #[cfg(madsim)]
-            if plant::is(plant::Bug::TornTailAsCorruption) && head.number > number {
-                return Err(window.corrupt_at(at, reason));
-            }
-            if head.durable > number {
+            let durable = plant!(TornTailAsCorruption => head.durable.max(head.number), else head.durable);
+            if plant!(CorruptionAsTornTail => false, else durable > number) {
                 return Err(window.corrupt_at(at, reason));
             }
             highest_batch = highest_batch.max(head.number);

@@ -220,12 +220,7 @@ impl Inner {
 
     pub(super) fn save_vote(&mut self, shard: u32, vote: Bytes, done: Done) {
         let record = Record::encode(Kind::Vote, shard, LogId::default(), &vote);
-        // Planted: a vote that follows another is remembered in memory only.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::VoteNotSaved) && self.seen(shard).state.vote.replace(vote.clone()).is_some()
-        {
-            return done.tell(Ok(()));
-        }
+        plant!(VoteNotSaved => if self.seen(shard).state.vote.replace(vote.clone()).is_some() { return done.tell(Ok(())) });
         self.seen(shard).state.vote = Some(vote);
         self.queue(record, Some(done));
     }
@@ -275,18 +270,7 @@ impl Inner {
             .shards
             .iter()
             .map(|(&shard, written)| {
-                // Planted: the votes stay behind in the old segment.
-                #[cfg(madsim)]
-                if plant::is(plant::Bug::VoteLostAtRoll) {
-                    let vote = None;
-                    return encode_shard_head(
-                        shard,
-                        &super::ShardState {
-                            vote,
-                            ..written.state.clone()
-                        },
-                    );
-                }
+                plant!(VoteLostAtRoll => return super::planted::head_without_vote(shard, &written.state));
                 encode_shard_head(shard, &written.state)
             })
             .collect()

@@ -182,11 +182,7 @@ impl Space {
     }
 
     pub(super) fn sync_dir(&mut self) -> io::Result<()> {
-        // Planted: names are left to the file system.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::DirectoryNotSynced) {
-            return Ok(());
-        }
+        plant!(DirectoryNotSynced => return Ok(()));
         self.syncs += 1;
         self.disk.sync_dir("log")
     }

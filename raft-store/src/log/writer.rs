@@ -320,14 +320,8 @@ impl Writer {
             .await
             .map_err(failed("writing a batch"))?;
         tokio::time::sleep(delay).await;
-        let synced = self.blocking(Files::sync).await;
-        // Planted: what the kernel has given up is not written by another sync.
-        #[cfg(madsim)]
-        let synced = match synced {
-            Err(_) if plant::is(plant::Bug::FailedSyncRetried) => self.blocking(Files::sync).await,
-            other => other,
-        };
-        synced.map_err(failed("syncing a batch"))?;
+        let sync = plant!(FailedSyncRetried => super::planted::sync_again, else Files::sync);
+        self.blocking(sync).await.map_err(failed("syncing a batch"))?;
         Ok(first)
     }
 

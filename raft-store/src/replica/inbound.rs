@@ -95,9 +95,6 @@ fn begin(inner: &Inner, request: RaftRequest) -> Begun {
     // What was agreed is the same in every replica.
     let any = matches!(request.body, Some(Request::Record(_)));
     let ours = any || request.to == inner.replica;
-    // Planted: whoever has the node's address is meant.
-    #[cfg(madsim)]
-    let ours = ours || plant::is(plant::Bug::AnswersForAnother);
     if request.shard != inner.shard || !ours {
         return Begun::Answered(refuse(
             Reason::NoSuchReplica,
@@ -134,6 +131,7 @@ impl Inner {
     }
 
     async fn answer(self: &Arc<Self>, body: Request) -> Response {
+        let body = plant!(ElectionWithoutLogCheck => crate::planted::with_our_log(&self.log, self.shard, body), else body);
         match body {
             Request::Append(_) => unreachable!("appends are queued"),
             Request::Vote(request) => self.vote(request).await,
@@ -148,9 +146,6 @@ impl Inner {
         let Some(request) = convert::vote_request_from_proto(request) else {
             return malformed();
         };
-        // Planted: every candidate's log is as good as ours.
-        #[cfg(madsim)]
-        let request = self.with_our_log(request);
         match self.raft.vote(request).await {
             Ok(response) => Response::Vote(convert::vote_response_to_proto(&response)),
             Err(error) => refuse(Reason::Stopped, error.to_string()),
@@ -161,22 +156,10 @@ impl Inner {
         let Some(request) = convert::vote_request_from_proto(request) else {
             return malformed();
         };
-        #[cfg(madsim)]
-        let request = self.with_our_log(request);
         match self.raft.pre_vote(request).await {
             Ok(response) => Response::PreVote(convert::vote_response_to_proto(&response)),
             Err(error) => refuse(Reason::Stopped, error.to_string()),
         }
-    }
-
-    /// The planted bug of an election that compares no logs.
-    #[cfg(madsim)]
-    fn with_our_log(&self, mut request: crate::types::VoteRequest) -> crate::types::VoteRequest {
-        if plant::is(plant::Bug::ElectionWithoutLogCheck) {
-            let ours = self.log.shard(self.shard).last.map(convert::to_raft);
-            request.last_log_id = request.last_log_id.max(ours);
-        }
-        request
     }
 
     async fn transfer(&self, request: peer::TransferLeaderRequest) -> Response {

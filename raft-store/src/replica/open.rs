@@ -70,13 +70,7 @@ pub(crate) async fn open(shared: Shared, options: ReplicaOptions) -> Result<Repl
             _ => StoreError::Failed(e.to_string()),
         })?;
     check(&log, &state)?;
-    // Planted: a new life begins with what is certainly committed.
-    #[cfg(madsim)]
-    if plant::is(plant::Bug::UncommittedTailDropped) {
-        let applied = state.applied().as_ref().map(crate::types::convert::from_raft);
-        log.truncate_after(shard, log.shard(shard).committed.max(applied))
-            .await?;
-    }
+    plant!(UncommittedTailDropped => crate::planted::drop_uncommitted(&log, shard, &state).await?);
     state.with_read(|read, _| machine.restore(read))?;
 
     let stored = log.shard(shard);

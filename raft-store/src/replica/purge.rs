@@ -16,11 +16,7 @@ pub(super) async fn purge_to(replica: &Replica, index: u64) -> Result<(), PurgeE
     if purged(&inner.raft.metrics().borrow_watched()) {
         return Ok(());
     }
-    // Planted: applied is taken for flushed.
-    #[cfg(madsim)]
-    if plant::is(plant::Bug::PurgedBeforeFlush) {
-        replica.set_flushed(replica.applied());
-    }
+    plant!(PurgedBeforeFlush => replica.set_flushed(replica.applied()));
     if replica.flushed().map(|id| id.index) < Some(index) {
         inner.store.flush().await.map_err(PurgeError::Stopped)?;
     }

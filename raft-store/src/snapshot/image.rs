@@ -31,17 +31,13 @@ pub(crate) struct StateImage {
     /// Where the records are.
     pub(crate) log: NodeLog,
     pub(crate) taken: Moment,
-    /// The planted bug's idea of where it stands, once that was sent.
-    #[cfg(madsim)]
-    pub(crate) claimed: std::sync::OnceLock<Standing>,
 }
 
 impl StateImage {
     pub(crate) fn meta(&self) -> SnapshotMeta {
-        let standing = self.standing();
         SnapshotMeta {
-            last_log_id: standing.applied,
-            last_membership: standing.membership.clone(),
+            last_log_id: self.standing.applied,
+            last_membership: self.standing.membership.clone(),
         }
     }
 
@@ -50,27 +46,12 @@ impl StateImage {
         at.saturating_duration_since(self.taken) > Duration::from_millis(SNAPSHOT_IMAGE_MS)
     }
 
-    fn standing(&self) -> &Standing {
-        #[cfg(madsim)]
-        if let Some(claimed) = self.claimed.get() {
-            return claimed;
-        }
-        &self.standing
-    }
-
     /// What is to be sent. `None` while nothing was applied.
     pub(crate) fn outline(&self) -> Option<Outline> {
-        #[cfg(madsim)]
-        self.claimed.get_or_init(|| claimed(self));
-        let standing = self.standing().clone();
+        let standing = self.standing.clone();
         let applied = standing.applied.as_ref()?.index;
         let oldest = self.oldest.unwrap_or(applied + 1).min(applied + 1);
-        // Planted: a state without what it refers to.
-        #[cfg(madsim)]
-        let oldest = match plant::is(plant::Bug::SnapshotWithoutMessages) {
-            true => applied + 1,
-            false => oldest,
-        };
+        let oldest = plant!(SnapshotWithoutMessages => applied + 1, else oldest);
         Some(Outline {
             standing,
             applied,
@@ -96,7 +77,7 @@ impl StateImage {
     }
 
     fn records(&self, from: u64, health: &Health) -> io::Result<Piece> {
-        let applied = self.standing().applied.map_or(0, |id| id.index);
+        let applied = self.standing.applied.map_or(0, |id| id.index);
         let mut data = BytesMut::new();
         let mut next = from;
         while next <= applied && data.len() < SNAPSHOT_PIECE_BYTES {
@@ -142,10 +123,8 @@ impl StateImage {
                     });
                 }
                 next = [&key[..], &[0][..]].concat().into();
-                #[cfg(madsim)]
-                if left_out(&key) {
-                    continue;
-                }
+                plant!(SnapshotWithoutLeases => if key.first() == Some(&b'f') { continue });
+                plant!(SnapshotWithoutDedup => if key.first() == Some(&b'd') { continue });
                 put_pair(&mut data, &key, &value);
             }
             if !more {
@@ -158,25 +137,4 @@ impl StateImage {
             to,
         })
     }
-}
-
-/// The planted bug of a snapshot that is older than its index.
-#[cfg(madsim)]
-fn claimed(image: &StateImage) -> Standing {
-    let mut standing = image.standing.clone();
-    if plant::is(plant::Bug::SnapshotClaimsMore) {
-        let committed = image.log.shard(image.shard).committed;
-        standing.applied = standing
-            .applied
-            .max(committed.map(crate::types::convert::to_raft));
-    }
-    standing
-}
-
-/// The planted bugs of snapshots that leave something out: keys by their first byte, as the queue core has them.
-#[cfg(madsim)]
-fn left_out(key: &[u8]) -> bool {
-    let kind = key.first();
-    (plant::is(plant::Bug::SnapshotWithoutLeases) && kind == Some(&b'f'))
-        || (plant::is(plant::Bug::SnapshotWithoutDedup) && kind == Some(&b'd'))
 }

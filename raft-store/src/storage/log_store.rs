@@ -270,14 +270,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             return Ok(());
         }
         let synced = self.synced.clone();
-        // Planted: queued counts as stored.
-        #[cfg(madsim)]
-        if plant::is(plant::Bug::AnsweredBeforeSync) {
-            let done = move |result: io::Result<()>| synced.report(next, &result);
-            self.log().append(shard, records, done)?;
-            callback.io_completed(Ok(()));
-            return Ok(());
-        }
+        let callback = plant!(AnsweredBeforeSync => crate::planted::called_already(callback), else callback);
         let done = move |result: io::Result<()>| {
             synced.report(next, &result);
             callback.io_completed(result);

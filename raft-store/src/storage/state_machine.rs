@@ -71,8 +71,6 @@ impl StateMachine {
             oldest,
             log: self.log.clone(),
             taken: now(),
-            #[cfg(madsim)]
-            claimed: std::sync::OnceLock::new(),
         })
     }
 }
@@ -139,13 +137,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let Some((last, _)) = batch.last() else {
                 return Ok(());
             };
-            // Planted: committed is taken for stored here.
-            #[cfg(madsim)]
-            if plant::is(plant::Bug::AppliedBeforeSync) {
-                self.apply_batch(batch).map_err(|e| self.health.engine(e))?;
-                continue;
-            }
-            self.synced.wait(last.id().index).await?;
+            plant!(AppliedBeforeSync => (), else self.synced.wait(last.id().index).await?);
             self.apply_batch(batch).map_err(|e| self.health.engine(e))?;
             tokio::task::yield_now().await;
         }

@@ -52,9 +52,6 @@ impl Store {
                     Entry::Vacant(unknown) => *unknown.insert(self.oldest_needed(shard).await?),
                 };
                 let needed = needed.is_some_and(|oldest| oldest <= last);
-                // Planted: closed and old is taken for not needed.
-                #[cfg(madsim)]
-                let needed = needed && !plant::is(plant::Bug::SegmentRecycledEarly);
                 if needed {
                     break 'segments;
                 }
@@ -73,11 +70,6 @@ impl Store {
         let _recycling = self.inner.traffic.recycling().await;
         let highest = self.log().highest_through(sequence);
         for (shard, last) in highest {
-            // Planted: closed and old is taken for not needed.
-            #[cfg(madsim)]
-            if plant::is(plant::Bug::SegmentRecycledEarly) {
-                continue;
-            }
             if let Some(oldest) = self.oldest_needed(shard).await?
                 && oldest <= last
             {
@@ -102,6 +94,7 @@ impl Store {
         let replica = self.replica(shard).ok_or(RetentionError::NotOpen(shard))?;
         // Not on a thread of the runtime: a snapshot that is being put in has to be waited for.
         let oldest = blocking(move || replica.oldest_needed()).await;
+        plant!(SegmentRecycledEarly => return Ok(None));
         Ok(oldest.unwrap_or_else(|e| Err(EngineError::Failed(e.to_string())))?)
     }
 }

@@ -1,16 +1,50 @@
 //! Bugs on purpose: the simulator is believed as far as it finds them.
 //!
-//! Each is of a kind that real systems have shipped, and small: in calm weather the cluster works with it. The product
-//! crates ask [`is`] at the planted places, under `cfg(madsim)` only; without it neither the places nor this crate are
-//! compiled. One bug at most is active in a process, from its start on.
+//! Each is of a kind that real systems have shipped, and small: in calm weather the cluster works with it. A product file
+//! has one line for each, a [`plant!`], where the bug stands. Under `cfg(madsim)` the line asks whether its bug is the
+//! active one; in every other build it is nothing, or the plain value, and this crate holds only the macro. What an effect
+//! needs beyond its line is in `bodies/`, which product crates mount as private modules in the simulator alone. One bug at
+//! most is active in a process, from its start on.
 
+/// Plants a bug. `plant!(Bug => effect)` is a statement that the bug adds, `plant!(Bug => wrong, else right)` a value that it
+/// gets wrong. On one line, as `scripts/check-plants.sh` demands.
+#[cfg(madsim)]
+#[macro_export]
+macro_rules! plant {
+    ($bug:ident => $wrong:expr, else $right:expr) => {
+        if $crate::is($crate::Bug::$bug) {
+            $wrong
+        } else {
+            $right
+        }
+    };
+    ($bug:ident => $effect:expr) => {
+        if $crate::is($crate::Bug::$bug) {
+            $effect;
+        }
+    };
+}
+
+/// A place where the simulator plants a bug: nothing, or the value after `else`.
+#[cfg(not(madsim))]
+#[macro_export]
+macro_rules! plant {
+    // A block of its own: a plain `let value = value` would be redundant to clippy.
+    ($bug:ident => $wrong:expr, else $right:expr) => {{ $right }};
+    ($bug:ident => $effect:expr) => {};
+}
+
+#[cfg(madsim)]
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// No bug is active.
+#[cfg(madsim)]
 const NONE: usize = usize::MAX;
 
+#[cfg(madsim)]
 static ACTIVE: AtomicUsize = AtomicUsize::new(NONE);
 
+#[cfg(madsim)]
 macro_rules! bugs {
     ($($bug:ident, $name:literal, $kind:literal, $what:literal;)+) => {
         /// The planted bugs.
@@ -44,6 +78,7 @@ macro_rules! bugs {
     };
 }
 
+#[cfg(madsim)]
 bugs! {
     // The node's log.
     SyncDropped, "sync-dropped", "write acknowledged from the page cache",
@@ -167,6 +202,7 @@ bugs! {
 }
 
 /// Makes the bug of this name active for the rest of the process; false if there is none.
+#[cfg(madsim)]
 pub fn activate(name: &str) -> bool {
     let at = ALL.iter().position(|bug| bug.name() == name);
     if let Some(at) = at {
@@ -176,12 +212,13 @@ pub fn activate(name: &str) -> bool {
 }
 
 /// Whether this bug is the active one.
+#[cfg(madsim)]
 #[must_use]
 pub fn is(bug: Bug) -> bool {
     ACTIVE.load(Ordering::Relaxed) == bug as usize
 }
 
-#[cfg(test)]
+#[cfg(all(test, madsim))]
 mod tests {
     use super::*;
 

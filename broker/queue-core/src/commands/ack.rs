@@ -16,10 +16,8 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, ack: &Ack) -> Result
     for lease in &ack.leases {
         let known = core.subscriptions.get(&(queue, group));
         let row = known.and_then(|known| known.in_flight().get(&lease.offset));
-        let stale = row.is_none_or(|row| !row.holds(lease.nonce));
-        // Planted: in flight is in flight.
-        #[cfg(madsim)]
-        let stale = stale && !(plant::is(plant::Bug::StaleReceiptAccepted) && row.is_some());
+        let stale =
+            plant!(StaleReceiptAccepted => row.is_none(), else row.is_none_or(|row| !row.holds(lease.nonce)));
         if stale {
             results.push(AckResult::Stale);
             continue;

@@ -17,9 +17,7 @@ pub(crate) fn apply(
 ) -> Result<Outcome, Fault> {
     let queue = QueueId(append.queue);
     let known = core.dedup.find(queue.topic(), &append.message_id, core.now_ms);
-    // Planted: nobody asks.
-    #[cfg(madsim)]
-    let known = known.filter(|_| !plant::is(plant::Bug::DedupIgnored));
+    let known = plant!(DedupIgnored => None, else known);
     if let Some((queue, offset)) = known {
         return Ok(Reply::Appended {
             queue,

@@ -33,12 +33,8 @@ pub(crate) fn apply(
             .get(&offset)
             .filter(|row| !row.leased && row.at_ms <= now);
         if let Some(row) = due.filter(|_| chosen.last().is_none_or(|&(last, _)| last < offset)) {
-            let attempt = row.attempt.saturating_add(1);
-            // Planted: another count.
-            #[cfg(madsim)]
-            let attempt = attempt + u32::from(plant::is(plant::Bug::AttemptCountedTwice))
-                - u32::from(plant::is(plant::Bug::AttemptNotCounted));
-            chosen.push((offset, attempt));
+            let attempt = plant!(AttemptCountedTwice => row.attempt + 2, else row.attempt.saturating_add(1));
+            chosen.push((offset, plant!(AttemptNotCounted => row.attempt, else attempt)));
         }
     }
     if deliver.first_new == known.cursor {
@@ -61,11 +57,7 @@ pub(crate) fn apply(
         let row = InFlight {
             leased: true,
             auto_renew: deliver.auto_renew,
-            // Planted: an answer that was made is taken for one that arrived.
-            #[cfg(madsim)]
-            written: deliver.auto_renew && plant::is(plant::Bug::LostAnswersRenewed),
-            #[cfg(not(madsim))]
-            written: false,
+            written: plant!(LostAnswersRenewed => deliver.auto_renew, else false),
             attempt,
             at_ms: deadline_ms,
             nonce: deliver.nonce,
@@ -84,14 +76,7 @@ pub(crate) fn apply(
         known.cursor = known.cursor.max(offset + 1);
     }
     let mut effects = Vec::new();
-    // Planted: the position is thought to be written with the next acknowledgement.
-    #[cfg(madsim)]
-    if plant::is(plant::Bug::CursorNotSaved) && deliver.redeliver.is_empty() {
-        return Ok(Outcome {
-            reply: Reply::Delivered { leases },
-            effects: vec![Effect::LeaseDeadline { at_ms: deadline_ms }],
-        });
-    }
+    plant!(CursorNotSaved => if deliver.redeliver.is_empty() { return Ok(crate::planted::unsaved(leases, deadline_ms)) });
     if !leases.is_empty() {
         core.subscriptions[&(queue, group)].store(kv, queue, group)?;
         effects.push(Effect::LeaseDeadline { at_ms: deadline_ms });

@@ -55,21 +55,18 @@ pub(crate) fn apply(
             }
             waits
         }
-        // Planted: a new receipt for the old deadline.
-        #[cfg(madsim)]
-        Action::Extend if plant::is(plant::Bug::HideIgnored) => InFlight {
-            nonce: release.new_nonce,
-            ..row
-        },
         // Who chooses an end renews the lease itself from then on. (What was to be a retry, decided on an older state, ends
         // at the time that was asked for, too.)
-        Action::Extend => InFlight {
-            at_ms,
-            nonce: release.new_nonce,
-            auto_renew: false,
-            written: false,
-            ..row
-        },
+        Action::Extend => {
+            let extended = InFlight {
+                at_ms,
+                nonce: release.new_nonce,
+                auto_renew: false,
+                written: false,
+                ..row
+            };
+            plant!(HideIgnored => InFlight { nonce: release.new_nonce, ..row }, else extended)
+        }
     };
     core.set_in_flight(kv, queue, group, lease.offset, row)?;
     let effect = if row.leased {

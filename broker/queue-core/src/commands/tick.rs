@@ -23,12 +23,7 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, tick: &Tick) -> Resu
         let Some(&(deadline, queue, group, offset)) = core.deadlines.first() else {
             break;
         };
-        // Planted: leases are ended together, also those that are not over.
-        #[cfg(madsim)]
-        let deadline = match plant::is(plant::Bug::LeaseEndedEarly) {
-            true => deadline.saturating_sub(3_000),
-            false => deadline,
-        };
+        let deadline = plant!(LeaseEndedEarly => deadline.saturating_sub(3_000), else deadline);
         if deadline > now {
             break;
         }
@@ -36,11 +31,8 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, tick: &Tick) -> Resu
         let known = &core.subscriptions[&(queue, group)];
         let row = known.in_flight()[&offset];
         let delay = delay_ms(known.rules.backoff.as_ref(), row.attempt);
-        let exhausted = row.attempt >= known.rules.max_attempts;
-        // Planted: the last attempt is not the last.
-        #[cfg(madsim)]
-        let exhausted = exhausted
-            && !(plant::is(plant::Bug::MaxAttemptsOffByOne) && row.attempt == known.rules.max_attempts);
+        let attempt = plant!(MaxAttemptsOffByOne => row.attempt - 1, else row.attempt);
+        let exhausted = attempt >= known.rules.max_attempts;
         if exhausted && let Some(effect) = core.dead_letter(kv, queue, group, offset)? {
             dead_lettered += 1;
             effects.push(effect);

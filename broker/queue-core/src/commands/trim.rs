@@ -26,9 +26,7 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, trim: &Trim) -> Resu
         .into());
     };
     let wanted = trim.first.clamp(ends.first, ends.next);
-    // Planted: up to it, and with it.
-    #[cfg(madsim)]
-    let wanted = (wanted + u64::from(plant::is(plant::Bug::TrimOneTooMany))).min(ends.next);
+    let wanted = plant!(TrimOneTooMany => (wanted + 1).min(ends.next), else wanted);
     let first = wanted.min(ends.first.saturating_add(u64::from(trim.limit.min(MAX_FORGET))));
     if first > ends.first {
         forget(core, kv, queue, ends.first..first)?;
@@ -59,10 +57,7 @@ fn forget(core: &mut Core, kv: &mut dyn KeyValue, queue: QueueId, range: Range<u
     let (from, to) = (keys::message(queue, range.start), keys::message(queue, range.end));
     for (key, value) in kv.scan(&from, &to, (range.end - range.start) as usize)? {
         let offset = keys::offset(key)?;
-        let keep = held.contains(&offset);
-        // Planted: who still works on it is not asked.
-        #[cfg(madsim)]
-        let keep = keep && !plant::is(plant::Bug::TrimForgetsLeased);
+        let keep = plant!(TrimForgetsLeased => false, else held.contains(&offset));
         if !keep {
             core.forget(kv, queue, offset, &Message::read(value)?)?;
         }

@@ -1,0 +1,84 @@
+//! Bodies of planted bugs: what a node does with its shards.
+
+use flotilla_proto::{
+    peer::RaftRequest,
+    record::{self, Command, command},
+};
+use queue_core::{GroupId, Lease, QueueId, Reply};
+use raft_store::Replica;
+
+use super::{
+    kv::Reading,
+    proposer::SubmitError,
+    shard::{DataShard, DeliverError},
+};
+
+/// A new leader ends all leases that its predecessor gave.
+pub(super) fn release_all(shard: &DataShard) {
+    if !shard.leads() {
+        return;
+    }
+    let at_ms = Some(shard.now_ms());
+    let leases: Vec<_> = shard.machine.read(|core| {
+        let all = core.subscriptions().flat_map(|(group, queue, known)| {
+            (0..known.cursor)
+                .filter_map(move |offset| Some((group, queue, core.in_flight(group, queue, offset)?)))
+        });
+        all.filter(|(_, _, lease)| lease.leased).collect()
+    });
+    for (group, queue, lease) in leases {
+        let release = record::Release {
+            group: group.0,
+            queue: queue.0,
+            lease: Some(record::LeaseRef {
+                offset: lease.offset,
+                nonce: lease.nonce,
+            }),
+            action: record::release::Action::Retry as i32,
+            at_ms,
+            new_nonce: 0,
+        };
+        let command = Some(command::Command::Release(release));
+        let _ = shard.proposer.enqueue(Command { command });
+    }
+}
+
+/// Whoever has the node's address is meant.
+pub(super) fn to_whoever_is_here(mut request: RaftRequest, here: Option<&Replica>) -> RaftRequest {
+    if let Some(replica) = here {
+        request.to = replica.id();
+    }
+    request
+}
+
+/// Submits a delivery; what was read here is good enough when that fails with the leadership.
+pub(super) async fn submit(shard: &DataShard, command: Command) -> Result<Reply, DeliverError> {
+    let deliver = command.command.clone();
+    match (shard.proposer.submit(command).await, deliver) {
+        (Err(SubmitError::NotLeader { .. }), Some(command::Command::Deliver(deliver))) => {
+            read(shard, deliver)
+        }
+        (reply, _) => Ok(reply?),
+    }
+}
+
+/// What a delivery would give out, by this node's state.
+fn read(shard: &DataShard, deliver: record::Deliver) -> Result<Reply, DeliverError> {
+    let (group, queue) = (GroupId(deliver.group), QueueId(deliver.queue));
+    let new = deliver.first_new..deliver.first_new + u64::from(deliver.new_count);
+    shard.replica.read_state(|state| {
+        shard.machine.read(|core| {
+            let mut leases = Vec::new();
+            for offset in deliver.redeliver.iter().copied().chain(new) {
+                let attempt = 1 + core.in_flight(group, queue, offset).map_or(0, |row| row.attempt);
+                leases.extend(core.locate(&Reading(state), queue, offset)?.map(|stored| Lease {
+                    offset,
+                    attempt,
+                    position: stored.position,
+                    stored_ms: stored.stored_ms,
+                }));
+            }
+            Ok(Reply::Delivered { leases })
+        })
+    })
+}

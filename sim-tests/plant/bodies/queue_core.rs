@@ -1,0 +1,32 @@
+//! Bodies of planted bugs: the queue core.
+
+use crate::{
+    core::Core,
+    ids::{GroupId, QueueId},
+    outcome::{Effect, Lease, Outcome, Reply},
+};
+
+/// A delivery without the consumer group's position.
+pub(crate) fn unsaved(leases: Vec<Lease>, deadline_ms: u64) -> Outcome {
+    Outcome {
+        reply: Reply::Delivered { leases },
+        effects: vec![Effect::LeaseDeadline { at_ms: deadline_ms }],
+    }
+}
+
+impl Core {
+    /// Acknowledges in this memory only; false without such a lease.
+    pub fn planted_ack(&mut self, group: GroupId, queue: QueueId, offset: u64, nonce: u64) -> bool {
+        let Some(known) = self.subscriptions.get_mut(&(queue, group)) else {
+            return false;
+        };
+        let row = known.in_flight().get(&offset).copied();
+        let Some(row) = row.filter(|row| row.nonce == nonce) else {
+            return false;
+        };
+        known.remove(offset);
+        known.acked += 1;
+        self.strike_lease(queue, group, offset, &row);
+        true
+    }
+}
