@@ -15,7 +15,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
-use super::{cleanup::Cleanup, network::Network};
+use super::{
+    cleanup::Cleanup,
+    network::{Doors, Network},
+};
 use std::os::unix::process::CommandExt;
 
 /// An orderly end takes at most so long.
@@ -23,12 +26,15 @@ pub(super) const STOP: Duration = Duration::from_secs(30);
 /// A killed process is gone within this: the kernel may have to finish its writes.
 const GONE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// What a log keeps. Far more than is sent while a message may wait for its consumers: see `workload/pace.rs`.
+const RETENTION: &str = "512MiB";
 
 /// What all nodes are started with.
 #[derive(Clone)]
 pub(super) struct Common {
     pub(super) program: PathBuf,
     pub(super) network: Arc<dyn Network>,
+    pub(super) doors: Arc<Doors>,
     pub(super) cleanup: Cleanup,
     pub(super) nodes: u32,
 }
@@ -73,9 +79,9 @@ impl Node {
         self.common.network.place(self.id).http
     }
 
-    /// Where clients are served.
+    /// Where clients find it.
     pub(super) fn clients(&self) -> String {
-        self.common.network.place(self.id).clients
+        self.common.doors.address(self.id)
     }
 
     /// Starts the process, if there is none.
@@ -113,6 +119,7 @@ impl Node {
             .arg("--data-dir")
             .arg(data)
             .args(["--client-addr", &place.clients, "--http-addr", &place.http])
+            .args(["--advertise-client-addr", &self.clients()])
             .args([
                 "--peer-addr",
                 &place.peers,
@@ -121,6 +128,7 @@ impl Node {
             ])
             // Small, so that a run begins new segments, and a full disk is felt soon.
             .args(["--log-segment-size", "16MiB"])
+            .args(["--retention-size", RETENTION])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
