@@ -13,6 +13,14 @@ shift
 # The program ends by itself well before; this is for the case that it does not. On SIGTERM it cleans up.
 limit=$((seconds + 600))
 built=${CARGO_TARGET_DIR:-target}/release
+# The Python SDK, where `make test-sdk` has it too.
+python=target/sdk/python-venv
+wanted=broker/tests/sdk/python/requirements.txt
+prepare_python() { python3 -m venv "$python" && "$python/bin/pip" install -q -r "$wanted" && cp "$wanted" "$python/installed.txt"; }
+if ! cmp -s "$wanted" "$python/installed.txt" && ! prepare_python; then
+    echo "chaos: the Python SDK cannot be installed here: there will be no clients of it"
+    rm -rf "$python"
+fi
 # shellcheck disable=SC2086 # a list of flags
 cargo build ${CARGO_FLAGS:-} --release -p sim-tests --bin chaos
 exec timeout --foreground --kill-after=60 "$limit" \

@@ -1,7 +1,7 @@
 //! One node: a `flotilla serve` process that can be killed, stopped and started again, with its directory and its log.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -26,8 +26,8 @@ pub(super) const STOP: Duration = Duration::from_secs(30);
 /// A killed process is gone within this: the kernel may have to finish its writes.
 const GONE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// What a log keeps. Far more than is sent while a message may wait for its consumers: see `workload/pace.rs`.
-const RETENTION: &str = "512MiB";
+/// What a log keeps, MiB. Far more than is sent while a message may wait for its consumers: see `workload/pace.rs`.
+pub(super) const RETENTION_MIB: u64 = 512;
 
 /// What all nodes are started with.
 #[derive(Clone)]
@@ -67,6 +67,16 @@ impl Node {
     /// Its own data directory.
     pub(super) fn data(&self) -> PathBuf {
         self.directory.join("data")
+    }
+
+    /// What its log takes on its disk, MiB.
+    pub(super) fn log_mib(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for file in fs::read_dir(self.data().join("log"))? {
+            // A segment that is given back meanwhile takes nothing.
+            bytes += file?.metadata().map_or(0, |metadata| metadata.len());
+        }
+        Ok(bytes >> 20)
     }
 
     /// The data directory of the node of another cluster that once had its address.
@@ -128,7 +138,7 @@ impl Node {
             ])
             // Small, so that a run begins new segments, and a full disk is felt soon.
             .args(["--log-segment-size", "16MiB"])
-            .args(["--retention-size", RETENTION])
+            .args(["--retention-size", &format!("{RETENTION_MIB}MiB")])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

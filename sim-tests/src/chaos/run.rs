@@ -24,7 +24,7 @@ use super::{
     faults::{self, Fault, Scene},
     gaps::Happened,
     network,
-    node::{Common, Node},
+    node::{Common, Node, RETENTION_MIB},
     options::Options,
     random::Random,
     report::{self, Verdict},
@@ -56,6 +56,8 @@ const DRAINED: Duration = Duration::from_secs(120);
 const WHOLE: Duration = Duration::from_secs(60);
 /// A fault that began in time may end so late: orderly ends of processes.
 const OVERTIME: Duration = Duration::from_secs(90);
+/// What a log may take, MiB: what it is to keep, and an eighth of that while a round of retention is under way.
+const LOG_MIB: u64 = RETENTION_MIB + RETENTION_MIB / 8;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A node that ends by itself is started again, so that the rest of the run means something, but not forever.
 const RESTARTS: u32 = 10;
@@ -78,7 +80,7 @@ pub(super) async fn run(options: &Options, cleanup: &Cleanup) -> Result<Verdict,
         .await
         .map_err(text)?;
     let limit =
-        FORMED * 5 + FLOWS + Duration::from_secs(options.seconds) + OVERTIME + AFTER + DRAINED + WHOLE;
+        FORMED * 5 + FLOWS + Duration::from_secs(options.seconds) + OVERTIME + AFTER + DRAINED + WHOLE * 2;
     let told = timeout(limit, story(options, cleanup, scene, random)).await;
     let told = told.unwrap_or_else(|_| Err(format!("it did not end within {limit:?}")));
     // Also of a run that was cut short everything is told that is known.
@@ -345,6 +347,23 @@ async fn live(nodes: &[Node], clients: &Clients, book: &Book) {
         Err(ailments) => book.broken(format!(
             "P11: the cluster is not whole after {WHOLE:?}: {ailments:?}"
         )),
+    }
+    logs_keep_to_their_size(nodes, book).await;
+}
+
+/// Retention gives back what is too much.
+async fn logs_keep_to_their_size(nodes: &[Node], book: &Book) {
+    let sizes = || nodes.iter().map(Node::log_mib).collect::<io::Result<Vec<u64>>>();
+    let fit = || sizes().is_ok_and(|sizes| sizes.iter().all(|size| *size <= LOG_MIB));
+    let fit = soon(WHOLE, fit).await;
+    let words = match sizes() {
+        Ok(sizes) => format!("the nodes' logs take {sizes:?} MiB of {RETENTION_MIB}"),
+        Err(error) => format!("the nodes' logs cannot be looked at: {error}"),
+    };
+    if fit {
+        book.note(&words);
+    } else {
+        book.broken(format!("nodes: {words}"));
     }
 }
 

@@ -30,7 +30,7 @@ const OLD_MS: Range<u64> = 1_000..6_000;
 const SAYS_WITHIN: Duration = Duration::from_secs(10);
 /// A log has a closed segment within this, when producers send as much as they can.
 const FILLS_WITHIN: Duration = Duration::from_secs(20);
-/// A node with the directory of another node of its cluster has ended by then.
+/// A node with the directory of another node, or with an old one, has ended by then.
 const REFUSES_WITHIN: Duration = Duration::from_secs(30);
 /// Both get each other's, or one gets that of another one that goes on.
 const BOTH: f64 = 0.5;
@@ -93,7 +93,8 @@ pub(super) async fn tight(scene: &Scene, mut random: Random) -> io::Result<()> {
     Ok(())
 }
 
-/// A node comes back with the directory that it had a while ago: what it promised since is not in it.
+/// A node comes back with the directory that it had a while ago: what it promised since is not in it. It must find out, and
+/// is rebuilt.
 pub(super) async fn old(scene: &Scene, mut random: Random) -> io::Result<()> {
     if !whole_before(scene).await {
         return Ok(());
@@ -118,14 +119,9 @@ pub(super) async fn old(scene: &Scene, mut random: Random) -> io::Result<()> {
     fs::rename(&data, &newest)?;
     fs::rename(&copy, &data)?;
     node.start_wrongly(&data)?;
-    if cluster::whole(&scene.nodes, WHOLE).await.is_err() || !node.runs() {
-        // It said that a person must decide, and the person decides that the others have everything.
-        lose(scene, node).await?;
-    } else {
-        // From now on it has to go on like any other.
-        node.kill().await?;
-        node.start()?;
-    }
+    ends_soon(scene, &[node], "that it had a while ago").await;
+    // It said that a person must decide, and the person decides that the others have everything.
+    lose(scene, node).await?;
     whole_again(scene).await;
     block_in_place(|| fs::remove_dir_all(&newest))
 }
@@ -183,22 +179,27 @@ pub(super) async fn swapped(scene: &Scene, mut random: Random) -> io::Result<()>
         }
     ));
     one.start_wrongly(&other.data())?;
-    let end = Instant::now() + REFUSES_WITHIN;
-    while wrong.iter().any(|node| node.runs()) && Instant::now() < end {
-        sleep(LOOK_EVERY).await;
-    }
+    ends_soon(scene, &wrong, "of another node").await;
     for node in wrong {
-        if node.runs() {
-            scene.book.broken(format!(
-                "nodes: node {} runs {REFUSES_WITHIN:?} with the directory of another node",
-                node.id
-            ));
-        }
         node.kill().await?;
         node.start()?;
     }
     whole_again(scene).await;
     Ok(())
+}
+
+/// Nodes with a wrong directory find out, and end.
+async fn ends_soon(scene: &Scene, nodes: &[&Node], which: &str) {
+    let end = Instant::now() + REFUSES_WITHIN;
+    while nodes.iter().any(|node| node.runs()) && Instant::now() < end {
+        sleep(LOOK_EVERY).await;
+    }
+    for node in nodes.iter().filter(|node| node.runs()) {
+        scene.book.broken(format!(
+            "nodes: node {} runs {REFUSES_WITHIN:?} with the directory {which}",
+            node.id
+        ));
+    }
 }
 
 /// Bits flip in closed segments of one node, and another one loses everything: what the first has to send is damaged, and

@@ -122,7 +122,7 @@ pub(super) async fn cut_clients(scene: &Scene, mut random: Random) -> io::Result
     scene.last(STORM_MS, &mut random).await;
     scene.doors.cut(false);
     let cut = scene.doors.cuts() - before;
-    scene.book.keep(&format!("{cut} connections of clients were cut"));
+    scene.book.note(&format!("{cut} connections of clients were cut"));
     Ok(())
 }
 
