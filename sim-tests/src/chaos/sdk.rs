@@ -220,34 +220,10 @@ impl Talk {
                 let (receipt, asked) = (self.receipt(number), self.asked);
                 self.book.record(&Event::Acked { receipt, asked });
             }
-            Said::AckRefused { number } => {
-                self.book.count("sdk ack too late");
-                let receipt = self.receipt(number);
-                self.book.record(&match self.unsure {
-                    true => Event::AckUnsure(receipt),
-                    false => Event::EndRefused(receipt),
-                });
-            }
+            Said::AckRefused { number } => self.ack_refused(number),
             Said::Hiding { number, seconds } => self.hiding(number, Duration::from_secs(seconds)),
-            Said::Hidden { number } => {
-                self.book.count("sdk hide done");
-                let (receipt, asked, invisible) = (self.receipt(number), self.asked, self.invisible);
-                self.book.record(&Event::Hidden {
-                    receipt,
-                    asked,
-                    invisible,
-                });
-                self.got[number].changes += 1;
-            }
-            Said::HideRefused { number } => {
-                self.book.count("sdk hide too late");
-                let (receipt, asked, invisible) = (self.receipt(number), self.asked, self.invisible);
-                self.book.record(&Event::HideRefused {
-                    receipt,
-                    asked,
-                    invisible,
-                });
-            }
+            Said::Hidden { number } => self.hidden(number),
+            Said::HideRefused { number } => self.hide_refused(number),
             Said::Failed { request, why } => {
                 self.unsure = true;
                 self.book.count(&format!("sdk {request} failed"));
@@ -269,6 +245,34 @@ impl Talk {
             receipt,
             asked,
             invisible,
+        });
+    }
+
+    fn hidden(&mut self, number: usize) {
+        self.book.count("sdk hide done");
+        self.book.record(&Event::Hidden {
+            receipt: self.receipt(number),
+            asked: self.asked,
+            invisible: self.invisible,
+        });
+        self.got[number].changes += 1;
+    }
+
+    fn hide_refused(&self, number: usize) {
+        self.book.count("sdk hide too late");
+        self.book.record(&Event::HideRefused {
+            receipt: self.receipt(number),
+            asked: self.asked,
+            invisible: self.invisible,
+        });
+    }
+
+    fn ack_refused(&self, number: usize) {
+        self.book.count("sdk ack too late");
+        let receipt = self.receipt(number);
+        self.book.record(&match self.unsure {
+            true => Event::AckUnsure(receipt),
+            false => Event::EndRefused(receipt),
         });
     }
 
@@ -323,5 +327,99 @@ impl Talk {
             attempt: message.attempt,
             changes: message.changes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::History;
+
+    fn talk(name: &str) -> Talk {
+        let file = std::env::temp_dir().join(format!("chaos-sdk-{name}-{}", std::process::id()));
+        let book = Book::new(History::new(["g".to_owned()].into(), 3), &file).expect("it can be made");
+        std::fs::remove_file(file).expect("it is there");
+        let switches = Switches::default();
+        switches.calm.store(true, Ordering::SeqCst);
+        Talk {
+            name: name.to_owned(),
+            group: "g".to_owned(),
+            book,
+            switches,
+            random: Random::new(1),
+            asked: Duration::ZERO,
+            got: Vec::new(),
+            unsure: false,
+            invisible: Duration::ZERO,
+        }
+    }
+
+    /// Says these things; the answers.
+    fn tell(talk: &mut Talk, lines: &[&str]) -> Vec<String> {
+        let said = |line: &&str| serde_json::from_str(line).expect("a program says that");
+        lines.iter().map(|line| talk.hear(said(line))).collect()
+    }
+
+    const SENT: [&str; 2] = [
+        r#"{"event": "sending", "topic": "t", "id": "t/1"}"#,
+        r#"{"event": "stored", "topic": "t", "id": "t/1", "offset": 0}"#,
+    ];
+    const CAME: [&str; 2] = [
+        r#"{"event": "asking"}"#,
+        r#"{"event": "got", "messages":
+            [{"id": "t/1", "topic": "t", "queue": 0, "offset": 0, "attempt": 1, "intact": true}]}"#,
+    ];
+    const ENDING: &str = r#"{"event": "ending", "number": 0}"#;
+
+    #[test]
+    fn what_a_client_says_is_judged() {
+        let mut talk = talk("judged");
+        assert_eq!(tell(&mut talk, &SENT), ["go", "go"]);
+        assert_eq!(tell(&mut talk, &CAME), ["go", "go ack:0"]);
+        assert!(!talk.book.history.drained());
+        tell(&mut talk, &[ENDING, r#"{"event": "acked", "number": 0}"#]);
+        assert!(talk.book.history.drained());
+        assert_eq!(talk.book.history.verdict(), Vec::<String>::new());
+        tell(&mut talk, &CAME);
+        let verdict = talk.book.history.verdict();
+        let comes_again = |wrong: &String| wrong.starts_with("P4 recovered");
+        assert!(verdict.iter().any(comes_again), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_holder_that_is_refused_at_once_is_found_and_one_that_tried_before_is_not() {
+        let refused = r#"{"event": "ack-refused", "number": 0}"#;
+        let failed = r#"{"event": "failed", "request": "ack", "why": "reset"}"#;
+        let violations = |name, end: &[&str]| {
+            let mut talk = talk(name);
+            tell(&mut talk, &SENT);
+            tell(&mut talk, &CAME);
+            tell(&mut talk, end);
+            talk.book.history.verdict().len()
+        };
+        assert_eq!(violations("refused", &[ENDING, refused]), 1);
+        assert_eq!(violations("unsure", &[ENDING, failed, refused]), 0);
+    }
+
+    #[test]
+    fn who_hides_a_message_has_another_receipt_then() {
+        let mut talk = talk("hides");
+        tell(&mut talk, &SENT);
+        tell(&mut talk, &CAME);
+        tell(
+            &mut talk,
+            &[
+                r#"{"event": "hiding", "number": 0, "seconds": 5}"#,
+                r#"{"event": "hidden", "number": 0}"#,
+            ],
+        );
+        assert_eq!(talk.receipt(0).changes, 1);
+    }
+
+    #[test]
+    fn a_producer_is_told_to_end_when_everything_is_sent() {
+        let mut talk = talk("ends");
+        talk.switches.sent.store(true, Ordering::SeqCst);
+        assert_eq!(tell(&mut talk, &SENT[..1]), [END]);
     }
 }
