@@ -11,7 +11,7 @@ export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
 seconds=${1:?usage: scripts/chaos.sh SECONDS [FLAGS...]}
 shift
 # The program ends by itself well before; this is for the case that it does not. On SIGTERM it cleans up.
-limit=$((seconds + 600))
+limit=$((seconds + 900))
 built=${CARGO_TARGET_DIR:-target}/release
 # The Python SDK, where `make test-sdk` has it too.
 python=target/sdk/python-venv

@@ -9,13 +9,15 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::Arc,
-    sync::atomic::{AtomicU32, Ordering},
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use serde::Deserialize;
+use tokio::task::spawn_blocking;
 
 use super::{book::Book, cleanup::Cleanup, random::Random, workload::Switches};
 use crate::history::{Delivery, Event, Place, Receipt};
@@ -158,12 +160,13 @@ impl Sdk<'_> {
         if let Some(producing) = &producing {
             producing.fetch_add(1, Ordering::SeqCst);
         }
-        thread::Builder::new().name(talk.name.clone()).spawn(move || {
+        // It reads from a pipe, and waits there.
+        spawn_blocking(move || {
             talk.listen(child);
             if let Some(producing) = producing {
                 producing.fetch_sub(1, Ordering::SeqCst);
             }
-        })?;
+        });
         Ok(())
     }
 }
