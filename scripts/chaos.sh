@@ -11,8 +11,16 @@ export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
 seconds=${1:?usage: scripts/chaos.sh SECONDS [FLAGS...]}
 shift
 # The program ends by itself well before; this is for the case that it does not. On SIGTERM it cleans up.
-limit=$((seconds + 600))
+limit=$((seconds + 900))
 built=${CARGO_TARGET_DIR:-target}/release
+# The Python SDK, where `make test-sdk` has it too.
+python=target/sdk/python-venv
+wanted=broker/tests/sdk/python/requirements.txt
+prepare_python() { python3 -m venv "$python" && "$python/bin/pip" install -q -r "$wanted" && cp "$wanted" "$python/installed.txt"; }
+if ! cmp -s "$wanted" "$python/installed.txt" && ! prepare_python; then
+    echo "chaos: the Python SDK cannot be installed here: there will be no clients of it"
+    rm -rf "$python"
+fi
 # shellcheck disable=SC2086 # a list of flags
 cargo build ${CARGO_FLAGS:-} --release -p sim-tests --bin chaos
 exec timeout --foreground --kill-after=60 "$limit" \

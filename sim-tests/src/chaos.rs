@@ -11,6 +11,7 @@
 //! | `network`, `disks` | the links between nodes, and their disks, so that both can be bad |
 //! | `faults`, `gaps` | what goes wrong, and for how long nothing could be written |
 //! | `client`, `workload` | a client of the service over gRPC, and what clients do |
+//! | `sdk` | clients of a real SDK, whose programs say what they do |
 //! | `book` | the history, and what else is written down |
 //! | `cleanup`, `shell`, `random` | what must not be left behind, other programs, chance |
 
@@ -36,6 +37,7 @@ mod options;
 mod random;
 mod report;
 mod run;
+mod sdk;
 mod shell;
 mod workload;
 

@@ -33,6 +33,9 @@ pub(super) struct Client {
 /// A message as a consumer got it.
 #[derive(Debug, Clone)]
 pub(super) struct Received {
+    /// What its producer calls it: its key, if it has one, because SDKs choose message ids themselves.
+    pub(super) id: String,
+    /// What it is called in requests.
     pub(super) message_id: String,
     pub(super) place: Place,
     /// 1 on first delivery.
@@ -50,9 +53,17 @@ impl Received {
         Receipt {
             group: group.to_owned(),
             place: self.place.clone(),
-            id: self.message_id.clone(),
+            id: self.id.clone(),
             attempt: self.attempt,
             changes: self.changes,
+        }
+    }
+
+    /// The same with a handle that no node ever gave.
+    pub(super) fn invented(&self) -> Received {
+        Received {
+            handle: format!("{}x", self.handle),
+            ..self.clone()
         }
     }
 
@@ -67,7 +78,7 @@ impl Received {
 }
 
 /// Why a request has no good answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Failure {
     /// The network or the node; whether the request was carried out is unknown.
     Unknown(Status),
@@ -205,22 +216,34 @@ impl Client {
         .await?
     }
 
-    /// Acknowledges one message; a lease that is over is a `Status`.
-    pub(super) async fn ack(&self, node: u32, group: &str, message: &Received) -> Result<(), Failure> {
-        let entry = mq::AckMessageEntry {
+    /// Acknowledges messages of one topic; of each, a lease that is over is a `Status`.
+    pub(super) async fn ack(
+        &self,
+        node: u32,
+        group: &str,
+        messages: &[&Received],
+    ) -> Result<Vec<Result<(), Failure>>, Failure> {
+        let entry = |message: &&Received| mq::AckMessageEntry {
             message_id: message.message_id.clone(),
             receipt_handle: message.handle.clone(),
             ..Default::default()
         };
         let request = mq::AckMessageRequest {
             group: Some(resource(group)),
-            topic: Some(resource(&message.place.topic)),
-            entries: vec![entry],
+            topic: messages.first().map(|message| resource(&message.place.topic)),
+            entries: messages.iter().map(entry).collect(),
         };
         let mut client = self.node(node);
         let answer = within(PATIENCE, client.ack_message(self.request(request, PATIENCE))).await?;
-        good(answer.status)?;
-        good(answer.entries.into_iter().next().and_then(|entry| entry.status))
+        if answer.entries.len() != messages.len() {
+            good(answer.status)?;
+            return Err(Failure::Unknown(Status::data_loss("not an answer for each")));
+        }
+        Ok(answer
+            .entries
+            .into_iter()
+            .map(|entry| good(entry.status))
+            .collect())
     }
 
     /// Hides a leased message for another time; the new handle. A lease that is over is a `Status`.
@@ -316,7 +339,9 @@ async fn all(
 
 fn receipt(topic: &str, message: mq::Message) -> Received {
     let properties = message.system_properties.unwrap_or_default();
+    let key = properties.keys.into_iter().next();
     Received {
+        id: key.unwrap_or_else(|| properties.message_id.clone()),
         message_id: properties.message_id,
         place: Place {
             topic: message.topic.map_or_else(|| topic.to_owned(), |topic| topic.name),

@@ -4,9 +4,10 @@
 //! | file | what |
 //! |---|---|
 //! | `process` | nodes that are killed, restarted and stopped |
-//! | `network` | links that are cut, lossy or slow |
-//! | `disk` | a disk that is full |
-//! | `directory` | directories that are lost, old, damaged, or of another cluster |
+//! | `network` | links that are cut, lossy or slow, and connections of clients that are cut |
+//! | `disk` | a disk that is full, and disks that are small |
+//! | `directory` | directories that are lost, old, damaged, of another node, or of another cluster |
+//! | `rebuild` | a node that is rebuilt under load, with a second fault meanwhile |
 
 use std::{
     io,
@@ -21,12 +22,19 @@ use std::{
 use clap::ValueEnum;
 use tokio::time::sleep;
 
-use super::{book::Book, gaps::Happened, network::Network, node::Node, random::Random};
+use super::{
+    book::Book,
+    gaps::Happened,
+    network::{Doors, Network},
+    node::Node,
+    random::Random,
+};
 
 mod directory;
 mod disk;
 mod network;
 mod process;
+mod rebuild;
 
 /// From the end of a fault to the beginning of the next, milliseconds.
 const QUIET_MS: Range<u64> = 1_500..3_000;
@@ -58,8 +66,14 @@ pub(super) enum Fault {
     Loss,
     /// All links are slow
     Latency,
+    /// One link is slow and narrow, between two nodes or between a node and the clients
+    SlowLink,
+    /// Connections of clients are cut, in the middle of requests and answers
+    CutClients,
     /// A node's disk has no room
     FullDisk,
+    /// The disks of all nodes have little room, and producers send as much as they can
+    SmallDisks,
     /// A node loses its directory while the disks of the others have little room
     TightDisks,
     /// kill -9 of a node, whose directory is empty when it comes back
@@ -68,12 +82,16 @@ pub(super) enum Fault {
     OldDirectory,
     /// A node is started with the directory that a node of another cluster had at the same address
     ForeignDirectory,
+    /// A node is started with the directory of another node of the cluster
+    SwappedDirectory,
+    /// A node loses its directory under load, and while it is rebuilt it or another one is killed
+    Rebuild,
     /// Bits flip in what a node has stored, and then another node loses its directory
     FlippedBits,
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 16] = [
+    pub(super) const ALL: [Fault; 21] = [
         Fault::Kill,
         Fault::KillAll,
         Fault::Restart,
@@ -84,11 +102,16 @@ impl Fault {
         Fault::OneWay,
         Fault::Loss,
         Fault::Latency,
+        Fault::SlowLink,
+        Fault::CutClients,
         Fault::FullDisk,
+        Fault::SmallDisks,
         Fault::TightDisks,
         Fault::LostDirectory,
         Fault::OldDirectory,
         Fault::ForeignDirectory,
+        Fault::SwappedDirectory,
+        Fault::Rebuild,
         Fault::FlippedBits,
     ];
 
@@ -104,32 +127,51 @@ impl Fault {
             Fault::OneWay => "one way",
             Fault::Loss => "loss",
             Fault::Latency => "latency",
+            Fault::SlowLink => "slow link",
+            Fault::CutClients => "cut clients",
             Fault::FullDisk => "full disk",
+            Fault::SmallDisks => "small disks",
             Fault::TightDisks => "tight disks",
             Fault::LostDirectory => "lost directory",
             Fault::OldDirectory => "old directory",
             Fault::ForeignDirectory => "foreign directory",
+            Fault::SwappedDirectory => "swapped directory",
+            Fault::Rebuild => "rebuild",
             Fault::FlippedBits => "flipped bits",
         }
     }
 
     fn is_of_the_network(self) -> bool {
-        use Fault::{Isolate, Latency, Loss, OneWay, Partition};
-        matches!(self, Isolate | Partition | OneWay | Loss | Latency)
+        use Fault::{CutClients, Isolate, Latency, Loss, OneWay, Partition, SlowLink};
+        matches!(
+            self,
+            Isolate | Partition | OneWay | Loss | Latency | SlowLink | CutClients
+        )
     }
 
     /// Takes what a quorum can spare: nothing else goes together with it.
     fn is_of_a_disk(self) -> bool {
-        use Fault::{FlippedBits, ForeignDirectory, FullDisk, LostDirectory, OldDirectory, TightDisks};
+        use Fault::{
+            FlippedBits, ForeignDirectory, FullDisk, LostDirectory, OldDirectory, Rebuild, SmallDisks,
+            SwappedDirectory, TightDisks,
+        };
         matches!(
             self,
-            FullDisk | TightDisks | LostDirectory | OldDirectory | ForeignDirectory | FlippedBits
+            FullDisk
+                | SmallDisks
+                | TightDisks
+                | LostDirectory
+                | OldDirectory
+                | ForeignDirectory
+                | SwappedDirectory
+                | Rebuild
+                | FlippedBits
         )
     }
 
     /// Fills file systems that are made for it.
     pub(super) fn needs_mounts(self) -> bool {
-        matches!(self, Fault::FullDisk | Fault::TightDisks)
+        matches!(self, Fault::FullDisk | Fault::SmallDisks | Fault::TightDisks)
     }
 
     /// Goes together with a fault of the network.
@@ -143,6 +185,7 @@ impl Fault {
 pub(super) struct Scene {
     pub(super) nodes: Arc<Vec<Node>>,
     pub(super) network: Arc<dyn Network>,
+    pub(super) doors: Arc<Doors>,
     pub(super) book: Book,
     /// Producers send as much as they can: so that a full disk is felt.
     pub(super) heavy: Arc<AtomicBool>,
@@ -224,11 +267,16 @@ async fn commit(scene: &Scene, fault: Fault, random: Random) -> io::Result<()> {
         Fault::OneWay => network::one_way(scene, random).await,
         Fault::Loss => network::loss(scene, random).await,
         Fault::Latency => network::latency(scene, random).await,
+        Fault::SlowLink => network::slow_link(scene, random).await,
+        Fault::CutClients => network::cut_clients(scene, random).await,
         Fault::FullDisk => disk::full(scene, random).await,
+        Fault::SmallDisks => disk::small(scene, random).await,
         Fault::TightDisks => directory::tight(scene, random).await,
         Fault::LostDirectory => directory::lost(scene, random).await,
         Fault::OldDirectory => directory::old(scene, random).await,
         Fault::ForeignDirectory => directory::foreign(scene, random).await,
+        Fault::SwappedDirectory => directory::swapped(scene, random).await,
+        Fault::Rebuild => rebuild::under_load(scene, random).await,
         Fault::FlippedBits => directory::flipped(scene, random).await,
     }
 }

@@ -6,15 +6,19 @@
 //! | `filter` | the packet filters of that |
 //! | `proxies` | every node behind a TCP proxy of ours, which withholds and delays bytes; needs nothing |
 //! | `owner` | which process a connection comes from |
+//! | `doors` | the way of clients to all nodes, on which their connections are cut; with either network |
 
-use std::{collections::BTreeMap, io, path::Path, process::Command};
+use std::{collections::BTreeMap, io, net::Ipv4Addr, path::Path, process::Command};
 
 use super::{cleanup::Cleanup, options::Choice, random::Random};
 
+mod doors;
 mod filter;
 mod namespaces;
 mod owner;
 mod proxies;
+
+pub(super) use doors::Doors;
 
 /// Everybody who is not a node: the clients and the administration.
 pub(super) const CLIENTS: u32 = 0;
@@ -22,7 +26,10 @@ pub(super) const CLIENTS: u32 = 0;
 /// Where a node serves.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
+    /// Where it listens for clients.
     pub(super) clients: String,
+    /// Where clients, or the doors before it, find it.
+    pub(super) clients_found: String,
     pub(super) http: String,
     /// Where it listens for other nodes.
     pub(super) peers: String,
@@ -35,8 +42,17 @@ pub(super) struct Place {
 pub(super) struct Weather {
     /// Share of packets that get lost on the way from one to another; 1 is a cut.
     pub(super) lost: BTreeMap<(u32, u32), f64>,
-    /// All links to nodes are slow.
-    pub(super) slow: bool,
+    /// Links that are slow, from one to another.
+    pub(super) slow: BTreeMap<(u32, u32), Slow>,
+}
+
+/// How slow a link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slow {
+    /// What is on its way takes so long, milliseconds, or up to three times that; where the network can delay.
+    pub(super) delay_ms: u64,
+    /// So much passes in a second, kilobits.
+    pub(super) kbit: u64,
 }
 
 /// A network of nodes.
@@ -46,6 +62,11 @@ pub(super) trait Network: Send + Sync {
 
     /// What it does when it is slow.
     fn slowness(&self) -> &'static str;
+
+    /// The address of the clients' machine, as nodes see it.
+    fn clients(&self) -> Ipv4Addr {
+        Ipv4Addr::LOCALHOST
+    }
 
     /// Where a node serves.
     fn place(&self, node: u32) -> Place;

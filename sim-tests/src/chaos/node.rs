@@ -1,7 +1,7 @@
 //! One node: a `flotilla serve` process that can be killed, stopped and started again, with its directory and its log.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -15,7 +15,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
-use super::{cleanup::Cleanup, network::Network};
+use super::{
+    cleanup::Cleanup,
+    network::{Doors, Network},
+};
 use std::os::unix::process::CommandExt;
 
 /// An orderly end takes at most so long.
@@ -23,12 +26,15 @@ pub(super) const STOP: Duration = Duration::from_secs(30);
 /// A killed process is gone within this: the kernel may have to finish its writes.
 const GONE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// What a log keeps, MiB. Far more than is sent while a message may wait for its consumers: see `workload/pace.rs`.
+pub(super) const RETENTION_MIB: u64 = 512;
 
 /// What all nodes are started with.
 #[derive(Clone)]
 pub(super) struct Common {
     pub(super) program: PathBuf,
     pub(super) network: Arc<dyn Network>,
+    pub(super) doors: Arc<Doors>,
     pub(super) cleanup: Cleanup,
     pub(super) nodes: u32,
 }
@@ -63,6 +69,16 @@ impl Node {
         self.directory.join("data")
     }
 
+    /// What its log takes on its disk, MiB.
+    pub(super) fn log_mib(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for file in fs::read_dir(self.data().join("log"))? {
+            // A segment that is given back meanwhile takes nothing.
+            bytes += file?.metadata().map_or(0, |metadata| metadata.len());
+        }
+        Ok(bytes >> 20)
+    }
+
     /// The data directory of the node of another cluster that once had its address.
     pub(super) fn foreign(&self) -> PathBuf {
         self.directory.join("foreign")
@@ -73,9 +89,9 @@ impl Node {
         self.common.network.place(self.id).http
     }
 
-    /// Where clients are served.
+    /// Where clients find it.
     pub(super) fn clients(&self) -> String {
-        self.common.network.place(self.id).clients
+        self.common.doors.address(self.id)
     }
 
     /// Starts the process, if there is none.
@@ -113,6 +129,7 @@ impl Node {
             .arg("--data-dir")
             .arg(data)
             .args(["--client-addr", &place.clients, "--http-addr", &place.http])
+            .args(["--advertise-client-addr", &self.clients()])
             .args([
                 "--peer-addr",
                 &place.peers,
@@ -121,6 +138,7 @@ impl Node {
             ])
             // Small, so that a run begins new segments, and a full disk is felt soon.
             .args(["--log-segment-size", "16MiB"])
+            .args(["--retention-size", &format!("{RETENTION_MIB}MiB")])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -37,6 +37,9 @@ pub(super) struct Options {
     /// Only these faults, by commas; all that are possible here when not given
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(super) faults: Vec<Fault>,
+    /// A Python that has the SDK; without it, there are no clients of an SDK
+    #[arg(long, default_value = "target/sdk/python-venv/bin/python")]
+    pub(super) sdk: PathBuf,
     /// Where the nodes' logs and the history are kept afterwards
     #[arg(long, default_value = "target/chaos")]
     pub(super) out: PathBuf,

@@ -24,11 +24,15 @@ use super::{
     faults::{self, Fault, Scene},
     gaps::Happened,
     network,
-    node::{Common, Node},
+    node::{Common, Node, RETENTION_MIB},
     options::Options,
     random::Random,
     report::{self, Verdict},
-    workload::{Clients, GROUPS, TOPICS, UNDERTAKER},
+    sdk::Sdk,
+    workload::{
+        Clients, GROUPS, TOPICS, UNDERTAKER,
+        archive::{self, ARCHIVE},
+    },
 };
 use crate::history::{History, Rules};
 
@@ -58,6 +62,8 @@ const DRAINED: Duration = Duration::from_secs(120);
 const WHOLE: Duration = Duration::from_secs(60);
 /// A fault that began in time may end so late: orderly ends of processes.
 const OVERTIME: Duration = Duration::from_secs(90);
+/// What a log may take, MiB: what it is to keep, and an eighth of that while a round of retention is under way.
+const LOG_MIB: u64 = RETENTION_MIB + RETENTION_MIB / 8;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A node that ends by itself is started again, so that the rest of the run means something, but not forever.
 const RESTARTS: u32 = 10;
@@ -80,7 +86,7 @@ pub(super) async fn run(options: &Options, cleanup: &Cleanup) -> Result<Verdict,
         .await
         .map_err(text)?;
     let limit =
-        FORMED * 3 + FLOWS + Duration::from_secs(options.seconds) + OVERTIME + AFTER + DRAINED + WHOLE;
+        FORMED * 5 + FLOWS + Duration::from_secs(options.seconds) + OVERTIME + AFTER + DRAINED + WHOLE * 2;
     let told = timeout(limit, story(options, cleanup, scene, random)).await;
     let told = told.unwrap_or_else(|_| Err(format!("it did not end within {limit:?}")));
     // Also of a run that was cut short everything is told that is known.
@@ -114,12 +120,17 @@ async fn prepare(
         network.describe(),
         network.slowness()
     ));
+    let found: Vec<String> = (1..=NODES)
+        .map(|node| network.place(node).clients_found)
+        .collect();
+    let doors = Arc::new(network::Doors::make(network.clients(), &found, random).await?);
     let data = std::env::temp_dir().join(format!("flotilla-chaos-{}", std::process::id()));
     cleanup.will_make_directory(data.clone())?;
     fs::create_dir_all(&data)?;
     let common = Common {
         program,
         network: network.clone(),
+        doors: doors.clone(),
         cleanup: cleanup.clone(),
         nodes: NODES,
     };
@@ -137,6 +148,7 @@ async fn prepare(
     Ok(Scene {
         nodes: Arc::new(nodes),
         network,
+        doors,
         book: book.clone(),
         heavy: Arc::default(),
         end: Duration::ZERO,
@@ -156,7 +168,7 @@ fn possible(options: &Options, cleanup: &Cleanup, scene: &Scene) -> Vec<Fault> {
         });
         if let Err(error) = mounted {
             scene.book.note(&format!(
-                "full and tight disks: skipped, they need root to mount small file systems: {error}"
+                "full, small and tight disks: skipped, they need root to mount small file systems: {error}"
             ));
             wanted.retain(|fault| !fault.needs_mounts());
         }
@@ -181,7 +193,12 @@ async fn story(
     book.note("the cluster is formed");
     let watch = tokio::spawn(watch(nodes.clone(), book.clone()));
     let addresses: Vec<String> = nodes.iter().map(Node::clients).collect();
+    if possible.contains(&Fault::SmallDisks) {
+        cluster::make_topic(&nodes, ARCHIVE, QUEUES, FORMED).await?;
+        archive::fill(&addresses, &book).await;
+    }
     let clients = Clients::start(&addresses, &book, &mut random);
+    start_sdk(options, cleanup, &clients, (&addresses, &book), &mut random)?;
     if !soon(FLOWS, || book.history.tally().stored >= FLOWING).await {
         return Err(format!(
             "clients could send nothing within {FLOWS:?} before the first fault"
@@ -196,7 +213,10 @@ async fn story(
     clients.stop();
     let happened = |what: Fault| faults.iter().any(|fault| fault.name == what.name());
     let mut expected: Vec<&str> = Vec::new();
-    if happened(Fault::FullDisk) || happened(Fault::TightDisks) {
+    if [Fault::FullDisk, Fault::SmallDisks, Fault::TightDisks]
+        .into_iter()
+        .any(happened)
+    {
         expected.push(DISK_IS_FULL);
     }
     if happened(Fault::FlippedBits) {
@@ -212,6 +232,30 @@ async fn story(
         ));
     }
     Ok((faults, violations))
+}
+
+/// Starts clients of an SDK, if there is one here.
+fn start_sdk(
+    options: &Options,
+    cleanup: &Cleanup,
+    clients: &Clients,
+    (addresses, book): (&[String], &Book),
+    random: &mut Random,
+) -> Result<(), String> {
+    let sdk = Sdk {
+        python: &options.sdk,
+        topics: &TOPICS,
+        addresses,
+        out: &options.out,
+        cleanup,
+    };
+    if let Some(why) = sdk.missing() {
+        book.note(&format!("no clients of an SDK: {why}"));
+        return Ok(());
+    }
+    clients
+        .start_sdk(&sdk, book, random)
+        .map_err(|error| format!("clients of an SDK cannot be started: {error}"))
 }
 
 /// Starts the nodes, waits for the cluster, and makes the topics and consumer groups.
@@ -309,6 +353,23 @@ async fn live(nodes: &[Node], clients: &Clients, book: &Book) {
         Err(ailments) => book.broken(format!(
             "P11: the cluster is not whole after {WHOLE:?}: {ailments:?}"
         )),
+    }
+    logs_keep_to_their_size(nodes, book).await;
+}
+
+/// Retention gives back what is too much.
+async fn logs_keep_to_their_size(nodes: &[Node], book: &Book) {
+    let sizes = || nodes.iter().map(Node::log_mib).collect::<io::Result<Vec<u64>>>();
+    let fit = || sizes().is_ok_and(|sizes| sizes.iter().all(|size| *size <= LOG_MIB));
+    let fit = soon(WHOLE, fit).await;
+    let words = match sizes() {
+        Ok(sizes) => format!("the nodes' logs take {sizes:?} MiB of {RETENTION_MIB}"),
+        Err(error) => format!("the nodes' logs cannot be looked at: {error}"),
+    };
+    if fit {
+        book.note(&words);
+    } else {
+        book.broken(format!("nodes: {words}"));
     }
 }
 

@@ -4,6 +4,7 @@
 //! The same habits and the same records as those of the simulator's clients, but over gRPC, and several things at a time.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -17,12 +18,15 @@ use super::{
     book::Book,
     client::{Client, Received},
     random::Random,
+    sdk::{Role, Sdk},
 };
 use crate::history::{DEAD_LETTERS, Event};
 
 mod acknowledge;
+pub(super) mod archive;
 mod bury;
 mod hide;
+mod pace;
 mod receive;
 mod send;
 
@@ -32,6 +36,10 @@ pub(super) const TOPICS: [&str; 2] = ["topic-0", "topic-1"];
 pub(super) const GROUPS: [&str; 2] = ["group-0", "group-1"];
 /// Some at home at every node, so that a node that stands still holds up its own only.
 const PRODUCERS: u32 = 15;
+/// Of each consumer group, for each topic.
+const CONSUMERS: u32 = 2;
+/// Those of an SDK: the consumer shares its consumer group with others.
+const SDK: [Role; 2] = [Role::Producer("sdk"), Role::Consumer(GROUPS[0])];
 /// After a failure the next try waits so long.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -40,11 +48,20 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Switches {
     /// Large messages, and no pauses.
     pub(super) heavy: Arc<AtomicBool>,
+    /// How many of those.
+    pace: pace::Pace,
     /// Producers begin no new message.
     pub(super) sent: Arc<AtomicBool>,
     /// Consumers acknowledge everything at once.
     pub(super) calm: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
+}
+
+impl Switches {
+    /// Everybody is to end.
+    pub(super) fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
 }
 
 /// The clients of a run.
@@ -70,7 +87,7 @@ impl Context {
     }
 
     fn stopped(&self) -> bool {
-        self.switches.stopped.load(Ordering::SeqCst)
+        self.switches.stopped()
     }
 
     /// The node after this one.
@@ -104,14 +121,15 @@ impl Clients {
         }
         let mut consumers: Vec<(String, &str)> = Vec::new();
         for group in GROUPS {
-            consumers.extend(TOPICS.map(|topic| (topic.to_owned(), group)));
+            let several = TOPICS
+                .iter()
+                .flat_map(|topic| (0..CONSUMERS).map(move |_| *topic));
+            consumers.extend(several.map(|topic| (topic.to_owned(), group)));
             consumers.push((format!("{DEAD_LETTERS}{group}"), UNDERTAKER));
         }
-        for (topic, group) in consumers {
-            let context = context(
-                &format!("{group}-of-{}", topic.replace('%', "")),
-                &clients.switches,
-            );
+        for (number, (topic, group)) in consumers.into_iter().enumerate() {
+            let id = format!("{group}-of-{}-{number}", topic.replace('%', ""));
+            let context = context(&id, &clients.switches);
             for node in 1..=addresses.len() as u32 {
                 let (context, topic, random) = (context.clone(), topic.clone(), random.fork());
                 clients.tasks.push(tokio::spawn(receive::consume(
@@ -120,6 +138,14 @@ impl Clients {
             }
         }
         clients
+    }
+
+    /// Starts clients of an SDK beside them.
+    pub(super) fn start_sdk(&self, sdk: &Sdk<'_>, book: &Book, random: &mut Random) -> io::Result<()> {
+        for role in SDK {
+            sdk.start(role, book, &self.switches, &self.producing, random.fork())?;
+        }
+        Ok(())
     }
 
     /// Producers that have not sent everything.

@@ -1,4 +1,5 @@
-//! Data directories that are not what they should be: lost, old, of another cluster, or with bits that flipped.
+//! Data directories that are not what they should be: lost, old, of another node, of another cluster, or with bits that
+//! flipped.
 //!
 //! Each of these takes what a quorum can spare, so each begins when the cluster is whole, and is over when it is whole again.
 
@@ -29,6 +30,12 @@ const OLD_MS: Range<u64> = 1_000..6_000;
 const SAYS_WITHIN: Duration = Duration::from_secs(10);
 /// A log has a closed segment within this, when producers send as much as they can.
 const FILLS_WITHIN: Duration = Duration::from_secs(20);
+/// A node with the directory of another node, or with an old one, has ended by then.
+const REFUSES_WITHIN: Duration = Duration::from_secs(30);
+/// Both get each other's, or one gets that of another one that goes on.
+const BOTH: f64 = 0.5;
+/// So often producers send as much as they can while a directory gets old.
+const OLD_UNDER_LOAD: f64 = 0.5;
 /// Bits that flip.
 const BITS: Range<u64> = 1..5;
 /// What is left to those who rebuild another, MiB: more than the nodes keep free, less than a run stores.
@@ -86,7 +93,8 @@ pub(super) async fn tight(scene: &Scene, mut random: Random) -> io::Result<()> {
     Ok(())
 }
 
-/// A node comes back with the directory that it had a while ago: what it promised since is not in it.
+/// A node comes back with the directory that it had a while ago: what it promised since is not in it. It must find out, and
+/// is rebuilt.
 pub(super) async fn old(scene: &Scene, mut random: Random) -> io::Result<()> {
     if !whole_before(scene).await {
         return Ok(());
@@ -104,19 +112,16 @@ pub(super) async fn old(scene: &Scene, mut random: Random) -> io::Result<()> {
     if !whole_before(scene).await {
         return block_in_place(|| fs::remove_dir_all(&copy));
     }
+    scene.heavy(random.chance(OLD_UNDER_LOAD));
     scene.last(OLD_MS, &mut random).await;
+    scene.heavy(false);
     node.kill().await?;
     fs::rename(&data, &newest)?;
     fs::rename(&copy, &data)?;
     node.start_wrongly(&data)?;
-    if cluster::whole(&scene.nodes, WHOLE).await.is_err() || !node.runs() {
-        // It said that a person must decide, and the person decides that the others have everything.
-        lose(scene, node).await?;
-    } else {
-        // From now on it has to go on like any other.
-        node.kill().await?;
-        node.start()?;
-    }
+    ends_soon(scene, &[node], "that it had a while ago").await;
+    // It said that a person must decide, and the person decides that the others have everything.
+    lose(scene, node).await?;
     whole_again(scene).await;
     block_in_place(|| fs::remove_dir_all(&newest))
 }
@@ -146,6 +151,57 @@ pub(super) async fn foreign(scene: &Scene, mut random: Random) -> io::Result<()>
     Ok(())
 }
 
+/// Two nodes are started with each other's directories, or one with that of another one that runs. They must refuse, and
+/// with their own again they go on.
+pub(super) async fn swapped(scene: &Scene, mut random: Random) -> io::Result<()> {
+    if !whole_before(scene).await {
+        return Ok(());
+    }
+    let mut all: Vec<&Node> = scene.nodes.iter().collect();
+    random.shuffle(&mut all);
+    let (one, other) = (all[0], all[1]);
+    let both = random.chance(BOTH);
+    let mut wrong = vec![one];
+    one.kill().await?;
+    if both {
+        wrong.push(other);
+        other.kill().await?;
+        other.start_wrongly(&one.data())?;
+    }
+    scene.book.note(&format!(
+        "node {} with the directory of node {}{}",
+        one.id,
+        other.id,
+        if both {
+            ", and the other way round"
+        } else {
+            ", which runs"
+        }
+    ));
+    one.start_wrongly(&other.data())?;
+    ends_soon(scene, &wrong, "of another node").await;
+    for node in wrong {
+        node.kill().await?;
+        node.start()?;
+    }
+    whole_again(scene).await;
+    Ok(())
+}
+
+/// Nodes with a wrong directory find out, and end.
+async fn ends_soon(scene: &Scene, nodes: &[&Node], which: &str) {
+    let end = Instant::now() + REFUSES_WITHIN;
+    while nodes.iter().any(|node| node.runs()) && Instant::now() < end {
+        sleep(LOOK_EVERY).await;
+    }
+    for node in nodes.iter().filter(|node| node.runs()) {
+        scene.book.broken(format!(
+            "nodes: node {} runs {REFUSES_WITHIN:?} with the directory {which}",
+            node.id
+        ));
+    }
+}
+
 /// Bits flip in closed segments of one node, and another one loses everything: what the first has to send is damaged, and
 /// only the third has it.
 pub(super) async fn flipped(scene: &Scene, mut random: Random) -> io::Result<()> {
@@ -168,7 +224,7 @@ pub(super) async fn flipped(scene: &Scene, mut random: Random) -> io::Result<()>
     Ok(())
 }
 
-async fn lose(scene: &Scene, node: &Node) -> io::Result<()> {
+pub(super) async fn lose(scene: &Scene, node: &Node) -> io::Result<()> {
     scene.book.note(&format!("node {} loses its directory", node.id));
     node.kill().await?;
     block_in_place(|| fs::remove_dir_all(node.data()))?;
@@ -181,7 +237,7 @@ async fn healthy_counts_it(scene: &Scene, node: &Node) -> bool {
     cluster::any_sees_alive(&others, node.id).await
 }
 
-async fn whole_before(scene: &Scene) -> bool {
+pub(super) async fn whole_before(scene: &Scene) -> bool {
     let whole = cluster::whole(&scene.nodes, WHOLE).await;
     if let Err(ailments) = &whole {
         scene.book.broken(format!(
@@ -191,7 +247,7 @@ async fn whole_before(scene: &Scene) -> bool {
     whole.is_ok()
 }
 
-async fn whole_again(scene: &Scene) {
+pub(super) async fn whole_again(scene: &Scene) {
     if let Err(ailments) = cluster::whole(&scene.nodes, WHOLE).await {
         scene.book.broken(format!(
             "P11: the cluster is not whole again after {WHOLE:?}: {ailments:?}"
@@ -200,7 +256,7 @@ async fn whole_again(scene: &Scene) {
 }
 
 /// The closed segments of a log. Until there are some, producers send as much as they can.
-async fn filled(scene: &Scene, log: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) async fn filled(scene: &Scene, log: &Path) -> io::Result<Vec<PathBuf>> {
     let end = Instant::now() + FILLS_WITHIN;
     scene.heavy(true);
     let mut closed = closed(log)?;

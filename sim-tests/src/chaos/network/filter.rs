@@ -1,5 +1,6 @@
 //! Packet filters: programs of the classic Berkeley packet filter, which every kernel that has `tc` can run. They stand
-//! where packets leave the switch for a node, and drop them by who sent them, always or as chance has it.
+//! where packets leave the switch for a node, and drop them by who sent them, always or as chance has it, or put them into a
+//! queue of their sender.
 
 use std::net::Ipv4Addr;
 
@@ -22,6 +23,9 @@ const DROP: u32 = 2;
 const GO_ON: u32 = u32::MAX;
 /// Instructions for one sender.
 const PER_SENDER: u32 = 5;
+const PER_QUEUE: u32 = 3;
+/// What is said of packets that have no queue of their own.
+const NO_QUEUE: u32 = 0;
 
 /// The program that drops packets of these senders, each with a probability; as `tc` wants it.
 pub(super) fn program(drop: &[(Ipv4Addr, f64)]) -> String {
@@ -39,6 +43,25 @@ pub(super) fn program(drop: &[(Ipv4Addr, f64)]) -> String {
         ]);
     }
     code.push((RETURN, 0, 0, GO_ON));
+    text(&code)
+}
+
+/// The program that names the queue of packets of these senders: `major` and `minor` number in one word. Others have none.
+pub(super) fn queues(of: &[(Ipv4Addr, u32)]) -> String {
+    let all = u8::try_from(of.len() as u32 * PER_QUEUE + 1).expect("a program for a few senders");
+    let mut code: Vec<(u16, u8, u8, u32)> = vec![(LOAD_HALF, 0, 0, TYPE_AT), (IF_EQUAL, 0, all - 1, IPV4)];
+    for (sender, queue) in of {
+        code.extend([
+            (LOAD, 0, 0, SENDER_AT),
+            (IF_EQUAL, 0, 1, u32::from(*sender)),
+            (RETURN, 0, 0, *queue),
+        ]);
+    }
+    code.push((RETURN, 0, 0, NO_QUEUE));
+    text(&code)
+}
+
+fn text(code: &[(u16, u8, u8, u32)]) -> String {
     let lines = code
         .iter()
         .map(|(what, yes, no, number)| format!("{what} {yes} {no} {number}"));
@@ -52,6 +75,11 @@ mod tests {
 
     /// Runs a program on a packet, with a given random number; true if the packet is dropped.
     fn dropped(program: &str, kind: u32, sender: Ipv4Addr, random: u32) -> bool {
+        said(program, kind, sender, random) == DROP
+    }
+
+    /// Runs a program on a packet, with a given random number; what it says.
+    fn said(program: &str, kind: u32, sender: Ipv4Addr, random: u32) -> u32 {
         let code: Vec<Vec<u32>> = program
             .split(',')
             .skip(1)
@@ -74,7 +102,7 @@ mod tests {
                 LOAD => value = random,
                 IF_EQUAL => skip(value == number),
                 IF_AT_LEAST => skip(value >= number),
-                RETURN => return number == DROP,
+                RETURN => return number,
                 _ => panic!("not used"),
             }
         }
@@ -91,6 +119,15 @@ mod tests {
             !dropped(&program, 0x0806, one, 0),
             "addresses can always be asked for"
         );
+    }
+
+    #[test]
+    fn packets_have_the_queue_of_their_sender() {
+        let [one, two, three] = [1, 2, 3].map(|last| Ipv4Addr::new(10, 0, 0, last));
+        let program = queues(&[(one, 0x1_0002), (two, 0x1_0003)]);
+        let queue = |kind, sender| said(&program, kind, sender, 0);
+        assert_eq!((queue(IPV4, one), queue(IPV4, two)), (0x1_0002, 0x1_0003));
+        assert_eq!((queue(IPV4, three), queue(0x0806, one)), (NO_QUEUE, NO_QUEUE));
     }
 
     #[test]

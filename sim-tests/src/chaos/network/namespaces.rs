@@ -11,7 +11,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{super::random::Random, CLIENTS, Cleanup, Network, Place, Weather, filter};
+use super::{super::random::Random, CLIENTS, Cleanup, Network, Place, Slow, Weather, filter};
 use crate::chaos::shell::{self, line};
 
 const CLIENT_PORT: u16 = 8081;
@@ -19,10 +19,11 @@ const HTTP_PORT: u16 = 8082;
 const PEER_PORT: u16 = 8083;
 /// The last number of the clients' address.
 const CLIENTS_HOST: u8 = 254;
-/// A slow link where the kernel can delay packets (`netem`): how much, and how much more or less.
-const DELAY: &str = "delay 80ms 40ms";
-/// A slow link where it cannot: so much a second, and a queue of packets in which they wait for it.
-const RATE: &str = "2mbit";
+/// Links that are not slow.
+const FAST: &str = "10gbit";
+/// The number of the queue of fast links; those of slow ones follow by sender.
+const FAST_QUEUE: u32 = 1;
+/// Packets that wait on a narrow link, where the kernel cannot delay them.
 const QUEUE: u32 = 60;
 
 /// The namespaces of a run; whoever cleans up removes them.
@@ -114,34 +115,56 @@ impl Namespaces {
         shell::run("tc", &arguments)
     }
 
+    /// Whether the kernel has `netem`.
     fn try_delay(&self) -> bool {
         let (switch, port) = (self.switch(), port(1));
         let tried = line(&format!(
-            "tc -n {switch} qdisc replace dev {port} root netem {DELAY}"
+            "tc -n {switch} qdisc replace dev {port} root netem delay 1ms"
         ));
         tried.is_ok() && self.hurry(1).is_ok()
     }
 
-    fn slow(&self, node: u32) -> io::Result<()> {
-        let (switch, port) = (self.switch(), port(node));
+    /// Makes what others send to this party slow.
+    fn slow(&self, to: u32, senders: &[(u32, Slow)]) -> io::Result<()> {
+        let (switch, port) = (self.switch(), port(to));
         let set = |what: &str| line(&format!("tc -n {switch} {what}"));
-        if self.can_delay {
-            return set(&format!("qdisc replace dev {port} root netem {DELAY}"));
-        }
-        set(&format!("qdisc replace dev {port} root handle 1: htb default 1"))?;
         set(&format!(
-            "class replace dev {port} parent 1: classid 1:1 htb rate {RATE}"
+            "qdisc replace dev {port} root handle 1: htb default {FAST_QUEUE}"
         ))?;
         set(&format!(
-            "qdisc replace dev {port} parent 1:1 handle 2: pfifo limit {QUEUE}"
-        ))
+            "class replace dev {port} parent 1: classid 1:{FAST_QUEUE} htb rate {FAST}"
+        ))?;
+        let mut queues = Vec::new();
+        for (from, Slow { delay_ms, kbit }) in senders {
+            let queue = FAST_QUEUE + 1 + from;
+            set(&format!(
+                "class replace dev {port} parent 1: classid 1:{queue} htb rate {kbit}kbit"
+            ))?;
+            let waits = if self.can_delay {
+                format!("netem delay {}ms {delay_ms}ms", delay_ms * 2)
+            } else {
+                format!("pfifo limit {QUEUE}")
+            };
+            set(&format!(
+                "qdisc replace dev {port} parent 1:{queue} handle {}: {waits}",
+                queue + 1
+            ))?;
+            queues.push((self.address(*from), (1 << 16) + queue));
+        }
+        let program = filter::queues(&queues);
+        let place = format!(
+            "-n {switch} filter replace dev {port} parent 1: protocol all prio 1 handle 1 bpf bytecode"
+        );
+        let mut arguments: Vec<&str> = place.split(' ').collect();
+        arguments.push(&program);
+        shell::run("tc", &arguments)
     }
 
-    fn hurry(&self, node: u32) -> io::Result<()> {
+    fn hurry(&self, to: u32) -> io::Result<()> {
         line(&format!(
             "tc -n {} qdisc del dev {} root",
             self.switch(),
-            port(node)
+            port(to)
         ))
     }
 
@@ -173,6 +196,12 @@ fn port(party: u32) -> String {
     }
 }
 
+/// Whom a party hears slowly.
+fn senders(weather: &Weather, party: u32) -> Vec<(u32, Slow)> {
+    let slow = weather.slow.iter().filter(|((_, to), _)| *to == party);
+    slow.map(|((from, _), slow)| (*from, *slow)).collect()
+}
+
 impl Network for Namespaces {
     fn describe(&self) -> String {
         let [a, b, c] = self.subnet;
@@ -181,16 +210,21 @@ impl Network for Namespaces {
 
     fn slowness(&self) -> &'static str {
         if self.can_delay {
-            "packets take 40 to 120 ms"
+            "packets are delayed, and links narrow"
         } else {
-            "this kernel has no netem: links of 2 Mbit/s, in whose queues packets wait up to 360 ms"
+            "this kernel has no netem: links are narrow, and packets wait in their queues"
         }
+    }
+
+    fn clients(&self) -> Ipv4Addr {
+        self.address(CLIENTS)
     }
 
     fn place(&self, node: u32) -> Place {
         let address = self.address(node);
         Place {
             clients: format!("{address}:{CLIENT_PORT}"),
+            clients_found: format!("{address}:{CLIENT_PORT}"),
             http: format!("{address}:{HTTP_PORT}"),
             peers: format!("{address}:{PEER_PORT}"),
             peers_listed: format!("{address}:{PEER_PORT}"),
@@ -211,13 +245,17 @@ impl Network for Namespaces {
         if known.lost != weather.lost {
             self.filter_all(weather)?;
         }
-        if known.slow != weather.slow {
-            let set = if weather.slow {
-                Namespaces::slow
-            } else {
-                Namespaces::hurry
-            };
-            (1..=self.nodes).try_for_each(|node| set(self, node))?;
+        for to in CLIENTS..=self.nodes {
+            let (before, now) = (senders(&known, to), senders(weather, to));
+            if before == now {
+                continue;
+            }
+            if !before.is_empty() {
+                self.hurry(to)?;
+            }
+            if !now.is_empty() {
+                self.slow(to, &now)?;
+            }
         }
         *known = weather.clone();
         Ok(())

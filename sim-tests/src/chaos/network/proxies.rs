@@ -2,7 +2,7 @@
 //!
 //! A proxy finds out which node a connection comes from, and treats each direction as the link that it is. What is cut is
 //! withheld and arrives when the link is whole again, as TCP would repeat it; what is lost comes a repetition later. Clients
-//! reach the nodes directly: here they are not cut off with an isolated node.
+//! reach each node through another one.
 
 use std::{
     collections::BTreeMap,
@@ -25,12 +25,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{super::random::Random, Network, Place, Weather, owner};
+use super::{super::random::Random, CLIENTS, Network, Place, Weather, owner};
 
 /// TCP's shortest time before it repeats what was lost.
 const REPETITION: Duration = Duration::from_millis(200);
-/// The delay of a slow link, milliseconds.
-const DELAY_MS: std::ops::Range<u64> = 40..120;
 /// Bytes that are carried at once, and how many such portions may be on their way on a link.
 const PORTION: usize = 16 << 10;
 const PORTIONS: usize = 64;
@@ -58,15 +56,23 @@ impl Proxies {
         let mut places = BTreeMap::new();
         for node in 1..=nodes {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
-            let peers = free_port()?;
+            let for_clients = TcpListener::bind("127.0.0.1:0").await?;
+            let (clients, peers) = (free_port()?, free_port()?);
             let place = Place {
-                clients: free_port()?,
+                clients: clients.clone(),
+                clients_found: for_clients.local_addr()?.to_string(),
                 http: free_port()?,
                 peers: peers.clone(),
                 peers_listed: listener.local_addr()?.to_string(),
             };
             places.insert(node, place);
-            tokio::spawn(listen(shared.clone(), node, listener, peers));
+            tokio::spawn(listen(shared.clone(), (None, node), listener, peers));
+            tokio::spawn(listen(
+                shared.clone(),
+                (Some(CLIENTS), node),
+                for_clients,
+                clients,
+            ));
         }
         Ok(Proxies { places, shared })
     }
@@ -84,7 +90,7 @@ impl Network for Proxies {
     }
 
     fn slowness(&self) -> &'static str {
-        "bytes take 40 to 120 ms"
+        "bytes are delayed, and links narrow"
     }
 
     fn place(&self, node: u32) -> Place {
@@ -110,18 +116,29 @@ impl Network for Proxies {
     }
 }
 
-async fn listen(shared: Arc<Shared>, to: u32, listener: TcpListener, target: String) {
+/// Carries connections of one party, or of whoever they come from, to another.
+async fn listen(shared: Arc<Shared>, link: (Option<u32>, u32), listener: TcpListener, target: String) {
     loop {
         // An error concerns one connection, which is the other side's to make again.
         if let Ok((socket, from)) = listener.accept().await {
-            tokio::spawn(carry(shared.clone(), to, socket, from, target.clone()));
+            tokio::spawn(carry(shared.clone(), link, socket, from, target.clone()));
         }
     }
 }
 
 /// One connection, until one of its ends closes it.
-async fn carry(shared: Arc<Shared>, to: u32, socket: TcpStream, from: SocketAddr, target: String) {
-    let Some(from) = shared.owner(&socket, from).await else {
+async fn carry(
+    shared: Arc<Shared>,
+    (party, to): (Option<u32>, u32),
+    socket: TcpStream,
+    from: SocketAddr,
+    target: String,
+) {
+    let from = match party {
+        Some(party) => Some(party),
+        None => shared.owner(&socket, from).await,
+    };
+    let Some(from) = from else {
         return; // Whoever it was is gone.
     };
     // Nobody gets through a cut to be answered.
@@ -157,7 +174,7 @@ async fn link(
                 Ok(length) => portion.truncate(length),
             }
             // Nothing overtakes anything on a connection.
-            last = last.max(Instant::now() + shared.delay(from, to));
+            last = last.max(Instant::now() + shared.delay(from, to)) + shared.passes(from, to, portion.len());
             if sender.send((last, portion)).await.is_err() {
                 return;
             }
@@ -203,16 +220,23 @@ impl Shared {
     fn delay(&self, from: u32, to: u32) -> Duration {
         let weather = self.weather.borrow();
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut delay = if weather.slow {
-            random.millis(DELAY_MS)
-        } else {
-            Duration::ZERO
-        };
+        let slow = weather.slow.get(&(from, to));
+        let mut delay = slow.map_or(Duration::ZERO, |slow| {
+            random.millis(slow.delay_ms..3 * slow.delay_ms + 1)
+        });
         let lost = weather.lost.get(&(from, to)).copied().unwrap_or(0.0);
         if lost < 1.0 && random.chance(lost) {
             delay += REPETITION;
         }
         delay
+    }
+
+    /// How long a narrow link is busy with so many bytes.
+    fn passes(&self, from: u32, to: u32, bytes: usize) -> Duration {
+        let slow = self.weather.borrow().slow.get(&(from, to)).copied();
+        slow.map_or(Duration::ZERO, |slow| {
+            Duration::from_micros(bytes as u64 * 8_000 / slow.kbit.max(1))
+        })
     }
 }
 
@@ -220,7 +244,7 @@ impl Shared {
 mod tests {
     use tokio::time::timeout;
 
-    use super::*;
+    use super::{super::Slow, *};
 
     const SOON: Duration = Duration::from_secs(10);
     /// So long nothing comes from a link that is cut.
@@ -245,7 +269,10 @@ mod tests {
 
         let lost = BTreeMap::from([((1, 2), 1.0)]);
         proxies
-            .set(&Weather { lost, slow: false })
+            .set(&Weather {
+                lost,
+                ..Weather::default()
+            })
             .expect("it can be set");
         one.write_all(b"x").await.expect("it is written");
         two.write_all(b"y").await.expect("it is written");
@@ -262,5 +289,39 @@ mod tests {
             .expect("in time")
             .expect("a byte");
         assert_eq!(&byte, b"x");
+    }
+
+    #[tokio::test]
+    async fn clients_come_through_a_link_that_can_be_narrow() {
+        let proxies = Proxies::make(1, &mut Random::new(1))
+            .await
+            .expect("there are free ports");
+        let place = proxies.place(1);
+        let listener = TcpListener::bind(place.clients).await.expect("the port is free");
+        let slow = Slow {
+            delay_ms: 1,
+            kbit: 80,
+        };
+        proxies
+            .set(&Weather {
+                slow: BTreeMap::from([((CLIENTS, 1), slow)]),
+                ..Weather::default()
+            })
+            .expect("it can be set");
+        let mut client = TcpStream::connect(place.clients_found)
+            .await
+            .expect("the proxy listens");
+        let (mut node, _) = timeout(SOON, listener.accept())
+            .await
+            .expect("in time")
+            .expect("a connection");
+        let began = Instant::now();
+        client.write_all(&[7; 2_000]).await.expect("it is written");
+        let mut all = [0; 2_000];
+        timeout(SOON, node.read_exact(&mut all))
+            .await
+            .expect("in time")
+            .expect("all bytes");
+        assert!(began.elapsed() >= WHILE, "2,000 bytes at 10,000 a second");
     }
 }

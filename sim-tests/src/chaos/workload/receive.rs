@@ -25,6 +25,8 @@ const FORGET: f64 = 0.02;
 const HIDE: f64 = 0.03;
 const BURY: f64 = 0.01;
 const LATE: f64 = 0.01;
+/// So often what is to be acknowledged is acknowledged in one request.
+const TOGETHER: f64 = 0.5;
 
 // What comes is written down before its lease can be over: otherwise the next delivery could be in the history first.
 const _: () = assert!(POLL.as_millis() + PATIENCE.as_millis() < INVISIBLE.as_millis());
@@ -69,12 +71,21 @@ pub(super) async fn consume(
         let dealt = messages
             .iter()
             .map(|message| deal_with(&context, node, group, message, random.fork()));
-        join_all(dealt.collect::<Vec<_>>()).await;
+        let dealt = join_all(dealt.collect::<Vec<_>>()).await;
+        let is_done = messages.iter().zip(dealt).filter(|(_, is_done)| *is_done);
+        let done: Vec<&Received> = is_done.map(|(message, _)| message).collect();
+        // Each by itself, or what there is together.
+        let at_once = if random.chance(TOGETHER) { done.len() } else { 1 };
+        let acknowledged = done.chunks(at_once.max(1)).map(|some| {
+            let (context, mut random) = (&context, random.fork());
+            async move { acknowledge::acknowledge(context, node, group, some, &mut random).await }
+        });
+        join_all(acknowledged.collect::<Vec<_>>()).await;
     }
 }
 
 fn came(context: &Context, group: &str, asked: Duration, message: &Received) {
-    let id = &message.message_id;
+    let id = &message.id;
     if message.attempt > 1 {
         context.book.count("receive again");
     }
@@ -91,15 +102,16 @@ fn came(context: &Context, group: &str, asked: Duration, message: &Received) {
     }));
 }
 
+/// What its consumer does with a message; true if it is to be acknowledged now.
 async fn deal_with(
     context: &Context,
     node: u32,
     group: &'static str,
     message: &Received,
     mut random: Random,
-) {
+) -> bool {
     if group == UNDERTAKER || context.switches.calm.load(Ordering::SeqCst) {
-        return acknowledge::acknowledge(context, node, group, message).await;
+        return true;
     }
     let drawn = random.share();
     let mut below = 0.0;
@@ -107,21 +119,26 @@ async fn deal_with(
         below += share;
         drawn < below
     };
+    let (own, message) = (context.clone(), message.clone());
+    // What takes long ends with the run: the book is closed then.
     if within(FORGET) {
         context.book.count("consumer forgets");
     } else if within(HIDE) {
-        hide::hide(context, node, group, message, &mut random).await;
+        tokio::spawn(hide::hide(own, node, group, message, random));
     } else if within(BURY) {
-        bury::bury(context, node, group, message).await;
+        bury::bury(context, node, group, &message).await;
     } else if within(LATE) {
-        let (context, message) = (context.clone(), message.clone());
-        // It ends with the run: the book is closed then.
         tokio::spawn(async move {
             sleep(INVISIBLE + random.millis(LATE_MS)).await;
-            context.book.count("consumer is late");
-            acknowledge::acknowledge(&context, node, group, &message).await;
+            own.book.count("consumer is late");
+            if random.chance(0.5) {
+                acknowledge::acknowledge(&own, node, group, &[&message], &mut random).await;
+            } else {
+                hide::hide(own, node, group, message, random).await;
+            }
         });
     } else {
-        acknowledge::acknowledge(context, node, group, message).await;
+        return true;
     }
+    false
 }

@@ -27,10 +27,11 @@ pub(super) async fn produce(context: Context, producer: u32, mut random: Random)
         if context.stopped() || context.switches.sent.load(Ordering::SeqCst) {
             return;
         }
-        let heavy = context.switches.heavy.load(Ordering::SeqCst);
+        let large = random.within(LARGE_BODY);
+        let heavy = context.switches.heavy.load(Ordering::SeqCst) && context.switches.pace.takes(large);
         let topic = random.pick(&TOPICS);
         let message_id = format!("{topic}/{producer}-{number:06}");
-        let size = random.within(if heavy { LARGE_BODY } else { BODY });
+        let size = if heavy { large } else { random.within(BODY) };
         let node = if random.chance(ROUTED) {
             routed(&context, topic, home, &mut random).await
         } else {
