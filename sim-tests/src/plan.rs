@@ -46,11 +46,33 @@ pub enum Fault {
     ClockJump,
     /// Requests come a second time, after others that were sent later.
     Disorder,
+    /// A write or a sync fails, and the process is started again with the power on.
+    ErrorWithPower,
+    /// A read fails, once, twice, or until the place is written again.
+    ReadError,
+    /// A file of any kind is damaged, cut or gone.
+    FileDamage,
+    /// A node comes back with what it had stored a while ago.
+    OldDirectory,
+    /// A node that is being rebuilt loses its disk or its power again.
+    SecondLoss,
+    /// A node was away for so long that it needs a snapshot, and whoever sends it dies.
+    SenderDies,
+    /// A node has to be rebuilt by others whose disks are full.
+    FullSender,
+    /// Another cluster's node is at a node's address for a while.
+    Visitor,
+    /// Nodes are down for minutes.
+    LongOutage,
+    /// A node is told to stop, ends well, and comes back.
+    OrderlyStop,
+    /// A node is started on files of a newer release.
+    OldRelease,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 18] = [
+    pub const ALL: [Fault; 29] = [
         Fault::KillLeader,
         Fault::KillSome,
         Fault::KillAll,
@@ -69,12 +91,25 @@ impl Fault {
         Fault::LyingDisk,
         Fault::ClockJump,
         Fault::Disorder,
+        Fault::ErrorWithPower,
+        Fault::ReadError,
+        Fault::FileDamage,
+        Fault::OldDirectory,
+        Fault::SecondLoss,
+        Fault::SenderDies,
+        Fault::FullSender,
+        Fault::Visitor,
+        Fault::LongOutage,
+        Fault::OrderlyStop,
+        Fault::OldRelease,
     ];
 
     /// How many nodes a world needs for it to mean anything.
     fn nodes_needed(self) -> u32 {
         match self {
             Fault::Wipe | Fault::BitFlip | Fault::LyingDisk | Fault::CrashVoters => 3,
+            Fault::ReadError | Fault::FileDamage | Fault::OldDirectory | Fault::SecondLoss => 3,
+            Fault::SenderDies | Fault::FullSender | Fault::Visitor => 3,
             Fault::Isolate | Fault::Split | Fault::OneWay | Fault::KillSome => 2,
             _ => 1,
         }
@@ -102,7 +137,33 @@ impl Fault {
             Fault::LyingDisk => "fault lying disk",
             Fault::ClockJump => "fault clock jump",
             Fault::Disorder => "fault disorder",
+            Fault::ErrorWithPower => "fault error with power",
+            Fault::ReadError => "fault read error",
+            Fault::FileDamage => "fault file damage",
+            Fault::OldDirectory => "fault old directory",
+            Fault::SecondLoss => "fault second loss",
+            Fault::SenderDies => "fault sender dies",
+            Fault::FullSender => "fault full sender",
+            Fault::Visitor => "fault visitor",
+            Fault::LongOutage => "fault long outage",
+            Fault::OrderlyStop => "fault orderly stop",
+            Fault::OldRelease => "fault old release",
         }
+    }
+
+    /// Whether a node says as an ERROR what it does to it.
+    #[must_use]
+    pub fn is_an_error(self) -> bool {
+        matches!(
+            self,
+            Fault::DiskError
+                | Fault::BitFlip
+                | Fault::LyingDisk
+                | Fault::ErrorWithPower
+                | Fault::ReadError
+                | Fault::FileDamage
+                | Fault::OldDirectory
+        )
     }
 }
 
