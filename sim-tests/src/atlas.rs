@@ -56,11 +56,8 @@ impl Atlas {
     pub fn may_forget(&self, node: u32, hosts: &[Host]) -> bool {
         let mut damage = self.damage();
         damage.see(hosts);
-        let mut lost = damage.forgetful.clone();
-        // Damage that nobody has found yet may cost a node everything at any time.
-        lost.extend(hosts.iter().filter(|host| host.damaged()).map(|host| host.id));
-        lost.remove(&node);
-        let allowed = lost.len() < (hosts.len() - 1) / 2;
+        let others = damage.forgetful.iter().filter(|other| **other != node).count();
+        let allowed = others < (hosts.len() - 1) / 2;
         if allowed {
             damage.forgetful.insert(node);
         }
@@ -80,18 +77,21 @@ impl Atlas {
 }
 
 impl Damage {
-    /// Who was filled again has lost nothing.
+    /// Who was filled again has lost nothing, unless there is damage on it that may cost it everything yet.
     fn see(&mut self, hosts: &[Host]) {
         if self.forgetful.is_empty() {
             return;
         }
         let leaders = leaders(hosts);
-        self.forgetful.retain(|node| {
-            let host = hosts.iter().find(|host| host.id == *node);
-            !host
-                .and_then(Host::node)
-                .is_some_and(|node| is_filled(&node, &leaders))
-        });
+        let is_well = |host: &Host| {
+            !host.damaged() && !host.condemned() && host.node().is_some_and(|node| is_filled(&node, &leaders))
+        };
+        let well: BTreeSet<u32> = hosts
+            .iter()
+            .filter(|host| is_well(host))
+            .map(|host| host.id)
+            .collect();
+        self.forgetful.retain(|node| !well.contains(node));
     }
 }
 

@@ -14,7 +14,7 @@ use madsim::{
     runtime::{Handle, NodeHandle},
     task::NodeId,
 };
-use raft_store::disk::sim::SimDisk;
+use raft_store::{disk::sim::SimDisk, engine::memory::MemoryEngine};
 
 use crate::{
     clock::WallClock, history::History, oracle::votes::Votes, peers::Disorder, plan::Plan, trace::Trace,
@@ -195,6 +195,24 @@ impl Host {
         self.trace("wipe");
         self.process.damaged.store(false, Ordering::SeqCst);
         *lock(&self.process.hardware) = Hardware::new(&self.process.plan);
+    }
+
+    /// The same, as `flotilla serve` does it with a damaged directory: the empty one remembers that there was data.
+    pub fn set_aside(&self) {
+        self.wipe();
+        self.disk().write_file("HAD_DATA", b"");
+    }
+
+    /// From now on the state engine fails at every write, or works again. The log's disk has nothing to do with it.
+    pub fn engine_fails(&self, fails: bool) {
+        self.trace("engine fails");
+        lock(&self.process.hardware).engine.fail(fails);
+    }
+
+    /// The files of the state engine are gone, or those of an earlier copy. Only while nothing runs.
+    pub fn lose_state(&self, earlier: Option<Hardware>) {
+        self.trace("lose state");
+        lock(&self.process.hardware).engine = earlier.map_or_else(MemoryEngine::new, |copy| copy.engine);
     }
 
     /// Starts the process again on what its disk kept. One that somebody else has started since it died is killed first.

@@ -120,6 +120,9 @@ async fn commit(scene: &Scene, fault: Fault) -> bool {
         Fault::LongOutage => outage::long(scene).await,
         Fault::OrderlyStop => leaving::leave(scene).await,
         Fault::OldRelease => release::take_back(scene).await,
+        Fault::EngineFails => errors::engine(scene).await,
+        Fault::StateLoss => older::lose_state(scene).await,
+        Fault::SwappedDirectories => visitor::swap(scene).await,
     }
 }
 

@@ -252,7 +252,7 @@ async fn rebuild(hosts: Arc<Vec<Host>>, coverage: Coverage) {
         for host in hosts.iter().filter(|host| host.condemned()) {
             coverage.count("node condemned");
             host.kill();
-            host.wipe();
+            host.set_aside();
             host.restart();
         }
         sleep(LOOK_EVERY).await;

@@ -28,6 +28,14 @@ impl Hardware {
         }
     }
 
+    /// An empty place.
+    pub(crate) fn nothing() -> Hardware {
+        Hardware {
+            disk: SimDisk::new(0),
+            engine: MemoryEngine::new(),
+        }
+    }
+
     pub(super) fn fork(&self) -> Hardware {
         Hardware {
             disk: self.disk.fork(),

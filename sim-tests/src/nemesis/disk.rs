@@ -136,14 +136,34 @@ pub(super) async fn flip(scene: &Scene) -> bool {
     let Some((file, len)) = old_file(&disk) else {
         return false;
     };
-    victim.damage();
-    disk.flip_bit(
-        &file,
-        thread_rng().gen_range(0..len),
-        thread_rng().gen_range(0..8),
-    );
-    find_out(victim).await;
+    let (byte, bit) = (thread_rng().gen_range(0..len), thread_rng().gen_range(0..8));
+    flip_for_a_while(victim, &file, byte, bit).await;
     true
+}
+
+/// Flips a bit. Sometimes it was wrong on its way from the medium only: what nobody met is right again then.
+pub(super) async fn flip_for_a_while(victim: &Host, file: &str, byte: u64, bit: u8) {
+    let disk = victim.disk();
+    let stored = || Some(*disk.read_file(file)?.get(usize::try_from(byte).ok()?)?);
+    let before = stored();
+    victim.damage();
+    disk.flip_bit(file, byte, bit);
+    find_out(victim).await;
+    if thread_rng().gen_bool(0.5) {
+        return;
+    }
+    last(0..2_000).await;
+    if victim.condemned() || !victim.damaged() {
+        return;
+    }
+    // Written anew, repaired or given back: then it is as it should be.
+    let is_wrong = stored()
+        .zip(before)
+        .is_some_and(|(now, before)| now == before ^ (1 << bit));
+    if is_wrong {
+        disk.flip_bit(file, byte, bit);
+    }
+    victim.undamaged();
 }
 
 /// A closed segment, its sidecar or the identity, and how long it is.

@@ -132,3 +132,26 @@ async fn sector(scene: &Scene, victim: &Host) -> bool {
     find_out(victim).await;
     true
 }
+
+/// The state engine fails for a while, on a disk of its own or with a limit of its own. That is no damage: the node stops, and
+/// has everything when the engine works again.
+pub(super) async fn engine(scene: &Scene) -> bool {
+    let victim = scene.anybody();
+    let Some(_hold) = scene.atlas.hold(victim.id) else {
+        return false;
+    };
+    victim.may_stop();
+    victim.engine_fails(true);
+    let failed = await_exit(victim, Duration::from_secs(20)).await;
+    victim.kill();
+    if failed && thread_rng().gen_bool(0.5) {
+        victim.restart();
+        victim.may_stop();
+        last(100..5_000).await;
+        victim.kill();
+    }
+    victim.engine_fails(false);
+    last(100..2_000).await;
+    victim.restart();
+    failed
+}

@@ -9,7 +9,7 @@ use raft_store::disk::sim::SimDisk;
 
 use super::{
     Scene,
-    disk::{await_permission, find_out},
+    disk::{await_permission, find_out, flip_for_a_while},
     last,
 };
 
@@ -33,11 +33,9 @@ pub(super) async fn harm(scene: &Scene) -> bool {
     let how = thread_rng().gen_range(0..3);
     // What a cut takes away of the last segment is proved by nothing that is left.
     if how == 0 || is_last_segment(&disk, &file) {
-        victim.damage();
-        let byte = thread_rng().gen_range(0..len);
-        disk.flip_bit(&file, byte, thread_rng().gen_range(0..8));
+        let (byte, bit) = (thread_rng().gen_range(0..len), thread_rng().gen_range(0..8));
         scene.coverage.count(&format!("flipped: {}", kind(&file)));
-        find_out(victim).await;
+        flip_for_a_while(victim, &file, byte, bit).await;
         return true;
     }
     victim.kill();

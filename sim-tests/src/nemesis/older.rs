@@ -4,9 +4,14 @@
 
 use std::time::Duration;
 
+use madsim::rand::{Rng, thread_rng};
 use tokio::time::sleep;
 
-use super::{Scene, disk::await_whole, last};
+use super::{
+    Scene,
+    disk::{await_permission, await_whole},
+    last,
+};
 use crate::{atlas::Hold, host::Host};
 
 /// Until a directory that the catalogue knows to be an older one is found out.
@@ -75,4 +80,43 @@ async fn judge(scene: &Scene, victim: &Host) {
             victim.id
         ));
     }
+}
+
+/// Only the state is of an earlier time, or gone: half a restore. The log has every promise, so what it can be made from
+/// again is made again; what it cannot is damage that the node sees.
+pub(super) async fn lose_state(scene: &Scene) -> bool {
+    let victim = scene.anybody();
+    let Some(_hold) = scene.atlas.hold(victim.id) else {
+        return false;
+    };
+    let earlier = thread_rng().gen_bool(0.5).then(|| victim.backup());
+    if earlier.is_some() {
+        last(500..20_000).await;
+    }
+    if !await_permission(scene, victim).await {
+        return false;
+    }
+    victim.crash();
+    victim.damage();
+    victim.lose_state(earlier);
+    last(100..2_000).await;
+    victim.restart();
+    // A start sees it, or there is nothing to see.
+    let is_up = || victim.condemned() || victim.node().is_some_and(|node| node.ready().is_ok());
+    for _ in 0..FOUND_OUT.as_millis() / LOOK.as_millis() {
+        if is_up() {
+            break;
+        }
+        sleep(LOOK).await;
+    }
+    let is_made_again = victim.damaged() && !victim.condemned() && is_up();
+    scene.coverage.count(if is_made_again {
+        "state made again"
+    } else {
+        "state given up"
+    });
+    if is_made_again {
+        victim.undamaged();
+    }
+    true
 }

@@ -56,7 +56,7 @@ fn kind(file: &str) -> &str {
     if file.ends_with(".seg") { ".seg" } else { file }
 }
 
-fn content(disk: &SimDisk) -> Vec<(String, Option<Vec<u8>>)> {
+pub(super) fn content(disk: &SimDisk) -> Vec<(String, Option<Vec<u8>>)> {
     let files = disk.files().into_iter();
     files.map(|name| (name.clone(), disk.read_file(&name))).collect()
 }
