@@ -1,12 +1,18 @@
-//! What may be broken now. The atlas keeps the cluster recoverable: never more copies of a record are destroyed than the
-//! promises allow, so that every loss is a bug.
+//! What may be broken now. The atlas forbids only what no design could survive: never more copies of a record are destroyed
+//! at the same time than a majority can do without, so that every loss is a bug.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::host::Host;
+use broker::node::Node;
+use raft_store::ReplicaStatus;
+
+use crate::{
+    host::Host,
+    oracle::cluster::{replicas, shards},
+};
 
 /// The damage of one world. Clones are the same atlas.
 #[derive(Clone, Default)]
@@ -14,7 +20,7 @@ pub struct Atlas(Arc<Mutex<Damage>>);
 
 #[derive(Default)]
 struct Damage {
-    /// Nodes that lost or may have lost what they had stored.
+    /// Nodes that lost or may have lost what they had stored, and have not been filled again.
     forgetful: BTreeSet<u32>,
     /// Nodes that some fault holds: it will let them go.
     held: BTreeSet<u32>,
@@ -42,21 +48,27 @@ impl Atlas {
         })
     }
 
-    /// Whether what a node has stored may be destroyed now; if so, it counts as destroyed until the cluster is whole.
+    /// Whether what a node has stored may be destroyed now; if so, it counts as destroyed until it is filled again.
+    ///
+    /// What is committed is on a majority, so nodes that are fewer than one may lose everything at any moment: others may be
+    /// behind, down or cut off. The same node may lose it again and again.
     #[must_use]
     pub fn may_forget(&self, node: u32, hosts: &[Host]) -> bool {
         let mut damage = self.damage();
-        if !damage.forgetful.is_empty() && whole(hosts) {
-            damage.forgetful.clear();
-        }
-        let minority = (hosts.len() - 1) / 2;
-        // Damage that nobody has found yet may cost a node everything at any time.
-        let damaged = hosts.iter().filter(|host| host.damaged()).count();
-        let allowed = damage.forgetful.is_empty() && damaged < minority && whole(hosts);
+        damage.see(hosts);
+        let others = damage.forgetful.iter().filter(|other| **other != node).count();
+        let allowed = others < (hosts.len() - 1) / 2;
         if allowed {
             damage.forgetful.insert(node);
         }
         allowed
+    }
+
+    /// The same for a node that may not know of its loss, and go on as if it had what it promised to have. Until others find it
+    /// out it counts in majorities, so nobody else may be without anything that is committed.
+    #[must_use]
+    pub fn may_forget_unawares(&self, node: u32, hosts: &[Host]) -> bool {
+        whole(hosts) && self.may_forget(node, hosts)
     }
 
     fn damage(&self) -> MutexGuard<'_, Damage> {
@@ -64,34 +76,75 @@ impl Atlas {
     }
 }
 
+impl Damage {
+    /// Who was filled again has lost nothing, unless there is damage on it that may cost it everything yet.
+    fn see(&mut self, hosts: &[Host]) {
+        if self.forgetful.is_empty() {
+            return;
+        }
+        let leaders = leaders(hosts);
+        let is_well = |host: &Host| {
+            !host.damaged() && !host.condemned() && host.node().is_some_and(|node| is_filled(&node, &leaders))
+        };
+        let well: BTreeSet<u32> = hosts
+            .iter()
+            .filter(|host| is_well(host))
+            .map(|host| host.id)
+            .collect();
+        self.forgetful.retain(|node| !well.contains(node));
+    }
+}
+
+/// What the leader of each shard says, the newest if there are two.
+fn leaders(hosts: &[Host]) -> BTreeMap<u32, ReplicaStatus> {
+    let mut all: BTreeMap<u32, ReplicaStatus> = BTreeMap::new();
+    let nodes = hosts.iter().filter_map(Host::node);
+    let statuses = nodes
+        .flat_map(|node| replicas(&node))
+        .map(|replica| replica.status());
+    for status in statuses.filter(|status| status.is_leader) {
+        if all
+            .get(&status.shard)
+            .is_none_or(|other| other.term < status.term)
+        {
+            all.insert(status.shard, status);
+        }
+    }
+    all
+}
+
+/// The replicas of its present disk vote in every shard, and have everything that their leader knows to be committed.
+fn is_filled(node: &Node, leaders: &BTreeMap<u32, ReplicaStatus>) -> bool {
+    let here: BTreeMap<u32, u64> = replicas(node)
+        .iter()
+        .map(|replica| (replica.shard(), replica.id()))
+        .collect();
+    node.ready().is_ok()
+        && shards(node).all(|shard| {
+            let (Some(replica), Some(leader)) = (here.get(&shard), leaders.get(&shard)) else {
+                return false;
+            };
+            leader.membership_committed
+                && leader.voters.iter().all(|voters| voters.contains(replica))
+                && has_all(*replica, leader)
+        })
+}
+
+fn has_all(replica: u64, leader: &ReplicaStatus) -> bool {
+    let committed = leader.committed.map(|at| at.index);
+    let matched = leader.replication.get(&replica).copied().flatten();
+    replica == leader.replica || matched >= committed
+}
+
 /// Every shard has its replica on every node as a voter, not that of an earlier disk, and all of them have everything
 /// that their leader knows to be committed.
 #[must_use]
 pub fn whole(hosts: &[Host]) -> bool {
-    let nodes: Vec<_> = hosts.iter().filter_map(Host::node).collect();
-    if nodes.len() < hosts.len() || nodes.iter().any(|node| node.ready().is_err()) {
-        return false;
-    }
-    crate::oracle::cluster::shards(&nodes[0]).all(|shard| {
-        let all = nodes.iter().flat_map(crate::oracle::cluster::replicas);
-        let ours: Vec<_> = all.filter(|replica| replica.shard() == shard).collect();
-        let present: BTreeSet<u64> = ours.iter().map(|replica| replica.id()).collect();
-        let led = ours
-            .iter()
-            .map(|replica| replica.status())
-            .find(|it| it.is_leader);
-        led.is_some_and(|leader| {
-            let committed = leader.committed.map(|at| at.index);
-            let voters = leader.voters.first().cloned().unwrap_or_default();
-            leader.voters.len() == 1
-                && leader.membership_committed
-                && leader.learners.is_empty()
-                && voters == present
-                && voters.len() == hosts.len()
-                && voters.iter().all(|voter| {
-                    let matched = leader.replication.get(voter).copied().flatten();
-                    *voter == leader.replica || matched >= committed
-                })
+    let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
+    let leaders = leaders(hosts);
+    nodes.len() == hosts.len()
+        && nodes.iter().all(|node| is_filled(node, &leaders))
+        && leaders.values().all(|leader| {
+            leader.voters.len() == 1 && leader.learners.is_empty() && leader.voters[0].len() == hosts.len()
         })
-    })
 }

@@ -1,54 +1,33 @@
 //! One machine of the world: hardware that lasts, and a broker process that can be killed.
 
 use std::{
-    collections::BTreeMap,
-    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
-use broker::{
-    node::{Node, NodeError, NodeOptions, StopReason, meeting::Greeting},
-    peer::{Body, HelloSource, PROTOCOL_VERSION, PeerHandler, PeerTransport},
-    service::{Caller, Service, written::Carried},
-};
-use flotilla_proto::{
-    peer::{ForwardRequest, ForwardResponse, Hello, RaftRequest, RaftResponse, raft_request, raft_response},
-    rocketmq as mq,
-};
-use futures::future::{BoxFuture, FutureExt};
+use broker::{node::Node, service::Service};
 use madsim::{
     rand::{Rng, thread_rng},
     runtime::{Handle, NodeHandle},
     task::NodeId,
 };
-use prost::Message;
-use raft_store::{
-    RaftOptions, StoreError, StoreOptions,
-    disk::sim::{Loss, SimDisk},
-    engine::memory::MemoryEngine,
-};
-use tokio::time::sleep;
-use tracing::debug;
+use raft_store::{disk::sim::SimDisk, engine::memory::MemoryEngine};
 
 use crate::{
-    clock::{SimClock, WallClock},
-    disk::TracedDisk,
-    history::History,
-    oracle::votes::Votes,
-    peers::{Disorder, Serve, SimTransport, serve},
-    plan::Plan,
-    trace::Trace,
+    clock::WallClock, history::History, oracle::votes::Votes, peers::Disorder, plan::Plan, trace::Trace,
 };
 
-/// How long a supervisor waits before it starts a process again that has exited.
-const SUPERVISOR_WAITS: Duration = Duration::from_millis(500);
-/// What a node says that found no space to start in.
-const NO_ROOM: &str = "disk is full";
+mod hardware;
+mod ports;
+mod process;
+
+pub use hardware::Hardware;
+pub use process::Guise;
+use process::Process;
+
 const PEER_PORT: u16 = 8083;
 const CLIENT_PORT: u16 = 8081;
 
@@ -88,6 +67,10 @@ impl Host {
             hardware: Arc::new(Mutex::new(Hardware::new(plan))),
             running: Arc::default(),
             wall: WallClock::ahead(thread_rng().gen_range(-plan.skew_ms..=plan.skew_ms)),
+            guise: Arc::default(),
+            told_to_leave: Arc::default(),
+            visitor: Arc::default(),
+            last_words: Arc::default(),
             may_stop: Arc::default(),
             damaged: Arc::default(),
             condemned: Arc::default(),
@@ -136,14 +119,59 @@ impl Host {
         lock(&self.process.hardware).disk.clone()
     }
 
+    /// Tells the process to stop in an orderly way, as a signal does to `flotilla serve`: it hands over what it leads, writes its
+    /// state out and ends, [`Self::exited`]. To be killed after that, as whatever still runs of it.
+    pub fn tell_to_leave(&self) {
+        self.trace("leave");
+        lock(&self.process.told_to_leave).notify_one();
+    }
+
+    /// A copy of everything that is stored, as a power loss in this moment would leave it.
+    #[must_use]
+    pub fn backup(&self) -> Hardware {
+        self.trace("backup");
+        let copy = lock(&self.process.hardware).fork();
+        copy.crash();
+        copy
+    }
+
+    /// What the machine stores is now this; returns what it was. Only while nothing runs.
+    pub fn exchange(&self, hardware: Hardware) -> Hardware {
+        self.trace("exchange");
+        std::mem::replace(&mut *lock(&self.process.hardware), hardware)
+    }
+
+    /// From its next start on the machine is one of another cluster, which has only this node, or it is itself again. Then
+    /// clients do not find it, and [`Self::node`] is nobody.
+    pub fn disguise(&self, guise: Guise) {
+        *lock(&self.process.guise) = guise;
+    }
+
+    /// Whether what runs here in the guise of another cluster's node serves that cluster.
+    #[must_use]
+    pub fn visitor_is_ready(&self) -> bool {
+        lock(&self.process.visitor)
+            .as_ref()
+            .is_some_and(|node| node.ready().is_ok())
+    }
+
+    /// What the process said when it ended by itself the last time.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        lock(&self.process.last_words).clone()
+    }
+
+    /// Whether the state engine has anything that only its memory holds.
+    #[must_use]
+    pub fn has_unflushed(&self) -> bool {
+        lock(&self.process.hardware).engine.unflushed() > 0
+    }
+
     /// Kills the process and cuts the power: what was not synced is lost, torn or kept, as chance has it.
     pub fn crash(&self) {
         self.trace("crash");
         self.end();
-        let hardware = lock(&self.process.hardware);
-        hardware.disk.crash(Loss::Random(thread_rng().r#gen()));
-        let unflushed = hardware.engine.unflushed();
-        hardware.engine.crash(thread_rng().gen_range(0..=unflushed));
+        lock(&self.process.hardware).crash();
     }
 
     /// Kills the process; the machine goes on, and what was written stays.
@@ -158,6 +186,7 @@ impl Host {
     fn end(&self) {
         self.up.store(false, Ordering::SeqCst);
         *lock(&self.process.running) = None;
+        *lock(&self.process.visitor) = None;
         Handle::current().kill(self.machine.id());
     }
 
@@ -166,6 +195,24 @@ impl Host {
         self.trace("wipe");
         self.process.damaged.store(false, Ordering::SeqCst);
         *lock(&self.process.hardware) = Hardware::new(&self.process.plan);
+    }
+
+    /// The same, as `flotilla serve` does it with a damaged directory: the empty one remembers that there was data.
+    pub fn set_aside(&self) {
+        self.wipe();
+        self.disk().write_file("HAD_DATA", b"");
+    }
+
+    /// From now on the state engine fails at every write, or works again. The log's disk has nothing to do with it.
+    pub fn engine_fails(&self, fails: bool) {
+        self.trace("engine fails");
+        lock(&self.process.hardware).engine.fail(fails);
+    }
+
+    /// The files of the state engine are gone, or those of an earlier copy. Only while nothing runs.
+    pub fn lose_state(&self, earlier: Option<Hardware>) {
+        self.trace("lose state");
+        lock(&self.process.hardware).engine = earlier.map_or_else(MemoryEngine::new, |copy| copy.engine);
     }
 
     /// Starts the process again on what its disk kept. One that somebody else has started since it died is killed first.
@@ -179,6 +226,8 @@ impl Host {
         self.process.condemned.store(false, Ordering::SeqCst);
         self.process.exited.store(false, Ordering::SeqCst);
         *lock(&self.process.running) = None;
+        *lock(&self.process.visitor) = None;
+        *lock(&self.process.told_to_leave) = Arc::default();
         Handle::current().restart(self.machine.id());
     }
 
@@ -204,6 +253,11 @@ impl Host {
     pub fn damage(&self) {
         self.trace("damage");
         self.process.damaged.store(true, Ordering::SeqCst);
+    }
+
+    /// What is stored here is whole again.
+    pub fn undamaged(&self) {
+        self.process.damaged.store(false, Ordering::SeqCst);
     }
 
     /// Whether the stored data is damaged and the node has not found out.
@@ -233,307 +287,6 @@ impl Host {
     fn trace(&self, what: &str) {
         self.process.trace.event(what, &[self.id.into()], &[]);
     }
-}
-
-/// What lasts when a process dies.
-struct Hardware {
-    disk: SimDisk,
-    engine: MemoryEngine,
-}
-
-impl Hardware {
-    fn new(plan: &Plan) -> Hardware {
-        let disk = SimDisk::new(thread_rng().r#gen());
-        disk.set_sync_delay(Some(Duration::from_micros(plan.sync_us)));
-        Hardware {
-            disk,
-            engine: MemoryEngine::new(),
-        }
-    }
-}
-
-/// What a life of the broker process is made of.
-#[derive(Clone)]
-struct Process {
-    id: u32,
-    plan: Plan,
-    hardware: Arc<Mutex<Hardware>>,
-    running: Arc<Mutex<Option<Arc<Service>>>>,
-    wall: WallClock,
-    may_stop: Arc<AtomicBool>,
-    damaged: Arc<AtomicBool>,
-    condemned: Arc<AtomicBool>,
-    exited: Arc<AtomicBool>,
-    /// Given by its replicas, in all lives.
-    votes: Votes,
-    history: History,
-    disorder: Disorder,
-    trace: Trace,
-}
-
-/// Why a life ended by itself.
-enum End {
-    /// It found out that its data is damaged.
-    Damage(String),
-    /// Anything else.
-    Failure(String),
-}
-
-impl Process {
-    async fn run(self) {
-        let (why, excused) = match self.live().await {
-            Ok(()) => (String::new(), true),
-            Err(End::Failure(why)) => (why, self.may_stop.load(Ordering::SeqCst)),
-            Err(End::Damage(why)) => {
-                self.condemned.store(true, Ordering::SeqCst);
-                (why, self.damaged.load(Ordering::SeqCst))
-            }
-        };
-        debug!(node = self.id, why, excused, "stopped by itself");
-        if !excused {
-            self.history
-                .broken(format!("P11: node {} stopped by itself: {why}", self.id));
-        }
-        *lock(&self.running) = None;
-        self.exited.store(true, Ordering::SeqCst);
-    }
-
-    /// A node, or nothing if there is no space to start in.
-    async fn start(&self, hello: HelloSource) -> Result<Option<Node>, End> {
-        let transport = SimTransport::new(hello, self.disorder.clone(), self.trace.clone());
-        let (disk, engine) = {
-            let hardware = lock(&self.hardware);
-            (hardware.disk.mount(), hardware.engine.mount())
-        };
-        let disk = TracedDisk::new(disk, self.id.into(), self.trace.clone());
-        let started = Node::start(
-            self.options(),
-            Arc::new(disk),
-            engine,
-            transport as Arc<dyn PeerTransport>,
-            Arc::new(SimClock::new(
-                self.id.into(),
-                self.wall.clone(),
-                self.trace.clone(),
-            )),
-        );
-        match started.await {
-            Ok(node) => Ok(Some(node)),
-            Err(NodeError::Store(StoreError::Corrupt(what)) | NodeError::Refused(what)) => {
-                Err(End::Damage(what))
-            }
-            Err(NodeError::Identity(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(End::Damage(error.to_string()))
-            }
-            Err(error) if error.to_string().contains(NO_ROOM) => Ok(None),
-            Err(error) => Err(End::Failure(format!("it cannot start: {error}"))),
-        }
-    }
-
-    async fn live(&self) -> Result<(), End> {
-        let me = Greeting::new(self.id);
-        let hello: HelloSource = me.clone();
-        // A node that cannot start for want of space exits, and its supervisor starts it again.
-        let node = loop {
-            match self.start(hello.clone()).await? {
-                Some(node) => break node,
-                None => sleep(SUPERVISOR_WAITS).await,
-            }
-        };
-        me.is(&node);
-        self.votes.new_life();
-        let service = Arc::new(Service::new(node.clone()));
-        let trace = &self.trace;
-        tokio::spawn(serve(
-            peer_addr(self.id),
-            hello.clone(),
-            Arc::new(Witness {
-                node: node.clone(),
-                votes: self.votes.clone(),
-                history: self.history.clone(),
-            }),
-            trace.clone(),
-        ));
-        // Clients have no cluster, and are talked to by whoever is there.
-        let id = self.id;
-        tokio::spawn(serve(
-            client_addr(self.id),
-            Arc::new(move || Hello {
-                version: PROTOCOL_VERSION,
-                node: id,
-                ..Hello::default()
-            }),
-            Arc::new(Front {
-                service: service.clone(),
-            }),
-            trace.clone(),
-        ));
-        *lock(&self.running) = Some(service);
-        match node.wait_stopped().await {
-            StopReason::Shutdown => Ok(()),
-            // Its disk has lost something: peers have seen more of it.
-            StopReason::Condemned(what) | StopReason::GivenUp(what) | StopReason::Refused(what) => {
-                Err(End::Damage(what))
-            }
-            StopReason::Fatal(what) | StopReason::Newer(what) => Err(End::Failure(what)),
-        }
-    }
-
-    fn options(&self) -> NodeOptions {
-        let plan = &self.plan;
-        let initial_cluster: BTreeMap<u32, String> = (1..=plan.nodes)
-            .map(|node| (node, peer_addr(node).to_string()))
-            .collect();
-        NodeOptions {
-            node_id: self.id,
-            initial_cluster,
-            data_shards: Some(plan.shards),
-            peer_addr: peer_addr(self.id).to_string(),
-            client_addr: client_addr(self.id).to_string(),
-            http_addr: String::new(),
-            auto_create_topics: true,
-            auto_create_groups: true,
-            default_queues: plan.queues,
-            retention: Duration::from_secs(24 * 3600),
-            retention_bytes: 1 << 40,
-            renew_at_most: plan.renew_at_most,
-            raft: RaftOptions::default(),
-            store: StoreOptions {
-                // Small, so that segments roll over and the state is flushed within a short run.
-                segment_bytes: plan.segment_bytes,
-                cache_bytes: 64 * 1024,
-                flush_every_bytes: plan.flush_bytes,
-                ..StoreOptions::new(thread_rng().gen_range(1..=u64::MAX))
-            },
-        }
-    }
-}
-
-/// The peer port: hears which votes the node gives.
-struct Witness {
-    node: Node,
-    votes: Votes,
-    history: History,
-}
-
-impl Serve for Witness {
-    fn steady_ms(&self) -> u64 {
-        self.node.clock().steady_ms()
-    }
-
-    fn serve(&self, from: &Hello, body: Body) -> BoxFuture<'static, (Body, Option<Carried>)> {
-        self.handle(from, body).map(|answer| (answer, None)).boxed()
-    }
-}
-
-impl Witness {
-    fn handle(&self, from: &Hello, body: Body) -> BoxFuture<'static, Body> {
-        let voter = match &body {
-            Body::Raft(RaftRequest {
-                shard,
-                to,
-                body: Some(raft_request::Body::Vote(_)),
-                ..
-            }) => Some((*shard, *to)),
-            _ => None,
-        };
-        let answer = self.node.handle(from, body);
-        let Some((shard, replica)) = voter else {
-            return answer;
-        };
-        let (votes, history) = (self.votes.clone(), self.history.clone());
-        async move {
-            let answer = answer.await;
-            if let Body::RaftAnswer(RaftResponse {
-                body: Some(raft_response::Body::Vote(vote)),
-                ..
-            }) = &answer
-                && vote.granted
-                && let Some(to) = &vote.vote
-                && let Some(wrong) = votes.give(shard, replica, (to.term, to.node))
-            {
-                history.broken(wrong);
-            }
-            answer
-        }
-        .boxed()
-    }
-}
-
-/// The client port: what tonic is to a real broker, thinner.
-struct Front {
-    service: Arc<Service>,
-}
-
-impl Serve for Front {
-    fn steady_ms(&self) -> u64 {
-        self.service.node().clock().steady_ms()
-    }
-
-    fn serve(&self, from: &Hello, body: Body) -> BoxFuture<'static, (Body, Option<Carried>)> {
-        let Body::Forward(request) = body else {
-            panic!("a client sends requests only")
-        };
-        let service = self.service.clone();
-        let remote_host = format!("client-{}", from.node);
-        async move {
-            let (answer, carried) = answer(&service, remote_host, request).await;
-            (Body::ForwardAnswer(answer), carried)
-        }
-        .boxed()
-    }
-}
-
-async fn answer(
-    service: &Service,
-    remote_host: String,
-    request: ForwardRequest,
-) -> (ForwardResponse, Option<Carried>) {
-    let wire = request.caller.unwrap_or_default();
-    let caller = Caller {
-        client_id: wire.client_id,
-        language: wire.language,
-        client_version: wire.client_version,
-        namespace: wire.namespace,
-        remote_host,
-        deadline: Some(Duration::from_millis(request.deadline_ms)),
-        forwarded: false,
-        retried: false,
-    };
-    let body = request.request;
-    let mut carried = None;
-    let responses = match request.rpc.as_str() {
-        "QueryRoute" => one(&service.query_route(&caller, decode(body)).await),
-        "SendMessage" => one(&service.send_message(&caller, decode(body)).await),
-        "ReceiveMessage" => {
-            let responses: Vec<mq::ReceiveMessageResponse>;
-            (responses, carried) = service.receive_to_write(&caller, decode(body)).await;
-            responses
-                .iter()
-                .map(|response| response.encode_to_vec().into())
-                .collect()
-        }
-        "NotifyClientTermination" => one(&service.notify_client_termination(&caller, decode(body)).await),
-        "AckMessage" => one(&service.ack_message(&caller, decode(body)).await),
-        "ChangeInvisibleDuration" => one(&service.change_invisible_duration(&caller, decode(body)).await),
-        "ForwardMessageToDeadLetterQueue" => one(&service
-            .forward_message_to_dead_letter_queue(&caller, decode(body))
-            .await),
-        other => panic!("no client of the simulator sends {other}"),
-    };
-    let answer = ForwardResponse {
-        responses,
-        ..ForwardResponse::default()
-    };
-    (answer, carried)
-}
-
-fn decode<M: Message + Default>(bytes: bytes::Bytes) -> M {
-    M::decode(bytes).expect("simulated clients encode what they send")
-}
-
-fn one(response: &impl Message) -> Vec<bytes::Bytes> {
-    vec![response.encode_to_vec().into()]
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -13,6 +13,7 @@ use tracing::debug;
 use crate::{
     atlas::Atlas,
     coverage::Coverage,
+    history::History,
     host::Host,
     peers::Disorder,
     plan::{Fault, Plan},
@@ -20,8 +21,16 @@ use crate::{
 
 mod clock;
 mod disk;
+mod errors;
+mod files;
+mod leaving;
 mod network;
+mod older;
+mod outage;
 mod process;
+mod rebuilding;
+mod release;
+mod visitor;
 mod vote;
 
 pub(crate) use network::usual as usual_network;
@@ -39,6 +48,8 @@ pub struct Scene {
     pub atlas: Atlas,
     /// Counters.
     pub coverage: Coverage,
+    /// Where a fault says what a node should have done about it.
+    pub history: History,
 }
 
 /// Lets faults come for as long as the plan says; returns when all of them are healed.
@@ -98,6 +109,20 @@ async fn commit(scene: &Scene, fault: Fault) -> bool {
         Fault::LyingDisk => disk::lie(scene).await,
         Fault::ClockJump => clock::jump(scene),
         Fault::Disorder => network::disorder(scene).await,
+        Fault::ErrorWithPower => errors::keep_power(scene).await,
+        Fault::ReadError => errors::read(scene).await,
+        Fault::FileDamage => files::harm(scene).await,
+        Fault::OldDirectory => older::put_back(scene).await,
+        Fault::SecondLoss => rebuilding::lose_again(scene).await,
+        Fault::SenderDies => rebuilding::lag_behind(scene).await,
+        Fault::FullSender => rebuilding::full_sender(scene).await,
+        Fault::Visitor => visitor::visit(scene).await,
+        Fault::LongOutage => outage::long(scene).await,
+        Fault::OrderlyStop => leaving::leave(scene).await,
+        Fault::OldRelease => release::take_back(scene).await,
+        Fault::EngineFails => errors::engine(scene).await,
+        Fault::StateLoss => older::lose_state(scene).await,
+        Fault::SwappedDirectories => visitor::swap(scene).await,
     }
 }
 

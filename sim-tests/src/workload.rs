@@ -21,7 +21,7 @@ use crate::{
     coverage::Coverage,
     history::{DEAD_LETTERS, Event, History, Receipt},
     peers::Disorder,
-    plan::{Fault, Plan},
+    plan::Plan,
     trace::Trace,
 };
 
@@ -103,8 +103,8 @@ impl Program {
             return self.coverage.count(&format!("{what} unknown"));
         };
         self.coverage.count(&format!("{what} {}", code.as_str_name()));
-        let is_damaged = |fault: &Fault| self.plan.faults.contains_key(fault);
-        if *code == Code::InternalServerError && !Fault::DAMAGE.iter().any(is_damaged) {
+        let is_damaged = self.plan.faults.keys().any(|fault| fault.damages());
+        if *code == Code::InternalServerError && !is_damaged {
             self.history.broken(format!("{what}: {code:?}: {message}"));
         }
     }

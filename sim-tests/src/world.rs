@@ -86,8 +86,9 @@ pub fn run(seed: u64, changes: &[String], trace: Option<&Path>) -> Result<Report
     let mut violations = story.history.verdict();
     if !story.may_log_errors {
         let errors = log::errors().into_iter();
+        let faults = [Fault::FullDisk, Fault::FullSender];
         let expected =
-            |line: &String| story.plan.faults.contains_key(&Fault::FullDisk) && line.contains(FULL);
+            |line: &String| faults.iter().any(|it| story.plan.faults.contains_key(it)) && line.contains(FULL);
         violations.extend(
             errors
                 .filter(|line| !expected(line))
@@ -155,6 +156,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         disorder,
         atlas: Atlas::default(),
         coverage: coverage.clone(),
+        history: history.clone(),
     };
     let janitor = tokio::spawn(janitor::run(hosts.clone(), plan.clone(), coverage.clone()));
     let rest = async {
@@ -174,10 +176,10 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     janitor.abort();
     watch.abort();
     rebuild.abort();
-    let may_log_errors = coverage
-        .all()
-        .keys()
-        .any(|what| ["fault disk error", "fault bit flip", "fault lying disk"].contains(&what.as_str()));
+    let happened = coverage.all();
+    let may_log_errors = Fault::ALL
+        .iter()
+        .any(|fault| fault.is_an_error() && happened.contains_key(fault.name()));
     Ok(Story {
         plan,
         history,
@@ -239,7 +241,7 @@ async fn rebuild(hosts: Arc<Vec<Host>>, coverage: Coverage) {
         for host in hosts.iter().filter(|host| host.condemned()) {
             coverage.count("node condemned");
             host.kill();
-            host.wipe();
+            host.set_aside();
             host.restart();
         }
         sleep(LOOK_EVERY).await;

@@ -63,6 +63,12 @@ impl Identity {
         }
         let stored = record::Bootstrap::decode(&bytes[9..]).map_err(|_| corrupt("it does not decode"))?;
         let nodes: BTreeMap<_, _> = stored.nodes.into_iter().map(|node| (node.id, node)).collect();
+        if directory.is_none() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the file IDENTITY is gone, and {FILE} is there: a part of the directory was lost"),
+            ));
+        }
         let Some(me) = nodes.values().find(|node| Some(node.directory) == directory) else {
             return Err(io::Error::other(format!(
                 "the files IDENTITY and {FILE} do not belong together: one of them comes from another data directory; put the \
@@ -206,10 +212,15 @@ mod tests {
     #[test]
     fn parts_of_two_directories_are_none() {
         let disk = stored(2);
-        for directory in [None, Some(99)] {
-            let error = Identity::load(&*disk, 2, directory).unwrap_err().to_string();
-            assert!(error.contains("do not belong together"), "{error}");
-        }
+        let error = Identity::load(&*disk, 2, Some(99)).unwrap_err();
+        assert!(error.to_string().contains("do not belong together"), "{error}");
+        assert_ne!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_directory_that_lost_its_name_is_damaged() {
+        let error = Identity::load(&*stored(2), 2, None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 
     #[test]

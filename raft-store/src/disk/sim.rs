@@ -18,7 +18,9 @@ use super::Disk;
 use super::DiskFile;
 
 mod broken;
+mod chance;
 mod content;
+mod file;
 mod world;
 
 use world::World;
@@ -157,6 +159,26 @@ impl SimDisk {
     /// Deletes a file, durably.
     pub fn delete_file(&self, name: &str) {
         self.world().delete_file(name);
+    }
+
+    /// The bytes of a file that a power loss would leave at least.
+    pub fn read_durable(&self, name: &str) -> Option<Vec<u8>> {
+        self.world().read_durable(name)
+    }
+
+    /// Takes away what a file has from `len` on, durably. Whoever has it open notices.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such file.
+    pub fn cut_file(&self, name: &str, len: u64) {
+        self.world().cut_file(name, len);
+    }
+
+    /// The kernel's cache gives up every page that it takes for clean, as it may at any time. What a failed sync should have
+    /// made durable could be read until now, and is gone.
+    pub fn forget_clean(&self) {
+        self.world().forget_clean();
     }
 
     /// Names of all files.

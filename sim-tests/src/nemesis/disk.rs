@@ -21,15 +21,20 @@ pub(super) async fn slow(scene: &Scene) -> bool {
 /// There is room for a little more, or for nothing.
 pub(super) async fn full(scene: &Scene) -> bool {
     let disk = scene.anybody().disk();
+    fill(scene, &disk);
+    last(500..10_000).await;
+    disk.set_capacity(u64::MAX);
+    true
+}
+
+/// From now on there is room for less than a segment more.
+pub(super) fn fill(scene: &Scene, disk: &SimDisk) {
     let used: usize = disk
         .files()
         .iter()
         .filter_map(|name| Some(disk.read_file(name)?.len()))
         .sum();
     disk.set_capacity(used as u64 + thread_rng().gen_range(0..scene.plan.segment_bytes));
-    last(500..10_000).await;
-    disk.set_capacity(u64::MAX);
-    true
 }
 
 /// A write or a sync fails: the node may answer nothing any more, and has to stop. Somebody starts it again.
@@ -55,7 +60,7 @@ pub(super) async fn error(scene: &Scene) -> bool {
     failed
 }
 
-async fn await_exit(host: &Host, patience: Duration) -> bool {
+pub(super) async fn await_exit(host: &Host, patience: Duration) -> bool {
     const LOOK: Duration = Duration::from_millis(5);
     let mut looks = patience.as_millis() / LOOK.as_millis();
     while !host.exited() && looks > 0 {
@@ -65,12 +70,21 @@ async fn await_exit(host: &Host, patience: Duration) -> bool {
     host.exited()
 }
 
+/// Other nodes may still have to be filled again after what they lost.
+pub(super) async fn await_permission(scene: &Scene, victim: &Host) -> bool {
+    await_word(|| scene.atlas.may_forget(victim.id, &scene.hosts)).await
+}
+
 /// A moment at which every replica has everything is rare while there is traffic, so one is waited for.
-async fn await_permission(scene: &Scene, victim: &Host) -> bool {
+pub(super) async fn await_whole(scene: &Scene, victim: &Host) -> bool {
+    await_word(|| scene.atlas.may_forget_unawares(victim.id, &scene.hosts)).await
+}
+
+async fn await_word(allowed: impl Fn() -> bool) -> bool {
     const LOOK: Duration = Duration::from_millis(10);
     const LOOKS: u32 = 500;
     for _ in 0..LOOKS {
-        if scene.atlas.may_forget(victim.id, &scene.hosts) {
+        if allowed() {
             return true;
         }
         sleep(LOOK).await;
@@ -122,14 +136,34 @@ pub(super) async fn flip(scene: &Scene) -> bool {
     let Some((file, len)) = old_file(&disk) else {
         return false;
     };
-    victim.damage();
-    disk.flip_bit(
-        &file,
-        thread_rng().gen_range(0..len),
-        thread_rng().gen_range(0..8),
-    );
-    find_out(victim).await;
+    let (byte, bit) = (thread_rng().gen_range(0..len), thread_rng().gen_range(0..8));
+    flip_for_a_while(victim, &file, byte, bit).await;
     true
+}
+
+/// Flips a bit. Sometimes it was wrong on its way from the medium only: what nobody met is right again then.
+pub(super) async fn flip_for_a_while(victim: &Host, file: &str, byte: u64, bit: u8) {
+    let disk = victim.disk();
+    let stored = || Some(*disk.read_file(file)?.get(usize::try_from(byte).ok()?)?);
+    let before = stored();
+    victim.damage();
+    disk.flip_bit(file, byte, bit);
+    find_out(victim).await;
+    if thread_rng().gen_bool(0.5) {
+        return;
+    }
+    last(0..2_000).await;
+    if victim.condemned() || !victim.damaged() {
+        return;
+    }
+    // Written anew, repaired or given back: then it is as it should be.
+    let is_wrong = stored()
+        .zip(before)
+        .is_some_and(|(now, before)| now == before ^ (1 << bit));
+    if is_wrong {
+        disk.flip_bit(file, byte, bit);
+    }
+    victim.undamaged();
 }
 
 /// A closed segment, its sidecar or the identity, and how long it is.
@@ -147,14 +181,15 @@ fn old_file(disk: &SimDisk) -> Option<(String, u64)> {
     Some((file, len))
 }
 
-/// A write is lost or goes astray. Whoever writes goes on, so that something stands behind what is missing.
+/// A write is lost or goes astray. Nobody can know that of the last one before a power loss, so for once everybody else must have
+/// everything. Whoever writes goes on, so that something stands behind what is missing.
 pub(super) async fn lie(scene: &Scene) -> bool {
     const MORE_SYNCS: u64 = 4;
     let victim = scene.anybody();
     let Some(_hold) = scene.atlas.hold(victim.id) else {
         return false;
     };
-    if !await_permission(scene, victim).await {
+    if !await_whole(scene, victim).await {
         return false;
     }
     victim.damage();
@@ -183,7 +218,7 @@ pub(super) async fn lie(scene: &Scene) -> bool {
 }
 
 /// Damage is found when something is read: at the latest by a start. One that nobody ever reads harms nobody.
-async fn find_out(victim: &Host) {
+pub(super) async fn find_out(victim: &Host) {
     last(0..FOUND_OUT.as_millis() as u64).await;
     if !victim.condemned() {
         victim.kill();

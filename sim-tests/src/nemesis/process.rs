@@ -6,7 +6,7 @@ use super::{Scene, last};
 use crate::{atlas::Hold, host::Host};
 
 /// Power loss or only `kill -9`, as chance has it.
-fn die(host: &Host) {
+pub(super) fn die(host: &Host) {
     if thread_rng().gen_bool(0.7) {
         host.crash();
     } else {

@@ -99,6 +99,30 @@ fn a_failed_sync_gives_the_writes_up() {
 }
 
 #[test]
+fn what_a_failed_sync_gave_up_is_gone_when_the_cache_forgets_it_and_what_waits_for_a_sync_is_not() {
+    let sim = half_written();
+    let disk = sim.mount();
+    let file = disk.open("d/a", false).unwrap();
+    sim.forget_clean();
+    assert_eq!(read(&disk, "d/a"), b"123456abcd", "no sync was tried yet");
+    sim.inject(Operation::Sync, 1, Fault::Error);
+    assert!(file.sync().is_err());
+    file.write_at(b"x", 0).unwrap();
+    sim.forget_clean();
+    assert_eq!(read(&disk, "d/a"), b"x2345678");
+}
+
+#[test]
+fn a_file_that_was_cut_stays_short() {
+    let sim = half_written();
+    sim.cut_file("d/a", 3);
+    assert_eq!(sim.read_durable("d/a"), Some(b"123".to_vec()));
+    sim.crash(Loss::Nothing);
+    assert_eq!(sim.read_file("d/a"), Some(b"123".to_vec()));
+    assert_eq!(sim.read_durable("d/b"), None);
+}
+
+#[test]
 fn a_full_disk_refuses_to_grow_files() {
     let sim = SimDisk::new(1);
     sim.set_capacity(100);

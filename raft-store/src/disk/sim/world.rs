@@ -9,24 +9,13 @@ use super::Loss;
 use super::Operation;
 use super::SimCounts;
 use super::broken::Broken;
+use super::chance::Chance;
 use super::content::Content;
+use super::file::File;
+use super::file::Unsynced;
 
 /// Disks find the wrong place in steps of these, bytes.
 pub(super) const SECTOR: u64 = 512;
-
-/// A change of a file that no sync has covered yet.
-#[derive(Clone)]
-enum Unsynced {
-    Write { offset: u64, data: Vec<u8> },
-    SetLen(u64),
-}
-
-#[derive(Clone, Default)]
-struct File {
-    volatile: Content,
-    durable: Content,
-    unsynced: Vec<Unsynced>,
-}
 
 /// A change of names that no sync of the directory has covered yet.
 #[derive(Clone)]
@@ -401,6 +390,27 @@ impl World {
         self.durable_names.insert(name.to_owned(), id);
     }
 
+    /// What a power loss would leave of a file at least.
+    pub(super) fn read_durable(&self, name: &str) -> Option<Vec<u8>> {
+        let id = self.durable_names.get(name)?;
+        Some(self.files.get(id)?.durable.to_vec())
+    }
+
+    pub(super) fn cut_file(&mut self, name: &str, len: u64) {
+        let id = *self
+            .volatile_names
+            .get(name)
+            .unwrap_or_else(|| panic!("no file {name}"));
+        let file = self.file(id);
+        file.volatile.set_len(len);
+        file.durable = file.volatile.clone();
+        file.unsynced.clear();
+    }
+
+    pub(super) fn forget_clean(&mut self) {
+        self.files.values_mut().for_each(File::forget_clean);
+    }
+
     pub(super) fn delete_file(&mut self, name: &str) {
         self.volatile_names.remove(name);
         self.durable_names.remove(name);
@@ -411,78 +421,11 @@ impl World {
     }
 }
 
-impl File {
-    /// What a power loss leaves of this file.
-    fn lose(&mut self, loss: Loss, chance: &mut Chance) {
-        let mut budget = match loss {
-            Loss::AfterBytes(bytes) => bytes,
-            _ => u64::MAX,
-        };
-        for change in std::mem::take(&mut self.unsynced) {
-            match change {
-                Unsynced::Write { offset, data } => {
-                    let keep = match loss {
-                        Loss::All => 0,
-                        Loss::Nothing => data.len(),
-                        Loss::AfterBytes(_) => budget.min(data.len() as u64) as usize,
-                        Loss::Random(_) => match chance.below(4) {
-                            0 => 0,
-                            1 => data.len(),
-                            _ => chance.below(data.len() as u64 + 1) as usize,
-                        },
-                    };
-                    budget -= keep as u64;
-                    if keep == 0 {
-                        continue;
-                    }
-                    // Half of the time it is the end that arrived and the beginning that did not.
-                    if matches!(loss, Loss::Random(_)) && chance.below(2) == 0 {
-                        let skip = data.len() - keep;
-                        self.durable.write(&data[skip..], offset + skip as u64);
-                    } else {
-                        self.durable.write(&data[..keep], offset);
-                    }
-                }
-                Unsynced::SetLen(len) => {
-                    let keep = match loss {
-                        Loss::All => false,
-                        Loss::Nothing | Loss::AfterBytes(_) => budget > 0,
-                        Loss::Random(_) => chance.below(2) == 0,
-                    };
-                    if keep {
-                        self.durable.set_len(len);
-                    }
-                }
-            }
-        }
-        self.volatile = self.durable.clone();
-    }
-}
-
 fn error_of(fault: Fault) -> io::Error {
     match fault {
         Fault::Error => rustix::io::Errno::IO.into(),
         Fault::Full => io::Error::new(io::ErrorKind::StorageFull, "simulated disk is full"),
         Fault::PowerLoss => io::Error::other("simulated power loss"),
         Fault::Lost | Fault::Misdirected => unreachable!("nobody is told"),
-    }
-}
-
-/// Numbers from a seed (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-#[derive(Clone)]
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number from 0 to `limit` exclusive. Slightly uneven, which does not matter here.
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
     }
 }

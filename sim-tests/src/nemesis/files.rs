@@ -1,0 +1,132 @@
+//! Damage to any kind of file that a node keeps: a bit goes over, the file is cut, or it is gone (a bad sector, a file system
+//! repaired by force, a hand that slipped).
+//!
+//! All files count, of the last segment of the log what something durable behind it proves: its last batch cannot be told from
+//! one that was being written when the power went (docs/on-disk-format.md), so nobody could know that it is damaged.
+
+use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
+use raft_store::disk::sim::SimDisk;
+
+use super::{
+    Scene,
+    disk::{await_permission, find_out, flip_for_a_while},
+    last,
+};
+
+/// As a segment begins, and each batch in it.
+const SEGMENT_HEAD: usize = 64;
+const BATCH_HEAD: usize = 48;
+const BATCH_MAGIC: &[u8] = b"FLBT";
+
+pub(super) async fn harm(scene: &Scene) -> bool {
+    let victim = scene.anybody();
+    let Some(_hold) = scene.atlas.hold(victim.id) else {
+        return false;
+    };
+    if !await_permission(scene, victim).await {
+        return false;
+    }
+    let disk = victim.disk();
+    let Some((file, len)) = any(&disk) else {
+        return false;
+    };
+    let how = thread_rng().gen_range(0..3);
+    // What a cut takes away of the last segment is proved by nothing that is left.
+    if how == 0 || is_last_segment(&disk, &file) {
+        let (byte, bit) = (thread_rng().gen_range(0..len), thread_rng().gen_range(0..8));
+        scene.coverage.count(&format!("flipped: {}", kind(&file)));
+        flip_for_a_while(victim, &file, byte, bit).await;
+        return true;
+    }
+    victim.kill();
+    victim.damage();
+    if how == 1 {
+        disk.cut_file(&file, thread_rng().gen_range(0..len));
+        scene.coverage.count(&format!("cut: {}", kind(&file)));
+    } else {
+        disk.delete_file(&file);
+        scene.coverage.count(&format!("gone: {}", kind(&file)));
+    }
+    last(100..2_000).await;
+    victim.restart();
+    find_out(victim).await;
+    true
+}
+
+fn kind(file: &str) -> &str {
+    let known = ["spare", "next", ".seg", ".idx"];
+    known.into_iter().find(|part| file.contains(part)).unwrap_or(file)
+}
+
+fn is_last_segment(disk: &SimDisk, file: &str) -> bool {
+    let last = disk
+        .files()
+        .into_iter()
+        .filter(|name| name.ends_with(".seg"))
+        .max();
+    last.as_deref() == Some(file)
+}
+
+/// Any file, each kind as likely as the others, and how much of it counts, bytes.
+pub(super) fn any(disk: &SimDisk) -> Option<(String, u64)> {
+    let files = disk.files();
+    let mut kinds: Vec<&str> = files.iter().map(|file| kind(file)).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    let chosen = *kinds.choose(&mut thread_rng())?;
+    let of_kind: Vec<&String> = files.iter().filter(|file| kind(file) == chosen).collect();
+    let file = of_kind.choose(&mut thread_rng())?.to_string();
+    let bytes = disk.read_durable(&file)?;
+    let len = if is_last_segment(disk, &file) {
+        proved(&bytes)
+    } else {
+        // What follows the last byte that is not zero was never written.
+        bytes.iter().rposition(|byte| *byte != 0)? + 1
+    };
+    (len > 0).then_some((file, len as u64))
+}
+
+/// How much of the last segment is proved to have been written, by batches that name later ones than these as synced.
+fn proved(bytes: &[u8]) -> usize {
+    let (mut at, mut ends, mut durable) = (SEGMENT_HEAD, Vec::new(), 0);
+    while bytes.get(at..at + 4) == Some(BATCH_MAGIC) && at + BATCH_HEAD <= bytes.len() {
+        let number = u64_at(bytes, at + 16);
+        durable = durable.max(u64_at(bytes, at + 24));
+        let records = u32::from_le_bytes(bytes[at + 32..at + 36].try_into().expect("four bytes"));
+        at = (at + BATCH_HEAD + records as usize).next_multiple_of(8);
+        ends.push((number, at));
+    }
+    let proved = ends.iter().rev().find(|(number, _)| *number <= durable);
+    proved.map_or(0, |(_, end)| *end)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(number: u64, durable: u64, records: usize) -> Vec<u8> {
+        let mut bytes = vec![0; (BATCH_HEAD + records).next_multiple_of(8)];
+        bytes[..4].copy_from_slice(BATCH_MAGIC);
+        bytes[16..24].copy_from_slice(&number.to_le_bytes());
+        bytes[24..32].copy_from_slice(&durable.to_le_bytes());
+        bytes[32..36].copy_from_slice(&(records as u32).to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_batch_is_proved_by_a_later_one_that_names_it_as_synced() {
+        let mut segment = vec![0; SEGMENT_HEAD];
+        segment.extend(batch(7, 6, 10));
+        assert_eq!(proved(&segment), 0, "what it names is in the segment before");
+        segment.extend(batch(8, 6, 20));
+        assert_eq!(proved(&segment), 0);
+        segment.extend(batch(9, 7, 0));
+        assert_eq!(proved(&segment), SEGMENT_HEAD + 64);
+        segment.extend([0; 4_096]);
+        assert_eq!(proved(&segment), SEGMENT_HEAD + 64);
+    }
+}
