@@ -40,9 +40,8 @@ const PATIENCE_WITH_PUSH: Duration = Duration::from_secs(420);
 const LEVEL: Duration = Duration::from_secs(60);
 /// A cluster forms within this.
 const FORMED: Duration = Duration::from_secs(60);
-/// How often the oracles look into the nodes, and every how many looks they compare states.
+/// How often the oracles look into the nodes.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-const STATES_EVERY: u64 = 10;
 /// What a node says as an ERROR when its disk is full: no surprise in a world with such disks.
 const FULL: &str = "the disk is full";
 /// A run that takes longer than this has lost its way.
@@ -234,10 +233,10 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
 /// Oracles that look into the nodes, all the time.
 async fn watch(hosts: Arc<Vec<Host>>, history: History, coverage: Coverage) {
     let (mut watch, mut counted) = (Watch::default(), Counted::default());
-    for look in 0_u64.. {
+    loop {
         let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
         let mut wrong = Vec::new();
-        watch.look(&nodes, look.is_multiple_of(STATES_EVERY), &mut wrong);
+        watch.look(&nodes, &mut wrong);
         counted.look(&nodes, &coverage);
         wrong.into_iter().for_each(|what| history.broken(what));
         sleep(LOOK_EVERY).await;
@@ -280,7 +279,7 @@ async fn live(hosts: &[Host], plan: &Plan, clients: &Clients, history: &History)
     }
     let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
     let mut wrong = Vec::new();
-    Watch::default().look(&nodes, true, &mut wrong);
+    Watch::default().look_at_every_row(&nodes, &mut wrong);
     for node in &nodes {
         for shard in node.shards() {
             let replica = &shard.replica;
