@@ -6,9 +6,11 @@
 
 use bytes::Bytes;
 
+mod digest;
 pub mod memory;
 #[cfg(feature = "rocks")]
 pub mod rocks;
+pub use digest::row_digest;
 #[cfg(feature = "rocks")]
 pub use rocks::RocksEngine;
 
@@ -51,6 +53,11 @@ pub trait EngineView: Send + Sync {
 
     /// Up to `limit` pairs with `from <= key < to`, ascending.
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError>;
+
+    /// The sum of [`row_digest`] over the rows whose keys begin with `prefix`, a section of a shard, if it is kept.
+    fn digest(&self, _prefix: &[u8]) -> Option<u64> {
+        None
+    }
 }
 
 /// A state engine. One per node; shards share it under key prefixes.

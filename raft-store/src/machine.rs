@@ -20,6 +20,11 @@ pub trait StateRead {
 
     /// Up to `limit` pairs with `from <= key < to`, ascending. An empty `to` is the end of all keys.
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError>;
+
+    /// The sum of [`row_digest`](crate::engine::row_digest) over all rows, if somebody keeps it.
+    fn digest(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A [`StateRead`] that takes writes, and reads its own uncommitted ones.

@@ -42,7 +42,7 @@ const STAGE: &[u8] = b"stage";
 /// Where the state stands once what is staged is in use: while this is there, nothing else of the state counts.
 const INSTALLING: &[u8] = b"installing";
 
-const PREFIX_BYTES: usize = 5;
+pub(crate) const PREFIX_BYTES: usize = 5;
 
 fn full_key(shard: u32, section: u8, key: &[u8]) -> Bytes {
     let mut full = BytesMut::with_capacity(PREFIX_BYTES + key.len());
@@ -95,6 +95,10 @@ impl StateRead for ShardView<'_> {
             key.advance(PREFIX_BYTES);
         }
         Ok(pairs)
+    }
+
+    fn digest(&self) -> Option<u64> {
+        self.view.digest(&full_key(self.shard, self.section, &[]))
     }
 }
 

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `trace` | the hash over everything that happens; equal for equal seeds |
 //! | `disk`, `clock`, `peers` | the seams of the broker, simulated and traced |
+//! | `quiet` | timers and streams that do not wake a task for nothing |
 //! | `host` | one machine: what lasts, and the broker process that can be killed |
 //! | `plan` | the world a seed draws |
 //! | `client`, `workload` | a client of the service over the simulated network, and what clients do |
@@ -54,6 +55,8 @@ pub mod oracle;
 pub mod peers;
 #[cfg(madsim)]
 pub mod plan;
+#[cfg(madsim)]
+mod quiet;
 #[cfg(madsim)]
 pub mod trace;
 #[cfg(madsim)]

@@ -35,10 +35,13 @@ use prost::Message;
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, timeout},
 };
 
-use crate::trace::Trace;
+use crate::{
+    quiet::{Alarm, Quiet, within},
+    trace::Trace,
+};
 
 /// A line that is silent for so long while an answer is waited for is broken. Longer than any poll of a simulated client.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -131,16 +134,14 @@ impl PeerTransport for SimTransport {
                 .ok_or(PeerError::NotConnected)?
         };
         let copy = self.disorder.strays().map(|later| (later, stray(&body)));
-        let answer = calls.begin(body)?.answer(ttl).await;
+        let answer = ask(&calls, body, ttl).await;
         // Not before the first has its answer: else that could tell what the second did, and no connection does this. And
         // not after one that says that nothing was done: whoever hears that asks again, and must not find it done.
         if let Some((later, body)) = copy.filter(|_| !says_not_done(&answer)) {
             tokio::spawn(async move {
                 sleep(later).await;
                 // Whoever waited for this answer has gone.
-                if let Ok(call) = calls.begin(body) {
-                    let _ = call.answer(ttl).await;
-                }
+                let _ = ask(&calls, body, ttl).await;
             });
         }
         answer
@@ -154,6 +155,14 @@ impl PeerTransport for SimTransport {
             links.entry(node).or_insert_with(|| self.link(node, address));
         }
     }
+}
+
+/// One request. Calls that have their answers leave no timers behind.
+async fn ask(calls: &Arc<Calls>, body: Body, ttl: Duration) -> Result<Body, PeerError> {
+    let call = calls.begin(body)?;
+    within(ttl, call.arrival())
+        .await
+        .unwrap_or(Err(PeerError::Timeout))
 }
 
 /// A request's second copy. Its answer goes nowhere: the connection that it comes from was given up.
@@ -217,6 +226,7 @@ impl Line {
         let mut queue = queue.unwrap_or_else(|| self.calls.open());
         // What HTTP/2's pings do for real links: a line on which nothing comes back, though it should, is broken.
         let (mut waiting, mut heard) = (0_u64, Instant::now());
+        let mut silence = Alarm::after(SILENCE);
         loop {
             tokio::select! {
                 biased;
@@ -227,7 +237,13 @@ impl Line {
                     waiting += 1;
                     wire.send(next.ok_or(Broken)?.frame).await?;
                 }
-                () = sleep_until(heard + SILENCE), if waiting > 0 => return Err(Broken),
+                () = &mut silence, if waiting > 0 => {
+                    let left = (heard + SILENCE).saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Err(Broken);
+                    }
+                    silence = Alarm::after(left);
+                }
                 answer = wire.receive(&mut answers) => {
                     let Frame { id, body: Some(body) } = answer? else { return Err(Broken) };
                     (waiting, heard) = (waiting.saturating_sub(1), Instant::now());
@@ -240,10 +256,11 @@ impl Line {
         }
     }
 
-    async fn greet(&self, to: SocketAddr) -> Result<(Wire, Receiver, Seat), Broken> {
+    async fn greet(&self, to: SocketAddr) -> Result<(Wire, Quiet<Receiver>, Seat), Broken> {
         let me = self.me.hello().ok_or(Broken)?;
         let endpoint = Endpoint::bind("0.0.0.0:0").await.map_err(|_| Broken)?;
-        let (sender, mut receiver) = endpoint.connect1(to).await.map_err(|_| Broken)?;
+        let (sender, receiver) = endpoint.connect1(to).await.map_err(|_| Broken)?;
+        let mut receiver = Quiet::new(receiver);
         let wire = Wire {
             from: me.node,
             to: self.node,
@@ -288,8 +305,8 @@ impl Wire {
         self.sender.send(Box::new(bytes)).await.map_err(|_| Broken)
     }
 
-    async fn receive(&self, receiver: &mut Receiver) -> Result<Frame, Broken> {
-        let bytes = receiver.recv().await.map_err(|_| Broken)?;
+    async fn receive(&self, receiver: &mut Quiet<Receiver>) -> Result<Frame, Broken> {
+        let bytes = receiver.next().await.and_then(Result::ok).ok_or(Broken)?;
         let bytes = bytes.downcast::<Bytes>().map_err(|_| Broken)?;
         self.trace
             .event("receive", &[self.to.into(), self.from.into()], &bytes);
@@ -346,14 +363,14 @@ pub async fn serve(address: SocketAddr, me: HelloSource, handler: Arc<dyn Serve>
         };
         let (me, handler) = (me.clone(), handler.clone());
         tokio::spawn(async move {
-            let Err(Broken) = answer_all(wire, receiver, me, handler).await;
+            let Err(Broken) = answer_all(wire, Quiet::new(receiver), me, handler).await;
         });
     }
 }
 
 async fn answer_all(
     mut wire: Wire,
-    mut receiver: Receiver,
+    mut receiver: Quiet<Receiver>,
     me: HelloSource,
     handler: Arc<dyn Serve>,
 ) -> Result<std::convert::Infallible, Broken> {

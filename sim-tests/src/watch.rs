@@ -17,8 +17,8 @@ use crate::{
 
 /// How often they look.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Every so many looks they compare states, and check one core.
-const STATES_EVERY: u64 = 10;
+/// Every so many looks they check one core.
+const CHECK_EVERY: u64 = 10;
 
 /// Runs until it is aborted.
 pub async fn run(hosts: Arc<Vec<Host>>, plan: Plan, history: History, coverage: Coverage) {
@@ -30,14 +30,14 @@ pub async fn run(hosts: Arc<Vec<Host>>, plan: Plan, history: History, coverage: 
     for look in 0_u64.. {
         let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
         let mut wrong = Vec::new();
-        watch.look(&nodes, look.is_multiple_of(STATES_EVERY), &mut wrong);
+        watch.look(&nodes, &mut wrong);
         waits.look(&nodes, |node, group| is_of(&plan, node, group), &mut wrong);
         payloads.look(&nodes, &mut wrong);
         counted.look(&nodes, &coverage);
-        if look.is_multiple_of(STATES_EVERY) {
+        if look.is_multiple_of(CHECK_EVERY) {
             // One after the other: it reads every row.
             let shards: Vec<_> = nodes.iter().flat_map(|node| node.shards()).collect();
-            let turn = (look / STATES_EVERY) as usize % shards.len().max(1);
+            let turn = (look / CHECK_EVERY) as usize % shards.len().max(1);
             wrong.extend(shards.get(turn).and_then(|shard| check(shard).err()));
         }
         wrong.into_iter().for_each(|what| history.broken(what));

@@ -271,7 +271,7 @@ async fn live(hosts: &[Host], plan: &Plan, clients: &Clients, history: &History)
     }
     let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
     let mut wrong = Vec::new();
-    Watch::default().look(&nodes, true, &mut wrong);
+    Watch::default().look_at_every_row(&nodes, &mut wrong);
     for node in &nodes {
         for shard in node.shards() {
             wrong.extend(watch::check(&shard).err());

@@ -246,12 +246,18 @@ impl Call {
     ///
     /// # Errors
     /// See [`PeerError`].
-    pub async fn answer(mut self, ttl: Duration) -> Result<Body, PeerError> {
-        match tokio::time::timeout(ttl, &mut self.answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(PeerError::Unreachable),
-            Err(_) => Err(PeerError::Timeout),
-        }
+    pub async fn answer(self, ttl: Duration) -> Result<Body, PeerError> {
+        let answer = tokio::time::timeout(ttl, self.arrival()).await;
+        answer.unwrap_or(Err(PeerError::Timeout))
+    }
+
+    /// Waits for the answer, however long: for transports that keep the time themselves.
+    ///
+    /// # Errors
+    /// See [`PeerError`].
+    pub async fn arrival(mut self) -> Result<Body, PeerError> {
+        let answer = (&mut self.answer).await;
+        answer.unwrap_or(Err(PeerError::Unreachable))
     }
 }
 

@@ -265,7 +265,7 @@ fn is_receivable(element: &ReceiveMessageResponse) -> bool {
 
 /// The answer to a receive that was refused.
 fn refused_receive(refused: &Refused) -> Vec<ReceiveMessageResponse> {
-    debug_assert_ne!(refused.code, Code::Ok);
+    assert_ne!(refused.code, Code::Ok);
     vec![element(Content::Status(
         refused.status().expect("a refusal has a status"),
     ))]

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Change, Engine, EngineError, EngineStats, EngineView, WriteBatch};
+use super::{Change, Engine, EngineError, EngineStats, EngineView, WriteBatch, digest::Digests};
 
 type Keys = BTreeMap<Bytes, Bytes>;
 
@@ -26,6 +26,8 @@ pub struct MemoryEngine {
 struct Shared {
     /// What readers see; copied only when written while a view is held.
     live: Arc<Keys>,
+    /// Of what is live.
+    digests: Digests,
     /// What survives a crash.
     durable: Keys,
     /// The writes between the two.
@@ -67,9 +69,10 @@ impl MemoryEngine {
         let mut lost = std::mem::take(&mut shared.unflushed);
         lost.truncate(survivors);
         for batch in lost {
-            change(&mut shared.durable, batch);
+            change(&mut shared.durable, &batch, None);
         }
         shared.live = Arc::new(shared.durable.clone());
+        shared.digests = Digests::of(&*shared.live);
         shared.life += 1;
     }
 
@@ -114,25 +117,33 @@ impl Mount {
     }
 }
 
-fn change(keys: &mut Keys, batch: WriteBatch) {
-    for change in batch.changes {
+fn change(keys: &mut Keys, batch: &WriteBatch, mut digests: Option<&mut Digests>) {
+    for change in &batch.changes {
         match change {
             Change::Put(key, value) => {
-                keys.insert(key, value);
+                let before = keys.insert(key.clone(), value.clone());
+                if let Some(digests) = digests.as_deref_mut() {
+                    digests.change(key, before.as_ref(), Some(value));
+                }
             }
-            Change::Delete(key) => {
-                keys.remove(&key);
-            }
+            Change::Delete(key) => delete(keys, key, digests.as_deref_mut()),
             Change::DeleteRange(from, to) => {
                 let doomed: Vec<Bytes> = keys
-                    .range::<[u8], _>(between(&from, &to))
+                    .range::<[u8], _>(between(from, to))
                     .map(|(key, _)| key.clone())
                     .collect();
                 for key in doomed {
-                    keys.remove(&key);
+                    delete(keys, &key, digests.as_deref_mut());
                 }
             }
         }
+    }
+}
+
+fn delete(keys: &mut Keys, key: &[u8], digests: Option<&mut Digests>) {
+    let before = keys.remove(key);
+    if let Some(digests) = digests {
+        digests.change(key, before.as_ref(), None);
     }
 }
 
@@ -159,12 +170,17 @@ impl EngineView for Mount {
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
         Ok(scan(&self.lock()?.live, from, to, limit))
     }
+
+    fn digest(&self, prefix: &[u8]) -> Option<u64> {
+        self.lock().ok().map(|shared| shared.digests.sum(prefix))
+    }
 }
 
 impl Engine for Mount {
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
         let mut shared = self.writable()?;
-        change(Arc::make_mut(&mut shared.live), batch.clone());
+        let Shared { live, digests, .. } = &mut *shared;
+        change(Arc::make_mut(live), &batch, Some(digests));
         shared.unflushed.push(batch);
         Ok(())
     }
@@ -172,7 +188,7 @@ impl Engine for Mount {
     fn flush(&self) -> Result<(), EngineError> {
         let mut shared = self.writable()?;
         for batch in std::mem::take(&mut shared.unflushed) {
-            change(&mut shared.durable, batch);
+            change(&mut shared.durable, &batch, None);
         }
         shared.flushes += 1;
         Ok(())

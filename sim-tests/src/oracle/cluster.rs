@@ -7,9 +7,7 @@
 use std::collections::BTreeMap;
 
 use broker::node::{META_SHARD, Node};
-use raft_store::{LogId, Replica, ReplicaStatus, StateRead};
-
-use crate::trace::fnv_of;
+use raft_store::{LogId, Replica, ReplicaStatus, StateRead, engine::row_digest};
 
 /// What was seen of all replicas so far.
 #[derive(Default)]
@@ -48,17 +46,30 @@ impl From<&ReplicaStatus> for Said {
 }
 
 impl Watch {
-    /// Looks at all replicas of some nodes. States are compared only if `states`: that costs a look at every row.
-    pub fn look(&mut self, nodes: &[Node], states: bool, wrong: &mut Vec<String>) {
+    /// Looks at all replicas of some nodes. States are compared by the sum that the state engine keeps of its rows.
+    pub fn look(&mut self, nodes: &[Node], wrong: &mut Vec<String>) {
+        for replica in nodes.iter().flat_map(replicas) {
+            let said = Said::from(&replica.status());
+            self.hear(&said, wrong);
+            let state = replica.read_state_at(|applied, state| Some((applied?.index, kept(state))));
+            if let Some((index, sum)) = state {
+                self.state(said.shard, index, sum, wrong);
+            }
+        }
+    }
+
+    /// The same once more, with every row looked at: the sums are those of the rows that are there.
+    pub fn look_at_every_row(&mut self, nodes: &[Node], wrong: &mut Vec<String>) {
+        self.look(nodes, wrong);
         for node in nodes {
             for replica in replicas(node) {
-                let said = Said::from(&replica.status());
-                self.hear(&said, wrong);
-                if states {
-                    let state =
-                        replica.read_state_at(|applied, state| Some((applied?.index, state_hash(state))));
-                    let Some((index, hash)) = state else { continue };
-                    self.state(said.shard, index, hash, wrong);
+                let (kept, counted) = replica.read_state(|state| (kept(state), counted(state)));
+                if kept != counted {
+                    wrong.push(format!(
+                        "P10: the rows of shard {} on node {} are not those that were written",
+                        replica.shard(),
+                        node.id()
+                    ));
                 }
             }
         }
@@ -116,22 +127,24 @@ pub fn shards(node: &Node) -> impl Iterator<Item = u32> + use<> {
     META_SHARD..=node.meta().data_shards()
 }
 
-fn state_hash(state: &dyn StateRead) -> u64 {
-    let mut all = Vec::new();
-    let mut from = Vec::new();
+/// The sum that the state engine keeps.
+fn kept(state: &dyn StateRead) -> u64 {
+    state.digest().expect("simulated nodes have the memory engine")
+}
+
+/// The sum of all rows, one by one.
+fn counted(state: &dyn StateRead) -> u64 {
+    let (mut sum, mut from) = (0_u64, Vec::new());
     loop {
         let pairs = state.scan(&from, &[], 1_000).expect("the state can be read");
+        for (key, value) in &pairs {
+            sum = sum.wrapping_add(row_digest(key, value));
+        }
         let Some((last, _)) = pairs.last() else {
-            return fnv_of(&all);
+            return sum;
         };
         from = last.to_vec();
         from.push(0);
-        for (key, value) in &pairs {
-            all.extend((key.len() as u64).to_le_bytes());
-            all.extend_from_slice(key);
-            all.extend((value.len() as u64).to_le_bytes());
-            all.extend_from_slice(value);
-        }
     }
 }
 

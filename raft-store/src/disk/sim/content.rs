@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const PAGE: usize = 4096;
+static ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// A file's bytes. Pages never written are zeros.
 #[derive(Clone, Default)]
@@ -39,7 +40,7 @@ impl Content {
             let part = (PAGE - at).min(data.len() - done);
             let source = &data[done..done + part];
             // Zeros over what is zero anyway need no page: segments are filled with zeros ahead of use.
-            if self.pages.contains_key(&page) || source.iter().any(|&byte| byte != 0) {
+            if self.pages.contains_key(&page) || *source != ZEROS[..part] {
                 let bytes = self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE]));
                 Arc::make_mut(bytes)[at..at + part].copy_from_slice(source);
             }

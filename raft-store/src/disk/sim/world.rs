@@ -180,7 +180,8 @@ impl World {
             _ => offset,
         };
         let grows = (offset + cut as u64).saturating_sub(self.len(id));
-        if grows > self.free_bytes() {
+        // All files are looked at for that.
+        if grows > 0 && grows > self.free_bytes() {
             return Err(error_of(Fault::Full));
         }
         let data = &data[..cut];
