@@ -16,7 +16,6 @@
 //! | `host` | one machine: what lasts, and the broker process that can be killed |
 //! | `plan` | the world a seed draws |
 //! | `client`, `workload` | a client of the service over the simulated network, and what clients do |
-//! | `janitor` | an administrator who has messages forgotten |
 //! | `nemesis`, `atlas` | faults, and what may be broken at the same time |
 //! | `coverage`, `commands` | counters of what happened, and of the commands that were applied |
 //! | `world` | all of it, and the verdict |
@@ -39,8 +38,6 @@ pub mod disk;
 pub mod history;
 #[cfg(madsim)]
 pub mod host;
-#[cfg(madsim)]
-pub mod janitor;
 #[cfg(madsim)]
 pub mod log;
 #[cfg(madsim)]

@@ -16,6 +16,7 @@
 //! | `poll` | P8: a queue comes in order |
 //! | `dead` | P9: dead letters, exactly once, and never more attempts than allowed |
 //! | `cluster` | P10, and Raft's own: one entry an index, no leader without what was committed |
+//! | `retention` | nothing is forgotten before its time, and what is past it goes |
 //! | `votes` | Raft's own: no vote is taken back |
 
 use std::{
@@ -36,6 +37,7 @@ mod offsets;
 mod once;
 mod poll;
 mod receipt;
+pub mod retention;
 #[cfg(madsim)]
 pub mod votes;
 
@@ -85,6 +87,7 @@ pub(crate) fn all(groups: &BTreeSet<String>, max_attempts: u32) -> Vec<Box<dyn O
         Box::<offsets::Offsets>::default(),
         Box::<poll::Polls>::default(),
         Box::new(dead::Dead::new(max_attempts)),
+        Box::<retention::Retention>::default(),
         Box::new(late::Late::new(groups.clone(), max_attempts)),
     ]
 }
@@ -96,7 +99,7 @@ pub(crate) mod testing {
     use std::time::Duration;
 
     use super::Oracle;
-    use crate::history::{Delivery, Event, Place, Receipt};
+    use crate::history::{Delivery, Event, Place, Receipt, Why};
 
     pub(crate) const S: fn(u64) -> Duration = Duration::from_secs;
 
@@ -144,6 +147,16 @@ pub(crate) mod testing {
             client: "c".into(),
             group: "g".into(),
             topic: "t".into(),
+        }
+    }
+
+    /// Retention takes it before consumer group "g" had it.
+    pub(crate) fn forgotten(id: &str, offset: i64, why: Why) -> Event {
+        Event::Forgotten {
+            place: place(offset),
+            id: Some(id.into()),
+            groups: vec!["g".into()],
+            why,
         }
     }
 

@@ -7,6 +7,10 @@ use std::{collections::BTreeMap, fmt, ops::Range, time::Duration};
 
 use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 
+mod limits;
+
+pub use limits::Limits;
+
 /// What can go wrong in a world. Each has a room of its own in `nemesis`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -172,6 +176,8 @@ pub struct Plan {
     pub consumers: u32,
     /// Whether consumers acknowledge what came together in one request.
     pub batches: bool,
+    /// What nodes keep, and how much they take on.
+    pub limits: Limits,
 }
 
 impl Plan {
@@ -196,6 +202,8 @@ impl Plan {
             }
         };
         let slowest = rng.gen_range(2..=20);
+        let mut segment_bytes = 1 << rng.gen_range(16..=20);
+        let limits = Limits::draw(&mut rng, &mut segment_bytes);
         Plan {
             nodes,
             shards: rng.gen_range(1..=4),
@@ -220,7 +228,7 @@ impl Plan {
                 .choose(&mut rng)
                 .expect("there are some"),
             sync_us: rng.gen_range(100..=3_000),
-            segment_bytes: 1 << rng.gen_range(16..=20),
+            segment_bytes,
             flush_bytes: 1 << rng.gen_range(14..=18),
             faults,
             at_once: rng.gen_range(1..=2),
@@ -230,6 +238,7 @@ impl Plan {
             good_byes: rng.gen_bool(0.5),
             consumers: if rng.gen_bool(0.3) { 2 } else { 1 },
             batches: rng.gen_bool(0.5),
+            limits,
         }
     }
 
@@ -268,6 +277,7 @@ impl Plan {
             good_byes: false,
             consumers: 1,
             batches: false,
+            limits: Limits::large(),
         }
     }
 
@@ -309,6 +319,7 @@ impl Plan {
                     late: 0.0,
                 };
             }
+            "retention" if value == "none" => self.limits.keep(),
             "loss" if value == "none" => self.loss = 0.0,
             "push" if value == "none" => self.push = false,
             // Not simpler: to have push consumers in every world of a search.
@@ -357,6 +368,9 @@ impl Plan {
         if self.batches {
             changes.push("batches=none".into());
         }
+        if self.limits.forget() {
+            changes.push("retention=none".into());
+        }
         if self.loss > 0.0 {
             changes.push("loss=none".into());
         }
@@ -389,7 +403,7 @@ impl fmt::Display for Plan {
         write!(
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
-             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} good-byes {} consumers {} batches {}",
+             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} good-byes {} consumers {} batches {} {}",
             self.nodes,
             self.shards,
             self.topics,
@@ -414,7 +428,8 @@ impl fmt::Display for Plan {
             self.push,
             self.good_byes,
             self.consumers,
-            self.batches
+            self.batches,
+            self.limits
         )
     }
 }

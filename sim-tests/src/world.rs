@@ -3,7 +3,15 @@
 //! First safety under faults; then all faults stop and liveness is demanded: everything acknowledged is received, every
 //! node takes part again, and all replicas of a shard are equal (P11). Oracles watch all the time.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use broker::{
     node::{Node, kv::Reading},
@@ -23,13 +31,17 @@ use crate::{
     coverage::Coverage,
     history::{Event, History, Tally},
     host::Host,
-    janitor, log,
+    log,
     nemesis::{self, Scene},
-    oracle::{cluster::Watch, late::LONGEST_BACKOFF},
+    oracle::{
+        cluster::Watch,
+        late::LONGEST_BACKOFF,
+        retention::{ledger, look::Looks},
+    },
     peers::Disorder,
     plan::{Fault, Plan},
     trace::{Digest, Trace},
-    workload::Clients,
+    workload::{Clients, UNDERTAKER},
 };
 
 /// From the end of all faults to everything drained: some leases and retries, one after the other, and a few elections.
@@ -38,6 +50,8 @@ const PATIENCE: Duration = Duration::from_secs(240);
 const PATIENCE_WITH_PUSH: Duration = Duration::from_secs(420);
 /// From then until every replica is where its leader is.
 const LEVEL: Duration = Duration::from_secs(60);
+/// From then until nothing is left that is past retention, and all logs are within their bounds.
+const SETTLED: Duration = Duration::from_secs(180);
 /// A cluster forms within this.
 const FORMED: Duration = Duration::from_secs(60);
 /// How often the oracles look into the nodes, and every how many looks they compare states.
@@ -142,7 +156,16 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     found(&hosts, &plan, &history).await;
     trace.event("founded", &[], &[]);
 
-    let watch = tokio::spawn(watch(hosts.clone(), history.clone(), coverage.clone()));
+    let signs = Arc::<Signs>::default();
+    let looks = Looks::new(rules(&plan));
+    let watch = watch(
+        hosts.clone(),
+        history.clone(),
+        coverage.clone(),
+        looks,
+        signs.clone(),
+    );
+    let watch = tokio::spawn(watch);
     let rebuild = tokio::spawn(rebuild(hosts.clone(), coverage.clone()));
     let clients = Clients::start(&plan, &history, &coverage, &disorder, &trace);
     let scene = Scene {
@@ -152,13 +175,12 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         atlas: Atlas::default(),
         coverage: coverage.clone(),
     };
-    let janitor = tokio::spawn(janitor::run(hosts.clone(), plan.clone(), coverage.clone()));
     let rest = async {
         nemesis::run(scene).await;
         trace.event("faults end", &[], &[]);
         futures::join!(
-            calm_down(&hosts, &history),
-            live(&hosts, &plan, &clients, &history)
+            calm_down(&hosts, &history, &signs),
+            live(&hosts, &plan, &clients, &history, &signs)
         );
     };
     tokio::select! {
@@ -167,7 +189,6 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         () = rest => {}
     }
     clients.stop();
-    janitor.abort();
     watch.abort();
     rebuild.abort();
     let may_log_errors = coverage
@@ -231,14 +252,47 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
     }
 }
 
+/// What those who watch and those who wait tell each other.
+#[derive(Default)]
+struct Signs {
+    /// The faults are over, and the cluster is whole.
+    calm: AtomicBool,
+    /// Everything is gone that is past retention.
+    settled: AtomicBool,
+}
+
+/// What nodes are told to keep.
+fn rules(plan: &Plan) -> ledger::Rules {
+    ledger::Rules {
+        age: plan.limits.retention,
+        bytes: plan.limits.retention_bytes,
+        segment_bytes: plan.segment_bytes,
+        groups: (0..plan.groups).map(|number| plan.group(number)).collect(),
+        undertaker: UNDERTAKER.to_owned(),
+    }
+}
+
 /// Oracles that look into the nodes, all the time.
-async fn watch(hosts: Arc<Vec<Host>>, history: History, coverage: Coverage) {
+async fn watch(
+    hosts: Arc<Vec<Host>>,
+    history: History,
+    coverage: Coverage,
+    mut looks: Looks,
+    signs: Arc<Signs>,
+) {
     let (mut watch, mut counted) = (Watch::default(), Counted::default());
     for look in 0_u64.. {
         let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
         let mut wrong = Vec::new();
         watch.look(&nodes, look.is_multiple_of(STATES_EVERY), &mut wrong);
         counted.look(&nodes, &coverage);
+        if signs.calm.load(Ordering::SeqCst) {
+            looks.calm(now());
+        }
+        for event in looks.look(now(), &nodes, &coverage, &mut wrong) {
+            history.record(now(), &event);
+        }
+        signs.settled.store(looks.settled(), Ordering::SeqCst);
         wrong.into_iter().for_each(|what| history.broken(what));
         sleep(LOOK_EVERY).await;
     }
@@ -258,14 +312,15 @@ async fn rebuild(hosts: Arc<Vec<Host>>, coverage: Coverage) {
 }
 
 /// Tells the oracles when every node takes part again: from now on there are no excuses.
-async fn calm_down(hosts: &[Host], history: &History) {
+async fn calm_down(hosts: &[Host], history: &History, signs: &Signs) {
     if await_true(PATIENCE, || atlas::whole(hosts)).await {
         history.record(now(), &Event::Calm);
+        signs.calm.store(true, Ordering::SeqCst);
     }
 }
 
 /// P11: elect, agree, serve, drain.
-async fn live(hosts: &[Host], plan: &Plan, clients: &Clients, history: &History) {
+async fn live(hosts: &[Host], plan: &Plan, clients: &Clients, history: &History, signs: &Signs) {
     let patience = if plan.push { PATIENCE_WITH_PUSH } else { PATIENCE };
     let done = || clients.producers_left() == 0 && history.drained();
     if !await_true(patience, done).await {
@@ -277,6 +332,12 @@ async fn live(hosts: &[Host], plan: &Plan, clients: &Clients, history: &History)
     }
     if !await_true(LEVEL, || atlas::whole(hosts) && level(hosts)).await {
         return history.broken("P11: the cluster is not whole again, or its replicas are not level".into());
+    }
+    // Whoever watches says what stays too long.
+    let settled = || signs.settled.load(Ordering::SeqCst);
+    let patience = ledger::FITS_WITHIN + ledger::GONE_WITHIN + plan.limits.retention;
+    if plan.limits.forget() && !await_true(patience.min(SETTLED), settled).await {
+        history.broken("retention: it has not come to rest".into());
     }
     let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
     let mut wrong = Vec::new();

@@ -16,6 +16,8 @@ mod ids;
 mod keys;
 mod kv;
 pub mod limits;
+#[cfg(madsim)]
+mod look;
 mod outcome;
 mod places;
 mod queue;
