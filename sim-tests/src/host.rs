@@ -396,13 +396,18 @@ impl Process {
             default_queues: plan.queues,
             retention: plan.limits.retention,
             retention_bytes: plan.limits.retention_bytes,
-            raft: RaftOptions::default(),
+            raft: RaftOptions {
+                append_entries: plan.limits.append_entries,
+                ..RaftOptions::default()
+            },
+            bounds: plan.limits.bounds,
             store: StoreOptions {
                 // Small, so that segments roll over and the state is flushed within a short run.
                 segment_bytes: plan.segment_bytes,
                 cache_bytes: plan.limits.cache_bytes,
                 flush_every_bytes: plan.flush_bytes,
                 flush_every: plan.limits.flush_every,
+                snapshot_piece_bytes: plan.limits.snapshot_piece_bytes,
                 ..StoreOptions::new(thread_rng().gen_range(1..=u64::MAX))
             },
         }

@@ -12,6 +12,7 @@ use std::{
 use async_trait::async_trait;
 use broker::{
     clock::{Clock, SystemClock},
+    limits::Bounds,
     node::{Node, NodeError, NodeOptions, StopReason},
     peer::{Body, PeerError, PeerHandler, PeerTransport},
     service::{Caller, Service},
@@ -193,6 +194,7 @@ impl Cluster {
             retention_bytes: self.retention_bytes,
             raft: RaftOptions::default(),
             store,
+            bounds: Bounds::default(),
         }
     }
 

@@ -64,8 +64,12 @@ pub(super) async fn acknowledge_all(
                     });
                 }
                 Err(failure) => {
-                    context.coverage.count("ack unknown");
-                    let unsure = it.unsure || !matches!(failure, Failure::Status(Code::TooManyRequests, _));
+                    let is_refused = matches!(failure, Failure::Status(Code::TooManyRequests, _));
+                    context.coverage.count(match is_refused {
+                        true => "ack TOO_MANY_REQUESTS",
+                        false => "ack unknown",
+                    });
+                    let unsure = it.unsure || !is_refused;
                     left.push(Pending { unsure, ..it });
                 }
             }

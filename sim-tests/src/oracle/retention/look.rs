@@ -25,6 +25,8 @@ pub struct Looks {
     group_ids: BTreeMap<GroupId, String>,
     topics: BTreeMap<u32, String>,
     shards: BTreeMap<u32, Seen>,
+    /// The last entry that each node had applied, by shard.
+    applied: BTreeMap<(u32, u32), u64>,
 }
 
 /// What was seen of a shard.
@@ -50,6 +52,7 @@ impl Looks {
             group_ids: BTreeMap::new(),
             topics: BTreeMap::new(),
             shards: BTreeMap::new(),
+            applied: BTreeMap::new(),
         }
     }
 
@@ -76,6 +79,7 @@ impl Looks {
         let logs = nodes.iter().map(|node| (node.id(), node_look(node)));
         let recycled = self.ledger.nodes(at, logs.collect(), wrong);
         (0..recycled).for_each(|_| coverage.count("segment recycled"));
+        nodes.iter().for_each(|node| self.count_snapshots(node, coverage));
         let mut furthest: BTreeMap<u32, (u64, Arc<DataShard>)> = BTreeMap::new();
         for shard in nodes.iter().flat_map(Node::shards) {
             let applied = shard.replica.status().applied.map_or(0, |at| at.index);
@@ -87,12 +91,31 @@ impl Looks {
         }
         let mut events = Vec::new();
         for (_, shard) in furthest.into_values() {
-            let look = self.shard_look(&shard);
-            events.extend(self.ledger.shard(at, look, wrong));
+            if let Some(look) = self.shard_look(&shard) {
+                events.extend(self.ledger.shard(at, look, wrong));
+            }
         }
         self.ledger.judge_age(at, wrong);
         events.iter().for_each(|event| count(event, coverage));
         events
+    }
+
+    /// Whose log begins after the last entry that it had applied got the rest in another way.
+    fn count_snapshots(&mut self, node: &Node, coverage: &Coverage) {
+        for shard in node.shards() {
+            let status = shard.replica.status();
+            let applied = status.applied.map_or(0, |at| at.index);
+            let before = self.applied.insert((node.id(), shard.id), applied);
+            if status
+                .purged
+                .is_some_and(|purged| purged.index > before.unwrap_or(0))
+            {
+                coverage.count(match before {
+                    Some(1..) => "snapshot to one that was behind",
+                    _ => "snapshot to a new replica",
+                });
+            }
+        }
     }
 
     fn learn_names(&mut self, nodes: &[Node]) {
@@ -113,7 +136,8 @@ impl Looks {
         }
     }
 
-    fn shard_look(&mut self, shard: &DataShard) -> ShardLook {
+    /// Nothing while what is written through is behind.
+    fn shard_look(&mut self, shard: &DataShard) -> Option<ShardLook> {
         let seen = self.shards.entry(shard.id).or_default();
         let (ledger, topics, groups) = (&self.ledger, &self.topics, &self.group_ids);
         shard.replica.read_state_at(|applied, state| {
@@ -139,11 +163,12 @@ impl Looks {
                         let reader = seen.reader(core, &state, (*group, id), ends.first);
                         it.readers.extend(reader.map(|reader| (name.clone(), reader)));
                     }
-                    seen.rows(core, &state, shard, id, ledger.known(shard.id, &queue), &mut it);
+                    let known = ledger.known(shard.id, &queue);
+                    seen.rows(core, &state, shard, id, known, &mut it)?;
                     look.queues.insert(queue, it);
                 }
                 seen.index = applied.map_or(0, |at| at.index);
-                look
+                Some(look)
             })
         })
     }
@@ -200,13 +225,12 @@ impl Seen {
         queue: QueueId,
         known: u64,
         look: &mut QueueLook,
-    ) {
+    ) -> Option<()> {
         for offset in known..look.next {
             let stored = core.locate(state, queue, offset).expect("the state can be read");
             let Some(stored) = stored else {
                 if offset >= look.first {
-                    look.next = offset;
-                    return;
+                    return None;
                 }
                 // Came and went since the last look.
                 let row = Row {
@@ -233,6 +257,7 @@ impl Seen {
             };
             look.rows.insert(offset, row);
         }
+        Some(())
     }
 }
 

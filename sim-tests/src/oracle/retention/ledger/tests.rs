@@ -188,6 +188,22 @@ fn what_is_in_flight_and_gone_and_a_queue_that_goes_back_are_found() {
     assert_eq!(judged(queue(0, 0, &[])), 1);
 }
 
+#[test]
+fn what_came_later_cannot_have_been_stored_before() {
+    let judged = |stored| {
+        let (mut ledger, mut wrong) = (ledger(), Vec::new());
+        ledger.shard(
+            S(5),
+            shard(5, "t", queue(0, 1, &[(0, row("t/1", 5, 1))])),
+            &mut wrong,
+        );
+        let later = queue(0, 2, &[(1, row("t/2", stored, 2))]);
+        ledger.shard(S(9), shard(9, "t", later), &mut wrong);
+        wrong.len()
+    };
+    assert_eq!((judged(4), judged(5), judged(9), judged(10)), (1, 0, 0, 1));
+}
+
 /// Looks once a second until `until` at a calm cluster, with a message that was stored at 5 and stays.
 fn stays(segments: std::ops::Range<u64>, until: u64, now: fn(u64) -> u64) -> (usize, bool) {
     let (mut ledger, mut wrong) = (ledger(), Vec::new());
@@ -226,8 +242,8 @@ fn a_log_has_to_fit_again() {
         (wrong.len(), ledger.settled())
     };
     let last_good = 1 + FITS_WITHIN.as_secs();
-    assert_eq!(judged(0..5, 200, last_good), (0, false));
-    assert_eq!(judged(0..5, 200, last_good + 1).0, 1);
-    assert_eq!(judged(0..5, 201, 999), (0, true));
-    assert_eq!(judged(0..4, 0, 999), (0, true));
+    assert_eq!(judged(0..7, 200, last_good), (0, false));
+    assert_eq!(judged(0..7, 200, last_good + 1).0, 1);
+    assert_eq!(judged(0..7, 201, 999), (0, true));
+    assert_eq!(judged(0..6, 0, 999), (0, true));
 }
