@@ -230,6 +230,39 @@ pub const DEFAULT_BACKOFF_MS: [u64; 18] = [
     540_000, 600_000, 1_200_000, 1_800_000, 3_600_000, 7_200_000,
 ];
 
+/// Bounds that a node may be given smaller than they are above, so that little is enough to reach them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// [`MAX_IN_FLIGHT_PER_QUEUE`].
+    pub in_flight_per_queue: usize,
+    /// [`MAX_WAITING_RECEIVES`].
+    pub waiting_receives: usize,
+    /// [`MAX_QUEUED_COMMANDS`], of those that clients ask for.
+    pub queued_commands: usize,
+    /// [`MAX_QUEUED_SEND_BYTES`]; one send is taken however large it is.
+    pub queued_send_bytes: usize,
+    /// [`TICK_LIMIT`].
+    pub tick: u32,
+    /// [`TRIM_LIMIT`].
+    pub trim: u32,
+    /// [`COPY_COMMANDS_AT_ONCE`].
+    pub copy_commands: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            in_flight_per_queue: MAX_IN_FLIGHT_PER_QUEUE,
+            waiting_receives: MAX_WAITING_RECEIVES,
+            queued_commands: MAX_QUEUED_COMMANDS,
+            queued_send_bytes: MAX_QUEUED_SEND_BYTES,
+            tick: TICK_LIMIT,
+            trim: TRIM_LIMIT,
+            copy_commands: COPY_COMMANDS_AT_ONCE,
+        }
+    }
+}
+
 const _: () = assert!(MAX_BODY_BYTES <= MAX_RECEIVE_BYTES);
 const _: () =
     assert!(MAX_PROPERTIES_BYTES + (MAX_PROPERTIES + MAX_KEYS) * ENTRY_OVERHEAD <= MAX_ENVELOPE_BYTES / 2);

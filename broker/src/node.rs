@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::{
     clock::Clock,
+    limits::Bounds,
     meta::{MetaMachine, MetaState},
     peer::PeerTransport,
 };
@@ -113,6 +114,8 @@ pub struct NodeOptions {
     pub raft: RaftOptions,
     /// Log, cache and flush sizes.
     pub store: StoreOptions,
+    /// How much it takes on.
+    pub bounds: Bounds,
 }
 
 /// Why a node could not start.
@@ -231,6 +234,7 @@ impl Node {
         let (stop, _) = watch::channel(None);
         transport.set_peers(others(&options));
         let roster = Arc::new(Roster::of(others(&options).into_keys()));
+        let bounds = options.bounds;
         let node = Self {
             inner: Arc::new(Inner {
                 options,
@@ -238,7 +242,7 @@ impl Node {
                 disk,
                 store,
                 transport,
-                hub: Arc::default(),
+                hub: Arc::new(Hub::new(bounds.waiting_receives)),
                 polls: Polls::default(),
                 clients: Clients::default(),
                 written: WrittenOut::default(),

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     health::Health,
-    limits::MAX_PAYLOAD_BYTES,
+    limits::{MAX_APPEND_ENTRIES, MAX_PAYLOAD_BYTES},
     log::{NodeLog, ReadError},
     log_id::LogId,
     machine::{Applied, Machine, StateRead},
@@ -54,6 +54,8 @@ pub struct RaftOptions {
     pub append_ttl: Duration,
     /// How long a chunk of a snapshot may wait for its answer.
     pub snapshot_ttl: Duration,
+    /// Entries of one append message.
+    pub append_entries: u64,
 }
 
 impl Default for RaftOptions {
@@ -66,6 +68,7 @@ impl Default for RaftOptions {
             election_max: Duration::from_millis(900),
             append_ttl: Duration::from_secs(2),
             snapshot_ttl: Duration::from_secs(10),
+            append_entries: MAX_APPEND_ENTRIES,
         }
     }
 }

@@ -53,11 +53,14 @@ pub(crate) struct Traffic {
     receiving: Arc<Semaphore>,
     /// Held while segments are given up, and while a receiver's hold begins: it either counts, or finds gone what is gone.
     recycling: Arc<tokio::sync::Mutex<()>>,
+    /// A part of what is sent is closed at this size, bytes.
+    piece_bytes: usize,
 }
 
 impl Traffic {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(piece_bytes: usize) -> Self {
         Self {
+            piece_bytes,
             sending: Arc::new(Semaphore::new(MAX_SNAPSHOTS_OUT)),
             receiving: Arc::new(Semaphore::new(MAX_SNAPSHOTS_IN)),
             recycling: Arc::default(),
@@ -164,7 +167,8 @@ impl Snapshots {
         }
         let piece = loop {
             let (image, health, from) = (sending.image.clone(), self.health.clone(), from.clone());
-            let piece = blocking(move || image.piece(from, &health)).await?;
+            let most = self.traffic.piece_bytes;
+            let piece = blocking(move || image.piece(from, most, &health)).await?;
             match piece.as_ref().err().and_then(damaged_index) {
                 Some(index) if self.repairs.mend(index).await => {}
                 _ => break piece,
@@ -221,7 +225,7 @@ impl Snapshots {
         self.begin_stage(&id).await?;
         let mut from = Place::Record(outline.oldest);
         while from != Place::End {
-            let piece = image.piece(from.clone(), &self.health)?;
+            let piece = image.piece(from.clone(), self.traffic.piece_bytes, &self.health)?;
             match &from {
                 Place::Record(index) => self.put_records(*index, outline.applied, piece.data).await?,
                 Place::Pair(key) => self.put_pairs(&id, key, &piece.to, piece.data).await?,

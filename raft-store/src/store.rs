@@ -41,6 +41,8 @@ pub struct StoreOptions {
     pub flush_every_bytes: u64,
     /// The state is flushed at least this often while anything is written.
     pub flush_every: Duration,
+    /// A part of a snapshot that is sent is closed at this size in bytes, [`limits::SNAPSHOT_PIECE_BYTES`] at most.
+    pub snapshot_piece_bytes: usize,
 }
 
 impl StoreOptions {
@@ -53,6 +55,7 @@ impl StoreOptions {
             keep_free_bytes: limits::DEFAULT_KEEP_FREE_BYTES,
             flush_every_bytes: limits::DEFAULT_FLUSH_BYTES,
             flush_every: Duration::from_millis(limits::DEFAULT_FLUSH_EVERY_MS),
+            snapshot_piece_bytes: limits::SNAPSHOT_PIECE_BYTES,
         }
     }
 }
@@ -214,7 +217,7 @@ impl Store {
             log,
             engine,
             health: Health::new(),
-            traffic: Traffic::new(),
+            traffic: Traffic::new(options.snapshot_piece_bytes),
             replicas: Mutex::default(),
         });
         tokio::spawn(watch_log(inner.log.clone(), inner.health.clone()));

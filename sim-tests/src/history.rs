@@ -59,7 +59,16 @@ pub struct Receipt {
     pub changes: u32,
 }
 
-/// Something a client did or saw.
+/// Why a message may be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It was older than this, the retention time.
+    Aged(Duration),
+    /// It stood in a segment that had to go for a log to be within its bound.
+    Room,
+}
+
+/// Something a client did or saw, or what nobody will see any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A message is about to be sent (again).
@@ -116,6 +125,15 @@ pub enum Event {
     Burying(Receipt),
     /// The service accepted that the message is a dead letter, which was first asked for at `asked`.
     Buried { receipt: Receipt, asked: Duration },
+    /// Retention has taken a message, and with good reason.
+    Forgotten {
+        place: Place,
+        /// The message id, if it is known.
+        id: Option<String>,
+        /// Consumer groups that had not been given it and will not get it from anywhere; for a dead letter, whose it was.
+        groups: Vec<String>,
+        why: Why,
+    },
 }
 
 impl Event {
@@ -133,6 +151,7 @@ impl Event {
             | Event::HideRefused { receipt, .. }
             | Event::AckUnsure(receipt)
             | Event::Buried { receipt, .. } => (Some(&receipt.id), Some(&receipt.place)),
+            Event::Forgotten { place, id, .. } => (id.as_ref(), Some(place)),
             Event::Calm => return false,
             Event::Leaving { group, topic, .. } | Event::Died { group, topic, .. } => {
                 return text.contains(group) && text.contains(topic);
@@ -166,6 +185,8 @@ pub struct Tally {
     pub delivered: usize,
     /// Acknowledgements that were accepted.
     pub acked: usize,
+    /// Messages that retention took.
+    pub forgotten: usize,
 }
 
 /// The history of one run. Clones are the same history.
@@ -303,6 +324,12 @@ impl Book {
                 self.finish(&receipt.group, &receipt.id);
             }
             Event::AckUnsure(receipt) => self.finish(&receipt.group, &receipt.id),
+            Event::Forgotten { id, groups, .. } => {
+                self.tally.forgotten += 1;
+                for (group, id) in groups.iter().zip(id.iter().cycle()) {
+                    self.finish(group, id);
+                }
+            }
             // A dead letter is done with when it is seen among the dead letters.
             Event::Sending { .. }
             | Event::Refused { .. }

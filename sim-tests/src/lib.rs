@@ -18,7 +18,6 @@
 //! | `plan` | the world a seed draws |
 //! | `client`, `workload` | a client of the service over the simulated network, and what clients do |
 //! | `letter` | what is in the messages |
-//! | `janitor` | an administrator who has messages forgotten |
 //! | `nemesis`, `atlas` | faults, and what may be broken at the same time |
 //! | `watch` | the oracles that look into the nodes, at work |
 //! | `coverage`, `commands` | counters of what happened, and of the commands that were applied |
@@ -42,8 +41,6 @@ pub mod disk;
 pub mod history;
 #[cfg(madsim)]
 pub mod host;
-#[cfg(madsim)]
-pub mod janitor;
 #[cfg(madsim)]
 pub mod letter;
 #[cfg(madsim)]

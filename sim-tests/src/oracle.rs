@@ -21,6 +21,7 @@
 //! | `cluster` | P10, and Raft's own: one entry an index, no leader without what was committed |
 //! | `payloads` | P10: an entry says the same on all nodes |
 //! | `waits` | P3: a wait between two attempts is the one that was agreed |
+//! | `retention` | nothing is forgotten before its time, and what is past it goes |
 //! | `votes` | Raft's own: no vote is taken back |
 
 use std::{
@@ -46,6 +47,7 @@ pub mod payloads;
 mod poll;
 mod receipt;
 mod renewal;
+pub mod retention;
 #[cfg(madsim)]
 pub mod votes;
 #[cfg(madsim)]
@@ -99,6 +101,7 @@ pub(crate) fn all(groups: &BTreeSet<String>, rules: Rules) -> Vec<Box<dyn Oracle
         Box::<poll::Polls>::default(),
         Box::new(dead::Dead::new(rules.max_attempts)),
         Box::new(early_death::EarlyDeath::new(groups.clone(), rules.max_attempts)),
+        Box::<retention::Retention>::default(),
         Box::new(renewal::Renewals::new(rules.renew_at_most)),
         Box::new(late::Late::new(groups.clone(), rules.renew_at_most)),
     ]
@@ -111,7 +114,7 @@ pub(crate) mod testing {
     use std::time::Duration;
 
     use super::Oracle;
-    use crate::history::{Delivery, Event, Place, Receipt};
+    use crate::history::{Delivery, Event, Place, Receipt, Why};
 
     pub(crate) const S: fn(u64) -> Duration = Duration::from_secs;
 
@@ -159,6 +162,16 @@ pub(crate) mod testing {
             client: "c".into(),
             group: "g".into(),
             topic: "t".into(),
+        }
+    }
+
+    /// Retention takes it before consumer group "g" had it.
+    pub(crate) fn forgotten(id: &str, offset: i64, why: Why) -> Event {
+        Event::Forgotten {
+            place: place(offset),
+            id: Some(id.into()),
+            groups: vec!["g".into()],
+            why,
         }
     }
 

@@ -11,8 +11,10 @@ use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use crate::oracle::late::LONGEST_BACKOFF;
 
 mod fault;
+mod limits;
 
 pub use fault::Fault;
+pub use limits::Limits;
 
 /// Share of worlds in which a majority is always up.
 const ONE_AT_A_TIME: f64 = 0.3;
@@ -89,6 +91,8 @@ pub struct Plan {
     pub renew_at_most: Duration,
     /// Waits between attempts, of all consumer groups.
     pub backoff: BackoffView,
+    /// What nodes keep, and how much they take on.
+    pub limits: Limits,
 }
 
 impl Plan {
@@ -115,6 +119,8 @@ impl Plan {
             }
         };
         let slowest = rng.gen_range(2..=20);
+        let mut segment_bytes = 1 << rng.gen_range(16..=20);
+        let limits = Limits::draw(&mut rng, &mut segment_bytes);
         Plan {
             nodes,
             shards: rng.gen_range(1..=4),
@@ -139,7 +145,7 @@ impl Plan {
                 .choose(&mut rng)
                 .expect("there are some"),
             sync_us: rng.gen_range(100..=3_000),
-            segment_bytes: 1 << rng.gen_range(16..=20),
+            segment_bytes,
             flush_bytes: 1 << rng.gen_range(14..=18),
             faults,
             at_once: if one_at_a_time { 1 } else { rng.gen_range(1..=2) },
@@ -155,6 +161,7 @@ impl Plan {
                 false => RENEW_AT_MOST,
             },
             backoff: draw_backoff(&mut rng),
+            limits,
         }
     }
 
@@ -196,6 +203,7 @@ impl Plan {
             deaths: false,
             renew_at_most: RENEW_AT_MOST,
             backoff: BackoffView::Customized { next_ms: vec![1_000] },
+            limits: Limits::large(),
         }
     }
 
@@ -238,6 +246,7 @@ impl Plan {
                     late: 0.0,
                 };
             }
+            "retention" if value == "none" => self.limits.keep(),
             "loss" if value == "none" => self.loss = 0.0,
             "push" if value == "none" => self.push = false,
             // Not simpler: to have push consumers in every world of a search.
@@ -289,6 +298,9 @@ impl Plan {
         if self.batches {
             changes.push("batches=none".into());
         }
+        if self.limits.forget() {
+            changes.push("retention=none".into());
+        }
         if self.loss > 0.0 {
             changes.push("loss=none".into());
         }
@@ -329,7 +341,7 @@ impl fmt::Display for Plan {
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
              loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} \
-             deaths {} backoff {:?}",
+             deaths {} backoff {:?} {}",
             self.nodes,
             self.shards,
             self.topics,
@@ -357,7 +369,8 @@ impl fmt::Display for Plan {
             self.consumers,
             self.batches,
             self.deaths,
-            self.backoff
+            self.backoff,
+            self.limits
         )
     }
 }

@@ -1,8 +1,15 @@
 //! Oracles that look into the nodes, all the time: what each node has, and what all of them have in common.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use broker::node::{Node, kv::Reading, shard::DataShard};
+use madsim::time::TimeHandle;
 use queue_core::GroupId;
 use tokio::time::sleep;
 
@@ -11,7 +18,7 @@ use crate::{
     coverage::Coverage,
     history::History,
     host::Host,
-    oracle::{cluster::Watch, payloads::Payloads, waits::Waits},
+    oracle::{cluster::Watch, payloads::Payloads, retention::look::Looks, waits::Waits},
     plan::Plan,
 };
 
@@ -20,8 +27,23 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Every so many looks they check one core.
 const CHECK_EVERY: u64 = 10;
 
+/// What those who watch and those who wait tell each other.
+#[derive(Default)]
+pub struct Signs {
+    /// The faults are over, and the cluster is whole.
+    pub calm: AtomicBool,
+    /// Everything is gone that is past retention.
+    pub settled: AtomicBool,
+}
+
 /// Runs until it is aborted.
-pub async fn run(hosts: Arc<Vec<Host>>, plan: Plan, history: History, coverage: Coverage) {
+pub async fn run(
+    hosts: Arc<Vec<Host>>,
+    plan: Plan,
+    (history, coverage): (History, Coverage),
+    mut looks: Looks,
+    signs: Arc<Signs>,
+) {
     let (mut watch, mut counted) = (Watch::default(), Counted::default());
     let (mut payloads, mut waits) = (
         Payloads::default(),
@@ -34,6 +56,14 @@ pub async fn run(hosts: Arc<Vec<Host>>, plan: Plan, history: History, coverage: 
         waits.look(&nodes, |node, group| is_of(&plan, node, group), &mut wrong);
         payloads.look(&nodes, &mut wrong);
         counted.look(&nodes, &coverage);
+        let now = TimeHandle::current().elapsed();
+        if signs.calm.load(Ordering::SeqCst) {
+            looks.calm(now);
+        }
+        for event in looks.look(now, &nodes, &coverage, &mut wrong) {
+            history.record(now, &event);
+        }
+        signs.settled.store(looks.settled(), Ordering::SeqCst);
         if look.is_multiple_of(CHECK_EVERY) {
             // One after the other: it reads every row.
             let shards: Vec<_> = nodes.iter().flat_map(|node| node.shards()).collect();

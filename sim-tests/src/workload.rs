@@ -34,7 +34,7 @@ mod receive;
 mod send;
 
 /// The consumer group that reads dead letters.
-const UNDERTAKER: &str = "undertaker";
+pub const UNDERTAKER: &str = "undertaker";
 /// After a failure the next try waits so long.
 const PAUSE: Duration = Duration::from_millis(50);
 

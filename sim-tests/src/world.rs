@@ -3,7 +3,12 @@
 //! First safety under faults; then all faults stop and liveness is demanded: everything acknowledged is received, every
 //! node takes part again, and all replicas of a shard are equal (P11). Oracles watch all the time.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use broker::{
     node::Node,
@@ -17,14 +22,15 @@ use crate::{
     coverage::Coverage,
     history::{Event, History, Rules, Tally},
     host::Host,
-    janitor, log,
+    log,
     nemesis::{self, Scene},
     oracle::cluster::Watch,
+    oracle::retention::{ledger, look::Looks},
     peers::Disorder,
     plan::{Fault, Plan},
     trace::{Digest, Trace},
-    watch,
-    workload::Clients,
+    watch::{self, Signs},
+    workload::{Clients, UNDERTAKER},
 };
 
 /// From the end of all faults to everything drained: some leases and retries, one after the other, and a few elections.
@@ -33,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(240);
 const PATIENCE_WITH_PUSH: Duration = Duration::from_secs(420);
 /// From then until every replica is where its leader is.
 const LEVEL: Duration = Duration::from_secs(60);
+/// From then until nothing is left that is past retention, and all logs are within their bounds.
+const SETTLED: Duration = Duration::from_secs(180);
 /// A cluster forms within this.
 const FORMED: Duration = Duration::from_secs(60);
 /// How often is looked whether something has come about.
@@ -142,12 +150,15 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     found(&hosts, &plan, &history).await;
     trace.event("founded", &[], &[]);
 
-    let watch = tokio::spawn(watch::run(
+    let signs = Arc::<Signs>::default();
+    let watch = watch::run(
         hosts.clone(),
         plan.clone(),
-        history.clone(),
-        coverage.clone(),
-    ));
+        (history.clone(), coverage.clone()),
+        Looks::new(rules(&plan)),
+        signs.clone(),
+    );
+    let watch = tokio::spawn(watch);
     let rebuild = tokio::spawn(rebuild(hosts.clone(), coverage.clone()));
     let clients = Clients::start(&plan, &history, &coverage, &disorder, &trace);
     let scene = Scene {
@@ -158,13 +169,12 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         coverage: coverage.clone(),
         history: history.clone(),
     };
-    let janitor = tokio::spawn(janitor::run(hosts.clone(), plan.clone(), coverage.clone()));
     let rest = async {
         nemesis::run(scene).await;
         trace.event("faults end", &[], &[]);
         futures::join!(
-            calm_down(&hosts, &history),
-            live(&hosts, &plan, &clients, &history)
+            calm_down(&hosts, &history, &signs),
+            live(&hosts, &plan, &clients, &history, &signs)
         );
     };
     tokio::select! {
@@ -173,7 +183,6 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         () = rest => {}
     }
     clients.stop();
-    janitor.abort();
     watch.abort();
     rebuild.abort();
     let happened = coverage.all();
@@ -235,6 +244,17 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
     }
 }
 
+/// What nodes are told to keep.
+fn rules(plan: &Plan) -> ledger::Rules {
+    ledger::Rules {
+        age: plan.limits.retention,
+        bytes: plan.limits.retention_bytes,
+        segment_bytes: plan.segment_bytes,
+        groups: (0..plan.groups).map(|number| plan.group(number)).collect(),
+        undertaker: UNDERTAKER.to_owned(),
+    }
+}
+
 /// What `flotilla serve` does when the stored data is damaged: sets it aside and starts again with nothing.
 async fn rebuild(hosts: Arc<Vec<Host>>, coverage: Coverage) {
     loop {
@@ -249,14 +269,15 @@ async fn rebuild(hosts: Arc<Vec<Host>>, coverage: Coverage) {
 }
 
 /// Tells the oracles when every node takes part again: from now on there are no excuses.
-async fn calm_down(hosts: &[Host], history: &History) {
+async fn calm_down(hosts: &[Host], history: &History, signs: &Signs) {
     if await_true(PATIENCE, || atlas::whole(hosts)).await {
         history.record(now(), &Event::Calm);
+        signs.calm.store(true, Ordering::SeqCst);
     }
 }
 
 /// P11: elect, agree, serve, drain.
-async fn live(hosts: &[Host], plan: &Plan, clients: &Clients, history: &History) {
+async fn live(hosts: &[Host], plan: &Plan, clients: &Clients, history: &History, signs: &Signs) {
     let patience = if plan.push { PATIENCE_WITH_PUSH } else { PATIENCE };
     let done = || clients.producers_left() == 0 && history.drained();
     if !await_true(patience, done).await {
@@ -268,6 +289,12 @@ async fn live(hosts: &[Host], plan: &Plan, clients: &Clients, history: &History)
     }
     if !await_true(LEVEL, || atlas::whole(hosts) && level(hosts)).await {
         return history.broken("P11: the cluster is not whole again, or its replicas are not level".into());
+    }
+    // Whoever watches says what stays too long.
+    let settled = || signs.settled.load(Ordering::SeqCst);
+    let patience = ledger::FITS_WITHIN + ledger::GONE_WITHIN + plan.limits.retention;
+    if plan.limits.forget() && !await_true(patience.min(SETTLED), settled).await {
+        history.broken("retention: it has not come to rest".into());
     }
     let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
     let mut wrong = Vec::new();

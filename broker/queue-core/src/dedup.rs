@@ -101,6 +101,14 @@ impl Dedup {
         (hash, sequence)
     }
 
+    /// All that is in the ring, for oracles: sequence, queue, offset, id.
+    #[cfg(madsim)]
+    pub(crate) fn latest_first(&self) -> impl Iterator<Item = (u64, QueueId, u64, &[u8])> + '_ {
+        let sequences = self.first..self.first + self.ring.len() as u64;
+        let latest_first = sequences.rev().zip(self.ring.iter().rev());
+        latest_first.map(|(sequence, known)| (sequence, known.queue, known.offset, &known.id[..]))
+    }
+
     /// Takes a row of the state; rows come in order. Nothing is found before [`Self::loaded`].
     pub(crate) fn load(&mut self, mut key: Reader, mut value: Reader) -> Result<(), Fault> {
         let sequence = key.key_long()?;

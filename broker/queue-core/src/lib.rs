@@ -19,6 +19,8 @@ mod ids;
 mod keys;
 mod kv;
 pub mod limits;
+#[cfg(madsim)]
+mod look;
 mod outcome;
 mod places;
 #[cfg(madsim)]

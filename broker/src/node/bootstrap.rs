@@ -426,7 +426,13 @@ async fn open_shards(node: &Node, identity: &Identity, meta: &MetaState) -> Resu
                 .collect();
             replica.initialize(members).await.map_err(fatal)?;
         }
-        let shard = Arc::new(DataShard::new(id, replica, machine, Arc::clone(node.clock())));
+        let shard = Arc::new(DataShard::new(
+            id,
+            replica,
+            machine,
+            Arc::clone(node.clock()),
+            node.options().bounds,
+        ));
         node.inner
             .shards
             .write()

@@ -23,8 +23,9 @@ use crate::limits::{MAX_INTERESTS, MAX_WAITING_RECEIVES};
 pub type Pair = (u32, u32);
 
 /// Wakes the receives of a node, and knows which other nodes want to be told.
-#[derive(Default)]
 pub struct Hub {
+    /// Receives that may wait here.
+    places: usize,
     ears: Mutex<Ears>,
     /// Receives that wait here.
     waiting: AtomicUsize,
@@ -126,10 +127,27 @@ impl Seat {
     }
 }
 
+impl Default for Hub {
+    fn default() -> Self {
+        Self::new(MAX_WAITING_RECEIVES)
+    }
+}
+
 impl Hub {
+    /// With so many places.
+    pub fn new(places: usize) -> Self {
+        Self {
+            places,
+            ears: Mutex::default(),
+            waiting: AtomicUsize::default(),
+            listening: AtomicUsize::default(),
+            due: Notify::default(),
+        }
+    }
+
     /// Takes a place, or nothing when the node's bound is reached.
     pub fn sit(self: &Arc<Self>, pair: Pair) -> Option<Seat> {
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING_RECEIVES {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.places {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return None;
         }

@@ -6,7 +6,6 @@ use flotilla_proto::record::{self, Command, command};
 use queue_core::Reply;
 
 use super::{Node, shard::DataShard};
-use crate::limits::TICK_LIMIT;
 
 /// Longest sleep between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -55,7 +54,9 @@ async fn tick(shard: &DataShard) -> Duration {
         if deadline > now {
             return Duration::from_millis(deadline - now);
         }
-        let tick = command::Command::Tick(record::Tick { limit: TICK_LIMIT });
+        let tick = command::Command::Tick(record::Tick {
+            limit: shard.bounds.tick,
+        });
         match shard.proposer.submit(Command { command: Some(tick) }).await {
             Ok(Reply::Ticked {
                 expired: 0,

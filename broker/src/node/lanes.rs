@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use flotilla_proto::record::{Command, command::Command as Kind, configure::What};
 
 use crate::limits::{
-    MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS, MAX_QUEUED_COMMANDS, MAX_QUEUED_SEND_BYTES, MAX_QUEUED_SMALL_BYTES,
+    Bounds, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS, MAX_QUEUED_COMMANDS, MAX_QUEUED_SMALL_BYTES,
     MAX_QUEUED_TIME_COMMANDS, MAX_SEND_WAIT_MS, TURN_BYTES, TURN_COMMANDS,
 };
 
@@ -47,13 +47,13 @@ impl Lane {
     }
 
     /// Commands and bytes that may wait.
-    fn room(self) -> (usize, usize) {
+    fn room(self, bounds: &Bounds) -> (usize, usize) {
         match self {
             Lane::Time => (MAX_QUEUED_TIME_COMMANDS, MAX_QUEUED_SMALL_BYTES),
-            Lane::Settle | Lane::Deliver => (MAX_QUEUED_COMMANDS, MAX_QUEUED_SMALL_BYTES),
+            Lane::Settle | Lane::Deliver => (bounds.queued_commands, MAX_QUEUED_SMALL_BYTES),
             // A message that is copied forward may be as large as any.
             Lane::Upkeep => (MAX_QUEUED_COMMANDS, 2 * MAX_QUEUED_SMALL_BYTES),
-            Lane::Send => (MAX_QUEUED_COMMANDS, MAX_QUEUED_SEND_BYTES),
+            Lane::Send => (bounds.queued_commands, bounds.queued_send_bytes),
         }
     }
 }
@@ -75,11 +75,20 @@ pub(super) struct Lanes<T> {
     lanes: [Queue<T>; LANES.len()],
     /// The lane that comes first after that of time.
     turn: usize,
+    bounds: Bounds,
 }
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
+        Self::new(Bounds::default())
+    }
+}
+
+impl<T> Lanes<T> {
+    /// Empty ones.
+    pub(super) fn new(bounds: Bounds) -> Self {
         Self {
+            bounds,
             lanes: LANES.map(|_| Queue {
                 items: VecDeque::new(),
                 bytes: 0,
@@ -87,16 +96,14 @@ impl<T> Default for Lanes<T> {
             turn: 1,
         }
     }
-}
 
-impl<T> Lanes<T> {
     /// Puts an item at the end of its lane, or gives it back if there is no room, or if sends wait for too long already.
     pub(super) fn push(&mut self, lane: Lane, item: T, bytes: usize, now_ms: u64) -> Result<(), T> {
-        let (most, most_bytes) = lane.room();
+        let (most, most_bytes) = lane.room(&self.bounds);
         let queue = &mut self.lanes[lane as usize];
         let first_ms = queue.items.front().map_or(now_ms, |first| first.since_ms);
         let too_late = lane == Lane::Send && now_ms.saturating_sub(first_ms) > MAX_SEND_WAIT_MS;
-        if too_late || queue.items.len() >= most || queue.bytes + bytes > most_bytes {
+        if too_late || queue.items.len() >= most || (queue.bytes > 0 && queue.bytes + bytes > most_bytes) {
             return Err(item);
         }
         queue.bytes += bytes;
@@ -195,6 +202,7 @@ mod tests {
     use flotilla_proto::record::{Ack, Append, Tick};
 
     use super::*;
+    use crate::limits::MAX_QUEUED_SEND_BYTES;
 
     fn fill(lanes: &mut Lanes<Lane>) -> Vec<Lane> {
         let mut batch = Batch::new();

@@ -26,8 +26,8 @@ use super::{
     machine::QueueMachine,
 };
 use crate::limits::{
-    FEW_COMMANDS_IN_FLIGHT, FRUITLESS_YIELDS, MAX_BYTES_IN_FLIGHT, MAX_COMMAND_BYTES, MAX_ENTRIES_IN_FLIGHT,
-    PIPELINE_BYTES,
+    Bounds, FEW_COMMANDS_IN_FLIGHT, FRUITLESS_YIELDS, MAX_BYTES_IN_FLIGHT, MAX_COMMAND_BYTES,
+    MAX_ENTRIES_IN_FLIGHT, PIPELINE_BYTES,
 };
 
 /// Why a command has no reply.
@@ -69,7 +69,6 @@ pub struct Proposer {
     _handle: mpsc::Sender<Infallible>,
 }
 
-#[derive(Default)]
 struct Queue {
     lanes: Mutex<Lanes<Proposal>>,
     /// Rings when there is something in them, or more than before.
@@ -84,8 +83,11 @@ impl Queue {
 
 impl Proposer {
     /// Starts the proposer of a replica. It ends when every handle is dropped.
-    pub fn start(replica: Replica, machine: Arc<QueueMachine>) -> Self {
-        let queue = Arc::<Queue>::default();
+    pub fn start(replica: Replica, machine: Arc<QueueMachine>, bounds: Bounds) -> Self {
+        let queue = Arc::new(Queue {
+            lanes: Mutex::new(Lanes::new(bounds)),
+            came: Notify::default(),
+        });
         let (handle, handles) = mpsc::channel(1);
         let work = Batches {
             replica,

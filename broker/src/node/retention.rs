@@ -24,10 +24,7 @@ use super::{
     shard::DataShard,
 };
 use crate::{
-    limits::{
-        COPY_BYTES_AT_ONCE, COPY_COMMANDS_AT_ONCE, COPY_READS_AT_ONCE, SWEEP_AT_ONCE, TRIM_AT_ONCE,
-        TRIM_LIMIT,
-    },
+    limits::{COPY_BYTES_AT_ONCE, COPY_READS_AT_ONCE, SWEEP_AT_ONCE, TRIM_AT_ONCE},
     meta::{DEAD_LETTER_PREFIX, MetaState},
 };
 
@@ -216,12 +213,12 @@ fn is_dead_letters(meta: &MetaState, queue: QueueId) -> bool {
     topic.is_some_and(|topic| topic.name.starts_with(DEAD_LETTER_PREFIX))
 }
 
-/// Trims queues to their new first offsets, one step of at most [`TRIM_LIMIT`] rows after the other. Breaks off if the shard
+/// Trims queues to their new first offsets, one step of at most [`TRIM_LIMIT`](crate::limits::TRIM_LIMIT) rows after the other. Breaks off if the shard
 /// takes no commands now.
 async fn trim(shard: &DataShard, queues: Vec<(QueueId, u64)>) -> ControlFlow<()> {
     let mut queues = queues.into_iter().peekable();
     while queues.peek().is_some() {
-        let (mut step, mut rows) = (Vec::new(), u64::from(TRIM_LIMIT));
+        let (mut step, mut rows) = (Vec::new(), u64::from(shard.bounds.trim));
         while rows > 0
             && step.len() < TRIM_AT_ONCE
             && let Some(&(queue, wanted)) = queues.peek()
@@ -235,7 +232,7 @@ async fn trim(shard: &DataShard, queues: Vec<(QueueId, u64)>) -> ControlFlow<()>
             step.push(command::Command::Trim(record::Trim {
                 queue: queue.0,
                 first: part,
-                limit: TRIM_LIMIT,
+                limit: shard.bounds.trim,
             }));
             if part == wanted {
                 queues.next();
@@ -310,7 +307,7 @@ async fn copy_forward(node: &Node, shard: &DataShard, through: u64) -> Result<()
                 core.stragglers(
                     &Reading(state),
                     through,
-                    COPY_COMMANDS_AT_ONCE,
+                    shard.bounds.copy_commands,
                     COPY_BYTES_AT_ONCE as u64,
                 )
             })

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    limits::{DELIVERED_OVERHEAD_BYTES, MAX_IN_FLIGHT_PER_QUEUE, MAX_RECEIVE_BYTES},
+    limits::{Bounds, DELIVERED_OVERHEAD_BYTES, MAX_RECEIVE_BYTES},
     unread::Room,
 };
 
@@ -34,6 +34,8 @@ pub struct DataShard {
     /// Who leads, kept by the shard's keeper so that every request need not ask the replica.
     leadership: Leadership,
     clock: Arc<dyn Clock>,
+    /// How much it takes on.
+    pub(super) bounds: Bounds,
     /// (consumer group, queue) pairs with a delivery under way: one at a time, so that nothing is chosen twice.
     delivering: Mutex<BTreeSet<(GroupId, QueueId)>>,
     /// What nodes reported as written out and is on its way into the log.
@@ -173,8 +175,14 @@ pub enum DeliverError {
 
 impl DataShard {
     /// Puts a replica to work.
-    pub fn new(id: u32, replica: Replica, machine: Arc<QueueMachine>, clock: Arc<dyn Clock>) -> Self {
-        let proposer = Proposer::start(replica.clone(), Arc::clone(&machine));
+    pub fn new(
+        id: u32,
+        replica: Replica,
+        machine: Arc<QueueMachine>,
+        clock: Arc<dyn Clock>,
+        bounds: Bounds,
+    ) -> Self {
+        let proposer = Proposer::start(replica.clone(), Arc::clone(&machine), bounds);
         Self {
             id,
             replica,
@@ -182,6 +190,7 @@ impl DataShard {
             proposer,
             leadership: Leadership::default(),
             clock,
+            bounds,
             delivering: Mutex::default(),
             marking: Marking::default(),
             copying: tokio::sync::Mutex::default(),
@@ -268,7 +277,7 @@ impl DataShard {
     ) -> Result<Selection, DeliverError> {
         self.replica.read_state(|state| {
             self.machine.read(|core| {
-                let mut choice = core.selectable(group, queue, now, count, MAX_IN_FLIGHT_PER_QUEUE);
+                let mut choice = core.selectable(group, queue, now, count, self.bounds.in_flight_per_queue);
                 let mut left = MAX_RECEIVE_BYTES;
                 let mut fits = |offset: u64, first: bool| -> Result<bool, Fault> {
                     let stored = core.locate(&Reading(state), queue, offset)?;

@@ -12,6 +12,7 @@ use std::{
 use async_trait::async_trait;
 use broker::{
     clock::{Clock, SystemClock},
+    limits::Bounds,
     node::{Node, NodeError, NodeOptions, StopReason},
     peer::{Body, PeerError, PeerHandler, PeerTransport},
     service::{Caller, Service},
@@ -194,6 +195,7 @@ impl Cluster {
             renew_at_most: broker::limits::RENEW_AT_MOST,
             raft: RaftOptions::default(),
             store,
+            bounds: Bounds::default(),
         }
     }
 

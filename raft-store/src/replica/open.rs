@@ -9,7 +9,7 @@ use super::{Inner, Raft, RaftOptions, Repairs, Replica, ReplicaOptions, inbound}
 use crate::{
     engine::{Engine, EngineError},
     health::{Health, StoreStopped},
-    limits::{MAX_APPEND_ENTRIES, MAX_INBOUND_APPENDS},
+    limits::MAX_INBOUND_APPENDS,
     log::NodeLog,
     runtime::blocking,
     snapshot::{Snapshots, Traffic},
@@ -204,8 +204,8 @@ fn config(shard: u32, times: &RaftOptions) -> Result<Arc<Config>, StoreError> {
         election_timeout_min: millis(times.election_min),
         election_timeout_max: millis(times.election_max),
         install_snapshot_timeout: millis(times.snapshot_ttl),
-        max_payload_entries: MAX_APPEND_ENTRIES,
-        max_append_entries: Some(MAX_APPEND_ENTRIES),
+        max_payload_entries: times.append_entries,
+        max_append_entries: Some(times.append_entries),
         // Snapshots are made when a replica needs one, and purging is the retention's decision alone.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,

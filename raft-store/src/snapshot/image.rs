@@ -11,7 +11,7 @@ use super::piece::{Outline, Piece, Place, put_pair};
 use crate::{
     engine::EngineView,
     health::Health,
-    limits::{SNAPSHOT_IMAGE_MS, SNAPSHOT_PIECE_BYTES, SNAPSHOT_SCAN_PAIRS},
+    limits::{SNAPSHOT_IMAGE_MS, SNAPSHOT_SCAN_PAIRS},
     log::{NodeLog, ReadError},
     machine::StateRead,
     runtime::Moment,
@@ -64,10 +64,10 @@ impl StateImage {
     /// # Errors
     ///
     /// `NotFound` when the log no longer has the record: the image is worth nothing then.
-    pub(crate) fn piece(&self, from: Place, health: &Health) -> io::Result<Piece> {
+    pub(crate) fn piece(&self, from: Place, most: usize, health: &Health) -> io::Result<Piece> {
         match &from {
-            Place::Record(index) => self.records(*index, health),
-            Place::Pair(key) => self.pairs(key.clone(), health),
+            Place::Record(index) => self.records(*index, most, health),
+            Place::Pair(key) => self.pairs(key.clone(), most, health),
             Place::End => Ok(Piece {
                 to: Place::End,
                 data: Bytes::new(),
@@ -76,11 +76,11 @@ impl StateImage {
         }
     }
 
-    fn records(&self, from: u64, health: &Health) -> io::Result<Piece> {
+    fn records(&self, from: u64, most: usize, health: &Health) -> io::Result<Piece> {
         let applied = self.standing.applied.map_or(0, |id| id.index);
         let mut data = BytesMut::new();
         let mut next = from;
-        while next <= applied && data.len() < SNAPSHOT_PIECE_BYTES {
+        while next <= applied && data.len() < most {
             match self.log.read_record(self.shard, next) {
                 Ok(record) => data.extend_from_slice(&record),
                 Err(error @ ReadError::NotFound { .. }) => {
@@ -105,7 +105,7 @@ impl StateImage {
         })
     }
 
-    fn pairs(&self, from: Bytes, health: &Health) -> io::Result<Piece> {
+    fn pairs(&self, from: Bytes, most: usize, health: &Health) -> io::Result<Piece> {
         let state = ShardView::new(self.shard, self.section, &*self.view);
         let mut data = BytesMut::new();
         let mut next = from.clone();
@@ -115,7 +115,7 @@ impl StateImage {
                 .map_err(|e| health.engine(e))?;
             let more = pairs.len() == SNAPSHOT_SCAN_PAIRS;
             for (key, value) in pairs {
-                if data.len() >= SNAPSHOT_PIECE_BYTES {
+                if data.len() >= most {
                     return Ok(Piece {
                         from: Place::Pair(from),
                         data: data.freeze(),

@@ -7,7 +7,7 @@ use super::{piece::split_records, *};
 use crate::{
     disk::{SimDisk, is_full, sim::Loss},
     engine::{EngineError, memory::MemoryEngine},
-    limits::{SNAPSHOT_HOLD_BYTES, SNAPSHOT_IMAGE_MS},
+    limits::{SNAPSHOT_HOLD_BYTES, SNAPSHOT_IMAGE_MS, SNAPSHOT_PIECE_BYTES},
     log::LogOptions,
     machine::{Applied, StateRead, StateWrite},
     record::{Kind, Record},
@@ -86,7 +86,12 @@ async fn open(disk: SimDisk, engine: MemoryEngine, traffic: Traffic) -> Side {
 }
 
 async fn receiver() -> Side {
-    open(SimDisk::new(2), MemoryEngine::new(), Traffic::new()).await
+    open(
+        SimDisk::new(2),
+        MemoryEngine::new(),
+        Traffic::new(SNAPSHOT_PIECE_BYTES),
+    )
+    .await
 }
 
 /// Writes votes until the log says that its disk is full; the last of them may have to wait for room.
@@ -107,7 +112,12 @@ async fn fill(log: &NodeLog) {
 
 /// A replica with entries and a state of three parts.
 async fn sender() -> Side {
-    let side = open(SimDisk::new(1), MemoryEngine::new(), Traffic::new()).await;
+    let side = open(
+        SimDisk::new(1),
+        MemoryEngine::new(),
+        Traffic::new(SNAPSHOT_PIECE_BYTES),
+    )
+    .await;
     let log = &side.snapshots.log;
     for first in (1..=LAST).step_by(10) {
         let (done, stored) = tokio::sync::oneshot::channel();
@@ -150,7 +160,7 @@ impl Side {
 
     async fn restart_flushed(self) -> Side {
         self.disk.crash(Loss::All);
-        open(self.disk, self.engine, Traffic::new()).await
+        open(self.disk, self.engine, Traffic::new(SNAPSHOT_PIECE_BYTES)).await
     }
 
     fn pairs(&self) -> Vec<(Bytes, Bytes)> {
@@ -261,7 +271,12 @@ async fn a_snapshot_costs_its_sender_no_room_and_arrives_as_it_was() {
     install(&to, &sending).await;
     check_installed(&to, &from);
     assert_eq!((to.staged(1), to.staged(2)), (0, 3_000));
-    let again = open(to.disk.fork(), to.engine.clone(), Traffic::new()).await;
+    let again = open(
+        to.disk.fork(),
+        to.engine.clone(),
+        Traffic::new(SNAPSHOT_PIECE_BYTES),
+    )
+    .await;
     check_installed(&again, &from);
 }
 
@@ -390,7 +405,7 @@ async fn a_receiver_without_room_takes_nothing_until_it_has_some() {
 
 #[tokio::test]
 async fn no_more_than_so_many_snapshots_are_under_way() {
-    let (from, traffic) = (sender().await, Traffic::new());
+    let (from, traffic) = (sender().await, Traffic::new(SNAPSHOT_PIECE_BYTES));
     let sending = from.sending().await;
     let mut inboxes = Vec::new();
     for seed in 0..=MAX_SNAPSHOTS_IN {

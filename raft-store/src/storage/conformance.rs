@@ -85,7 +85,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Fresh {
                 state,
                 log.clone(),
                 health.clone(),
-                Traffic::new(),
+                Traffic::new(crate::limits::SNAPSHOT_PIECE_BYTES),
                 repairs.clone(),
             )),
             health: health.clone(),

@@ -232,15 +232,21 @@ impl Process {
             auto_create_topics: true,
             auto_create_groups: true,
             default_queues: plan.queues,
-            retention: Duration::from_secs(24 * 3600),
-            retention_bytes: 1 << 40,
+            retention: plan.limits.retention,
+            retention_bytes: plan.limits.retention_bytes,
             renew_at_most: plan.renew_at_most,
-            raft: RaftOptions::default(),
+            raft: RaftOptions {
+                append_entries: plan.limits.append_entries,
+                ..RaftOptions::default()
+            },
+            bounds: plan.limits.bounds,
             store: StoreOptions {
                 // Small, so that segments roll over and the state is flushed within a short run.
                 segment_bytes: plan.segment_bytes,
-                cache_bytes: 64 * 1024,
+                cache_bytes: plan.limits.cache_bytes,
                 flush_every_bytes: plan.flush_bytes,
+                flush_every: plan.limits.flush_every,
+                snapshot_piece_bytes: plan.limits.snapshot_piece_bytes,
                 ..StoreOptions::new(thread_rng().gen_range(1..=u64::MAX))
             },
         }

@@ -15,6 +15,8 @@ pub(super) struct Dead {
     alive: BTreeMap<String, BTreeSet<Place>>,
     dead: BTreeMap<(String, String), BTreeSet<Place>>,
     buried: BTreeSet<(String, String)>,
+    /// Dead letters that retention took.
+    forgotten: BTreeSet<(String, String)>,
 }
 
 impl Dead {
@@ -24,6 +26,7 @@ impl Dead {
             alive: BTreeMap::new(),
             dead: BTreeMap::new(),
             buried: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
         }
     }
 }
@@ -51,6 +54,13 @@ impl Oracle for Dead {
             Event::Buried { receipt, .. } => {
                 self.buried.insert((receipt.group.clone(), receipt.id.clone()));
             }
+            Event::Forgotten {
+                place, id: Some(id), ..
+            } => {
+                if let Some(group) = place.topic.strip_prefix(DEAD_LETTERS) {
+                    self.forgotten.insert((group.to_owned(), id.clone()));
+                }
+            }
             _ => {}
         }
     }
@@ -64,7 +74,7 @@ impl Oracle for Dead {
             }
         }
         for key @ (group, id) in &self.buried {
-            if !self.dead.contains_key(key) {
+            if !self.dead.contains_key(key) && !self.forgotten.contains(key) {
                 wrong.push(format!(
                     "P9: {group} buried {id}, and it is not among the dead letters"
                 ));
@@ -76,6 +86,7 @@ impl Oracle for Dead {
 #[cfg(test)]
 mod tests {
     use super::{super::testing::*, *};
+    use crate::history::Why;
 
     fn dead(id: &str, offset: i64) -> Event {
         let Event::Delivered(mut it) = delivered(id, offset, 1, 1) else {
@@ -123,6 +134,32 @@ mod tests {
         let mut copies = twice.to_vec();
         copies.push((4, delivered("t/1", 9, 1, 4)));
         assert_eq!(judge(&mut Dead::new(2), &copies).len(), 0);
+    }
+
+    #[test]
+    fn a_buried_message_may_have_been_forgotten_as_a_dead_letter_only() {
+        let forgotten_at = |topic: &str| {
+            let Event::Forgotten {
+                place,
+                id,
+                groups,
+                why,
+            } = forgotten("t/1", 0, Why::Aged(S(1)))
+            else {
+                unreachable!()
+            };
+            let topic = topic.into();
+            let place = Place { topic, ..place };
+            let forgotten = Event::Forgotten {
+                place,
+                id,
+                groups,
+                why,
+            };
+            judge(&mut Dead::new(2), &[(1, buried("t/1")), (9, forgotten)]).len()
+        };
+        assert_eq!(forgotten_at("%DLQ%g"), 0);
+        assert_eq!(forgotten_at("t"), 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! P1: an acknowledged send survives ("lost"), and nothing comes that nobody sent ("unexpected"), that was refused
-//! ("aborted read") or that is not what was sent ("corrupt").
+//! ("aborted read") or that is not what was sent ("corrupt"). What retention takes, with good reason, before a consumer group
+//! had it is not lost for that group.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,6 +18,8 @@ pub(super) struct Durable {
     refused: BTreeSet<String>,
     /// By consumer group.
     came: BTreeMap<String, BTreeSet<String>>,
+    /// (consumer group, message) that retention has taken before it came.
+    forgotten: BTreeSet<(String, String)>,
 }
 
 impl Durable {
@@ -28,6 +31,7 @@ impl Durable {
             stored: BTreeSet::new(),
             refused: BTreeSet::new(),
             came: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
         }
     }
 }
@@ -66,6 +70,13 @@ impl Oracle for Durable {
                 let group = dead_of.unwrap_or(&it.group).to_owned();
                 self.came.entry(group).or_default().insert(it.id.clone());
             }
+            Event::Forgotten {
+                id: Some(id), groups, ..
+            } => {
+                for group in groups {
+                    self.forgotten.insert((group.clone(), id.clone()));
+                }
+            }
             _ => {}
         }
     }
@@ -74,7 +85,8 @@ impl Oracle for Durable {
         for group in &self.groups {
             let came = self.came.get(group);
             for id in &self.stored {
-                if !came.is_some_and(|came| came.contains(id)) {
+                let is_forgotten = self.forgotten.contains(&(group.clone(), id.clone()));
+                if !is_forgotten && !came.is_some_and(|came| came.contains(id)) {
                     wrong.push(format!(
                         "P1 lost: {id} was acknowledged and never came to {group}"
                     ));
@@ -87,6 +99,7 @@ impl Oracle for Durable {
 #[cfg(test)]
 mod tests {
     use super::{super::testing::*, *};
+    use crate::history::Why;
 
     fn oracle() -> Durable {
         Durable::new(BTreeSet::from(["g".to_owned()]))
@@ -109,6 +122,18 @@ mod tests {
     fn a_lost_message_is_found() {
         let wrong = judge(&mut oracle(), &[(0, sending("t/1")), (1, stored("t/1", 0))]);
         assert!(wrong.len() == 1 && wrong[0].starts_with("P1 lost"), "{wrong:?}");
+    }
+
+    #[test]
+    fn what_retention_takes_is_lost_for_those_who_should_have_it_still() {
+        let mut oracle = Durable::new(BTreeSet::from(["g".to_owned(), "h".to_owned()]));
+        let events = [
+            (0, sending("t/1")),
+            (1, stored("t/1", 0)),
+            (9, forgotten("t/1", 0, Why::Room)),
+        ];
+        let wrong = judge(&mut oracle, &events);
+        assert!(wrong.len() == 1 && wrong[0].ends_with("to h"), "{wrong:?}");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(super) struct Late {
     /// Of leases that the server renews: who holds them.
     holders: BTreeMap<Owed, String>,
     in_order: BTreeSet<(Duration, Owed)>,
-    /// Came, or was done with, before its producer knew that it is stored.
+    /// Came, was done with or forgotten, before its producer knew that it is stored.
     seen: BTreeSet<Owed>,
 }
 
@@ -165,6 +165,15 @@ impl Oracle for Late {
             Event::Acked { receipt, .. } | Event::AckUnsure(receipt) | Event::Buried { receipt, .. } => {
                 self.set_of(receipt, None);
             }
+            Event::Forgotten {
+                id: Some(id), groups, ..
+            } => {
+                for group in groups {
+                    let owed = (group.clone(), id.clone());
+                    self.seen.insert(owed.clone());
+                    self.set(owed, None);
+                }
+            }
             Event::HideUnsure {
                 receipt, invisible, ..
             } => {
@@ -211,6 +220,15 @@ mod tests {
             0,
             "before its producer knew"
         );
+    }
+
+    #[test]
+    fn what_retention_took_is_owed_to_nobody() {
+        let took = (11, forgotten("t/1", 0, crate::history::Why::Room));
+        let calm = || (1, Event::Calm);
+        let stored = |at| (at, stored("t/1", 0));
+        assert_eq!(judged(&[calm(), stored(10), took.clone(), later(999)]), 0);
+        assert_eq!(judged(&[calm(), took, stored(12), later(999)]), 0);
     }
 
     #[test]

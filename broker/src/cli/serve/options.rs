@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     config::{Config, split_address},
+    limits::Bounds,
     node::NodeOptions,
 };
 
@@ -101,5 +102,6 @@ pub(crate) fn node_options(config: &Config, addresses: Addresses) -> NodeOptions
             cache_bytes: usize::try_from(config.log.cache_size.0).unwrap_or(usize::MAX),
             ..defaults
         },
+        bounds: Bounds::default(),
     }
 }
