@@ -4,6 +4,7 @@
 //! [`Replica`]s of all its shards. A replica turns payloads into agreed entries and feeds them
 //! to its [`Machine`]. Nothing here knows what a queue is, and nothing of openraft shows outside.
 
+pub mod blocking;
 mod damage;
 pub mod descriptors;
 pub mod disk;

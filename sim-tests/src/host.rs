@@ -29,6 +29,7 @@ use madsim::{
 use prost::Message;
 use raft_store::{
     RaftOptions, StoreError, StoreOptions,
+    blocking::sim::set_machine,
     disk::sim::{Loss, SimDisk},
     engine::memory::MemoryEngine,
 };
@@ -37,8 +38,10 @@ use tracing::debug;
 
 use crate::{
     clock::{SimClock, WallClock},
-    disk::TracedDisk,
+    coverage::Coverage,
+    disk::{PoweredEngine, TracedDisk},
     history::History,
+    machine::{MayFail, Outage, Power, SlowMachine},
     oracle::votes::Votes,
     peers::{Disorder, Serve, SimTransport, serve},
     plan::Plan,
@@ -73,6 +76,8 @@ pub struct Host {
     /// The number of its node.
     pub id: u32,
     machine: NodeHandle,
+    /// How long its disk takes.
+    slow: Arc<SlowMachine>,
     process: Process,
     /// Started, and not killed since.
     up: AtomicBool,
@@ -81,9 +86,20 @@ pub struct Host {
 impl Host {
     /// Builds the machine and starts its broker.
     #[must_use]
-    pub fn start(id: u32, plan: &Plan, history: &History, disorder: &Disorder, trace: &Trace) -> Host {
+    pub fn start(
+        id: u32,
+        plan: &Plan,
+        history: &History,
+        coverage: &Coverage,
+        disorder: &Disorder,
+        trace: &Trace,
+    ) -> Host {
         let process = Process {
             id,
+            power: Arc::default(),
+            power_may_fail: Arc::default(),
+            lost_power: Arc::default(),
+            coverage: coverage.clone(),
             plan: plan.clone(),
             hardware: Arc::new(Mutex::new(Hardware::new(plan))),
             running: Arc::default(),
@@ -104,9 +120,17 @@ impl Host {
             .ip(ip(id))
             .init(move || life.clone().run())
             .build();
+        let slow = Arc::new(SlowMachine::new(
+            plan.slowness,
+            process.power.clone(),
+            process.clone().power_may_fail_now(),
+            process.clone().outage(machine.id()),
+        ));
+        set_machine(machine.id(), slow.clone());
         Host {
             id,
             machine,
+            slow,
             process,
             up: AtomicBool::new(true),
         }
@@ -140,10 +164,18 @@ impl Host {
     pub fn crash(&self) {
         self.trace("crash");
         self.end();
-        let hardware = lock(&self.process.hardware);
-        hardware.disk.crash(Loss::Random(thread_rng().r#gen()));
-        let unflushed = hardware.engine.unflushed();
-        hardware.engine.crash(thread_rng().gen_range(0..=unflushed));
+        self.process.forget_unsynced();
+    }
+
+    /// From now on the power may fail in the middle of work, or no longer.
+    pub fn power_may_fail(&self, may: bool) {
+        self.process.power_may_fail.store(may, Ordering::SeqCst);
+    }
+
+    /// Whether the power has failed in the middle of work, and nobody has started the process since.
+    #[must_use]
+    pub fn lost_power(&self) -> bool {
+        self.process.lost_power.load(Ordering::SeqCst)
     }
 
     /// Kills the process; the machine goes on, and what was written stays.
@@ -159,6 +191,9 @@ impl Host {
         self.up.store(false, Ordering::SeqCst);
         *lock(&self.process.running) = None;
         Handle::current().kill(self.machine.id());
+        for what in self.slow.interrupted() {
+            self.process.coverage.count(&what);
+        }
     }
 
     /// Takes away everything that is stored. Only while nothing runs.
@@ -175,6 +210,7 @@ impl Host {
             self.up.store(true, Ordering::SeqCst);
         }
         self.trace("restart");
+        self.process.lost_power.store(false, Ordering::SeqCst);
         self.process.may_stop.store(false, Ordering::SeqCst);
         self.process.condemned.store(false, Ordering::SeqCst);
         self.process.exited.store(false, Ordering::SeqCst);
@@ -257,6 +293,10 @@ impl Hardware {
 struct Process {
     id: u32,
     plan: Plan,
+    power: Arc<Power>,
+    power_may_fail: Arc<AtomicBool>,
+    lost_power: Arc<AtomicBool>,
+    coverage: Coverage,
     hardware: Arc<Mutex<Hardware>>,
     running: Arc<Mutex<Option<Arc<Service>>>>,
     wall: WallClock,
@@ -280,6 +320,38 @@ enum End {
 }
 
 impl Process {
+    /// What was not synced is lost, torn or kept, as chance has it.
+    fn forget_unsynced(&self) {
+        let hardware = lock(&self.hardware);
+        hardware.disk.crash(Loss::Random(thread_rng().r#gen()));
+        let unflushed = hardware.engine.unflushed();
+        hardware.engine.crash(thread_rng().gen_range(0..=unflushed));
+    }
+
+    /// While faults come. Where data is damaged, or the disk is about to fail, that fault decides when the machine stops: what
+    /// is written wrong just before the power fails cannot be told from what was being written.
+    fn power_may_fail_now(self) -> MayFail {
+        Box::new(move || {
+            let others = [&self.damaged, &self.may_stop];
+            self.power_may_fail.load(Ordering::Relaxed)
+                && !others.iter().any(|fault| fault.load(Ordering::Relaxed))
+        })
+    }
+
+    /// Ends the process when its machine loses power in the middle of work.
+    fn outage(self, machine: NodeId) -> Outage {
+        Box::new(move |work| {
+            self.trace
+                .event("power fails", &[self.id.into()], work.as_bytes());
+            debug!(node = self.id, work, "power fails");
+            self.coverage.count(&format!("power failed during {work}"));
+            *lock(&self.running) = None;
+            Handle::current().kill(machine);
+            self.forget_unsynced();
+            self.lost_power.store(true, Ordering::SeqCst);
+        })
+    }
+
     async fn run(self) {
         let (why, excused) = match self.live().await {
             Ok(()) => (String::new(), true),
@@ -305,7 +377,9 @@ impl Process {
             let hardware = lock(&self.hardware);
             (hardware.disk.mount(), hardware.engine.mount())
         };
-        let disk = TracedDisk::new(disk, self.id.into(), self.trace.clone());
+        self.power.back();
+        let disk = TracedDisk::new(disk, self.id.into(), self.power.clone(), self.trace.clone());
+        let engine = Arc::new(PoweredEngine::new(engine, self.power.clone()));
         let started = Node::start(
             self.options(),
             Arc::new(disk),

@@ -16,6 +16,7 @@
 //! | `host` | one machine: what lasts, and the broker process that can be killed |
 //! | `plan` | the world a seed draws |
 //! | `client`, `workload` | a client of the service over the simulated network, and what clients do |
+//! | `machine` | how long blocking work takes, and power that fails in the middle of it |
 //! | `janitor` | an administrator who has messages forgotten |
 //! | `nemesis`, `atlas` | faults, and what may be broken at the same time |
 //! | `coverage`, `commands` | counters of what happened, and of the commands that were applied |
@@ -43,6 +44,8 @@ pub mod host;
 pub mod janitor;
 #[cfg(madsim)]
 pub mod log;
+#[cfg(madsim)]
+pub mod machine;
 #[cfg(madsim)]
 pub mod nemesis;
 pub mod oracle;

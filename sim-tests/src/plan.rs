@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, fmt, ops::Range, time::Duration};
 
 use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 
+use crate::machine::Slowness;
+
 /// What can go wrong in a world. Each has a room of its own in `nemesis`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -152,6 +154,8 @@ pub struct Plan {
     pub skew_ms: i64,
     /// Of a disk, microseconds.
     pub sync_us: u64,
+    /// Of everything else that blocks.
+    pub slowness: Slowness,
     /// Size of log segments, bytes.
     pub segment_bytes: u64,
     /// The state is flushed when the log has grown by so many bytes.
@@ -220,6 +224,11 @@ impl Plan {
                 .choose(&mut rng)
                 .expect("there are some"),
             sync_us: rng.gen_range(100..=3_000),
+            slowness: Slowness::draw(
+                [Fault::KillLeader, Fault::KillSome, Fault::KillAll]
+                    .iter()
+                    .any(|kill| faults.contains_key(kill)),
+            ),
             segment_bytes: 1 << rng.gen_range(16..=20),
             flush_bytes: 1 << rng.gen_range(14..=18),
             faults,
@@ -258,6 +267,7 @@ impl Plan {
             loss: 0.0,
             skew_ms: 0,
             sync_us: 1_000,
+            slowness: Slowness::NONE,
             segment_bytes: 1 << 20,
             flush_bytes: 1 << 18,
             faults: BTreeMap::new(),
@@ -310,6 +320,8 @@ impl Plan {
                 };
             }
             "loss" if value == "none" => self.loss = 0.0,
+            "outages" if value == "none" => self.slowness.outages = 0,
+            "slowness" if value == "none" => self.slowness = Slowness::NONE,
             "push" if value == "none" => self.push = false,
             // Not simpler: to have push consumers in every world of a search.
             "push" if value == "all" => self.push = true,
@@ -351,6 +363,12 @@ impl Plan {
         if habits.forget + habits.hide + habits.bury + habits.late > 0.0 {
             changes.push("habits=none".into());
         }
+        if self.slowness.outages > 0 {
+            changes.push("outages=none".into());
+        }
+        if self.slowness != Slowness::NONE {
+            changes.push("slowness=none".into());
+        }
         if self.push {
             changes.push("push=none".into());
         }
@@ -389,7 +407,7 @@ impl fmt::Display for Plan {
         write!(
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
-             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} good-byes {} consumers {} batches {}",
+             loss {:.3} skew {} ms sync {} us {:?} segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} good-byes {} consumers {} batches {}",
             self.nodes,
             self.shards,
             self.topics,
@@ -405,6 +423,7 @@ impl fmt::Display for Plan {
             self.loss,
             self.skew_ms,
             self.sync_us,
+            self.slowness,
             self.segment_bytes,
             self.flush_bytes,
             faults.join(" "),
