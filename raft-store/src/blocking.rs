@@ -35,25 +35,6 @@ pub enum Work {
     Clear,
 }
 
-impl Work {
-    /// All of it.
-    pub const ALL: [Work; 13] = [
-        Work::Open,
-        Work::Batch,
-        Work::Roll,
-        Work::Prepare,
-        Work::Index,
-        Work::Recycle,
-        Work::Read,
-        Work::Repair,
-        Work::Flush,
-        Work::Export,
-        Work::Stage,
-        Work::Install,
-        Work::Clear,
-    ];
-}
-
 /// Runs what blocks, and waits for it. It goes on to its end also when nobody waits for it any more.
 pub async fn blocking<T: Send + 'static>(work: Work, call: impl FnOnce() -> T + Send + 'static) -> T {
     #[cfg(madsim)]
