@@ -7,6 +7,7 @@
 #[macro_use]
 extern crate plant;
 
+pub mod blocking;
 mod damage;
 pub mod descriptors;
 pub mod disk;

@@ -13,6 +13,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use crate::blocking::Work;
+use crate::blocking::blocking;
 use crate::disk::Disk;
 use crate::limits;
 use crate::log_id::LogId;
@@ -157,7 +159,7 @@ impl NodeLog {
     /// dropped.
     pub async fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<NodeLog, OpenError> {
         let (of_open, opts) = (disk.clone(), options.clone());
-        let opened = writer::blocking(move || open::open(of_open, opts)).await?;
+        let opened = blocking(Work::Open, move || open::open(of_open, opts)).await?;
         let shared = Arc::new(Shared::new(
             disk,
             options,

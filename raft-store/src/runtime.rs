@@ -2,7 +2,7 @@
 //!
 //! openraft and the rest of this crate get everything that is not deterministic from here.
 
-use std::{future::Future, io};
+use std::future::Future;
 
 #[cfg(madsim)]
 mod sim;
@@ -44,19 +44,5 @@ pub(crate) fn in_order<F: Future>(future: F) -> impl Future<Output = F::Output> 
     #[cfg(not(madsim))]
     {
         tokio::task::unconstrained(future)
-    }
-}
-
-/// Runs what blocks on a disk. In the simulator nothing blocks, and no other thread may exist.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-    #[cfg(madsim)]
-    {
-        Ok(work())
-    }
-    #[cfg(not(madsim))]
-    {
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|e| io::Error::other(e.to_string()))
     }
 }

@@ -16,13 +16,14 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
+    blocking::{Work, blocking},
     health::Health,
     limits::{MAX_SNAPSHOTS_IN, MAX_SNAPSHOTS_OUT, SNAPSHOT_STALL_MS},
     log::{NodeLog, ReadError},
     log_id::LogId,
     machine::Machine,
     replica::Repairs,
-    runtime::{Moment, blocking, now},
+    runtime::{Moment, now},
     state::{ShardState, Standing},
     types::convert,
 };
@@ -168,7 +169,7 @@ impl Snapshots {
         let piece = loop {
             let (image, health, from) = (sending.image.clone(), self.health.clone(), from.clone());
             let most = self.traffic.piece_bytes;
-            let piece = blocking(move || image.piece(from, most, &health)).await?;
+            let piece = blocking(Work::Export, move || image.piece(from, most, &health)).await;
             match piece.as_ref().err().and_then(damaged_index) {
                 Some(index) if self.repairs.mend(index).await => {}
                 _ => break piece,
@@ -210,8 +211,8 @@ impl Snapshots {
             self.copy(&image).await?;
         }
         let (state, marked) = (self.state.clone(), standing.clone());
-        blocking(move || state.begin_install(&marked))
-            .await?
+        blocking(Work::Install, move || state.begin_install(&marked))
+            .await
             .map_err(|e| self.health.engine(e))?;
         self.take_over(standing, machine).await
     }
@@ -259,9 +260,11 @@ impl Snapshots {
                 .await?;
         }
         let (state, machine) = (self.state.clone(), machine.clone());
-        blocking(move || state.switch(standing, |read| machine.restore(read)))
-            .await?
-            .map_err(|e| self.health.engine(e))
+        blocking(Work::Install, move || {
+            state.switch(standing, |read| machine.restore(read))
+        })
+        .await
+        .map_err(|e| self.health.engine(e))
     }
 
     /// Refused while the disk has no room for what comes at this place.
@@ -289,7 +292,7 @@ impl Snapshots {
     /// Where the staged state of snapshot `id` goes on; a stage of another snapshot is cleared.
     async fn begin_stage(&self, id: &str) -> io::Result<Place> {
         let (state, id) = (self.state.clone(), id.to_owned());
-        let next = blocking(move || state.begin_stage(&id)).await?;
+        let next = blocking(Work::Stage, move || state.begin_stage(&id)).await;
         let next = next.map_err(|e| self.health.engine(e))?;
         Ok(next.map_or(Place::End, Place::Pair))
     }
@@ -309,16 +312,16 @@ impl Snapshots {
             Place::Record(_) => return Err(piece::invalid("records after the state")),
         };
         let (state, id) = (self.state.clone(), id.to_owned());
-        blocking(move || state.stage(&id, pairs, next))
-            .await?
+        blocking(Work::Stage, move || state.stage(&id, pairs, next))
+            .await
             .map_err(|e| self.health.engine(e))
     }
 
     /// Removes what was staged, if it was not put in: the replica was further already.
     pub(crate) async fn discard_stage(&self) -> io::Result<()> {
         let state = self.state.clone();
-        blocking(move || state.discard_stage())
-            .await?
+        blocking(Work::Stage, move || state.discard_stage())
+            .await
             .map_err(|e| self.health.engine(e))
     }
 

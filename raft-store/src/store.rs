@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    blocking::{Work, blocking},
     damage::Damage,
     disk::Disk,
     engine::{Engine, EngineError, EngineStats},
@@ -15,7 +16,6 @@ use crate::{
     limits,
     log::{LogOptions, LogStats, LogStopped, NodeLog, OpenError, StopReason},
     replica::{self, Replica, ReplicaOptions},
-    runtime::blocking,
     snapshot::Traffic,
     state::{self, ShardState},
 };
@@ -271,12 +271,10 @@ impl Store {
             .map(|replica| (replica.applied(), replica))
             .collect();
         let engine = self.inner.engine.clone();
-        let flushed = blocking(move || engine.flush()).await;
-        flushed
-            .unwrap_or_else(|e| Err(EngineError::Failed(e.to_string())))
-            .inspect_err(|error| {
-                self.inner.health.engine(error.clone());
-            })?;
+        let flushed = blocking(Work::Flush, move || engine.flush()).await;
+        flushed.inspect_err(|error| {
+            self.inner.health.engine(error.clone());
+        })?;
         for (applied, replica) in applied {
             replica.set_flushed(applied);
         }
@@ -346,8 +344,8 @@ impl Store {
         // The log first: a state without a log is refused when it is opened, a log without a state is not.
         self.inner.log.drop_shard(shard).await?;
         let engine = self.inner.engine.clone();
-        let cleared = blocking(move || ShardState::open(shard, engine)?.clear()).await;
-        Ok(cleared??)
+        let cleared = blocking(Work::Clear, move || ShardState::open(shard, engine)?.clear()).await;
+        Ok(cleared?)
     }
 
     /// Stops all replicas, flushes the state and closes the log: the next start has nothing to replay.

@@ -1,23 +1,44 @@
-//! A disk whose every operation is in the trace.
+//! A disk whose every operation is in the trace, and a state engine; both stand still when the power of their machine fails.
 
 use std::{io, sync::Arc, time::Duration};
 
-use raft_store::disk::{Disk, DiskFile};
+use bytes::Bytes;
+use raft_store::{
+    disk::{Disk, DiskFile},
+    engine::{Engine, EngineError, EngineStats, EngineView, WriteBatch},
+};
 
-use crate::trace::{Trace, fnv_of};
+use crate::{
+    machine::Power,
+    trace::{Trace, fnv_of},
+};
 
 /// One life's view of a simulated disk, traced.
 pub struct TracedDisk {
     inner: Arc<dyn Disk>,
     node: u64,
+    power: Arc<Power>,
     trace: Trace,
 }
 
+/// Before each change.
+fn powered(power: &Power) -> io::Result<()> {
+    match power.is_on() {
+        true => Ok(()),
+        false => Err(io::Error::other("the power has failed")),
+    }
+}
+
 impl TracedDisk {
-    /// Traces what `node` does to `inner`.
+    /// Traces what `node` does to `inner` while it has power.
     #[must_use]
-    pub fn new(inner: Arc<dyn Disk>, node: u64, trace: Trace) -> Self {
-        TracedDisk { inner, node, trace }
+    pub fn new(inner: Arc<dyn Disk>, node: u64, power: Arc<Power>, trace: Trace) -> Self {
+        TracedDisk {
+            inner,
+            node,
+            power,
+            trace,
+        }
     }
 
     fn event(&self, kind: &str, name: &str) {
@@ -28,11 +49,15 @@ impl TracedDisk {
 impl Disk for TracedDisk {
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
         self.event(if create { "disk create" } else { "disk open" }, name);
+        if create {
+            powered(&self.power)?;
+        }
         let inner = self.inner.open(name, create)?;
         Ok(Arc::new(TracedFile {
             inner,
             node: self.node,
             name: fnv_of(name.as_bytes()),
+            power: self.power.clone(),
             trace: self.trace.clone(),
         }))
     }
@@ -48,22 +73,26 @@ impl Disk for TracedDisk {
 
     fn create_dir(&self, dir: &str) -> io::Result<()> {
         self.event("disk create dir", dir);
+        powered(&self.power)?;
         self.inner.create_dir(dir)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.event("disk remove", name);
+        powered(&self.power)?;
         self.inner.remove(name)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.event("disk rename from", from);
         self.event("disk rename to", to);
+        powered(&self.power)?;
         self.inner.rename(from, to)
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.event("disk sync dir", dir);
+        powered(&self.power)?;
         self.inner.sync_dir(dir)
     }
 
@@ -80,6 +109,7 @@ struct TracedFile {
     inner: Arc<dyn DiskFile>,
     node: u64,
     name: u64,
+    power: Arc<Power>,
     trace: Trace,
 }
 
@@ -94,11 +124,13 @@ impl DiskFile for TracedFile {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.trace
             .event("disk write", &[self.node, self.name, offset], data);
+        powered(&self.power)?;
         self.inner.write_at(data, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
         self.trace.event("disk sync", &[self.node, self.name], &[]);
+        powered(&self.power)?;
         self.inner.sync()
     }
 
@@ -109,12 +141,62 @@ impl DiskFile for TracedFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.trace
             .event("disk set length", &[self.node, self.name, len], &[]);
+        powered(&self.power)?;
         self.inner.set_len(len)
     }
 
     fn reserve(&self, len: u64) -> io::Result<()> {
         self.trace
             .event("disk reserve", &[self.node, self.name, len], &[]);
+        powered(&self.power)?;
         self.inner.reserve(len)
+    }
+}
+
+/// One life's view of a state engine, while its machine has power.
+pub struct PoweredEngine {
+    inner: Arc<dyn Engine>,
+    power: Arc<Power>,
+}
+
+impl PoweredEngine {
+    /// `inner` on a machine with this power.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Engine>, power: Arc<Power>) -> Self {
+        PoweredEngine { inner, power }
+    }
+
+    fn powered(&self) -> Result<(), EngineError> {
+        powered(&self.power).map_err(|error| EngineError::Failed(error.to_string()))
+    }
+}
+
+impl EngineView for PoweredEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.inner.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+        self.inner.scan(from, to, limit)
+    }
+}
+
+impl Engine for PoweredEngine {
+    fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
+        self.powered()?;
+        self.inner.write(batch)
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        self.powered()?;
+        self.inner.flush()
+    }
+
+    fn view(&self) -> Result<Box<dyn EngineView>, EngineError> {
+        self.inner.view()
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.inner.stats()
     }
 }

@@ -14,18 +14,21 @@ use madsim::{
     runtime::{Handle, NodeHandle},
     task::NodeId,
 };
-use raft_store::{disk::sim::SimDisk, engine::memory::MemoryEngine};
+use raft_store::{blocking::sim::set_machine, disk::sim::SimDisk, engine::memory::MemoryEngine};
 
 use crate::{
-    clock::WallClock, history::History, oracle::votes::Votes, peers::Disorder, plan::Plan, trace::Trace,
+    clock::WallClock, coverage::Coverage, history::History, machine::SlowMachine, oracle::votes::Votes,
+    peers::Disorder, plan::Plan, trace::Trace,
 };
 
 mod hardware;
 mod ports;
+mod power;
 mod process;
 
 pub use hardware::Hardware;
 pub use process::Guise;
+use power::Supply;
 use process::Process;
 
 const PEER_PORT: u16 = 8083;
@@ -52,6 +55,8 @@ pub struct Host {
     /// The number of its node.
     pub id: u32,
     machine: NodeHandle,
+    /// How long its disk takes.
+    slow: Arc<SlowMachine>,
     process: Process,
     /// Started, and not killed since.
     up: AtomicBool,
@@ -60,9 +65,17 @@ pub struct Host {
 impl Host {
     /// Builds the machine and starts its broker.
     #[must_use]
-    pub fn start(id: u32, plan: &Plan, history: &History, disorder: &Disorder, trace: &Trace) -> Host {
+    pub fn start(
+        id: u32,
+        plan: &Plan,
+        (history, coverage): (&History, &Coverage),
+        disorder: &Disorder,
+        trace: &Trace,
+    ) -> Host {
         let process = Process {
             id,
+            supply: Supply::default(),
+            coverage: coverage.clone(),
             plan: plan.clone(),
             hardware: Arc::new(Mutex::new(Hardware::new(plan))),
             running: Arc::default(),
@@ -87,9 +100,12 @@ impl Host {
             .ip(ip(id))
             .init(move || life.clone().run())
             .build();
+        let slow = process.slow_machine(machine.id());
+        set_machine(machine.id(), slow.clone());
         Host {
             id,
             machine,
+            slow,
             process,
             up: AtomicBool::new(true),
         }
@@ -187,7 +203,22 @@ impl Host {
         self.up.store(false, Ordering::SeqCst);
         *lock(&self.process.running) = None;
         *lock(&self.process.visitor) = None;
+        self.process.supply.back();
         Handle::current().kill(self.machine.id());
+        for what in self.slow.interrupted() {
+            self.process.coverage.count(&what);
+        }
+    }
+
+    /// From now on the power may fail in the middle of work, or no longer.
+    pub fn power_may_fail(&self, may: bool) {
+        self.process.supply.may_fail(may);
+    }
+
+    /// Whether the power has failed in the middle of work, and nobody has started the process since.
+    #[must_use]
+    pub fn lost_power(&self) -> bool {
+        self.process.supply.has_failed()
     }
 
     /// Takes away everything that is stored. Only while nothing runs.
@@ -222,6 +253,7 @@ impl Host {
             self.up.store(true, Ordering::SeqCst);
         }
         self.trace("restart");
+        self.process.supply.back();
         self.process.may_stop.store(false, Ordering::SeqCst);
         self.process.condemned.store(false, Ordering::SeqCst);
         self.process.exited.store(false, Ordering::SeqCst);

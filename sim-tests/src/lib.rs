@@ -18,6 +18,7 @@
 //! | `plan` | the world a seed draws |
 //! | `client`, `workload` | a client of the service over the simulated network, and what clients do |
 //! | `letter` | what is in the messages |
+//! | `machine` | how long blocking work takes, and power that fails in the middle of it |
 //! | `nemesis`, `atlas` | faults, and what may be broken at the same time |
 //! | `watch` | the oracles that look into the nodes, at work |
 //! | `coverage`, `commands` | counters of what happened, and of the commands that were applied |
@@ -45,6 +46,8 @@ pub mod host;
 pub mod letter;
 #[cfg(madsim)]
 pub mod log;
+#[cfg(madsim)]
+pub mod machine;
 #[cfg(madsim)]
 pub mod nemesis;
 pub mod oracle;

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, ops::Range, time::Duration};
 use broker::{limits::RENEW_AT_MOST, views::BackoffView};
 use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 
-use crate::oracle::late::LONGEST_BACKOFF;
+use crate::{machine::Slowness, oracle::late::LONGEST_BACKOFF};
 
 mod fault;
 mod limits;
@@ -65,6 +65,8 @@ pub struct Plan {
     pub skew_ms: i64,
     /// Of a disk, microseconds.
     pub sync_us: u64,
+    /// Of everything else that blocks.
+    pub slowness: Slowness,
     /// Size of log segments, bytes.
     pub segment_bytes: u64,
     /// The state is flushed when the log has grown by so many bytes.
@@ -145,6 +147,11 @@ impl Plan {
                 .choose(&mut rng)
                 .expect("there are some"),
             sync_us: rng.gen_range(100..=3_000),
+            slowness: Slowness::draw(
+                !one_at_a_time
+                    && faults.keys().any(|fault| fault.cuts_power())
+                    && faults.keys().all(|fault| fault.leaves_disks_alone()),
+            ),
             segment_bytes,
             flush_bytes: 1 << rng.gen_range(14..=18),
             faults,
@@ -190,6 +197,7 @@ impl Plan {
             loss: 0.0,
             skew_ms: 0,
             sync_us: 1_000,
+            slowness: Slowness::NONE,
             segment_bytes: 1 << 20,
             flush_bytes: 1 << 18,
             faults: BTreeMap::new(),
@@ -248,6 +256,8 @@ impl Plan {
             }
             "retention" if value == "none" => self.limits.keep(),
             "loss" if value == "none" => self.loss = 0.0,
+            "outages" if value == "none" => self.slowness.outages = 0,
+            "slowness" if value == "none" => self.slowness = Slowness::NONE,
             "push" if value == "none" => self.push = false,
             // Not simpler: to have push consumers in every world of a search.
             "push" if value == "all" => self.push = true,
@@ -289,6 +299,12 @@ impl Plan {
         if habits.forget + habits.hide + habits.bury + habits.late > 0.0 {
             changes.push("habits=none".into());
         }
+        if self.slowness.outages > 0 {
+            changes.push("outages=none".into());
+        }
+        if self.slowness != Slowness::NONE {
+            changes.push("slowness=none".into());
+        }
         if self.push {
             changes.push("push=none".into());
         }
@@ -314,7 +330,7 @@ impl Plan {
     #[must_use]
     pub fn majority_is_up(&self) -> bool {
         let is_of_one = |fault: &Fault| Fault::OF_ONE_NODE.contains(fault);
-        self.nodes >= 3 && self.at_once == 1 && self.faults.keys().all(is_of_one)
+        self.nodes >= 3 && self.at_once == 1 && self.slowness.outages == 0 && self.faults.keys().all(is_of_one)
     }
 
     /// The topics' names.
@@ -340,7 +356,7 @@ impl fmt::Display for Plan {
         write!(
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
-             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} \
+             loss {:.3} skew {} ms sync {} us {:?} segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} \
              deaths {} backoff {:?} {}",
             self.nodes,
             self.shards,
@@ -357,6 +373,7 @@ impl fmt::Display for Plan {
             self.loss,
             self.skew_ms,
             self.sync_us,
+            self.slowness,
             self.segment_bytes,
             self.flush_bytes,
             faults.join(" "),

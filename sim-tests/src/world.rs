@@ -14,7 +14,12 @@ use broker::{
     node::Node,
     views::{GroupSpec, StartAt, TopicSpec},
 };
-use madsim::{Config, runtime::Runtime, time::TimeHandle};
+use madsim::{
+    Config,
+    rand::{Rng, thread_rng},
+    runtime::Runtime,
+    time::TimeHandle,
+};
 use tokio::time::sleep;
 
 use crate::{
@@ -47,6 +52,8 @@ const FORMED: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What a node says as an ERROR when its disk is full: no surprise in a world with such disks.
 const FULL: &str = "the disk is full";
+/// How long a machine is without power that failed in the middle of work, milliseconds.
+const OUTAGE_MS: std::ops::Range<u64> = 50..3_000;
 /// A run that takes longer than this has lost its way.
 const TIME_LIMIT: Duration = Duration::from_secs(1_800);
 
@@ -144,7 +151,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     nemesis::usual_network(&plan);
     let disorder = Disorder::default();
     let hosts: Vec<Host> = (1..=plan.nodes)
-        .map(|id| Host::start(id, &plan, &history, &disorder, &trace))
+        .map(|id| Host::start(id, &plan, (&history, &coverage), &disorder, &trace))
         .collect();
     let hosts = Arc::new(hosts);
     found(&hosts, &plan, &history).await;
@@ -160,6 +167,8 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     );
     let watch = tokio::spawn(watch);
     let rebuild = tokio::spawn(rebuild(hosts.clone(), coverage.clone()));
+    let electrician = tokio::spawn(electrician(hosts.clone()));
+    power_may_fail(&hosts, true);
     let clients = Clients::start(&plan, &history, &coverage, &disorder, &trace);
     let scene = Scene {
         hosts: hosts.clone(),
@@ -171,6 +180,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     };
     let rest = async {
         nemesis::run(scene).await;
+        power_may_fail(&hosts, false);
         trace.event("faults end", &[], &[]);
         futures::join!(
             calm_down(&hosts, &history, &signs),
@@ -185,6 +195,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     clients.stop();
     watch.abort();
     rebuild.abort();
+    electrician.abort();
     let happened = coverage.all();
     let may_log_errors = Fault::ALL
         .iter()
@@ -263,6 +274,24 @@ async fn rebuild(hosts: Arc<Vec<Host>>, coverage: Coverage) {
             host.kill();
             host.set_aside();
             host.restart();
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// From now on the power may fail in the middle of work, or no longer.
+fn power_may_fail(hosts: &[Host], may: bool) {
+    hosts.iter().for_each(|host| host.power_may_fail(may));
+}
+
+/// Starts machines again whose power has failed, one after the other, unless somebody else has done so meanwhile.
+async fn electrician(hosts: Arc<Vec<Host>>) {
+    loop {
+        for host in hosts.iter().filter(|host| host.lost_power()) {
+            sleep(Duration::from_millis(thread_rng().gen_range(OUTAGE_MS))).await;
+            if host.lost_power() {
+                host.restart();
+            }
         }
         sleep(LOOK_EVERY).await;
     }

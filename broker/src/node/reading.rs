@@ -6,7 +6,10 @@ use bytes::Bytes;
 use flotilla_proto::record::{self, command};
 use prost::Message;
 use queue_core::{Fault, Position, QueueId, frame};
-use raft_store::{PayloadError, Replica};
+use raft_store::{
+    PayloadError, Replica,
+    blocking::{Work, blocking},
+};
 
 use super::{
     kv::Reading,
@@ -88,7 +91,7 @@ impl DataShard {
         let places = Arc::new(places);
         loop {
             let (replica, places) = (self.replica.clone(), Arc::clone(&places));
-            match off_the_runtime(move || read_all(&replica, &places)).await {
+            match blocking(Work::Read, move || read_all(&replica, &places)).await {
                 Err(PayloadError::Damaged(index)) if self.repaired_soon(index).await => {}
                 read => return read,
             }
@@ -120,23 +123,6 @@ fn message_in(payload: &Bytes, at: Position) -> record::StoredMessage {
         other => panic!("the state points at something that is no message: {other:?}"),
     };
     record::StoredMessage::decode(bytes).expect("a stored message decodes")
-}
-
-/// Runs what may block on the disk; in the simulator, where nothing blocks, right here.
-pub(super) async fn off_the_runtime<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
-    #[cfg(madsim)]
-    {
-        call()
-    }
-    #[cfg(not(madsim))]
-    {
-        match tokio::task::spawn_blocking(call).await {
-            Ok(result) => result,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // The runtime is being shut down, and this task with it.
-            Err(_) => std::future::pending().await,
-        }
-    }
 }
 
 #[cfg(test)]

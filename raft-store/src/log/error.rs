@@ -132,9 +132,6 @@ pub enum RepairError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Stopped(#[from] LogStopped),
-    /// Nothing was done.
-    #[error(transparent)]
-    Runtime(#[from] io::Error),
     /// The place where it stands does not take it.
     #[error("segment {segment} cannot be written where it is damaged: {source}")]
     Disk { segment: u64, source: io::Error },

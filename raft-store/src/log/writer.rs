@@ -28,6 +28,8 @@ use super::shared::Segment;
 use super::shared::Shared;
 use super::sidecar;
 use super::written::Cut;
+use crate::blocking::Work;
+use crate::blocking::blocking;
 use crate::disk::is_full;
 use crate::limits::MAX_BATCH_BYTES;
 use crate::limits::MAX_GATHER_YIELDS;
@@ -165,7 +167,9 @@ impl Writer {
             }
             Step::MakeSpare => {
                 self.retry_room = false;
-                let made = self.blocking(|files| files.space.make_ahead()).await;
+                let made = self
+                    .blocking(Work::Prepare, |files| files.space.make_ahead())
+                    .await;
                 let made = made.map_err(failed("making a segment"))?;
                 let mut inner = self.shared.lock();
                 inner.full = !made;
@@ -174,11 +178,11 @@ impl Writer {
                 Ok(())
             }
             Step::Zero => self
-                .blocking(|files| files.space.zero_step())
+                .blocking(Work::Prepare, |files| files.space.zero_step())
                 .await
                 .map_err(failed("preparing a segment")),
             Step::Mark => self
-                .blocking(Files::mark)
+                .blocking(Work::Batch, Files::mark)
                 .await
                 .map_err(failed("marking the end")),
             Step::Wait => {
@@ -228,7 +232,10 @@ impl Writer {
         if files.space.has_spare() || self.shared.lock().next_fits(files.current.room()) {
             return Ok(true);
         }
-        match self.blocking(|files| files.space.make_last()).await {
+        match self
+            .blocking(Work::Prepare, |files| files.space.make_last())
+            .await
+        {
             Ok(()) => {
                 if std::mem::take(&mut self.shared.lock().reported) {
                     tracing::info!("the disk has room again: the log goes on");
@@ -313,21 +320,23 @@ impl Writer {
                 files.sync().map_err(failed("syncing a batch"))?;
                 Ok(first)
             };
-            return self.blocking(write_and_sync).await;
+            return self.blocking(Work::Batch, write_and_sync).await;
         };
         let first = self
-            .blocking(move |files| files.write(&records))
+            .blocking(Work::Batch, move |files| files.write(&records))
             .await
             .map_err(failed("writing a batch"))?;
         tokio::time::sleep(delay).await;
         let sync = plant!(FailedSyncRetried => super::planted::sync_again, else Files::sync);
-        self.blocking(sync).await.map_err(failed("syncing a batch"))?;
+        self.blocking(Work::Batch, sync).await.map_err(failed("syncing a batch"))?;
         Ok(first)
     }
 
     async fn roll(&mut self, need: u64) -> Result<(), Failed> {
         let heads = self.shared.lock().shard_heads();
-        let rolled = self.blocking(move |files| files.roll(&heads, need)).await;
+        let rolled = self
+            .blocking(Work::Roll, move |files| files.roll(&heads, need))
+            .await;
         let closed = rolled.map_err(failed("beginning a segment"))?;
         let current = &self
             .files
@@ -368,7 +377,9 @@ impl Writer {
         );
         let name = sidecar_name(closed.sequence);
         let written = self
-            .blocking(move |files| write_sidecar(&mut files.space, &name, &bytes))
+            .blocking(Work::Index, move |files| {
+                write_sidecar(&mut files.space, &name, &bytes)
+            })
             .await;
         match written {
             Ok(()) => {}
@@ -395,7 +406,9 @@ impl Writer {
         }
         self.shared.handles.forget(sequence);
         let recycled = self
-            .blocking(move |files| files.space.recycle(sequence, segment.len))
+            .blocking(Work::Recycle, move |files| {
+                files.space.recycle(sequence, segment.len)
+            })
             .await;
         recycled.map_err(failed("recycling a segment"))?;
         self.shared.handles.forget(sequence);
@@ -419,16 +432,19 @@ impl Writer {
             }
             files.sync()
         };
-        self.blocking(end).await.map_err(failed("marking the end"))
+        self.blocking(Work::Batch, end)
+            .await
+            .map_err(failed("marking the end"))
     }
 
     /// Lends the files to a call that blocks, and brings the figures up to date.
     async fn blocking<T: Send + 'static>(
         &mut self,
+        work: Work,
         call: impl FnOnce(&mut Files) -> T + Send + 'static,
     ) -> T {
         let mut files = self.files.take().expect("the files are here between steps");
-        let (files, result) = blocking(move || {
+        let (files, result) = blocking(work, move || {
             let result = call(&mut files);
             (files, result)
         })
@@ -453,23 +469,6 @@ impl Drop for Writer {
                 StopReason::failed("writing", &io::Error::other("the writer panicked")),
                 Vec::new(),
             );
-        }
-    }
-}
-
-/// Runs a call that blocks where it does not stop others; in the simulator, where nothing blocks, right here.
-pub(super) async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
-    #[cfg(madsim)]
-    {
-        call()
-    }
-    #[cfg(not(madsim))]
-    {
-        match tokio::task::spawn_blocking(call).await {
-            Ok(result) => result,
-            Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-            // The runtime is being shut down, and this task with it.
-            Err(_) => std::future::pending().await,
         }
     }
 }

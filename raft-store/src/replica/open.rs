@@ -7,11 +7,11 @@ use tokio::sync::mpsc;
 
 use super::{Inner, Raft, RaftOptions, Repairs, Replica, ReplicaOptions, inbound};
 use crate::{
-    engine::{Engine, EngineError},
+    blocking::{Work, blocking},
+    engine::Engine,
     health::{Health, StoreStopped},
     limits::MAX_INBOUND_APPENDS,
     log::NodeLog,
-    runtime::blocking,
     snapshot::{Snapshots, Traffic},
     state::ShardState,
     storage::{LogStore, StateMachine, Synced},
@@ -144,13 +144,11 @@ async fn own(state: &Arc<ShardState>, replica: u64) -> Result<(), StoreError> {
         None => {
             // Durable before the first vote: a log without an owner could be taken for another replica's.
             let state = state.clone();
-            let owned = blocking(move || {
+            let owned = blocking(Work::Flush, move || {
                 state.set_replica(replica)?;
                 state.engine().flush()
             });
-            let owned: Result<(), EngineError> =
-                owned.await.map_err(|e| StoreError::Failed(e.to_string()))?;
-            Ok(owned?)
+            Ok(owned.await?)
         }
     }
 }

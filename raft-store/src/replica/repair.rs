@@ -23,12 +23,12 @@ use futures::{
 };
 
 use crate::{
+    blocking::{Work, blocking},
     health::Health,
     limits::REPAIR_EVERY_MS,
     log::{NodeLog, ReadError, RepairError},
     log_id::LogId,
     record::RecordHead,
-    runtime::blocking,
     transport::Transport,
 };
 
@@ -134,12 +134,12 @@ impl Repairs {
 
     async fn try_mend(&self, index: u64) -> Result<bool, RepairError> {
         let (log, shard) = (self.log.clone(), self.shard);
-        for id in blocking(move || log.damaged(shard, index)).await?? {
+        for id in blocking(Work::Read, move || log.damaged(shard, index)).await? {
             let Some(record) = self.ask(id).await else {
                 return Ok(false);
             };
             let (log, bytes) = (self.log.clone(), record.clone());
-            match blocking(move || log.rewrite(shard, &bytes)).await? {
+            match blocking(Work::Repair, move || log.rewrite(shard, &bytes)).await {
                 // As long as the log goes on it has other places, for what was agreed: what was imported is never cut off.
                 Err(RepairError::Disk { .. }) if self.is_committed(index) => {
                     self.log.import(shard, vec![record]).await?;
@@ -187,10 +187,10 @@ impl Repairs {
             return RecordResponse::default();
         };
         let (log, shard) = (self.log.clone(), self.shard);
-        let read = blocking(move || log.read_record(shard, id.index)).await;
+        let read = blocking(Work::Read, move || log.read_record(shard, id.index)).await;
         let record = match read {
-            Ok(Ok(record)) if RecordHead::parse(&record).is_ok_and(|head| head.log_id == id) => record,
-            Ok(Err(error)) => {
+            Ok(record) if RecordHead::parse(&record).is_ok_and(|head| head.log_id == id) => record,
+            Err(error) => {
                 self.health.damages.note(&error);
                 Bytes::new()
             }

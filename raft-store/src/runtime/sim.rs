@@ -20,6 +20,7 @@ use openraft::{
 use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot};
 
 use super::watch as own;
+use crate::blocking::{Work, blocking};
 
 /// The simulator as openraft's runtime.
 #[derive(Debug)]
@@ -99,7 +100,7 @@ impl AsyncRuntime for SimRuntime {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        Ok(work())
+        Ok(blocking(Work::Read, work).await)
     }
 }
 

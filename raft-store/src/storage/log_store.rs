@@ -16,11 +16,11 @@ use openraft::{
 
 use super::Synced;
 use crate::{
+    blocking::{Work, blocking},
     health::{Health, StoreStopped},
     limits::{APPLY_READ_BYTES, MAX_APPEND_BYTES},
     log::{NodeLog, ReadError},
     replica::Repairs,
-    runtime::blocking,
     types::{Entry, RaftLogId, TypeConfig, Vote, convert},
 };
 
@@ -77,7 +77,7 @@ impl LogReader {
             let read = if log.is_recent(shard, from) {
                 log.read(shard, from, to, max_bytes)
             } else {
-                blocking(move || log.read(shard, from, to, max_bytes)).await?
+                blocking(Work::Read, move || log.read(shard, from, to, max_bytes)).await
             };
             match read {
                 Ok(records) => return records.into_iter().map(|record| self.decode(record)).collect(),

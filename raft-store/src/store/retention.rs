@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{Store, StoreError};
 use crate::{
+    blocking::{Work, blocking},
     engine::EngineError,
     log::{PurgePoints, ReadError, RecycleError},
     replica::PurgeError,
-    runtime::blocking,
 };
 
 /// Why segments stay.
@@ -93,9 +93,9 @@ impl Store {
     async fn oldest_needed(&self, shard: u32) -> Result<Option<u64>, RetentionError> {
         let replica = self.replica(shard).ok_or(RetentionError::NotOpen(shard))?;
         // Not on a thread of the runtime: a snapshot that is being put in has to be waited for.
-        let oldest = blocking(move || replica.oldest_needed()).await;
+        let oldest = blocking(Work::Read, move || replica.oldest_needed()).await;
         plant!(SegmentRecycledEarly => return Ok(None));
-        Ok(oldest.unwrap_or_else(|e| Err(EngineError::Failed(e.to_string())))?)
+        Ok(oldest?)
     }
 }
 

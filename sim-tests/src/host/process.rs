@@ -27,10 +27,12 @@ use tracing::debug;
 use super::{
     Hardware, client_addr, lock, peer_addr,
     ports::{Front, Witness},
+    power::Supply,
 };
 use crate::{
     clock::{SimClock, WallClock},
-    disk::TracedDisk,
+    coverage::Coverage,
+    disk::{PoweredEngine, TracedDisk},
     history::History,
     oracle::votes::Votes,
     peers::{Disorder, SimTransport, serve},
@@ -61,6 +63,8 @@ pub enum Guise {
 #[derive(Clone)]
 pub(super) struct Process {
     pub(super) id: u32,
+    pub(super) supply: Supply,
+    pub(super) coverage: Coverage,
     pub(super) plan: Plan,
     pub(super) hardware: Arc<Mutex<Hardware>>,
     pub(super) running: Arc<Mutex<Option<Arc<Service>>>>,
@@ -118,7 +122,10 @@ impl Process {
             let hardware = lock(&self.hardware);
             (hardware.disk.mount(), hardware.engine.mount())
         };
-        let disk = TracedDisk::new(disk, self.id.into(), self.trace.clone());
+        let power = &self.supply.power;
+        power.back();
+        let disk = TracedDisk::new(disk, self.id.into(), power.clone(), self.trace.clone());
+        let engine = Arc::new(PoweredEngine::new(engine, power.clone()));
         let started = Node::start(
             self.options(),
             Arc::new(disk),

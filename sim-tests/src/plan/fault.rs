@@ -131,6 +131,31 @@ impl Fault {
         Fault::StateLoss,
     ];
 
+    /// Whether nodes lose power by it as a matter of course.
+    #[must_use]
+    pub fn cuts_power(self) -> bool {
+        matches!(self, Fault::KillLeader | Fault::KillSome | Fault::KillAll)
+    }
+
+    /// Whether it neither looks at what is stored nor changes it: then nobody minds when the power fails besides.
+    #[must_use]
+    pub fn leaves_disks_alone(self) -> bool {
+        self.cuts_power()
+            || matches!(
+                self,
+                Fault::Pause
+                    | Fault::Isolate
+                    | Fault::Split
+                    | Fault::OneWay
+                    | Fault::Loss
+                    | Fault::Latency
+                    | Fault::SlowDisk
+                    | Fault::FullDisk
+                    | Fault::ClockJump
+                    | Fault::Disorder
+            )
+    }
+
     /// Whether a node may not be able to read what it has stored.
     #[must_use]
     pub fn damages(self) -> bool {

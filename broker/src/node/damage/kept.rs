@@ -6,9 +6,12 @@
 
 use std::{collections::BTreeSet, io};
 
-use raft_store::disk::{Disk, mark, read_small};
+use raft_store::{
+    blocking::{Work, blocking},
+    disk::{Disk, mark, read_small},
+};
 
-use super::super::{Node, reading::off_the_runtime};
+use super::super::Node;
 use crate::limits::REPAIRS_AT_ONCE;
 
 const FILE: &str = "DAMAGED";
@@ -50,7 +53,7 @@ pub(super) async fn look_again(node: &Node, looks: u32) {
     let some: Vec<_> = suspected().iter().copied().take(REPAIRS_AT_ONCE).collect();
     for (shard, index) in some {
         if let Some(replica) = node.store().replica(shard) {
-            let _ = off_the_runtime(move || replica.read_payload(index)).await;
+            let _ = blocking(Work::Read, move || replica.read_payload(index)).await;
             suspected().remove(&(shard, index));
         }
     }
