@@ -34,25 +34,19 @@ fn mix(bytes: &[u8], start: u64) -> u64 {
 pub(super) struct Digests(BTreeMap<[u8; PREFIX_BYTES], u64>);
 
 impl Digests {
-    pub(super) fn of<'a>(rows: impl IntoIterator<Item = (&'a Bytes, &'a Bytes)>) -> Digests {
-        let mut digests = Digests::default();
-        for (key, value) in rows {
-            digests.change(key, None, Some(value));
+    /// A row is there from now on.
+    pub(super) fn add(&mut self, key: &[u8], value: &Bytes) {
+        if let Some((prefix, rest)) = key.split_first_chunk() {
+            let sum = self.0.entry(*prefix).or_default();
+            *sum = sum.wrapping_add(row_digest(rest, value));
         }
-        digests
     }
 
-    /// A row has another value from now on.
-    pub(super) fn change(&mut self, key: &[u8], before: Option<&Bytes>, after: Option<&Bytes>) {
-        let Some((prefix, rest)) = key.split_first_chunk() else {
-            return;
-        };
-        let sum = self.0.entry(*prefix).or_default();
-        if let Some(value) = before {
+    /// A row is no longer there, if it was.
+    pub(super) fn remove(&mut self, key: &[u8], value: Option<&Bytes>) {
+        if let (Some((prefix, rest)), Some(value)) = (key.split_first_chunk(), value) {
+            let sum = self.0.entry(*prefix).or_default();
             *sum = sum.wrapping_sub(row_digest(rest, value));
-        }
-        if let Some(value) = after {
-            *sum = sum.wrapping_add(row_digest(rest, value));
         }
     }
 
@@ -77,7 +71,9 @@ mod tests {
 
     /// The rows of shard 1 in section 1 (its prefix and the one that comes next), one by one.
     fn counted(engine: &dyn Engine) -> u64 {
-        let rows = engine.scan(&[0, 0, 0, 1, 1], &[0, 0, 0, 1, 2], usize::MAX).unwrap();
+        let rows = engine
+            .scan(&[0, 0, 0, 1, 1], &[0, 0, 0, 1, 2], usize::MAX)
+            .unwrap();
         let digests = rows.iter().map(|(key, value)| row_digest(&key[5..], value));
         digests.fold(0, u64::wrapping_add)
     }
@@ -103,7 +99,11 @@ mod tests {
                 3 => Change::Put(key(2, one), number.to_vec().into()),
                 _ => Change::Put(key(1, one), number.to_vec().into()),
             };
-            engine.write(WriteBatch { changes: vec![change] }).unwrap();
+            engine
+                .write(WriteBatch {
+                    changes: vec![change],
+                })
+                .unwrap();
             match number[3] % 64 {
                 0 => engine.flush().unwrap(),
                 1 => {
