@@ -14,7 +14,7 @@
 #   make sim-meta N=10      the same, each in two processes that must agree in everything
 #   make sim-replay SEED=1  one world again, with a timeline
 #   make sim-shrink SEED=1  the simplest form of a world that fails
-#   make sim-speed  how much faster than life the simulator is
+#   make sim-speed  how much faster than life the simulator is, or (AGAINST=path of another build of it) than that one
 #   make sim-plant  how many seeds (MAX at most) it takes to find each of the bugs planted on purpose (BUGS="sync-dropped")
 #   make chaos SECONDS=60   three real nodes that are killed, stopped, cut off and filled up; the simulator's oracles judge
 
@@ -30,6 +30,8 @@ FIRST ?= 1
 # Planted bugs: seeds tried for each, and which (all of them).
 MAX ?= 2000
 BUGS ?=
+# Another build of the simulator, to compare with.
+AGAINST ?=
 # How long chaos makes faults (60), or hostile sends (1800).
 SECONDS ?=
 SIM := CARGO_FLAGS="$(CARGO_FLAGS)" scripts/sim.sh
@@ -80,7 +82,7 @@ sim-shrink:
 	@$(SIM) shrink $(SEED)
 
 sim-speed:
-	@$(SIM) speed
+	@$(SIM) speed $(AGAINST)
 
 sim-plant:
 	@$(SIM) plant $(MAX) $(BUGS)

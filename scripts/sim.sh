@@ -5,6 +5,7 @@
 #   scripts/sim.sh smoke            what CI runs: a few seeds twice, those that once failed, 100 of this commit, and the simulator's own tests
 #   scripts/sim.sh meta N [FIRST]   each seed in two processes that must agree
 #   scripts/sim.sh sweep N [FIRST]  each seed once
+#   scripts/sim.sh speed [OLD]      how much faster than life, or than another build
 #   scripts/sim.sh replay SEED      one seed, with a readable timeline
 #   scripts/sim.sh plant MAX [BUG..]  how many seeds it takes to find each planted bug
 set -eu
@@ -26,6 +27,9 @@ shift
         "$sim" sweep 100 $((0x$commit))
         # shellcheck disable=SC2086
         cargo test $flags --profile sim --lib --bins --tests
+        ;;
+    speed)
+        if [ $# -gt 0 ]; then scripts/sim-pairs.sh "$1" "$sim"; else "$sim" speed; fi
         ;;
     replay) FLOTILLA_LOG="${FLOTILLA_LOG:-sim_tests=debug}" "$sim" run "$@" ;;
     *) "$sim" "$what" "$@" ;;

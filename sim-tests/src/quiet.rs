@@ -1,6 +1,6 @@
 //! Futures that leave a task alone. madsim's timers are registered anew at every poll, and wake whoever polled when they
 //! are due, wanted or not: a task that waits for several things at once is polled for each of them, leaves a timer behind
-//! every time, and is woken by all of them later. That was a third of all polls.
+//! every time, and is woken by all of them later.
 
 use std::{
     future::Future,

@@ -34,25 +34,19 @@ fn mix(bytes: &[u8], start: u64) -> u64 {
 pub(super) struct Digests(BTreeMap<[u8; PREFIX_BYTES], u64>);
 
 impl Digests {
-    pub(super) fn of<'a>(rows: impl IntoIterator<Item = (&'a Bytes, &'a Bytes)>) -> Digests {
-        let mut digests = Digests::default();
-        for (key, value) in rows {
-            digests.change(key, None, Some(value));
+    /// A row is there from now on.
+    pub(super) fn add(&mut self, key: &[u8], value: &Bytes) {
+        if let Some((prefix, rest)) = key.split_first_chunk() {
+            let sum = self.0.entry(*prefix).or_default();
+            *sum = sum.wrapping_add(row_digest(rest, value));
         }
-        digests
     }
 
-    /// A row has another value from now on.
-    pub(super) fn change(&mut self, key: &[u8], before: Option<&Bytes>, after: Option<&Bytes>) {
-        let Some((prefix, rest)) = key.split_first_chunk() else {
-            return;
-        };
-        let sum = self.0.entry(*prefix).or_default();
-        if let Some(value) = before {
+    /// A row is no longer there, if it was.
+    pub(super) fn remove(&mut self, key: &[u8], value: Option<&Bytes>) {
+        if let (Some((prefix, rest)), Some(value)) = (key.split_first_chunk(), value) {
+            let sum = self.0.entry(*prefix).or_default();
             *sum = sum.wrapping_sub(row_digest(rest, value));
-        }
-        if let Some(value) = after {
-            *sum = sum.wrapping_add(row_digest(rest, value));
         }
     }
 

@@ -16,6 +16,9 @@ use super::{Change, Engine, EngineError, EngineStats, EngineView, WriteBatch, di
 
 type Keys = BTreeMap<Bytes, Bytes>;
 
+/// What stood at the keys that a write changed, in the order in which it changed them.
+type Undo = Vec<(Bytes, Option<Bytes>)>;
+
 /// An engine in memory. Clones are the same engine.
 #[derive(Clone, Default)]
 pub struct MemoryEngine {
@@ -28,10 +31,8 @@ struct Shared {
     live: Arc<Keys>,
     /// Of what is live.
     digests: Digests,
-    /// What survives a crash.
-    durable: Keys,
-    /// The writes between the two.
-    unflushed: Vec<WriteBatch>,
+    /// What takes back the writes since the last flush, one by one: what survives a crash is what is left then.
+    unflushed: Vec<Undo>,
     flushes: u64,
     failing: bool,
     /// Counts mounts; only the last one may write.
@@ -66,13 +67,20 @@ impl MemoryEngine {
     /// mounted is dead.
     pub fn crash(&self, survivors: usize) {
         let mut shared = self.lock();
-        let mut lost = std::mem::take(&mut shared.unflushed);
-        lost.truncate(survivors);
-        for batch in lost {
-            change(&mut shared.durable, &batch, None);
+        let Shared {
+            live,
+            digests,
+            unflushed,
+            ..
+        } = &mut *shared;
+        let live = Arc::make_mut(live);
+        let survivors = survivors.min(unflushed.len());
+        for undo in unflushed.drain(survivors..).rev() {
+            for (key, before) in undo.into_iter().rev() {
+                set(live, digests, key, before);
+            }
         }
-        shared.live = Arc::new(shared.durable.clone());
-        shared.digests = Digests::of(&*shared.live);
+        unflushed.clear();
         shared.life += 1;
     }
 
@@ -117,33 +125,45 @@ impl Mount {
     }
 }
 
-fn change(keys: &mut Keys, batch: &WriteBatch, mut digests: Option<&mut Digests>) {
-    for change in &batch.changes {
+/// Carries out a write; what takes it back.
+fn change(keys: &mut Keys, digests: &mut Digests, batch: WriteBatch) -> Undo {
+    let mut undo = Vec::with_capacity(batch.changes.len());
+    let mut set = |keys: &mut Keys, key: Bytes, value| {
+        let before = set(keys, digests, key.clone(), value);
+        undo.push((key, before));
+    };
+    for change in batch.changes {
         match change {
-            Change::Put(key, value) => {
-                let before = keys.insert(key.clone(), value.clone());
-                if let Some(digests) = digests.as_deref_mut() {
-                    digests.change(key, before.as_ref(), Some(value));
-                }
-            }
-            Change::Delete(key) => delete(keys, key, digests.as_deref_mut()),
+            Change::Put(key, value) => set(keys, key, Some(value)),
+            Change::Delete(key) => set(keys, key, None),
             Change::DeleteRange(from, to) => {
                 let doomed: Vec<Bytes> = keys
-                    .range::<[u8], _>(between(from, to))
+                    .range::<[u8], _>(between(&from, &to))
                     .map(|(key, _)| key.clone())
                     .collect();
                 for key in doomed {
-                    delete(keys, &key, digests.as_deref_mut());
+                    set(keys, key, None);
                 }
             }
         }
     }
+    undo
 }
 
-fn delete(keys: &mut Keys, key: &[u8], digests: Option<&mut Digests>) {
-    let before = keys.remove(key);
-    if let Some(digests) = digests {
-        digests.change(key, before.as_ref(), None);
+/// Gives a key another value, or none; the one before.
+fn set(keys: &mut Keys, digests: &mut Digests, key: Bytes, value: Option<Bytes>) -> Option<Bytes> {
+    match value {
+        Some(value) => {
+            digests.add(&key, &value);
+            let before = keys.insert(key.clone(), value);
+            digests.remove(&key, before.as_ref());
+            before
+        }
+        None => {
+            let before = keys.remove(&key);
+            digests.remove(&key, before.as_ref());
+            before
+        }
     }
 }
 
@@ -180,16 +200,14 @@ impl Engine for Mount {
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
         let mut shared = self.writable()?;
         let Shared { live, digests, .. } = &mut *shared;
-        change(Arc::make_mut(live), &batch, Some(digests));
-        shared.unflushed.push(batch);
+        let undo = change(Arc::make_mut(live), digests, batch);
+        shared.unflushed.push(undo);
         Ok(())
     }
 
     fn flush(&self) -> Result<(), EngineError> {
         let mut shared = self.writable()?;
-        for batch in std::mem::take(&mut shared.unflushed) {
-            change(&mut shared.durable, &batch, None);
-        }
+        shared.unflushed.clear();
         shared.flushes += 1;
         Ok(())
     }
