@@ -27,8 +27,8 @@ mod power;
 mod process;
 
 pub use hardware::Hardware;
-pub use process::Guise;
 use power::Supply;
+pub use process::Guise;
 use process::Process;
 
 const PEER_PORT: u16 = 8083;

@@ -303,7 +303,7 @@ mod tests {
             ..Slowness::NONE
         };
         let machine = machine(slow, Arc::default());
-        let mut begin = |work| machine.begin(work).expect("all work takes time").number;
+        let begin = |work| machine.begin(work).expect("all work takes time").number;
         let (flush, install, _) = (begin(Work::Flush), begin(Work::Install), begin(Work::Read));
         machine.done(flush);
         machine.over(install);

@@ -330,7 +330,10 @@ impl Plan {
     #[must_use]
     pub fn majority_is_up(&self) -> bool {
         let is_of_one = |fault: &Fault| Fault::OF_ONE_NODE.contains(fault);
-        self.nodes >= 3 && self.at_once == 1 && self.slowness.outages == 0 && self.faults.keys().all(is_of_one)
+        self.nodes >= 3
+            && self.at_once == 1
+            && self.slowness.outages == 0
+            && self.faults.keys().all(is_of_one)
     }
 
     /// The topics' names.

@@ -162,7 +162,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         hosts.clone(),
         plan.clone(),
         (history.clone(), coverage.clone()),
-        Looks::new(rules(&plan)),
+        Looks::new(kept(&plan)),
         signs.clone(),
     );
     let watch = tokio::spawn(watch);
@@ -256,7 +256,7 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
 }
 
 /// What nodes are told to keep.
-fn rules(plan: &Plan) -> ledger::Rules {
+fn kept(plan: &Plan) -> ledger::Rules {
     ledger::Rules {
         age: plan.limits.retention,
         bytes: plan.limits.retention_bytes,

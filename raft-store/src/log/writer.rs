@@ -328,7 +328,9 @@ impl Writer {
             .map_err(failed("writing a batch"))?;
         tokio::time::sleep(delay).await;
         let sync = plant!(FailedSyncRetried => super::planted::sync_again, else Files::sync);
-        self.blocking(Work::Batch, sync).await.map_err(failed("syncing a batch"))?;
+        self.blocking(Work::Batch, sync)
+            .await
+            .map_err(failed("syncing a batch"))?;
         Ok(first)
     }
 
