@@ -114,7 +114,7 @@ async fn commit(scene: &Scene, fault: Fault) -> bool {
         Fault::FileDamage => files::harm(scene).await,
         Fault::OldDirectory => older::put_back(scene).await,
         Fault::SecondLoss => rebuilding::lose_again(scene).await,
-        Fault::SenderDies => rebuilding::lag_behind(scene).await,
+        Fault::SenderDies => rebuilding::sender_dies(scene).await,
         Fault::FullSender => rebuilding::full_sender(scene).await,
         Fault::Visitor => visitor::visit(scene).await,
         Fault::LongOutage => outage::long(scene).await,

@@ -50,21 +50,18 @@ pub(super) async fn lose_again(scene: &Scene) -> bool {
     again
 }
 
-/// A node is cut off until what it lacks was purged, and whoever sends it a snapshot then dies, once or twice.
-pub(super) async fn lag_behind(scene: &Scene) -> bool {
+/// A node needs a snapshot, because what it lacks was purged or because it has nothing, and whoever sends it dies, once or
+/// twice.
+pub(super) async fn sender_dies(scene: &Scene) -> bool {
     let victim = scene.anybody();
     let Some(_hold) = scene.atlas.hold(victim.id) else {
         return false;
     };
-    let cut = network::cut_off(scene, victim);
-    let mut lacks = None;
-    await_true(PURGED, || {
-        lacks = lacks_what_was_purged(scene, victim);
-        lacks.is_some()
-    })
-    .await;
-    cut.mend();
-    let Some(shard) = lacks else { return false };
+    let shard = match thread_rng().gen_bool(0.5) {
+        true => fall_behind(scene, victim).await,
+        false => come_back_empty(scene, victim).await,
+    };
+    let Some(shard) = shard else { return false };
     for _ in 0..thread_rng().gen_range(1..=2) {
         last(0..1_500).await;
         let Some(sender) = scene.leader(shard) else {
@@ -79,6 +76,31 @@ pub(super) async fn lag_behind(scene: &Scene) -> bool {
         sender.restart();
     }
     true
+}
+
+/// A node is cut off until what it lacks of some shard was purged.
+async fn fall_behind(scene: &Scene, victim: &Host) -> Option<u32> {
+    let cut = network::cut_off(scene, victim);
+    let mut lacks = None;
+    await_true(PURGED, || {
+        lacks = lacks_what_was_purged(scene, victim);
+        lacks.is_some()
+    })
+    .await;
+    cut.mend();
+    lacks
+}
+
+async fn come_back_empty(scene: &Scene, victim: &Host) -> Option<u32> {
+    if !disk::await_permission(scene, victim).await {
+        return None;
+    }
+    victim.crash();
+    victim.wipe();
+    last(50..2_000).await;
+    victim.restart();
+    let learns = await_true(LEARNS, || is_learner(scene, victim)).await;
+    learns.then(|| scene.any_shard())
 }
 
 /// Somebody has to be filled from a node whose disk is full: what a sender needs to write must be nothing.

@@ -49,7 +49,7 @@ pub enum Fault {
     OldDirectory,
     /// A node that is being rebuilt loses its disk or its power again.
     SecondLoss,
-    /// A node was away for so long that it needs a snapshot, and whoever sends it dies.
+    /// A node needs a snapshot, and whoever sends it dies.
     SenderDies,
     /// A node has to be rebuilt by others whose disks are full.
     FullSender,
