@@ -9,10 +9,10 @@ use crate::state::PREFIX_BYTES;
 
 /// A number for one row: equal for equal rows, and else different but for chance.
 pub fn row_digest(key: &[u8], value: &[u8]) -> u64 {
-    // Where the key ends counts, too.
-    mix(value, mix(key, key.len() as u64))
+    mix(value, mix(key, 0))
 }
 
+/// The length counts, too.
 fn mix(bytes: &[u8], start: u64) -> u64 {
     let step = |digest: u64, word: u64| {
         let product = u128::from(digest ^ word ^ 0xf39c_c060_5ced_c835) * 0x9e37_79b9_7f4a_7c15;
