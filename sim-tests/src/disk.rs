@@ -179,6 +179,10 @@ impl EngineView for PoweredEngine {
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
         self.inner.scan(from, to, limit)
     }
+
+    fn digest(&self, prefix: &[u8]) -> Option<u64> {
+        self.inner.digest(prefix)
+    }
 }
 
 impl Engine for PoweredEngine {
