@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use crate::oracle::{self, Oracle};
+use crate::oracle::{self, Oracle, names::Names};
+
+pub mod names;
 
 /// Where a message stands.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +110,8 @@ pub enum Event {
     },
     /// The service accepted that the message is a dead letter, which was first asked for at `asked`.
     Buried { receipt: Receipt, asked: Duration },
+    /// To names that are given again and again, and under them.
+    Named(names::Named),
 }
 
 impl Event {
@@ -125,6 +129,7 @@ impl Event {
             | Event::AckUnsure(receipt)
             | Event::Buried { receipt, .. } => (Some(&receipt.id), Some(&receipt.place)),
             Event::Calm => return false,
+            Event::Named(it) => return it.is_in(text),
             Event::Leaving { group, topic, .. } => return text.contains(group) && text.contains(topic),
         };
         id.is_some_and(|id| text.contains(id.as_str()))
@@ -160,6 +165,8 @@ struct Book {
     left: BTreeMap<(String, String), BTreeSet<String>>,
     /// (consumer group, message) that were done before the producer knew that the message is stored.
     done: BTreeSet<(String, String, String)>,
+    /// Watches what becomes of names; the others know nothing of them.
+    names: Names,
 }
 
 impl History {
@@ -174,6 +181,7 @@ impl History {
             groups,
             left: BTreeMap::new(),
             done: BTreeSet::new(),
+            names: Names::default(),
         })))
     }
 
@@ -181,11 +189,15 @@ impl History {
     pub fn record(&self, at: Duration, event: &Event) {
         let mut book = self.book();
         let Book {
-            oracles, violations, ..
+            oracles,
+            names,
+            violations,
+            ..
         } = &mut *book;
         for oracle in oracles {
             oracle.see(at, event, violations);
         }
+        names.see(at, event, violations);
         book.follow(event);
         book.events.push((at, event.clone()));
     }
@@ -199,6 +211,12 @@ impl History {
     #[must_use]
     pub fn drained(&self) -> bool {
         self.book().left.is_empty()
+    }
+
+    /// What has not come yet from names that are given again and again, and will have to.
+    #[must_use]
+    pub fn owed_by_names(&self) -> Vec<String> {
+        self.book().names.owed()
     }
 
     /// The first few messages somebody is not done with, for people.
@@ -216,12 +234,16 @@ impl History {
     pub fn verdict(&self) -> Vec<String> {
         let mut book = self.book();
         let Book {
-            oracles, violations, ..
+            oracles,
+            names,
+            violations,
+            ..
         } = &mut *book;
         if violations.is_empty() {
             for oracle in oracles {
                 oracle.end(violations);
             }
+            names.end(violations);
         }
         violations.clone()
     }
@@ -291,6 +313,7 @@ impl Book {
             | Event::HideRefused { .. }
             | Event::Leaving { .. }
             | Event::Calm
+            | Event::Named(_)
             | Event::Buried { .. } => {}
         }
     }

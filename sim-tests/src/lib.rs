@@ -17,6 +17,7 @@
 //! | `plan` | the world a seed draws |
 //! | `client`, `workload` | a client of the service over the simulated network, and what clients do |
 //! | `janitor` | an administrator who has messages forgotten |
+//! | `workload::operator` | an operator who makes and deletes topics and consumer groups |
 //! | `nemesis`, `atlas` | faults, and what may be broken at the same time |
 //! | `coverage`, `commands` | counters of what happened, and of the commands that were applied |
 //! | `world` | all of it, and the verdict |

@@ -14,6 +14,7 @@
 //! | `once` | P7: what was sent once is stored once |
 //! | `offsets` | P8: offsets are dense, and what stands at one never changes |
 //! | `poll` | P8: a queue comes in order |
+//! | `names` | what is deleted is gone, and what bears its name next begins anew |
 //! | `dead` | P9: dead letters, exactly once, and never more attempts than allowed |
 //! | `cluster` | P10, and Raft's own: one entry an index, no leader without what was committed |
 //! | `votes` | Raft's own: no vote is taken back |
@@ -32,6 +33,7 @@ mod dead;
 mod durable;
 pub mod late;
 mod lease;
+pub mod names;
 mod offsets;
 mod once;
 mod poll;

@@ -172,6 +172,8 @@ pub struct Plan {
     pub consumers: u32,
     /// Whether consumers acknowledge what came together in one request.
     pub batches: bool,
+    /// Whether an operator makes, deletes and makes again topics and consumer groups.
+    pub operator: bool,
 }
 
 impl Plan {
@@ -230,6 +232,7 @@ impl Plan {
             good_byes: rng.gen_bool(0.5),
             consumers: if rng.gen_bool(0.3) { 2 } else { 1 },
             batches: rng.gen_bool(0.5),
+            operator: rng.gen_bool(0.5),
         }
     }
 
@@ -268,6 +271,7 @@ impl Plan {
             good_byes: false,
             consumers: 1,
             batches: false,
+            operator: false,
         }
     }
 
@@ -301,6 +305,9 @@ impl Plan {
             "skew_ms" => self.skew_ms = number()?.into(),
             "consumers" => self.consumers = number()?,
             "batches" if value == "none" => self.batches = false,
+            "operator" if value == "none" => self.operator = false,
+            // Not simpler: to have an operator in every world of a search.
+            "operator" if value == "all" => self.operator = true,
             "habits" if value == "none" => {
                 self.habits = Habits {
                     forget: 0.0,
@@ -357,6 +364,9 @@ impl Plan {
         if self.batches {
             changes.push("batches=none".into());
         }
+        if self.operator {
+            changes.push("operator=none".into());
+        }
         if self.loss > 0.0 {
             changes.push("loss=none".into());
         }
@@ -389,7 +399,7 @@ impl fmt::Display for Plan {
         write!(
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
-             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} good-byes {} consumers {} batches {}",
+             loss {:.3} skew {} ms sync {} us segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} good-byes {} consumers {} batches {} operator {}",
             self.nodes,
             self.shards,
             self.topics,
@@ -414,7 +424,8 @@ impl fmt::Display for Plan {
             self.push,
             self.good_byes,
             self.consumers,
-            self.batches
+            self.batches,
+            self.operator
         )
     }
 }

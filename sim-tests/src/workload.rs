@@ -25,9 +25,11 @@ use crate::{
 mod acknowledge;
 mod bury;
 mod hide;
+pub mod operator;
 mod push;
 mod receive;
 mod send;
+mod spare;
 
 /// The consumer group that reads dead letters.
 const UNDERTAKER: &str = "undertaker";

@@ -29,7 +29,7 @@ use crate::{
     peers::Disorder,
     plan::{Fault, Plan},
     trace::{Digest, Trace},
-    workload::Clients,
+    workload::{Clients, operator::Operator},
 };
 
 /// From the end of all faults to everything drained: some leases and retries, one after the other, and a few elections.
@@ -145,6 +145,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     let watch = tokio::spawn(watch(hosts.clone(), history.clone(), coverage.clone()));
     let rebuild = tokio::spawn(rebuild(hosts.clone(), coverage.clone()));
     let clients = Clients::start(&plan, &history, &coverage, &disorder, &trace);
+    let operator = Operator::start(plan.operator, &hosts, (&history, &coverage), &disorder, &trace);
     let scene = Scene {
         hosts: hosts.clone(),
         plan: plan.clone(),
@@ -157,8 +158,8 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         nemesis::run(scene).await;
         trace.event("faults end", &[], &[]);
         futures::join!(
-            calm_down(&hosts, &history),
-            live(&hosts, &plan, &clients, &history)
+            calm_down(&hosts, &history, &operator),
+            live(&hosts, &plan, (&clients, &operator), &history)
         );
     };
     tokio::select! {
@@ -167,6 +168,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         () = rest => {}
     }
     clients.stop();
+    operator.stop();
     janitor.abort();
     watch.abort();
     rebuild.abort();
@@ -258,21 +260,23 @@ async fn rebuild(hosts: Arc<Vec<Host>>, coverage: Coverage) {
 }
 
 /// Tells the oracles when every node takes part again: from now on there are no excuses.
-async fn calm_down(hosts: &[Host], history: &History) {
+async fn calm_down(hosts: &[Host], history: &History, operator: &Operator) {
     if await_true(PATIENCE, || atlas::whole(hosts)).await {
         history.record(now(), &Event::Calm);
+        operator.calm();
     }
 }
 
 /// P11: elect, agree, serve, drain.
-async fn live(hosts: &[Host], plan: &Plan, clients: &Clients, history: &History) {
+async fn live(hosts: &[Host], plan: &Plan, (clients, operator): (&Clients, &Operator), history: &History) {
     let patience = if plan.push { PATIENCE_WITH_PUSH } else { PATIENCE };
-    let done = || clients.producers_left() == 0 && history.drained();
+    let done = || clients.producers_left() == 0 && history.drained() && operator.is_done();
     if !await_true(patience, done).await {
         let left = clients.producers_left();
         return history.broken(format!(
-            "P11: not drained {patience:?} after the last fault; {left} producers still send, left are {:?}",
-            history.left()
+            "P11: not drained {patience:?} after the last fault; {left} producers still send, left are {:?}, operator done: {}",
+            history.left(),
+            operator.is_done()
         ));
     }
     if !await_true(LEVEL, || atlas::whole(hosts) && level(hosts)).await {
