@@ -137,6 +137,15 @@ impl Names {
         outlives && (!from_end || began())
     }
 
+    /// The first try counts.
+    fn sending(&mut self, at: Duration, topic: &str, id: &str) {
+        self.messages.entry(id.to_owned()).or_insert_with(|| Message {
+            topic: topic.to_owned(),
+            sent: at,
+            stored: None,
+        });
+    }
+
     /// When a consumer group was asked for, and its rules, if the operator made it.
     fn rules(&self, group: u32) -> Option<(Duration, &Rules)> {
         match self.made.get(&(Kind::Group, group)) {
@@ -377,14 +386,7 @@ impl Oracle for Names {
                 self.answered(at, (name, request, *asked), (answer, *number), wrong);
                 self.register.answered(at, (name, request, *asked), answer, wrong);
             }
-            Named::Sending { topic, id } => {
-                let message = || Message {
-                    topic: topic.clone(),
-                    sent: at,
-                    stored: None,
-                };
-                self.messages.entry(id.clone()).or_insert_with(message);
-            }
+            Named::Sending { topic, id } => self.sending(at, topic, id),
             Named::Stored { id, .. } => {
                 if let Some(message) = self.messages.get_mut(id) {
                     message.stored = Some(at);

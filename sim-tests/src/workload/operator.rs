@@ -42,8 +42,8 @@ mod finale;
 const PAUSE_MS: std::ops::Range<u64> = 50..2_500;
 /// For how long nobody makes again what he deleted, milliseconds.
 const AWAY_MS: std::ops::Range<u64> = 0..10_000;
-/// A request that has no answer by then has none: a node that died does not say so.
-const LONGEST: Duration = Duration::from_secs(6);
+/// A request that has no answer by then has none. A node looks for a leader for some time, and asks it for some more.
+const LONGEST: Duration = Duration::from_secs(12);
 /// A node that answers sooner has heard of what was made: else it would wait for longer.
 const HEARD: Duration = Duration::from_secs(2);
 /// Most queues of a topic.
@@ -155,8 +155,9 @@ impl World {
 
     /// Asks any node that runs; what it said.
     async fn ask(&self, name: &Name, request: Request) -> Answer {
-        let running: Vec<Arc<Service>> = self.hosts.iter().filter_map(Host::service).collect();
-        let Some(service) = running.choose(&mut thread_rng()) else {
+        let running = self.hosts.iter().filter_map(|host| Some((host, host.service()?)));
+        let running: Vec<(&Host, Arc<Service>)> = running.collect();
+        let Some((host, service)) = running.choose(&mut thread_rng()) else {
             pause().await;
             return Answer::NothingDone;
         };
@@ -165,7 +166,14 @@ impl World {
             name: name.clone(),
             request: request.clone(),
         });
-        let answered = timeout(LONGEST, carry_out(service, name, &request)).await;
+        let answered = async {
+            tokio::select! {
+                biased;
+                answered = carry_out(service, name, &request) => answered,
+                () = ended(host, service) => (Answer::Unsure, None),
+            }
+        };
+        let answered = timeout(LONGEST, answered).await;
         let (answer, created_ms) = answered.unwrap_or((Answer::Unsure, None));
         let is_heard = now() < asked + HEARD;
         let number = created_ms
@@ -182,6 +190,13 @@ impl World {
             number,
         });
         answer
+    }
+}
+
+/// Returns when the node's process has ended: it will not say anything any more.
+async fn ended(host: &Host, service: &Arc<Service>) {
+    while host.service().is_some_and(|now| Arc::ptr_eq(&now, service)) {
+        pause().await;
     }
 }
 
