@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use crate::oracle::{self, Oracle};
+use crate::oracle::{self, Oracle, names::Names};
+
+pub mod names;
 
 /// Where a message stands.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,6 +136,8 @@ pub enum Event {
         groups: Vec<String>,
         why: Why,
     },
+    /// To names that are given again and again, and under them.
+    Named(names::Named),
 }
 
 impl Event {
@@ -156,6 +160,7 @@ impl Event {
             Event::Leaving { group, topic, .. } | Event::Died { group, topic, .. } => {
                 return text.contains(group) && text.contains(topic);
             }
+            Event::Named(it) => return it.is_in(text),
         };
         id.is_some_and(|id| text.contains(id.as_str()))
             || place.is_some_and(|place| text.contains(&format!("{place:?}")))
@@ -203,6 +208,8 @@ struct Book {
     left: BTreeMap<(String, String), BTreeSet<String>>,
     /// (consumer group, message) that were done before the producer knew that the message is stored.
     done: BTreeSet<(String, String, String)>,
+    /// Watches what becomes of names; the others know nothing of them.
+    names: Names,
 }
 
 impl History {
@@ -217,6 +224,7 @@ impl History {
             groups,
             left: BTreeMap::new(),
             done: BTreeSet::new(),
+            names: Names::default(),
         })))
     }
 
@@ -224,11 +232,15 @@ impl History {
     pub fn record(&self, at: Duration, event: &Event) {
         let mut book = self.book();
         let Book {
-            oracles, violations, ..
+            oracles,
+            names,
+            violations,
+            ..
         } = &mut *book;
         for oracle in oracles {
             oracle.see(at, event, violations);
         }
+        names.see(at, event, violations);
         book.follow(event);
         book.events.push((at, event.clone()));
     }
@@ -242,6 +254,12 @@ impl History {
     #[must_use]
     pub fn drained(&self) -> bool {
         self.book().left.is_empty()
+    }
+
+    /// What has not come yet from names that are given again and again, and will have to.
+    #[must_use]
+    pub fn owed_by_names(&self) -> Vec<String> {
+        self.book().names.owed()
     }
 
     /// The first few messages somebody is not done with, for people.
@@ -259,12 +277,16 @@ impl History {
     pub fn verdict(&self) -> Vec<String> {
         let mut book = self.book();
         let Book {
-            oracles, violations, ..
+            oracles,
+            names,
+            violations,
+            ..
         } = &mut *book;
         if violations.is_empty() {
             for oracle in oracles {
                 oracle.end(violations);
             }
+            names.end(violations);
         }
         violations.clone()
     }
@@ -342,6 +364,7 @@ impl Book {
             | Event::Leaving { .. }
             | Event::Died { .. }
             | Event::Calm
+            | Event::Named(_)
             | Event::Buried { .. } => {}
         }
     }

@@ -19,6 +19,7 @@
 //! | `client`, `workload` | a client of the service over the simulated network, and what clients do |
 //! | `letter` | what is in the messages |
 //! | `machine` | how long blocking work takes, and power that fails in the middle of it |
+//! | `workload::operator` | an operator who makes and deletes topics and consumer groups |
 //! | `nemesis`, `atlas` | faults, and what may be broken at the same time |
 //! | `watch` | the oracles that look into the nodes, at work |
 //! | `coverage`, `commands` | counters of what happened, and of the commands that were applied |

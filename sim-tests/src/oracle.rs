@@ -17,6 +17,7 @@
 //! | `once` | P7: what was sent once is stored once |
 //! | `offsets` | P8: offsets are dense, and what stands at one never changes |
 //! | `poll` | P8: a queue comes in order |
+//! | `names` | what is deleted is gone, and what bears its name next begins anew |
 //! | `dead` | P9: dead letters, exactly once, and never more attempts than allowed |
 //! | `cluster` | P10, and Raft's own: one entry an index, no leader without what was committed |
 //! | `payloads` | P10: an entry says the same on all nodes |
@@ -40,6 +41,7 @@ mod durable;
 mod early_death;
 pub mod late;
 mod lease;
+pub mod names;
 mod offsets;
 mod once;
 #[cfg(madsim)]

@@ -133,7 +133,8 @@ impl PeerTransport for SimTransport {
                 .map(|link| link.calls.clone())
                 .ok_or(PeerError::NotConnected)?
         };
-        let copy = self.disorder.strays().map(|later| (later, stray(&body)));
+        let strays = self.disorder.strays().filter(|_| may_stray(&body));
+        let copy = strays.map(|later| (later, stray(&body)));
         let answer = ask(&calls, body, ttl).await;
         // Not before the first has its answer: else that could tell what the second did, and no connection does this. And
         // not after one that says that nothing was done: whoever hears that asks again, and must not find it done.
@@ -163,6 +164,11 @@ async fn ask(calls: &Arc<Calls>, body: Body, ttl: Duration) -> Result<Body, Peer
     within(ttl, call.arrival())
         .await
         .unwrap_or(Err(PeerError::Timeout))
+}
+
+/// Nobody sends a change of the catalogue again when its answer is lost: he is told that nobody knows.
+fn may_stray(body: &Body) -> bool {
+    !matches!(body, Body::Forward(request) if request.rpc == broker::node::catalogue::RPC)
 }
 
 /// A request's second copy. Its answer goes nowhere: the connection that it comes from was given up.

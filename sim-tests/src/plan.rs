@@ -95,6 +95,8 @@ pub struct Plan {
     pub backoff: BackoffView,
     /// What nodes keep, and how much they take on.
     pub limits: Limits,
+    /// Whether an operator makes, deletes and makes again topics and consumer groups.
+    pub operator: bool,
 }
 
 impl Plan {
@@ -169,6 +171,8 @@ impl Plan {
             },
             backoff: draw_backoff(&mut rng),
             limits,
+            // What he looks for must not be forgotten meanwhile.
+            operator: !limits.forget() && rng.gen_bool(0.5),
         }
     }
 
@@ -212,6 +216,7 @@ impl Plan {
             renew_at_most: RENEW_AT_MOST,
             backoff: BackoffView::Customized { next_ms: vec![1_000] },
             limits: Limits::large(),
+            operator: false,
         }
     }
 
@@ -246,6 +251,9 @@ impl Plan {
             "consumers" => self.consumers = number()?,
             "deaths" if value == "none" => self.deaths = false,
             "batches" if value == "none" => self.batches = false,
+            "operator" if value == "none" => self.operator = false,
+            // Not simpler: to have an operator in every world of a search.
+            "operator" if value == "all" => self.operator = true,
             "habits" if value == "none" => {
                 self.habits = Habits {
                     forget: 0.0,
@@ -317,6 +325,9 @@ impl Plan {
         if self.limits.forget() {
             changes.push("retention=none".into());
         }
+        if self.operator {
+            changes.push("operator=none".into());
+        }
         if self.loss > 0.0 {
             changes.push("loss=none".into());
         }
@@ -360,7 +371,7 @@ impl fmt::Display for Plan {
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
              loss {:.3} skew {} ms sync {} us {:?} segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} \
-             deaths {} backoff {:?} {}",
+             deaths {} backoff {:?} {} operator {}",
             self.nodes,
             self.shards,
             self.topics,

@@ -29,9 +29,11 @@ mod acknowledge;
 mod bury;
 mod death;
 mod hide;
+pub mod operator;
 mod push;
 mod receive;
 mod send;
+mod spare;
 
 /// The consumer group that reads dead letters.
 pub const UNDERTAKER: &str = "undertaker";

@@ -35,7 +35,7 @@ use crate::{
     plan::{Fault, Plan},
     trace::{Digest, Trace},
     watch::{self, Signs},
-    workload::{Clients, UNDERTAKER},
+    workload::{Clients, UNDERTAKER, operator::Operator},
 };
 
 /// From the end of all faults to everything drained: some leases and retries, one after the other, and a few elections.
@@ -170,6 +170,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     let electrician = tokio::spawn(electrician(hosts.clone()));
     power_may_fail(&hosts, true);
     let clients = Clients::start(&plan, &history, &coverage, &disorder, &trace);
+    let operator = Operator::start(plan.operator, &hosts, (&history, &coverage), &disorder, &trace);
     let scene = Scene {
         hosts: hosts.clone(),
         plan: plan.clone(),
@@ -183,8 +184,8 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         power_may_fail(&hosts, false);
         trace.event("faults end", &[], &[]);
         futures::join!(
-            calm_down(&hosts, &history, &signs),
-            live(&hosts, &plan, &clients, &history, &signs)
+            calm_down(&hosts, &history, &signs, &operator),
+            live(&hosts, &plan, (&clients, &operator), &history, &signs)
         );
     };
     tokio::select! {
@@ -193,6 +194,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         () = rest => {}
     }
     clients.stop();
+    operator.stop();
     watch.abort();
     rebuild.abort();
     electrician.abort();
@@ -298,22 +300,30 @@ async fn electrician(hosts: Arc<Vec<Host>>) {
 }
 
 /// Tells the oracles when every node takes part again: from now on there are no excuses.
-async fn calm_down(hosts: &[Host], history: &History, signs: &Signs) {
+async fn calm_down(hosts: &[Host], history: &History, signs: &Signs, operator: &Operator) {
     if await_true(PATIENCE, || atlas::whole(hosts)).await {
         history.record(now(), &Event::Calm);
         signs.calm.store(true, Ordering::SeqCst);
+        operator.calm();
     }
 }
 
 /// P11: elect, agree, serve, drain.
-async fn live(hosts: &[Host], plan: &Plan, clients: &Clients, history: &History, signs: &Signs) {
+async fn live(
+    hosts: &[Host],
+    plan: &Plan,
+    (clients, operator): (&Clients, &Operator),
+    history: &History,
+    signs: &Signs,
+) {
     let patience = if plan.push { PATIENCE_WITH_PUSH } else { PATIENCE };
-    let done = || clients.producers_left() == 0 && history.drained();
+    let done = || clients.producers_left() == 0 && history.drained() && operator.is_done();
     if !await_true(patience, done).await {
         let left = clients.producers_left();
         return history.broken(format!(
-            "P11: not drained {patience:?} after the last fault; {left} producers still send, left are {:?}",
-            history.left()
+            "P11: not drained {patience:?} after the last fault; {left} producers still send, left are {:?}, operator done: {}",
+            history.left(),
+            operator.is_done()
         ));
     }
     if !await_true(LEVEL, || atlas::whole(hosts) && level(hosts)).await {

@@ -103,7 +103,7 @@ impl Service {
                     return Ok(responses);
                 }
             }
-            if is_last || self.node().stopping() {
+            if is_last || self.node().stopping() || self.is_gone(&receive) {
                 break Vec::new();
             }
             let left = receive.until.saturating_duration_since(Instant::now());
@@ -135,6 +135,10 @@ impl Service {
             let Some(shard) = node.shard(shard_id) else {
                 continue;
             };
+            // Whoever waited while it was deleted would have the consumer group begin once more.
+            if self.is_gone(receive) {
+                break;
+            }
             let queue = QueueId::new(receive.topic.id, number);
             match shard.deliver(queue, &self.want(receive, shard_id), room).await {
                 Ok(deliveries) if deliveries.is_empty() => {}
@@ -150,6 +154,12 @@ impl Service {
             room.settle(0);
         }
         Ok(Vec::new())
+    }
+
+    /// Its topic or its consumer group was deleted while it waited. Who bears the name now is looked up by the next receive.
+    fn is_gone(&self, receive: &Receive) -> bool {
+        let meta = self.node().meta();
+        meta.topic_is_gone(receive.topic.id) || meta.group_is_gone(receive.group.id)
     }
 
     fn not_delivered(&self, error: DeliverError) -> Refused {

@@ -10,7 +10,7 @@ use flotilla_proto::rocketmq::{Code, ForwardMessageToDeadLetterQueueRequest, Sen
 use queue_core::QueueId;
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, caller, code, message, properties, receive, resource, send, wait_for};
+use crate::cluster::{Cluster, ack, caller, code, message, properties, receive, resource, send, wait_for};
 
 const LONG: Duration = Duration::from_secs(5);
 
@@ -220,4 +220,19 @@ async fn a_lease_ends_in_time_while_a_large_topic_is_being_deleted() {
         leased.elapsed() < Duration::from_secs(15),
         "a lease of 10 s ended late"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receive_that_waits_while_its_consumer_group_is_deleted_does_not_begin_anew() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    assert_eq!(code(&send(service, "orders", "one").await.status), Code::Ok);
+    let (_, received) = receive(service, "orders", "readers", LONG).await;
+    assert_eq!(ack(service, "orders", "readers", &received[0]).await, Code::Ok);
+    let delete = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        service.delete_group("readers").await.unwrap();
+    };
+    let (again, ()) = tokio::join!(receive(service, "orders", "readers", LONG), delete);
+    assert_eq!((again.0, again.1.len()), (Code::MessageNotFound, 0));
 }

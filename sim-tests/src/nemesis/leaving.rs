@@ -52,7 +52,7 @@ pub(super) async fn leave(scene: &Scene) -> bool {
         }
     }
     let synced = node.hello().synced;
-    let bound = is_calm.then_some(HANDED_OVER * u32::try_from(led.len()).unwrap_or(u32::MAX));
+    let bound = is_calm.then_some(HANDED_OVER * u32::try_from(led.len().max(1)).unwrap_or(u32::MAX));
     judge(scene, victim, bound, ended, handed_over);
     // What it has said that it wrote is there whatever happens to the machine now.
     if ended.is_some() && thread_rng().gen_bool(0.5) {

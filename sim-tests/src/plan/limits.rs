@@ -97,10 +97,10 @@ impl Limits {
             bounds.in_flight_per_queue = 5;
         }
         if is_small() {
-            bounds.queued_commands = 2;
+            bounds.queued_commands = 6;
         }
         if is_small() {
-            bounds.queued_send_bytes = 8 * 1024;
+            bounds.queued_send_bytes = 48 * 1024;
         }
         if is_small() {
             (bounds.tick, bounds.trim, bounds.copy_commands) = (2, 3, 2);

@@ -49,6 +49,9 @@ impl Service {
                 polls.set_begun(receive.pair());
                 return Ok(());
             }
+            if self.is_gone(receive) {
+                return Ok(());
+            }
             if Instant::now() >= receive.until || self.node().stopping() {
                 return Err(Refused::new(
                     Code::HaNotAvailable,
@@ -101,7 +104,7 @@ impl Service {
     }
 
     async fn begin_here(&self, receive: &Receive, shard: u32) -> bool {
-        let Some(here) = self.node().shard(shard) else {
+        let Some(here) = self.node().shard(shard).filter(|_| !self.is_gone(receive)) else {
             return false;
         };
         let want = self.want(receive, shard);
