@@ -274,12 +274,13 @@ fn arrival(world: &World, group: &str, message: &Received, asked: Duration) -> O
 
 async fn deal_with(world: &World, client: &Client, node: u32, message: &Received, it: Arrival) {
     let drawn = thread_rng().gen_range(0.0..1.0);
-    let is_dead = it.topic.starts_with(DEAD_LETTERS);
+    // What is buried when nothing is sent any more might come after the operator has looked whether everything has.
+    let buries = !it.topic.starts_with(DEAD_LETTERS) && !world.desk.sent.load(Ordering::SeqCst);
     if drawn < FORGOTTEN {
         return world.coverage.count("name forgets");
     }
     let group = it.group.clone();
-    if !is_dead && drawn < FORGOTTEN + BURIED {
+    if buries && drawn < FORGOTTEN + BURIED {
         world.record(Named::Burying(it.clone()));
         let answer = client.bury(node, &group, message).await;
         debug!(at = ?now(), node, ?it, ?answer, "buried by a name");
