@@ -401,7 +401,8 @@ impl fmt::Display for Plan {
             self.batches,
             self.deaths,
             self.backoff,
-            self.limits
+            self.limits,
+            self.operator
         )
     }
 }

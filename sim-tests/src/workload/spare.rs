@@ -19,15 +19,16 @@ use madsim::{
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{now, pause, send::body_of};
+use super::{now, pause};
 use crate::{
-    client::{Client, Failure, Received},
+    client::{Client, Failure, Received, Who},
     coverage::Coverage,
     history::{
         DEAD_LETTERS, Event, History,
         names::{Arrival, GROUPS, Named, TOPICS, UNDERTAKERS},
     },
     host::Host,
+    letter::Letter,
     oracle::names::LEASE,
     peers::Disorder,
     trace::Trace,
@@ -159,6 +160,9 @@ impl World {
     }
 }
 
+/// Largest body, bytes.
+const BODY: usize = 200;
+
 /// Starts them all.
 pub(super) fn start(world: &World, disorder: &Disorder, trace: &Trace) {
     let nodes = u32::try_from(world.hosts.len()).expect("a small world");
@@ -171,7 +175,7 @@ pub(super) fn start(world: &World, disorder: &Disorder, trace: &Trace) {
             .ip(Ipv4Addr::new(10, 0, 1, u8::try_from(id).expect("a small world")).into())
             .build();
         let (disorder, trace) = (disorder.clone(), trace.clone());
-        (machine, move || Client::new(id, nodes, disorder, trace))
+        (machine, move || Client::new(Who::new(id), nodes, disorder, trace))
     };
     for topic in TOPICS {
         let (machine, client) = machine();
@@ -209,7 +213,9 @@ async fn produce(world: &World, client: &Client, topic: &str) {
                 id: id.clone(),
             });
             let node = world.any_node();
-            let answer = client.send(node, &topic, &id, body_of(&id, id.len())).await;
+            let letter = [(id.clone(), Letter::of(&id, BODY))];
+            let answer = client.send(node, &topic, None, &letter).await;
+            let answer = answer.and_then(|mut all| all.remove(0));
             world.desk.leave(&[&topic]);
             debug!(at = ?now(), id, node, ?answer, "sent to a name");
             world.coverage.count(&said("name send", &answer));
@@ -268,7 +274,7 @@ fn arrival(world: &World, group: &str, message: &Received, asked: Duration) -> O
         id: message.message_id.clone(),
         attempt: message.attempt,
         asked,
-        intact: message.body == body_of(&message.message_id, message.message_id.len()),
+        intact: message.letter == Letter::of(&message.message_id, BODY),
     })
 }
 
