@@ -177,6 +177,8 @@ pub struct Rules {
     pub max_attempts: u32,
     /// A lease that the server renews lasts so long at most, or a little longer.
     pub renew_at_most: Duration,
+    /// A consumer group may have so much in flight on one queue that nobody waits for its turn.
+    pub room_in_flight: bool,
     /// Whatever happens, a majority of the nodes is up and hears each other.
     pub majority_is_up: bool,
 }

@@ -105,7 +105,7 @@ pub(crate) fn all(groups: &BTreeSet<String>, rules: Rules) -> Vec<Box<dyn Oracle
         Box::new(early_death::EarlyDeath::new(groups.clone(), rules.max_attempts)),
         Box::<retention::Retention>::default(),
         Box::new(renewal::Renewals::new(rules.renew_at_most)),
-        Box::new(late::Late::new(groups.clone(), rules.renew_at_most)),
+        Box::new(late::Late::new(groups.clone(), rules)),
     ]
 }
 

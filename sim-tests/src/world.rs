@@ -11,6 +11,7 @@ use std::{
 };
 
 use broker::{
+    limits,
     node::Node,
     views::{GroupSpec, StartAt, TopicSpec},
 };
@@ -145,6 +146,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         max_attempts: plan.max_attempts,
         renew_at_most: plan.renew_at_most,
         majority_is_up: plan.majority_is_up(),
+        room_in_flight: plan.limits.bounds.in_flight_per_queue >= limits::MAX_IN_FLIGHT_PER_QUEUE,
     };
     let history = History::new(groups, rules);
     let coverage = Coverage::default();

@@ -45,6 +45,7 @@ const RULES: Rules = Rules {
     renew_at_most: Duration::from_secs(3 * 3_600),
     // Gaps are judged fault by fault: see `gaps`.
     majority_is_up: false,
+    room_in_flight: true,
 };
 /// The undertaker tries as long as it takes.
 const UNDERTAKER_ATTEMPTS: u32 = 1_000;

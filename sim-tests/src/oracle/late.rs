@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::Oracle;
-use crate::history::{DEAD_LETTERS, Delivery, Event, Receipt, topic_of};
+use crate::history::{DEAD_LETTERS, Delivery, Event, Receipt, Rules, topic_of};
 
 /// Longest wait between two attempts that a world draws.
 pub const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
@@ -36,8 +36,7 @@ type Owed = (String, String);
 /// What is owed, and from when on it can be had at the latest.
 pub(super) struct Late {
     groups: BTreeSet<String>,
-    /// The longest that a lease is renewed.
-    renew_at_most: Duration,
+    rules: Rules,
     calm: Option<Duration>,
     due: BTreeMap<Owed, Duration>,
     /// Of leases that the server renews: who holds them.
@@ -49,10 +48,10 @@ pub(super) struct Late {
 
 impl Late {
     /// Every message is for each of these consumer groups.
-    pub(super) fn new(groups: BTreeSet<String>, renew_at_most: Duration) -> Late {
+    pub(super) fn new(groups: BTreeSet<String>, rules: Rules) -> Late {
         Late {
             groups,
-            renew_at_most,
+            rules,
             calm: None,
             due: BTreeMap::new(),
             holders: BTreeMap::new(),
@@ -89,7 +88,7 @@ impl Late {
             return self.set(owed, None);
         }
         let lease = match it.renewed {
-            true => self.renew_at_most + RENEWED_FOR + RENEWED_EVERY,
+            true => self.rules.renew_at_most + RENEWED_FOR + RENEWED_EVERY,
             false => it.invisible,
         };
         if it.renewed {
@@ -119,7 +118,10 @@ impl Late {
     }
 
     fn judge(&mut self, at: Duration, wrong: &mut Vec<String>) {
-        let Some(calm) = self.calm else { return };
+        // Where few are in flight at a time, what stands behind them waits for those who hold them, however long that is.
+        let Some(calm) = self.calm.filter(|_| self.rules.room_in_flight) else {
+            return;
+        };
         while let Some((due, (group, id))) = self.in_order.first().cloned() {
             if at <= due.max(calm + BACKLOG) + WITHIN {
                 return;
@@ -194,7 +196,13 @@ mod tests {
     use super::{super::testing::*, *};
 
     fn judged(events: &[(u64, Event)]) -> usize {
-        let mut late = Late::new(["g".to_owned()].into(), S(1_000));
+        let rules = Rules {
+            max_attempts: 3,
+            renew_at_most: S(1_000),
+            majority_is_up: false,
+            room_in_flight: true,
+        };
+        let mut late = Late::new(["g".to_owned()].into(), rules);
         judge(&mut late, events).len()
     }
 

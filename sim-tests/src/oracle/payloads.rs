@@ -26,11 +26,14 @@ impl Payloads {
     pub fn look(&mut self, nodes: &[Node], wrong: &mut Vec<String>) {
         for node in nodes {
             for shard in node.shards() {
-                let Some(applied) = shard.replica.status().applied.map(|at| at.index) else {
+                let status = shard.replica.status();
+                let Some(applied) = status.applied.map(|at| at.index) else {
                     continue;
                 };
+                // Below that, what it has may be of an old leader, and never have been applied.
+                let purged = status.purged.map_or(0, |at| at.index);
                 let seen = self.seen.entry((node.id(), shard.id)).or_default();
-                let from = (*seen + 1).max(applied.saturating_sub(MOST));
+                let from = (*seen + 1).max(applied.saturating_sub(MOST)).max(purged + 1);
                 *seen = applied;
                 for index in (from..=applied).filter(|&index| shard.replica.is_recent(index)) {
                     if let Ok(payload) = shard.replica.read_payload(index) {

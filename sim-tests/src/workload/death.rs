@@ -51,7 +51,8 @@ pub(super) async fn now_and_then(program: Program, machine: NodeHandle, topic: S
             group: group.clone(),
             topic: topic.clone(),
         });
-        debug!(at = ?now(), name = program.who.rename(), group, topic, vanishes, "died");
+        let name = program.who.rename();
+        debug!(at = ?now(), name, group, topic, vanishes, "died");
         last(GONE_MS).await;
         Handle::current().restart(machine.id());
     }

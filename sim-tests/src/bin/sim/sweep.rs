@@ -15,7 +15,7 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 100;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 30] = [
+const MUST_HAPPEN: [&str; 44] = [
     "command release: retry",
     "command written",
     "command renew",
@@ -45,7 +45,21 @@ const MUST_HAPPEN: [&str; 30] = [
     "consumer is late",
     "push holds long",
     "client leaves",
-    "janitor trims",
+    "client dies",
+    "client vanishes",
+    "new handle acknowledges",
+    "new handle buries",
+    "new handle hides",
+    "old handle",
+    "ack several",
+    "send several",
+    "push holds too long",
+    "command release: retry",
+    "forgotten for its age",
+    "forgotten for room",
+    "segment recycled",
+    "snapshot to one that was behind",
+    "snapshot to a new replica",
 ];
 
 /// The sums of a sweep.
