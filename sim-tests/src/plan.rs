@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeMap, fmt, ops::Range, time::Duration};
 
-use broker::{limits::RENEW_AT_MOST, views::BackoffView};
+use broker::{
+    limits::{Bounds, RENEW_AT_MOST},
+    views::BackoffView,
+};
 use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 
 use crate::{machine::Slowness, oracle::late::LONGEST_BACKOFF};
@@ -15,6 +18,9 @@ mod limits;
 
 pub use fault::Fault;
 pub use limits::Limits;
+
+/// A segment of this size holds the largest entry, twice, bytes.
+const HOLDS_AN_ENTRY: u64 = 1 << 19;
 
 /// Share of worlds in which a majority is always up.
 const ONE_AT_A_TIME: f64 = 0.3;
@@ -124,7 +130,18 @@ impl Plan {
         };
         let slowest = rng.gen_range(2..=20);
         let mut segment_bytes = 1 << rng.gen_range(16..=20);
-        let limits = Limits::draw(&mut rng, &mut segment_bytes);
+        let mut limits = Limits::draw(&mut rng, &mut segment_bytes);
+        let fills_up = [Fault::FullDisk, Fault::FullSender];
+        if fills_up.iter().any(|fault| faults.contains_key(fault)) {
+            // A segment holds any entry, as the configuration demands: else a spare would have to grow.
+            segment_bytes = segment_bytes.max(HOLDS_AN_ENTRY);
+            limits.keep();
+        }
+        let push = rng.gen_bool(0.3);
+        if push {
+            // Who holds few messages for minutes would hold up all others for hours.
+            limits.bounds.in_flight_per_queue = Bounds::default().in_flight_per_queue;
+        }
         Plan {
             nodes,
             shards: rng.gen_range(1..=4),
@@ -160,7 +177,7 @@ impl Plan {
             at_once: if one_at_a_time { 1 } else { rng.gen_range(1..=2) },
             fault_every_ms: rng.gen_range(500..=6_000),
             faults_for: Duration::from_secs(rng.gen_range(10..=40)),
-            push: rng.gen_bool(0.3),
+            push,
             good_byes: rng.gen_bool(0.5),
             consumers: if rng.gen_bool(0.3) { 2 } else { 1 },
             batches: rng.gen_bool(0.5),

@@ -83,6 +83,8 @@ pub struct SimCounts {
     pub syncs: u64,
     /// Writes, syncs, and changes of names.
     pub changes: u64,
+    /// Writes that failed because they met a part of a sector that cannot be read.
+    pub met_sectors: u64,
 }
 
 impl SimDisk {

@@ -31,6 +31,11 @@ impl Supply {
         self.has_failed.load(Ordering::SeqCst)
     }
 
+    /// The process has ended, and is to be started again as after a power failure, unless somebody does so before.
+    pub(super) fn await_start(&self) {
+        self.has_failed.store(true, Ordering::SeqCst);
+    }
+
     /// Somebody looks after the machine.
     pub(super) fn back(&self) {
         self.has_failed.store(false, Ordering::SeqCst);

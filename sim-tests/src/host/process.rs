@@ -97,9 +97,18 @@ enum End {
 
 impl Process {
     pub(super) async fn run(self) {
+        let met_sectors = || lock(&self.hardware).disk.counts().met_sectors;
+        let before = met_sectors();
         let (why, excused) = match self.live().await {
             Ok(()) => (String::new(), true),
-            Err(End::Failure(why)) => (why, self.may_stop.load(Ordering::SeqCst)),
+            Err(End::Failure(why)) => {
+                // A write that met a sector which cannot be read: what is damaged there the next start finds.
+                let met = met_sectors() > before;
+                if met {
+                    self.supply.await_start();
+                }
+                (why, met || self.may_stop.load(Ordering::SeqCst))
+            }
             Err(End::Damage(why)) => {
                 self.condemned.store(true, Ordering::SeqCst);
                 (why, self.damaged.load(Ordering::SeqCst))

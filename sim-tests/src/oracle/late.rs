@@ -23,8 +23,10 @@ const RENEWED_EVERY: Duration = Duration::from_secs(10);
 const SILENT: Duration = Duration::from_secs(120);
 /// After a good-bye, what came before it counts for so long.
 const DEPARTED: Duration = Duration::from_secs(3);
-/// What was put off while there were faults comes within this.
-const BACKLOG: Duration = Duration::from_secs(40);
+/// A lease that a consumer chooses.
+const SHORTEST_LEASE: Duration = Duration::from_secs(10);
+/// What was put off while there were faults comes within this, also what was given to somebody whose answer was lost.
+const BACKLOG: Duration = Duration::from_secs(70);
 /// From the moment at which a message can be had until somebody has it: polls go round, and acknowledge as they go.
 const WITHIN: Duration = Duration::from_secs(15);
 /// A request whose answer got lost may be carried out so much later.
@@ -41,6 +43,10 @@ pub(super) struct Late {
     due: BTreeMap<Owed, Duration>,
     /// Of leases that the server renews: who holds them.
     holders: BTreeMap<Owed, String>,
+    /// Consumer groups whose leases the server renews.
+    renewed: BTreeSet<String>,
+    /// Until when a consumer group may wait for what was given to a client that died before it saw it.
+    unseen: BTreeMap<String, Duration>,
     in_order: BTreeSet<(Duration, Owed)>,
     /// Came, was done with or forgotten, before its producer knew that it is stored.
     seen: BTreeSet<Owed>,
@@ -55,6 +61,8 @@ impl Late {
             calm: None,
             due: BTreeMap::new(),
             holders: BTreeMap::new(),
+            renewed: BTreeSet::new(),
+            unseen: BTreeMap::new(),
             in_order: BTreeSet::new(),
             seen: BTreeSet::new(),
         }
@@ -93,6 +101,7 @@ impl Late {
         };
         if it.renewed {
             self.holders.insert(owed.clone(), it.client.clone());
+            self.renewed.insert(it.group.clone());
         }
         self.set(owed, Some(at + lease + LONGEST_BACKOFF));
     }
@@ -122,15 +131,32 @@ impl Late {
         let Some(calm) = self.calm.filter(|_| self.rules.room_in_flight) else {
             return;
         };
-        while let Some((due, (group, id))) = self.in_order.first().cloned() {
-            if at <= due.max(calm + BACKLOG) + WITHIN {
-                return;
-            }
+        let over = self.in_order.iter().take_while(|(due, _)| at > *due + WITHIN);
+        let over: Vec<_> = over
+            .filter(|(due, (group, _))| {
+                let unseen = self.unseen.get(group).copied().unwrap_or_default();
+                at > (*due).max(calm + BACKLOG).max(unseen) + WITHIN
+            })
+            .cloned()
+            .collect();
+        for (due, owed) in over {
+            let (group, id) = &owed;
             wrong.push(format!(
                 "P11: {id} can be had since {due:?}, and by {at:?} {group} has not got it"
             ));
-            self.set((group, id), None);
+            self.set(owed, None);
         }
+    }
+
+    /// A client died: what it was given last nobody has seen, and it is leased for as long as the server takes it for alive.
+    fn died(&mut self, at: Duration, client: &str, group: &str, topic: &str) {
+        let lease = match self.renewed.contains(group) {
+            true => SILENT + RENEWED_EVERY + RENEWED_FOR,
+            false => SHORTEST_LEASE,
+        };
+        let due = at + lease + LONGEST_BACKOFF;
+        self.unseen.insert(group.to_owned(), due);
+        self.gone(client, group, topic, due);
     }
 }
 
@@ -150,14 +176,7 @@ impl Oracle for Late {
             Event::Leaving { client, group, topic } => {
                 self.gone(client, group, topic, at + DEPARTED + LONGEST_BACKOFF);
             }
-            Event::Died { client, group, topic } => {
-                self.gone(
-                    client,
-                    group,
-                    topic,
-                    at + SILENT + RENEWED_EVERY + RENEWED_FOR + LONGEST_BACKOFF,
-                );
-            }
+            Event::Died { client, group, topic } => self.died(at, client, group, topic),
             Event::Hidden {
                 receipt, invisible, ..
             } => {
@@ -214,8 +233,8 @@ mod tests {
     #[test]
     fn what_is_stored_comes() {
         let stored = || (10, stored("t/1", 0));
-        assert_eq!(judged(&[(1, Event::Calm), stored(), later(56)]), 0);
-        assert_eq!(judged(&[(1, Event::Calm), stored(), later(57)]), 1);
+        assert_eq!(judged(&[(1, Event::Calm), stored(), later(86)]), 0);
+        assert_eq!(judged(&[(1, Event::Calm), stored(), later(87)]), 1);
         assert_eq!(judged(&[stored(), later(1_000)]), 0, "there are faults");
         let came = (11, delivered("t/1", 0, 1, 11));
         let done = (12, acked("t/1", 0));
@@ -242,8 +261,8 @@ mod tests {
     #[test]
     fn what_is_forgotten_comes_again_after_its_lease_and_its_wait() {
         let forgotten = |at| judged(&[(1, Event::Calm), (50, delivered("t/1", 0, 1, 49)), later(at)]);
-        assert_eq!(forgotten(83), 0);
-        assert_eq!(forgotten(84), 1);
+        assert_eq!(forgotten(86), 0);
+        assert_eq!(forgotten(87), 1);
         let Event::Delivered(mut dead) = delivered("t/1", 0, 1, 60) else {
             unreachable!()
         };
@@ -315,7 +334,7 @@ mod tests {
                 later(at),
             ]
         };
-        assert_eq!(judged(&events(75)), 0);
-        assert_eq!(judged(&events(76)), 1);
+        assert_eq!(judged(&events(86)), 0);
+        assert_eq!(judged(&events(87)), 1);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::Oracle;
+use super::{Departures, Oracle};
 use crate::history::{Event, Place, Receipt};
 
 /// Who holds what, by consumer group and place.
@@ -11,6 +11,7 @@ pub(super) struct Renewals {
     at_most: Duration,
     calm: Option<Duration>,
     held: BTreeMap<(String, Place), Held>,
+    departures: Departures,
 }
 
 struct Held {
@@ -26,6 +27,7 @@ impl Renewals {
             at_most,
             calm: None,
             held: BTreeMap::new(),
+            departures: Departures::default(),
         }
     }
 
@@ -55,7 +57,9 @@ impl Oracle for Renewals {
                         it.id, it.group, held.client, held.asked
                     ));
                 }
-                if it.renewed && self.calm.is_some_and(|calm| it.asked > calm) {
+                // Who asked, left, and got it then, works on it under a name that is gone.
+                let is_of_the_gone = self.departures.concern(it);
+                if it.renewed && !is_of_the_gone && self.calm.is_some_and(|calm| it.asked > calm) {
                     let held = Held {
                         client: it.client.clone(),
                         asked: it.asked,
@@ -64,9 +68,11 @@ impl Oracle for Renewals {
                     self.held.insert(key, held);
                 }
             }
-            Event::Leaving { client, group, topic } | Event::Died { client, group, topic } => {
+            Event::Leaving { client, group, topic } => {
+                self.departures.leaving(at, client, group, topic);
                 self.gone(client, group, topic);
             }
+            Event::Died { client, group, topic } => self.gone(client, group, topic),
             Event::Ending(receipt) => self.let_go(receipt),
             _ => {}
         }
@@ -102,6 +108,13 @@ mod tests {
     fn who_is_done_or_gone_works_on_nothing() {
         assert_eq!(judged(&[(5, Event::Ending(receipt("t/1", 0, 1)))], 60), 0);
         assert_eq!(judged(&[(5, leaving())], 60), 0);
+        let late = [
+            (1, Event::Calm),
+            (3, leaving()),
+            (4, renewed(1, 2)),
+            (60, renewed(2, 60)),
+        ];
+        assert_eq!(judge(&mut Renewals::new(S(100)), &late).len(), 0, "asked before");
     }
 
     #[test]

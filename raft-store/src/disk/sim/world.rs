@@ -186,6 +186,7 @@ impl World {
         }
         let data = &data[..cut];
         if !self.broken.may_write(id, offset, cut) {
+            self.counts.met_sectors += 1;
             return Err(error_of(Fault::Error));
         }
         let file = self.file(id);

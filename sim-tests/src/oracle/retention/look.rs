@@ -253,7 +253,11 @@ impl Seen {
             let row = Row {
                 id,
                 stored_ms: stored.stored_ms,
-                index: stored.position.index,
+                // What is forgotten and in flight may have been copied since: it stood in some entry after the last look.
+                index: match offset < look.first {
+                    true => self.index + 1,
+                    false => stored.position.index,
+                },
             };
             look.rows.insert(offset, row);
         }
