@@ -147,6 +147,10 @@ bugs! {
         "trimming deletes the places of leased messages too";
     TrimOneTooMany, "trim-one-too-many", "retention off by one",
         "trimming forgets one message more than it was told to";
+    CopyMakesYoung, "copy-makes-young", "compaction resets a timestamp, and nothing ever expires",
+        "a message that is copied forward counts as stored just now";
+    TrimmedPositionNotSaved, "trimmed-position-not-saved", "memory updated, write-through forgotten on one path",
+        "trimming moves a slow consumer group on in memory only";
 
     // The queue core.
     LeaseEndedEarly, "lease-ended-early", "lease deadline ignored",
@@ -179,6 +183,26 @@ bugs! {
         "the dedup window is kept and not looked at";
     DedupForgottenAtRestart, "dedup-forgotten-at-restart", "dedup window lost at a restart",
         "the dedup window is not loaded when the state is";
+    LeaseTwiceAsLong, "lease-twice-as-long", "a timeout counted twice on its way",
+        "a lease ends later by its own length";
+    RenewalWithoutLimit, "renewal-without-limit", "session kept alive for ever by its keep-alive",
+        "leases are renewed however long they have been held";
+    ShorterTimeIgnored, "shorter-time-ignored", "an extension may only extend",
+        "an invisible time that ends before the lease does is not honoured";
+    ChangeKeepsTheOldReceipt, "change-keeps-the-old-receipt", "lock token not rotated at renewal",
+        "a changed lease keeps its old receipt, and the new one is worth nothing";
+    NackCountsNoAttempt, "nack-counts-no-attempt", "a negative acknowledgement resets the counter",
+        "a message given back for a retry gets its attempt back";
+    GivenUpOneAttemptEarly, "given-up-one-attempt-early", "maximum of deliveries taken for one of retries",
+        "a message whose lease ended is given up after one attempt too few";
+    BackoffListOneStepAhead, "backoff-list-one-step-ahead", "delay table counted from 1 and indexed from 0",
+        "a failed attempt waits for as long as the one after it should";
+    ExponentialBackoffNeverGrows, "exponential-backoff-never-grows", "backoff capped at its first step",
+        "every attempt waits for as long as the first";
+    ChosenTimePlusBackoff, "chosen-time-plus-backoff", "two delays added up",
+        "a lease that ends at the time its consumer chose waits for the backoff, too";
+    RulesLeftBehind, "rules-left-behind", "leftover row of a deleted object makes the next start fail",
+        "a dropped subscription leaves the row of its rules";
 
     // The broker.
     LeasesReleasedAtFailover, "leases-released-at-failover", "unacknowledged deliveries forgotten by a new leader",
