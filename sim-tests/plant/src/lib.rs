@@ -151,6 +151,14 @@ bugs! {
         "a message that is copied forward counts as stored just now";
     TrimmedPositionNotSaved, "trimmed-position-not-saved", "memory updated, write-through forgotten on one path",
         "trimming moves a slow consumer group on in memory only";
+    RetentionHalved, "retention-halved", "retention in another unit than it was set in",
+        "messages are too old after half the time they are to be kept";
+    RetentionNeverByAge, "retention-never-by-age", "TTL that is never enforced",
+        "no message is forgotten for its age";
+    RetentionForgetsDeadLettersForRoom, "retention-forgets-dead-letters-for-room", "garbage collection of what nobody has handled",
+        "dead letters are trimmed for room, as any other message";
+    TooManyIsEverything, "too-many-is-everything", "a bound that is taken for what lies beyond it",
+        "as soon as the log is looked through, all of it counts as beyond its bound";
 
     // The queue core.
     LeaseEndedEarly, "lease-ended-early", "lease deadline ignored",
@@ -203,6 +211,8 @@ bugs! {
         "a lease that ends at the time its consumer chose waits for the backoff, too";
     RulesLeftBehind, "rules-left-behind", "leftover row of a deleted object makes the next start fail",
         "a dropped subscription leaves the row of its rules";
+    OrphanedDeadLettersDeleted, "orphaned-dead-letters-deleted", "emptiness judged by one of two indexes",
+        "dead letters of a deleted consumer group count as none while nobody holds any";
 
     // The broker.
     LeasesReleasedAtFailover, "leases-released-at-failover", "unacknowledged deliveries forgotten by a new leader",
@@ -223,6 +233,20 @@ bugs! {
         "a forwarded send whose answer was lost is sent to any shard again";
     RepliesMixedUp, "replies-mixed-up", "answers of a batch go to the wrong callers",
         "the replies of an entry with several commands are handed out shifted by one";
+    GoneClientLivesAtTheNewLeader, "gone-client-lives-at-the-new-leader", "grace period that starts anew with every look",
+        "a leader counts clients that it never heard of as alive for as long as it leads";
+    EmptyQueueNotBegun, "empty-queue-not-begun", "a position is taken at the first message instead of the first poll",
+        "a consumer group that starts at the end does not begin on a queue that is empty";
+    StartAtLastIgnored, "start-at-last-ignored", "auto.offset.reset taken as earliest",
+        "a consumer group that is to start at the end is made to start at the beginning";
+    TopicIdFromCount, "topic-id-from-count", "identity used again after a deletion",
+        "a new topic has the id after the number of those there are";
+    DeletedQueuesStillCount, "deleted-queues-still-count", "quota not given back by a deletion",
+        "queues of a forgotten topic count until the next restart";
+    GroupRemovalLeavesItsRow, "group-removal-leaves-its-row", "deletion in memory only",
+        "a consumer group that is forgotten stays in what is stored";
+    DropLeavesGroups, "drop-leaves-groups", "orphans of a deleted object",
+        "data shards keep what they hold of deleted consumer groups";
 }
 
 /// Makes the bug of this name active for the rest of the process; false if there is none.
