@@ -247,6 +247,34 @@ bugs! {
         "a consumer group that is forgotten stays in what is stored";
     DropLeavesGroups, "drop-leaves-groups", "orphans of a deleted object",
         "data shards keep what they hold of deleted consumer groups";
+    AckAnsweredBeforeCommit, "ack-answered-before-commit", "acknowledgement answered once it is queued",
+        "an acknowledgement is answered with OK as soon as its lease holds and it is proposed";
+    BatchAnswersShifted, "batch-answers-shifted", "scatter-gather answers put back in another order",
+        "the results of a batch of acknowledgements are shifted by one";
+    PartialAckRepeatedAsNew, "partial-ack-repeated-as-new", "partial success repeated as if nothing had happened",
+        "a batch that took effect in part is repeated elsewhere as a new one";
+    UnsureForwardCountsAsUndone, "unsure-forward-counts-as-undone", "unknown outcome counted as not done by a proxy",
+        "a forwarded request whose outcome is unknown is repeated as a new one";
+    BodyTruncated, "body-truncated", "buffer one byte too short",
+        "a body of more than 4,096 bytes is delivered without its last one";
+    DeadLetterLosesItsKeys, "dead-letter-loses-its-keys", "a copy leaves a field out",
+        "a dead letter is delivered without its keys";
+    LeaderTimeStands, "leader-time-stands", "logical clock set back by its own echo",
+        "a leader sets its time back to that of the entry it just applied";
+    FollowerTimeAhead, "follower-time-ahead", "clock of a follower runs on by itself",
+        "a follower does not set its time back to that of the leader";
+    TickStopsAfterRefusal, "tick-stops-after-refusal", "background loop that ends at its first error",
+        "a leader no longer lets time pass once a tick was refused";
+    RenewalNeverHappens, "renewal-never-happens", "keep-alive that keeps nothing alive",
+        "leases are not renewed, whether their clients live or not";
+    GoodByeIgnored, "good-bye-ignored", "disconnect that releases nothing",
+        "the leases of a client that said good-bye run as if it were gone without one";
+    GoodByeDuringLookLost, "good-bye-during-look-lost", "event lost between a look and the note that all was seen",
+        "a good-bye that comes while others are seen to counts as seen to";
+    TurnNeverMoves, "turn-never-moves", "round robin that always begins at the first",
+        "every receive of a consumer group begins at the same queue";
+    OneFailedHandOverEndsAll, "one-failed-hand-over-ends-all", "shutdown that gives up at the first error",
+        "an orderly stop hands nothing more over once one hand-over has failed";
 }
 
 /// Makes the bug of this name active for the rest of the process; false if there is none.
