@@ -15,7 +15,8 @@ pub(crate) fn delay_ms(backoff: Option<&Backoff>, attempt: u32) -> u64 {
             let mut delay = rule.initial_ms.min(rule.max_ms);
             for _ in 1..attempt {
                 let grown = u128::from(delay) * u128::from(rule.multiplier_percent) / 100;
-                let grown = grown.min(u128::from(rule.max_ms)) as u64;
+                let most = plant!(ExponentialBackoffNeverGrows => rule.initial_ms, else rule.max_ms);
+                let grown = grown.min(u128::from(most)) as u64;
                 if grown == delay {
                     break;
                 }
@@ -24,7 +25,8 @@ pub(crate) fn delay_ms(backoff: Option<&Backoff>, attempt: u32) -> u64 {
             delay
         }
         Some(Strategy::Customized(rule)) => {
-            let at = (attempt as usize - 1).min(rule.next_ms.len().saturating_sub(1));
+            let at = plant!(BackoffListOneStepAhead => attempt as usize, else attempt as usize - 1);
+            let at = at.min(rule.next_ms.len().saturating_sub(1));
             rule.next_ms.get(at).copied().unwrap_or(DEFAULT_BACKOFF_MS)
         }
         None => DEFAULT_BACKOFF_MS,

@@ -156,7 +156,9 @@ impl Core {
             .map(|(&queue, ends)| (queue, ends.first < ends.next))
             .collect();
         for (&(queue, _), known) in self.subscriptions.range(subscribed) {
-            *found.entry(queue).or_default() |= !known.in_flight().is_empty();
+            let full = found.entry(queue).or_default();
+            plant!(OrphanedDeadLettersDeleted => *full = false);
+            *full |= !known.in_flight().is_empty();
         }
         found
     }

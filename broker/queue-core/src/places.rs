@@ -183,12 +183,10 @@ impl Core {
         position: Position,
     ) -> Result<(), Fault> {
         self.forget(kv, queue, offset, message)?;
+        let stored_ms = plant!(CopyMakesYoung => self.now_ms, else message.stored.stored_ms);
         let moved = Message {
             displaced: true,
-            stored: Stored {
-                position,
-                ..message.stored
-            },
+            stored: Stored { position, stored_ms },
         };
         moved.put(kv, queue, offset)?;
         self.displaced_at(position);

@@ -295,6 +295,7 @@ impl MetaState {
 
     pub(super) fn next_topic_id(&mut self, kv: &mut dyn KeyValue) -> Result<u32, Fault> {
         let mut head = self.born().clone();
+        plant!(TopicIdFromCount => head.last_topic_id = self.topics.by_id.len() as u32);
         head.last_topic_id = head.last_topic_id.checked_add(1).expect("topic ids are used up");
         let id = head.last_topic_id;
         self.put_head(kv, head)?;
@@ -332,7 +333,7 @@ impl MetaState {
     pub(super) fn remove_topic(&mut self, kv: &mut dyn KeyValue, id: u32) -> Result<(), Fault> {
         if let Some(topic) = self.topic_by_id(id) {
             kv.delete(&keys::numbered(keys::TOPIC, id))?;
-            self.queues -= topic.queue_shards.len();
+            self.queues -= plant!(DeletedQueuesStillCount => 0, else topic.queue_shards.len());
             Arc::make_mut(&mut self.topics).remove(&*topic);
         }
         Ok(())
@@ -340,7 +341,7 @@ impl MetaState {
 
     pub(super) fn remove_group(&mut self, kv: &mut dyn KeyValue, id: u32) -> Result<(), Fault> {
         if let Some(group) = self.group_by_id(id) {
-            kv.delete(&keys::numbered(keys::GROUP, id))?;
+            plant!(GroupRemovalLeavesItsRow => (), else kv.delete(&keys::numbered(keys::GROUP, id))?);
             Arc::make_mut(&mut self.groups).remove(&*group);
         }
         Ok(())

@@ -120,6 +120,7 @@ impl Sweep {
             .map(|group| group.0)
             .filter(|&group| meta.group_is_gone(group));
         for group in deleted_groups.iter().copied().chain(forgotten) {
+            plant!(DropLeavesGroups => continue);
             step.group(core, group);
         }
         if !step.commands.is_empty() {

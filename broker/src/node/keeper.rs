@@ -57,7 +57,9 @@ async fn tick(shard: &DataShard) -> Duration {
         let tick = command::Command::Tick(record::Tick {
             limit: shard.bounds.tick,
         });
-        match shard.proposer.submit(Command { command: Some(tick) }).await {
+        let tick = Command { command: Some(tick) };
+        let ticked = plant!(TickStopsAfterRefusal => super::planted::tick_until_refused(shard, tick).await, else shard.proposer.submit(tick).await);
+        match ticked {
             Ok(Reply::Ticked {
                 expired: 0,
                 dead_lettered: 0,

@@ -145,9 +145,9 @@ impl Machine for QueueMachine {
             replies.push(outcome.reply);
         }
         if at.node == self.replica {
-            self.time.led_to(core.now_ms());
+            plant!(LeaderTimeStands => self.time.followed_to(core.now_ms()), else self.time.led_to(core.now_ms()));
         } else {
-            self.time.followed_to(core.now_ms());
+            plant!(FollowerTimeAhead => self.time.led_to(core.now_ms()), else self.time.followed_to(core.now_ms()));
         }
         Ok(Applied::of(replies))
     }

@@ -366,6 +366,7 @@ pub(super) async fn hand_over(node: &Node) {
         let Some((&to, Some(_))) = best else { continue };
         if let Err(error) = replica.transfer_leader(to).await {
             tracing::info!(shard, %error, "the leadership was not handed over");
+            plant!(OneFailedHandOverEndsAll => return);
             continue;
         }
         let mut status = replica.subscribe();

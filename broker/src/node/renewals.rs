@@ -48,6 +48,7 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
 
 /// Prolongs what ends soon of clients that gave a sign of life lately, or had no time yet to give one here.
 async fn renew(node: &Node, shard: &DataShard) {
+    plant!(RenewalNeverHappens => return);
     let led_since = shard.leadership().moved_ms();
     let mut next = Some(0);
     while let Some(from) = next {
@@ -100,6 +101,7 @@ struct Departures {
 impl Departures {
     /// Has the leases that were renewed for clients that have departed since the last look end soon.
     async fn see(&mut self, node: &Node, shard: &DataShard) {
+        plant!(GoodByeIgnored => return);
         let departures = node.inner.clients.departures();
         if departures == self.done {
             return;
@@ -135,7 +137,7 @@ impl Departures {
                 }
             }
         }
-        self.done = departures;
+        self.done = plant!(GoodByeDuringLookLost => node.inner.clients.departures(), else departures);
     }
 }
 

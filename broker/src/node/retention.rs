@@ -28,6 +28,10 @@ use crate::{
     meta::{DEAD_LETTER_PREFIX, MetaState},
 };
 
+#[cfg(madsim)]
+#[path = "../../../sim-tests/plant/bodies/retention.rs"]
+mod planted;
+
 /// Time between two rounds when the log does not grow.
 const EVERY: Duration = Duration::from_secs(10);
 /// Time between two rounds while the log is too large, because other nodes have not yet let go, or do not lead yet.
@@ -138,7 +142,7 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
 /// The last entry of each shard in the oldest closed segments that have to go for the log to have so many bytes.
 fn too_many(segments: &[SegmentView], limit: u64) -> BTreeMap<u32, u64> {
     let total: u64 = segments.iter().map(|segment| segment.bytes).sum();
-    let mut over = total.saturating_sub(limit);
+    let mut over = plant!(TooManyIsEverything => total, else total.saturating_sub(limit));
     let mut through = BTreeMap::new();
     for segment in segments.iter().filter(|segment| !segment.open) {
         if over == 0 {
@@ -174,7 +178,9 @@ fn aged(shard: &DataShard, segments: &[SegmentView]) -> Result<u64, Fault> {
 
 /// Trims the queues of one page whose first message is too old; tells where the next page begins.
 async fn trim_aged(node: &Node, shard: &DataShard, from: QueueId) -> Result<QueueId, Fault> {
+    plant!(RetentionNeverByAge => return Ok(from));
     let retention_ms = node.options().retention.as_millis() as u64;
+    let retention_ms = plant!(RetentionHalved => retention_ms / 2, else retention_ms);
     let before_ms = shard.now_ms().saturating_sub(retention_ms);
     let page: Vec<QueueId> = shard
         .machine
@@ -194,6 +200,7 @@ async fn trim_aged(node: &Node, shard: &DataShard, from: QueueId) -> Result<Queu
 /// are: they are copied forward, never trimmed for room, however many they are. Only their age ends them.
 async fn trim_through(node: &Node, shard: &DataShard, through: u64) -> Result<(), Fault> {
     let meta = node.meta();
+    plant!(RetentionForgetsDeadLettersForRoom => planted::forget_dead_letters(shard, &meta, through).await?);
     let queues: Vec<QueueId> = shard.machine.read(|core| core.queues_through(through).collect());
     for page in queues.chunks(SWEEP_AT_ONCE) {
         let mut trims = Vec::new();

@@ -97,7 +97,7 @@ impl Leadership {
         }
         let old = std::mem::replace(&mut *seen, new);
         if old.leader == new.leader {
-            seen.moved_ms = old.moved_ms;
+            seen.moved_ms = plant!(GoneClientLivesAtTheNewLeader => seen.moved_ms, else old.moved_ms);
         }
         old.here != new.here
     }
@@ -323,7 +323,8 @@ impl DataShard {
     pub async fn subscribe_if_needed(&self, queue: QueueId, want: &Want) -> Result<(), SubmitError> {
         let group = &want.group;
         let known = self.machine.read(|core| {
-            if core.queue(queue).is_none() && group.start_at == record::StartAt::First as i32 {
+            let first = group.start_at == record::StartAt::First as i32;
+            if core.queue(queue).is_none() && plant!(EmptyQueueNotBegun => true, else first) {
                 return true; // nothing was ever stored: the beginning is not over yet
             }
             core.has_rules(

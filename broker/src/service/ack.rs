@@ -63,6 +63,7 @@ impl Service {
                 results[at] = status;
             }
         }
+        plant!(BatchAnswersShifted => results.rotate_left(1));
         AckMessageResponse {
             status: answer::summary(&results),
             entries: result_entries(request.entries, results),
@@ -140,6 +141,7 @@ async fn ack_here(
     handles: &[Handle],
     retried: bool,
 ) -> Result<Try<Vec<Option<Status>>>, Refused> {
+    plant!(AckAnsweredBeforeCommit => if let Some(done) = super::planted::acked_unseen(&shard, handles) { return Ok(Try::Done(done)) });
     plant!(AckOnLeaderOnly => return Ok(Try::Done(super::planted::acked_in_memory(&shard, handles))));
     let mut waiting = Vec::with_capacity(handles.len());
     for handle in handles {
@@ -183,7 +185,8 @@ fn elsewhere(replies: &[Result<Reply, SubmitError>]) -> Option<bool> {
         Err(_) => false,
     };
     let is_any_elsewhere = replies.iter().any(is_elsewhere);
-    is_any_elsewhere.then(|| replies.iter().any(may_stand))
+    let may_stand = || plant!(PartialAckRepeatedAsNew => replies.iter().all(may_stand), else replies.iter().any(may_stand));
+    is_any_elsewhere.then(may_stand)
 }
 
 /// True if the consumer group is done with the message.

@@ -62,14 +62,16 @@ pub fn to_client(topic: &Resource, full_topic: &str, shard: u32, group: u32, del
         offset: delivery.offset,
         nonce: delivery.nonce,
     };
-    let digest = digest::of(&stored.body);
+    let body = plant!(BodyTruncated => super::planted::without_its_end(stored.body), else stored.body);
+    let digest = digest::of(&body);
     let dead_letter_queue = (stored.topic != full_topic).then(|| DeadLetterQueue {
         topic: stored.topic.clone(),
         message_id: stored.message_id.clone(),
     });
+    let keys = plant!(DeadLetterLosesItsKeys => super::planted::keys_of_no_letter(stored.keys, &dead_letter_queue), else stored.keys);
     let system_properties = SystemProperties {
         tag: stored.tag,
-        keys: stored.keys,
+        keys,
         message_id: stored.message_id,
         body_digest: Some(digest),
         body_encoding: stored.body_encoding,
@@ -91,7 +93,7 @@ pub fn to_client(topic: &Resource, full_topic: &str, shard: u32, group: u32, del
         topic: Some(topic.clone()),
         user_properties: stored.properties.into_iter().map(|p| (p.key, p.value)).collect(),
         system_properties: Some(system_properties),
-        body: stored.body,
+        body,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Bodies of planted bugs: what a node does with its shards.
 
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
 use flotilla_proto::{
     peer::RaftRequest,
     record::{self, Command, command},
@@ -9,6 +11,7 @@ use raft_store::Replica;
 
 use super::{
     kv::Reading,
+    machine::QueueMachine,
     proposer::SubmitError,
     shard::{DataShard, DeliverError},
 };
@@ -81,4 +84,23 @@ fn read(shard: &DataShard, deliver: record::Deliver) -> Result<Reply, DeliverErr
             Ok(Reply::Delivered { leases })
         })
     })
+}
+
+/// Shards whose ticks have ended, by the node's state of them.
+static TICKED_OUT: Mutex<Vec<Weak<QueueMachine>>> = Mutex::new(Vec::new());
+
+/// Lets time pass; never again in this replica once that was refused.
+pub(super) async fn tick_until_refused(shard: &DataShard, tick: Command) -> Result<Reply, SubmitError> {
+    let is_here = |known: &Weak<QueueMachine>| std::ptr::eq(known.as_ptr(), Arc::as_ptr(&shard.machine));
+    let has_ended = |ended: &Vec<Weak<_>>| ended.iter().any(is_here);
+    if has_ended(&TICKED_OUT.lock().unwrap_or_else(PoisonError::into_inner)) {
+        return Err(SubmitError::Overloaded);
+    }
+    let ticked = shard.proposer.submit(tick).await;
+    if ticked.is_err() {
+        let mut ended = TICKED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.retain(|known| known.strong_count() > 0);
+        ended.push(Arc::downgrade(&shard.machine));
+    }
+    ticked
 }

@@ -7,13 +7,13 @@ use std::{
 
 use bytes::Bytes;
 use flotilla_proto::{
-    record,
-    rocketmq::{Message, SendMessageRequest, SendMessageResponse, SendResultEntry, Status},
+    record::{self, Command, command},
+    rocketmq::{DeadLetterQueue, Message, SendMessageRequest, SendMessageResponse, SendResultEntry, Status},
 };
 use prost::Message as _;
 use queue_core::{GroupId, QueueId};
 
-use super::{ack, answer, handle::Handle};
+use super::{ack, answer, answer::Refused, handle::Handle};
 use crate::node::{Node, machine::QueueMachine, shard::DataShard};
 
 /// A send that may go to any shard goes to the nearest.
@@ -94,4 +94,48 @@ pub(super) fn acked_in_memory(shard: &DataShard, handles: &[Handle]) -> Vec<Opti
         }
     };
     handles.iter().map(status).collect()
+}
+
+/// Has leases acknowledged, and does not wait until they are; nothing if not all of them hold by this node's state.
+pub(super) fn acked_unseen(shard: &DataShard, handles: &[Handle]) -> Option<Vec<Option<Status>>> {
+    let holds = |handle: &Handle| {
+        let group = GroupId(handle.group);
+        let known = shard
+            .machine
+            .read(|core| core.in_flight(group, handle.queue, handle.offset));
+        known.is_some_and(|lease| lease.leased && lease.nonce == handle.nonce)
+    };
+    if !shard.leads() || !handles.iter().all(holds) {
+        return None;
+    }
+    let status = |handle: &Handle| {
+        let ack = record::Ack {
+            group: handle.group,
+            queue: handle.queue.0,
+            leases: vec![record::LeaseRef {
+                offset: handle.offset,
+                nonce: handle.nonce,
+            }],
+        };
+        let command = Some(command::Command::Ack(ack));
+        match shard.proposer.enqueue(Command { command }) {
+            Ok(_) => answer::ok(),
+            Err(error) => Refused::from(error).status(),
+        }
+    };
+    Some(handles.iter().map(status).collect())
+}
+
+/// A body that a buffer of 4,096 bytes does not hold misses its last byte.
+pub(super) fn without_its_end(body: Bytes) -> Bytes {
+    let end = body.len() - usize::from(body.len() > 4_096);
+    body.slice(..end)
+}
+
+/// The keys of what is no dead letter.
+pub(super) fn keys_of_no_letter(keys: Vec<String>, letter: &Option<DeadLetterQueue>) -> Vec<String> {
+    match letter {
+        Some(_) => Vec::new(),
+        None => keys,
+    }
 }

@@ -147,6 +147,18 @@ bugs! {
         "trimming deletes the places of leased messages too";
     TrimOneTooMany, "trim-one-too-many", "retention off by one",
         "trimming forgets one message more than it was told to";
+    CopyMakesYoung, "copy-makes-young", "compaction resets a timestamp, and nothing ever expires",
+        "a message that is copied forward counts as stored just now";
+    TrimmedPositionNotSaved, "trimmed-position-not-saved", "memory updated, write-through forgotten on one path",
+        "trimming moves a slow consumer group on in memory only";
+    RetentionHalved, "retention-halved", "retention in another unit than it was set in",
+        "messages are too old after half the time they are to be kept";
+    RetentionNeverByAge, "retention-never-by-age", "TTL that is never enforced",
+        "no message is forgotten for its age";
+    RetentionForgetsDeadLettersForRoom, "retention-forgets-dead-letters-for-room", "garbage collection of what nobody has handled",
+        "dead letters are trimmed for room, as any other message";
+    TooManyIsEverything, "too-many-is-everything", "a bound that is taken for what lies beyond it",
+        "as soon as the log is looked through, all of it counts as beyond its bound";
 
     // The queue core.
     LeaseEndedEarly, "lease-ended-early", "lease deadline ignored",
@@ -179,6 +191,28 @@ bugs! {
         "the dedup window is kept and not looked at";
     DedupForgottenAtRestart, "dedup-forgotten-at-restart", "dedup window lost at a restart",
         "the dedup window is not loaded when the state is";
+    LeaseTwiceAsLong, "lease-twice-as-long", "a timeout counted twice on its way",
+        "a lease ends later by its own length";
+    RenewalWithoutLimit, "renewal-without-limit", "session kept alive for ever by its keep-alive",
+        "leases are renewed however long they have been held";
+    ShorterTimeIgnored, "shorter-time-ignored", "an extension may only extend",
+        "an invisible time that ends before the lease does is not honoured";
+    ChangeKeepsTheOldReceipt, "change-keeps-the-old-receipt", "lock token not rotated at renewal",
+        "a changed lease keeps its old receipt, and the new one is worth nothing";
+    NackCountsNoAttempt, "nack-counts-no-attempt", "a negative acknowledgement resets the counter",
+        "a message given back for a retry gets its attempt back";
+    GivenUpOneAttemptEarly, "given-up-one-attempt-early", "maximum of deliveries taken for one of retries",
+        "a message whose lease ended is given up after one attempt too few";
+    BackoffListOneStepAhead, "backoff-list-one-step-ahead", "delay table counted from 1 and indexed from 0",
+        "a failed attempt waits for as long as the one after it should";
+    ExponentialBackoffNeverGrows, "exponential-backoff-never-grows", "backoff capped at its first step",
+        "every attempt waits for as long as the first";
+    ChosenTimePlusBackoff, "chosen-time-plus-backoff", "two delays added up",
+        "a lease that ends at the time its consumer chose waits for the backoff, too";
+    RulesLeftBehind, "rules-left-behind", "leftover row of a deleted object makes the next start fail",
+        "a dropped subscription leaves the row of its rules";
+    OrphanedDeadLettersDeleted, "orphaned-dead-letters-deleted", "emptiness judged by one of two indexes",
+        "dead letters of a deleted consumer group count as none while nobody holds any";
 
     // The broker.
     LeasesReleasedAtFailover, "leases-released-at-failover", "unacknowledged deliveries forgotten by a new leader",
@@ -199,6 +233,48 @@ bugs! {
         "a forwarded send whose answer was lost is sent to any shard again";
     RepliesMixedUp, "replies-mixed-up", "answers of a batch go to the wrong callers",
         "the replies of an entry with several commands are handed out shifted by one";
+    GoneClientLivesAtTheNewLeader, "gone-client-lives-at-the-new-leader", "grace period that starts anew with every look",
+        "a leader counts clients that it never heard of as alive for as long as it leads";
+    EmptyQueueNotBegun, "empty-queue-not-begun", "a position is taken at the first message instead of the first poll",
+        "a consumer group that starts at the end does not begin on a queue that is empty";
+    StartAtLastIgnored, "start-at-last-ignored", "auto.offset.reset taken as earliest",
+        "a consumer group that is to start at the end is made to start at the beginning";
+    TopicIdFromCount, "topic-id-from-count", "identity used again after a deletion",
+        "a new topic has the id after the number of those there are";
+    DeletedQueuesStillCount, "deleted-queues-still-count", "quota not given back by a deletion",
+        "queues of a forgotten topic count until the next restart";
+    GroupRemovalLeavesItsRow, "group-removal-leaves-its-row", "deletion in memory only",
+        "a consumer group that is forgotten stays in what is stored";
+    DropLeavesGroups, "drop-leaves-groups", "orphans of a deleted object",
+        "data shards keep what they hold of deleted consumer groups";
+    AckAnsweredBeforeCommit, "ack-answered-before-commit", "acknowledgement answered once it is queued",
+        "an acknowledgement is answered with OK as soon as its lease holds and it is proposed";
+    BatchAnswersShifted, "batch-answers-shifted", "scatter-gather answers put back in another order",
+        "the results of a batch of acknowledgements are shifted by one";
+    PartialAckRepeatedAsNew, "partial-ack-repeated-as-new", "partial success repeated as if nothing had happened",
+        "a batch that took effect in part is repeated elsewhere as a new one";
+    UnsureForwardCountsAsUndone, "unsure-forward-counts-as-undone", "unknown outcome counted as not done by a proxy",
+        "a forwarded request whose outcome is unknown is repeated as a new one";
+    BodyTruncated, "body-truncated", "buffer one byte too short",
+        "a body of more than 4,096 bytes is delivered without its last one";
+    DeadLetterLosesItsKeys, "dead-letter-loses-its-keys", "a copy leaves a field out",
+        "a dead letter is delivered without its keys";
+    LeaderTimeStands, "leader-time-stands", "logical clock set back by its own echo",
+        "a leader sets its time back to that of the entry it just applied";
+    FollowerTimeAhead, "follower-time-ahead", "clock of a follower runs on by itself",
+        "a follower does not set its time back to that of the leader";
+    TickStopsAfterRefusal, "tick-stops-after-refusal", "background loop that ends at its first error",
+        "a leader no longer lets time pass once a tick was refused";
+    RenewalNeverHappens, "renewal-never-happens", "keep-alive that keeps nothing alive",
+        "leases are not renewed, whether their clients live or not";
+    GoodByeIgnored, "good-bye-ignored", "disconnect that releases nothing",
+        "the leases of a client that said good-bye run as if it were gone without one";
+    GoodByeDuringLookLost, "good-bye-during-look-lost", "event lost between a look and the note that all was seen",
+        "a good-bye that comes while others are seen to counts as seen to";
+    TurnNeverMoves, "turn-never-moves", "round robin that always begins at the first",
+        "every receive of a consumer group begins at the same queue";
+    OneFailedHandOverEndsAll, "one-failed-hand-over-ends-all", "shutdown that gives up at the first error",
+        "an orderly stop hands nothing more over once one hand-over has failed";
 }
 
 /// Makes the bug of this name active for the rest of the process; false if there is none.

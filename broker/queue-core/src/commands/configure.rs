@@ -119,6 +119,6 @@ fn drop_subscription(
     core.subscriptions.remove(&(queue, group));
     core.by_group.remove(&(group, queue));
     kv.delete(&keys::subscription(queue, group))?;
-    kv.delete(&keys::rules(queue, group))?;
+    plant!(RulesLeftBehind => (), else kv.delete(&keys::rules(queue, group))?);
     Ok(true)
 }

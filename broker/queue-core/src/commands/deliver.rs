@@ -47,6 +47,7 @@ pub(crate) fn apply(
         chosen.extend((known.cursor..known.cursor + count).map(|offset| (offset, 1)));
     }
     let deadline_ms = deliver.deadline_ms.saturating_add(late_ms).max(now);
+    let deadline_ms = plant!(LeaseTwiceAsLong => deadline_ms + (deadline_ms - now), else deadline_ms);
     let mut leases = Vec::with_capacity(chosen.len());
     for (offset, attempt) in chosen {
         let Some(message) = Message::get(kv, queue, offset)? else {

@@ -33,6 +33,7 @@ pub(crate) fn apply(
     let by_backoff = now.saturating_add(delay_ms(known.rules.backoff.as_ref(), row.attempt));
     let asked = release.at_ms.map(|at_ms| at_ms.saturating_add(late_ms));
     let at_ms = asked.unwrap_or(by_backoff).max(now);
+    let at_ms = plant!(ShorterTimeIgnored => at_ms.max(row.at_ms), else at_ms);
     let row = match action {
         Action::Unspecified => return Ok(Reply::Refused(Refusal::Malformed).into()),
         Action::DeadLetter => {
@@ -46,6 +47,7 @@ pub(crate) fn apply(
         Action::Retry => {
             let waits = InFlight {
                 leased: false,
+                attempt: plant!(NackCountsNoAttempt => row.attempt - 1, else row.attempt),
                 at_ms,
                 nonce: release.new_nonce,
                 ..row
@@ -60,7 +62,7 @@ pub(crate) fn apply(
         Action::Extend => {
             let extended = InFlight {
                 at_ms,
-                nonce: release.new_nonce,
+                nonce: plant!(ChangeKeepsTheOldReceipt => row.nonce, else release.new_nonce),
                 auto_renew: false,
                 written: false,
                 ..row

@@ -22,6 +22,7 @@ pub(crate) fn apply(
     let before_ms = renew.before_ms.saturating_add(late_ms);
     // What is renewed must not be due again at once, or the same command would find it again.
     let until_ms = renew.until_ms.saturating_add(late_ms).max(before_ms);
+    let since_ms = plant!(RenewalWithoutLimit => 0, else renew.since_ms);
     let limit = (renew.limit as usize).min(MAX_RENEW_LEASES);
     let mut due: Vec<Held> = Vec::new();
     // Each once, however often it is named.
@@ -32,7 +33,7 @@ pub(crate) fn apply(
         // Held for too long: it ends as if its client were gone.
         let young = ending.filter(|&&(_, _, _, queue, group, offset)| {
             let lease = core.in_flight(group, queue, offset);
-            lease.is_some_and(|lease| lease.first_leased_ms >= renew.since_ms)
+            lease.is_some_and(|lease| lease.first_leased_ms >= since_ms)
         });
         due.extend(young.take(limit + 1 - due.len()));
     }

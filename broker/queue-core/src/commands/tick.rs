@@ -32,13 +32,15 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, tick: &Tick) -> Resu
         let row = known.in_flight()[&offset];
         let delay = delay_ms(known.rules.backoff.as_ref(), row.attempt);
         let attempt = plant!(MaxAttemptsOffByOne => row.attempt - 1, else row.attempt);
+        let attempt = plant!(GivenUpOneAttemptEarly => attempt + 1, else attempt);
         let exhausted = attempt >= known.rules.max_attempts;
         if exhausted && let Some(effect) = core.dead_letter(kv, queue, group, offset)? {
             dead_lettered += 1;
             effects.push(effect);
             continue;
         }
-        let at_ms = if row.written || exhausted {
+        let by_backoff = plant!(ChosenTimePlusBackoff => row.leased, else row.written);
+        let at_ms = if by_backoff || exhausted {
             deadline.saturating_add(delay)
         } else {
             deadline

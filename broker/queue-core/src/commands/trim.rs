@@ -40,6 +40,7 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, trim: &Trim) -> Resu
             if known.cursor < first {
                 known.trimmed += first - known.cursor;
                 known.cursor = first;
+                plant!(TrimmedPositionNotSaved => continue);
                 known.store(kv, queue, group)?;
             }
         }

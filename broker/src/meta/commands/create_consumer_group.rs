@@ -47,7 +47,7 @@ pub(in crate::meta) fn apply(
         max_attempts: command.max_attempts,
         backoff: command.backoff.clone(),
         fifo: command.fifo,
-        start_at: command.start_at,
+        start_at: plant!(StartAtLastIgnored => StartAt::First as i32, else command.start_at),
         deleted: false,
         created_ms: time_ms,
         version: 1,
