@@ -101,6 +101,22 @@ bugs! {
         "only a replica's first vote is written, later ones stay in memory";
     VoteLostAtRoll, "vote-lost-at-roll", "log rotation loses what must outlive a file",
         "the head of a new segment does not repeat the votes";
+    ReadWithoutChecksum, "read-without-checksum", "checksum verified on recovery, not on the read path",
+        "an entry that is read from the disk is believed without its checksum";
+    SidecarRepeatsCuts, "sidecar-repeats-cuts", "delete marker applied again to later data at recovery",
+        "the cut of a truncation stands in the sidecars of all later segments, too";
+    SegmentEndNotSynced, "segment-end-not-synced", "metadata points past what was synced",
+        "the head of a new segment vouches for an end of the one before that was not synced";
+    NewSegmentNotSynced, "new-segment-not-synced", "name synced, its content not",
+        "a new segment gets its name before its head is synced";
+    PageCacheBelievedAtRestart, "page-cache-believed-at-restart", "restart counts pages whose sync had failed",
+        "a start syncs the tail that it has read and does not write it again";
+    StuckAfterAFullDisk, "stuck-after-a-full-disk", "a full disk sets a latch that nothing clears",
+        "a log that ran out of segments does not go on when there is room again";
+    GapInSegmentsAccepted, "gap-in-segments-accepted", "a missing log file is skipped at recovery",
+        "a start does not notice that a segment in the middle is gone";
+    AnswerBeforeBatchWritten, "answer-before-batch-written", "the answer overtakes the bookkeeping it rests on",
+        "those who wait for a batch are told before the log knows where its records are";
 
     // Raft around openraft.
     LostAnswerCounts, "lost-answer-counts", "acknowledged before a quorum",
