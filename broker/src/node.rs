@@ -452,7 +452,7 @@ impl Node {
     /// Hands leaderships over, stops the replicas, and makes the state durable.
     pub async fn shutdown(&self) {
         self.inner.leaving.store(true, Ordering::SeqCst);
-        membership::hand_over(self).await;
+        plant!(ShutdownWithoutHandOver => (), else membership::hand_over(self).await);
         self.stop(StopReason::Shutdown);
         if let Err(error) = self.inner.store.close().await {
             tracing::warn!(%error, "the state was not flushed; the log replays it at the next start");

@@ -248,6 +248,7 @@ impl Snapshots {
     /// The first record from `from` to `last` that is not in the log. What was applied here is the same everywhere.
     fn missing(&self, from: u64, last: u64) -> Option<u64> {
         let own = self.state.applied().map(|id| id.index);
+        let own = plant!(OwnTailTakenForTheSnapshots => Some(last), else own);
         self.log.first_missing(self.state.shard(), from, last, own)
     }
 

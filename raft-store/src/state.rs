@@ -346,7 +346,8 @@ impl ShardState {
         {
             return Ok((!stage.complete).then_some(stage.next));
         }
-        self.put_stage(id, vec![self.clear_stage()], Some(Bytes::new()))?;
+        let clear = plant!(StageOfAnotherSnapshotKept => vec![], else vec![self.clear_stage()]);
+        self.put_stage(id, clear, Some(Bytes::new()))?;
         Ok(Some(Bytes::new()))
     }
 
@@ -420,7 +421,7 @@ impl ShardState {
         self.engine.write(WriteBatch {
             changes: vec![change],
         })?;
-        self.engine.flush()
+        plant!(InstallNoteNotFlushed => Ok(()), else self.engine.flush())
     }
 
     /// Puts what is staged in the place of the state. Readers see the state before or after, and wait only while

@@ -270,12 +270,14 @@ impl Store {
             .into_iter()
             .map(|replica| (replica.applied(), replica))
             .collect();
+        plant!(FlushToldBeforeItIsDone => crate::planted::told_of_flush(&applied));
         let engine = self.inner.engine.clone();
         let flushed = blocking(Work::Flush, move || engine.flush()).await;
         flushed.inspect_err(|error| {
             self.inner.health.engine(error.clone());
         })?;
         for (applied, replica) in applied {
+            let applied = plant!(FlushedAsOfAfter => replica.applied(), else applied);
             replica.set_flushed(applied);
         }
         Ok(())
@@ -353,7 +355,7 @@ impl Store {
         for replica in self.inner.open_replicas() {
             replica.shutdown().await;
         }
-        let flushed = self.flush().await;
+        let flushed = plant!(ShutdownWithoutFlush => Ok(()), else self.flush().await);
         self.inner.health.stop(StoreStopped::Closed);
         self.inner.log.clone().close().await;
         Ok(flushed?)

@@ -254,6 +254,7 @@ fn step(
     let [voters] = voters else {
         // A joint change was left half done by an earlier leader. It is finished as it was meant: what is wanted may be
         // another thing by now, with replicas that are not even learners.
+        plant!(JointChangeLeftHalfDone => return Step::ChangeVoters(wanted.clone()));
         return Step::ChangeVoters(voters.last().cloned().unwrap_or_default());
     };
     // What a shard has may be newer than what this node's catalogue shows: nobody goes back to an older directory.
@@ -270,7 +271,7 @@ fn step(
             .any(|&other| node_of(other) == node_of(id) && other > id)
     };
     let stale: BTreeSet<u64> = learners.iter().copied().filter(|&id| replaced(id)).collect();
-    if !stale.is_empty() {
+    if plant!(StaleLearnersStay => false, else !stale.is_empty()) {
         return Step::RemoveLearners(stale);
     }
     if voters == wanted {

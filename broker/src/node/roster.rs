@@ -263,7 +263,7 @@ fn judge(
     if me.cluster == 0 || other.cluster == 0 {
         return Ok(());
     }
-    if other.cluster != me.cluster {
+    if plant!(AnotherClustersNodeAccepted => false, else other.cluster != me.cluster) {
         return refuse(
             Kind::OtherCluster,
             format!(
@@ -333,7 +333,7 @@ fn judge_process(
     }
     let another_process = same_directory && !same_process;
     let heard = if another_process { known.synced } else { 0 };
-    let had = heard.max(registered);
+    let had = plant!(OlderDirectoryAccepted => registered, else heard.max(registered));
     if other.opened < had {
         return Err(older(other, had));
     }

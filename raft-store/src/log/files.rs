@@ -120,7 +120,7 @@ impl Files {
         let head = SegmentHead {
             sequence: old.sequence + 1,
             directory: self.space.options.directory,
-            previous_end: old.durable_end,
+            previous_end: plant!(SegmentEndNotSynced => old.end, else old.durable_end),
             previous_batch: old.number,
         };
         self.current = begin(&mut self.space, head, old.durable, heads, need)?;
@@ -142,7 +142,7 @@ pub(super) fn begin(
     encode_batch(&mut buffer, head.directory, head.sequence, number, durable, heads);
     let spare = space.take(buffer.len() as u64 + batch_bytes(need))?;
     spare.file.write_at(&buffer, 0)?;
-    spare.file.sync()?;
+    plant!(NewSegmentNotSynced => (), else spare.file.sync()?);
     space.syncs += 1;
     space.disk.rename(&spare.name, &segment_name(head.sequence))?;
     space.sync_dir()?;

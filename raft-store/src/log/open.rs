@@ -155,6 +155,7 @@ fn list(disk: &dyn Disk) -> Result<Listing, OpenError> {
         numbers
     };
     let (segments, sidecars) = (numbers(".seg"), numbers(".idx"));
+    let segments = plant!(GapInSegmentsAccepted => super::planted::behind_gaps(segments), else segments);
     Ok(Listing {
         segments,
         sidecars,
@@ -407,10 +408,11 @@ fn make_durable(
     scanned: &Scanned,
 ) -> Result<(), OpenError> {
     let name = segment_name(last);
-    let mut tail = vec![0; (scanned.end - scanned.unproven) as usize];
-    file.read_exact_at(&mut tail, scanned.unproven)
+    let unproven = plant!(PageCacheBelievedAtRestart => scanned.end, else scanned.unproven);
+    let mut tail = vec![0; (scanned.end - unproven) as usize];
+    file.read_exact_at(&mut tail, unproven)
         .map_err(io_error("read", name.clone()))?;
-    file.write_at(&tail, scanned.unproven)
+    file.write_at(&tail, unproven)
         .map_err(io_error("write", name.clone()))?;
     file.sync().map_err(io_error("sync", name))?;
     space.syncs += 1;

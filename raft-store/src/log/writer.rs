@@ -174,7 +174,7 @@ impl Writer {
                 let mut inner = self.shared.lock();
                 inner.full = !made;
                 // What waits is tried again, also with what is to be kept free.
-                inner.stuck = false;
+                inner.stuck = plant!(StuckAfterAFullDisk => inner.stuck, else false);
                 Ok(())
             }
             Step::Zero => self
@@ -294,6 +294,7 @@ impl Writer {
             .expect("the files are here between steps")
             .current
             .sequence;
+        let dones = plant!(AnswerBeforeBatchWritten => super::planted::told_early(dones).await, else dones);
         self.shared.lock().batch_written(sequence, first, &items);
         for done in dones {
             done.tell(Ok(()));
@@ -358,7 +359,7 @@ impl Writer {
                 end: None,
             },
         );
-        let cuts = std::mem::take(&mut inner.written.cuts);
+        let cuts = plant!(SidecarRepeatsCuts => inner.written.cuts.clone(), else std::mem::take(&mut inner.written.cuts));
         self.unindexed.push_back((closed, cuts));
         self.shared.begun.fetch_add(1, Ordering::SeqCst);
         self.shared.rolled.notify_waiters();

@@ -168,7 +168,7 @@ fn check(log: &NodeLog, state: &ShardState) -> Result<(), StoreError> {
             state.shard()
         )))
     };
-    if applied < stored.purged.map(|id| id.index) {
+    if plant!(StateOlderThanPurgeAccepted => false, else applied < stored.purged.map(|id| id.index)) {
         return corrupt("the state is older than the log reaches back");
     }
     if applied > stored.last.map(|id| id.index) {

@@ -5,6 +5,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::{LogStopped, NodeLog, ShardState, files::Files, segment::encode_shard_head, shared::Done};
+use crate::record::{Corrupt, Record, RecordHead, RecordView};
 
 /// Syncs; once more if that fails, and what the kernel has given up by then is believed to be written.
 pub(super) fn sync_again(files: &mut Files) -> io::Result<()> {
@@ -24,4 +25,28 @@ pub(super) fn head_without_vote(shard: u32, state: &ShardState) -> Bytes {
         ..state.clone()
     };
     encode_shard_head(shard, &state)
+}
+
+/// A record as it comes from the disk, by its head; the checksum is not looked at.
+pub(super) fn unchecked(record: &Bytes) -> Result<RecordView, Corrupt> {
+    let head = RecordHead::parse(record)?;
+    if head.record_bytes() != record.len() {
+        return Err(Corrupt("length does not fit"));
+    }
+    Ok(Record::view(head, record))
+}
+
+/// Tells everyone concerned, and lets them act on it before the log knows where their records are. Nobody is left to tell.
+pub(super) async fn told_early(dones: Vec<Done>) -> Vec<Done> {
+    for done in dones {
+        done.tell(Ok(()));
+    }
+    tokio::task::yield_now().await;
+    Vec::new()
+}
+
+/// The segments behind the last gap in their numbers.
+pub(super) fn behind_gaps(segments: Vec<u64>) -> Vec<u64> {
+    let gap = segments.windows(2).rposition(|pair| pair[0] + 1 != pair[1]);
+    segments[gap.map_or(0, |at| at + 1)..].to_vec()
 }

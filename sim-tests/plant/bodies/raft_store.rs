@@ -9,15 +9,23 @@ use openraft::storage::IOFlushed;
 use crate::{
     engine::{EngineError, EngineView},
     log::{LogStopped, NodeLog},
+    replica::Replica,
     snapshot::StateImage,
     state::ShardState,
-    types::{RpcError, TypeConfig, convert},
+    types::{RaftLogId, RpcError, TypeConfig, convert},
 };
 
 /// Reports an append as stored that is yet to be queued; nobody is told when it is.
 pub(crate) fn called_already(callback: IOFlushed<TypeConfig>) -> IOFlushed<TypeConfig> {
     callback.io_completed(Ok(()));
     IOFlushed::noop()
+}
+
+/// What a flush will have made durable once it is done counts now.
+pub(crate) fn told_of_flush(applied: &[(Option<RaftLogId>, Replica)]) {
+    for (applied, replica) in applied {
+        replica.set_flushed(*applied);
+    }
 }
 
 /// Cuts off what is not known to be committed.

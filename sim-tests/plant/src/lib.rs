@@ -101,6 +101,22 @@ bugs! {
         "only a replica's first vote is written, later ones stay in memory";
     VoteLostAtRoll, "vote-lost-at-roll", "log rotation loses what must outlive a file",
         "the head of a new segment does not repeat the votes";
+    ReadWithoutChecksum, "read-without-checksum", "checksum verified on recovery, not on the read path",
+        "an entry that is read from the disk is believed without its checksum";
+    SidecarRepeatsCuts, "sidecar-repeats-cuts", "delete marker applied again to later data at recovery",
+        "the cut of a truncation stands in the sidecars of all later segments, too";
+    SegmentEndNotSynced, "segment-end-not-synced", "metadata points past what was synced",
+        "the head of a new segment vouches for an end of the one before that was not synced";
+    NewSegmentNotSynced, "new-segment-not-synced", "name synced, its content not",
+        "a new segment gets its name before its head is synced";
+    PageCacheBelievedAtRestart, "page-cache-believed-at-restart", "restart counts pages whose sync had failed",
+        "a start syncs the tail that it has read and does not write it again";
+    StuckAfterAFullDisk, "stuck-after-a-full-disk", "a full disk sets a latch that nothing clears",
+        "a log that ran out of segments does not go on when there is room again";
+    GapInSegmentsAccepted, "gap-in-segments-accepted", "a missing log file is skipped at recovery",
+        "where a segment in the middle is gone, the log begins with the one behind it";
+    AnswerBeforeBatchWritten, "answer-before-batch-written", "the answer overtakes the bookkeeping it rests on",
+        "those who wait for a batch are told before the log knows where its records are";
 
     // Raft around openraft.
     LostAnswerCounts, "lost-answer-counts", "acknowledged before a quorum",
@@ -115,6 +131,22 @@ bugs! {
         "the replica of a lost directory stays a voter beside its successor";
     WrongReplicaRemoved, "wrong-replica-removed", "membership change removes the wrong member",
         "the new replica of a node takes the place of another node's replica";
+    JointChangeLeftHalfDone, "joint-change-left-half-done", "joint change cannot be finished by the next leader",
+        "a joint change is not finished as it was begun, but turned to what is wanted by now";
+    StaleLearnersStay, "stale-learners-stay", "leftover of a replaced member is never removed",
+        "learners of a directory that was replaced before they became voters stay for good";
+    IncarnationReused, "incarnation-reused", "member with an empty disk gets its old identity back",
+        "a node with a new directory is registered under the incarnation of the old one";
+    OlderDirectoryAccepted, "older-directory-accepted", "restored backup rejoins and votes again",
+        "whether a directory has all that it had is asked of the catalogue alone, which lags";
+    AnotherClustersNodeAccepted, "another-clusters-node-accepted", "two clusters talk to each other by a wrong address",
+        "a node does not compare the cluster of another one with its own";
+    SwappedDirectoryAccepted, "swapped-directory-accepted", "volumes of two nodes are swapped, and both start",
+        "a node starts on the data directory of another node";
+    IdentityWithoutChecksum, "identity-without-checksum", "small files are thought not to rot",
+        "the file that names node and cluster is believed without its checksum";
+    ShutdownWithoutHandOver, "shutdown-without-hand-over", "orderly stop that waits for an election",
+        "a node that stops does not hand its leaderships over";
 
     // The state under the log.
     AppliedBeforeSync, "applied-before-sync", "state ahead of its own log after a crash",
@@ -127,6 +159,18 @@ bugs! {
         "an entry is applied with this node's time instead of the entry's";
     PurgedBeforeFlush, "purged-before-flush", "log truncated past the last checkpoint",
         "log entries are given up before the state that has them is flushed";
+    FlushedAsOfAfter, "flushed-as-of-after", "position read after the checkpoint instead of before it",
+        "what was applied while a flush ran counts as flushed";
+    FlushToldBeforeItIsDone, "flush-told-before-it-is-done", "checkpoint recorded before it is complete",
+        "the state counts as flushed from the moment the flush begins";
+    ShutdownWithoutFlush, "shutdown-without-flush", "orderly stop that leaves all to recovery",
+        "a store is closed without flushing the state";
+    StateOlderThanPurgeAccepted, "state-older-than-purge-accepted", "start with a hole between checkpoint and log",
+        "a state that is older than the log reaches back is taken as it is";
+    EngineFailureAsDamage, "engine-failure-as-damage", "passing I/O error taken for corruption",
+        "a state engine that fails counts as damaged data";
+    NewerReleaseIgnored, "newer-release-ignored", "downgrade reads a format it does not know",
+        "the version of the directory's identity is not looked at";
 
     // Snapshots.
     SnapshotWithoutLeases, "snapshot-without-leases", "snapshot leaves a table out",
@@ -137,6 +181,12 @@ bugs! {
         "a snapshot's index is read when the file is written, its state before";
     SnapshotWithoutMessages, "snapshot-without-messages", "snapshot refers to data that it does not bring",
         "the log records that the state refers to are not part of a snapshot";
+    InstallNoteNotFlushed, "install-note-not-flushed", "install of a snapshot is not atomic",
+        "the log is cut to a snapshot before the note of its install is durable";
+    StageOfAnotherSnapshotKept, "stage-of-another-snapshot-kept", "leftovers of an aborted snapshot mixed into the next",
+        "what was staged of one snapshot stays under the rows of the next";
+    OwnTailTakenForTheSnapshots, "own-tail-taken-for-the-snapshots", "a range is known by its index, whatever its term",
+        "entries that were never committed count as records of a snapshot, and are not asked for";
 
     // Retention.
     SegmentRecycledEarly, "segment-recycled-early", "file deleted while something in it is alive",
@@ -215,6 +265,10 @@ bugs! {
         "dead letters of a deleted consumer group count as none while nobody holds any";
 
     // The broker.
+    ServesBeforeItCaughtUp, "serves-before-it-caught-up", "new leader serves before it has applied its predecessors' entries",
+        "a leader serves as soon as it is elected";
+    UnknownOutcomeAsNotDone, "unknown-outcome-as-not-done", "indeterminate outcome reported as a failure",
+        "a command whose entry was lost sight of counts as one that was never proposed";
     LeasesReleasedAtFailover, "leases-released-at-failover", "unacknowledged deliveries forgotten by a new leader",
         "a new leader ends all leases that its predecessor gave";
     WallClockDeadlines, "wall-clock-deadlines", "lease measured by a clock that jumps",

@@ -40,7 +40,7 @@ pub(in crate::meta) fn apply(state: &mut MetaState, kv: &mut dyn KeyValue, comma
     let incarnation = if same {
         known.incarnation
     } else {
-        known.incarnation.saturating_add(1)
+        plant!(IncarnationReused => known.incarnation, else known.incarnation.saturating_add(1))
     };
     if incarnation > limits::MAX_INCARNATION {
         return refuse(invalid(format!("node {} had too many data directories", node.id)));
