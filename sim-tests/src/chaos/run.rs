@@ -40,7 +40,7 @@ const NODES: u32 = 3;
 const QUEUES: u32 = 6;
 /// Few, so that some messages become dead letters.
 const MAX_ATTEMPTS: u32 = 6;
-const RULES: Rules = Rules {
+pub(super) const RULES: Rules = Rules {
     max_attempts: MAX_ATTEMPTS,
     renew_at_most: Duration::from_secs(3 * 3_600),
     // Gaps are judged fault by fault: see `gaps`.

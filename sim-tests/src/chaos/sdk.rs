@@ -336,11 +336,11 @@ impl Talk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::History;
+    use crate::{chaos::run::RULES, history::History};
 
     fn talk(name: &str) -> Talk {
         let file = std::env::temp_dir().join(format!("chaos-sdk-{name}-{}", std::process::id()));
-        let book = Book::new(History::new(["g".to_owned()].into(), 3), &file).expect("it can be made");
+        let book = Book::new(History::new(["g".to_owned()].into(), RULES), &file).expect("it can be made");
         std::fs::remove_file(file).expect("it is there");
         let switches = Switches::default();
         switches.calm.store(true, Ordering::SeqCst);

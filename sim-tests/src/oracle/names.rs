@@ -37,6 +37,9 @@ pub const LEASE: Duration = Duration::from_secs(10);
 /// Attempts of a consumer group that nobody configured.
 const DEFAULT_ATTEMPTS: u32 = 17;
 
+/// What came where: number of the topic and of the consumer group, queue and offset.
+type Came = (u32, u32, (i32, i64));
+
 /// Watches names. Knows only what the operator and the clients of these names did and saw.
 #[derive(Default)]
 pub struct Names {
@@ -50,7 +53,7 @@ pub struct Names {
     /// When a consumer group's first receive of a topic was answered, both by number.
     begun: BTreeMap<(u32, u32), Duration>,
     /// The last delivery, by consumer group, topic and place.
-    last: BTreeMap<(u32, u32, (i32, i64)), (Duration, i32)>,
+    last: BTreeMap<Came, (Duration, i32)>,
     /// When an acknowledgement was accepted, by the same.
     acked: BTreeMap<(u32, u32, (i32, i64)), Duration>,
     /// Consumer groups, by number, that got a message.
