@@ -59,6 +59,10 @@ impl Space {
             }
             let file = space.disk.open(&name, false)?;
             let len = file.len()?;
+            if space.is_short(len) {
+                space.disk.remove(&name)?;
+                continue;
+            }
             space.spares.push(Spare {
                 name,
                 file,
@@ -67,6 +71,11 @@ impl Space {
             });
         }
         Ok(space)
+    }
+
+    /// Of the time when segments were smaller: it would have to grow when it is needed, and the disk may be full then.
+    fn is_short(&self, len: u64) -> bool {
+        len < self.options.segment_bytes
     }
 
     pub(super) fn has_spare(&self) -> bool {
@@ -164,7 +173,7 @@ impl Space {
         if self.disk.exists(&sidecar)? {
             self.disk.remove(&sidecar)?;
         }
-        if self.spares.len() < MAX_SPARE_SEGMENTS {
+        if self.spares.len() < MAX_SPARE_SEGMENTS && !self.is_short(len) {
             let name = format!("log/spare-{}", self.next_number);
             self.next_number += 1;
             self.disk.rename(&segment, &name)?;

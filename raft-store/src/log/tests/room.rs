@@ -95,6 +95,10 @@ async fn fill_to_the_last() -> Stuck {
     let sim = SimDisk::new(1);
     sim.set_capacity(40 << 10);
     let log = NodeLog::open(sim.mount(), options()).await.unwrap();
+    append_until_stuck(sim, log).await
+}
+
+async fn append_until_stuck(sim: SimDisk, log: NodeLog) -> Stuck {
     let durable = Arc::new(AtomicU64::new(0));
     let mut appended = 0;
     while !log.is_stuck() {
@@ -108,6 +112,7 @@ async fn fill_to_the_last() -> Stuck {
         log.append(1, vec![entry(1, id(1, appended), 500)], done).unwrap();
         appended += 1;
         while durable.load(Ordering::Relaxed) < appended && !log.is_stuck() {
+            assert!(log.stopped().is_none(), "a full disk does not end it");
             tokio::task::yield_now().await;
         }
     }
@@ -135,6 +140,25 @@ async fn a_log_that_uses_up_its_reserve_waits_for_room_and_loses_nothing() {
     stuck.sim.crash(Loss::All);
     let log = NodeLog::open(stuck.sim.mount(), options()).await.unwrap();
     assert_eq!(log.shard(1).last, Some(id(1, stuck.appended - 1)));
+}
+
+#[tokio::test]
+async fn spares_of_a_smaller_segment_size_do_not_end_a_log_whose_disk_is_full() {
+    let sim = SimDisk::new(1);
+    let log = NodeLog::open(sim.mount(), options()).await.unwrap();
+    while !sim.files().iter().any(|name| name.contains("spare")) {
+        tokio::task::yield_now().await;
+    }
+    log.close().await;
+    let lengths = |name: &String| sim.read_file(name).map_or(0, |file| file.len() as u64);
+    sim.set_capacity(sim.files().iter().map(lengths).sum());
+    let larger = LogOptions {
+        segment_bytes: 2 * options().segment_bytes,
+        ..options()
+    };
+    let log = NodeLog::open(sim.mount(), larger).await.unwrap();
+    let stuck = append_until_stuck(sim, log).await;
+    assert!(stuck.log.stopped().is_none());
 }
 
 #[tokio::test]
