@@ -13,7 +13,7 @@ use sim_tests::plan::Fault;
 use crate::process::{AT_ONCE, Run, Said};
 
 /// A sweep of at least so many seeds must have seen everything.
-const ENOUGH_SEEDS: u64 = 100;
+const ENOUGH_SEEDS: u64 = 500;
 /// What a sweep must have seen besides every fault.
 const MUST_HAPPEN: [&str; 44] = [
     "command release: retry",
