@@ -242,8 +242,8 @@ fn a_log_has_to_fit_again() {
         (wrong.len(), ledger.settled())
     };
     let last_good = 1 + FITS_WITHIN.as_secs();
-    assert_eq!(judged(0..7, 200, last_good), (0, false));
-    assert_eq!(judged(0..7, 200, last_good + 1).0, 1);
-    assert_eq!(judged(0..7, 201, 999), (0, true));
-    assert_eq!(judged(0..6, 0, 999), (0, true));
+    assert_eq!(judged(0..9, 200, last_good), (0, false));
+    assert_eq!(judged(0..9, 200, last_good + 1).0, 1);
+    assert_eq!(judged(0..9, 201, 999), (0, true));
+    assert_eq!(judged(0..8, 0, 999), (0, true));
 }
