@@ -331,9 +331,7 @@ async fn move_leaders(node: &Node, meta: &MetaState, avoided: &BTreeSet<u32>, at
             continue;
         };
         let status = replica.status();
-        let target = status.replication.keys().copied().find(|&id| {
-            node_of(id) == better && is_voter(&status, id) && caught_up(&status, id, node.silence())
-        });
+        let target = successor(&status, better, node.silence());
         if let Some(target) = target.filter(|_| !node.leaving(better)) {
             tracing::info!(shard, to = better, "moving the leader to its preferred node");
             if let Err(error) = replica.transfer_leader(target).await {
@@ -346,6 +344,15 @@ async fn move_leaders(node: &Node, meta: &MetaState, avoided: &BTreeSet<u32>, at
         }
     }
     moved > 0
+}
+
+/// The replica of `better` that can take over now.
+fn successor(status: &ReplicaStatus, better: u32, silence: Duration) -> Option<u64> {
+    status
+        .replication
+        .keys()
+        .copied()
+        .find(|&id| node_of(id) == better && is_voter(status, id) && caught_up(status, id, silence))
 }
 
 /// Only a voter can lead: a learner to which the leadership is given leaves the shard without a leader.

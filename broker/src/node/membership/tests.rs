@@ -94,6 +94,23 @@ fn a_learner_that_has_stopped_is_not_promoted_on_what_it_had() {
 }
 
 #[test]
+fn a_leader_moves_to_voters_only() {
+    let (here, there) = (replica_of(1, 1), replica_of(2, 2));
+    let mut status = ReplicaStatus {
+        last_log: Some(1_000),
+        replication: [(there, Some(1_000))].into(),
+        heard_ms_ago: [(there, 0)].into(),
+        voters: vec![[here].into()],
+        learners: [there].into(),
+        ..ReplicaStatus::default()
+    };
+    assert_eq!(successor(&status, 2, Duration::from_secs(1)), None);
+    status.voters = vec![[here, there].into()];
+    assert_eq!(successor(&status, 2, Duration::from_secs(1)), Some(there));
+    assert_eq!(successor(&status, 3, Duration::from_secs(1)), None);
+}
+
+#[test]
 fn nothing_is_done_about_the_right_members() {
     let right = replicas(&[1, 2, 1]);
     assert_eq!(walk(vec![right.clone()], BTreeSet::new(), &right), 0);
