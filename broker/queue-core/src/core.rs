@@ -307,14 +307,6 @@ impl Core {
         Some(in_flight_view(offset, row))
     }
 
-    /// All messages in flight.
-    pub fn all_in_flight(&self) -> impl Iterator<Item = (GroupId, QueueId, InFlightView)> + '_ {
-        self.subscriptions.iter().flat_map(|(&(queue, group), known)| {
-            let rows = known.in_flight().iter();
-            rows.map(move |(&offset, row)| (group, queue, in_flight_view(offset, row)))
-        })
-    }
-
     /// When the earliest lease ends.
     pub fn next_deadline(&self) -> Option<u64> {
         self.deadlines.first().map(|&(at_ms, ..)| at_ms)
@@ -430,7 +422,7 @@ impl Core {
     }
 }
 
-fn in_flight_view(offset: u64, row: &InFlight) -> InFlightView {
+pub(crate) fn in_flight_view(offset: u64, row: &InFlight) -> InFlightView {
     InFlightView {
         offset,
         nonce: row.nonce,

@@ -1,8 +1,9 @@
 //! What the simulator's oracles read of the state, and nobody else.
 
 use crate::{
-    core::Core,
+    core::{Core, in_flight_view},
     ids::{GroupId, QueueId},
+    view::InFlightView,
 };
 
 impl Core {
@@ -10,6 +11,14 @@ impl Core {
     /// its id.
     pub fn remembered(&self) -> impl Iterator<Item = (u64, QueueId, u64, &[u8])> + '_ {
         self.dedup.latest_first()
+    }
+
+    /// All messages in flight.
+    pub fn all_in_flight(&self) -> impl Iterator<Item = (GroupId, QueueId, InFlightView)> + '_ {
+        self.subscriptions.iter().flat_map(|(&(queue, group), known)| {
+            let rows = known.in_flight().iter();
+            rows.map(move |(&offset, row)| (group, queue, in_flight_view(offset, row)))
+        })
     }
 
     /// Offsets that a consumer group has in flight on a queue.
