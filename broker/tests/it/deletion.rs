@@ -230,7 +230,7 @@ async fn a_receive_that_waits_while_its_consumer_group_is_deleted_does_not_begin
     let (_, received) = receive(service, "orders", "readers", LONG).await;
     assert_eq!(ack(service, "orders", "readers", &received[0]).await, Code::Ok);
     let delete = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        wait_for("the receive to wait", || service.node().hub().waiting() == 1).await;
         service.delete_group("readers").await.unwrap();
     };
     let (again, ()) = tokio::join!(receive(service, "orders", "readers", LONG), delete);
