@@ -52,7 +52,11 @@ pub(super) async fn leave(scene: &Scene) -> bool {
         }
     }
     let synced = node.hello().synced;
-    let bound = is_calm.then_some(HANDED_OVER * u32::try_from(led.len().max(1)).unwrap_or(u32::MAX));
+    // An election writes votes, which take as long as the machines of this world take for it.
+    let slowness = scene.plan.slowness;
+    let slow = 2 * Duration::from_millis(slowness.long_ms.max(slowness.longest_ms));
+    let bound = (HANDED_OVER + slow) * u32::try_from(led.len().max(1)).unwrap_or(u32::MAX);
+    let bound = is_calm.then_some(bound);
     judge(scene, victim, bound, ended, handed_over);
     // What it has said that it wrote is there whatever happens to the machine now.
     if ended.is_some() && thread_rng().gen_bool(0.5) {
