@@ -43,7 +43,7 @@ use crate::{
     trace::Trace,
 };
 
-/// A line that is silent for so long while an answer is waited for is broken. Longer than any poll of a simulated client.
+/// A line that is silent for so long while an answer is waited for is broken.
 const SILENCE: Duration = Duration::from_secs(5);
 const _: () = assert!(
     SILENCE.as_secs() == limits::KEEP_ALIVE_INTERVAL.as_secs() + limits::KEEP_ALIVE_TIMEOUT.as_secs(),
@@ -230,9 +230,11 @@ impl Line {
         let (wire, mut answers, _seat) = greeting.map_err(|_| Broken)??;
         *greeted = true;
         let mut queue = queue.unwrap_or_else(|| self.calls.open());
-        // What HTTP/2's pings do for real links: a line on which nothing comes back, though it should, is broken.
+        // As HTTP/2 does it on real links: when nothing comes back for a while, though something should, the other side is asked
+        // whether it lives. Answers may be slow; a line on which not even that is answered is broken.
         let (mut waiting, mut heard) = (0_u64, Instant::now());
-        let mut silence = Alarm::after(SILENCE);
+        let mut asked = false;
+        let mut silence = Alarm::after(limits::KEEP_ALIVE_INTERVAL);
         loop {
             tokio::select! {
                 biased;
@@ -244,15 +246,24 @@ impl Line {
                     wire.send(next.ok_or(Broken)?.frame).await?;
                 }
                 () = &mut silence, if waiting > 0 => {
-                    let left = (heard + SILENCE).saturating_duration_since(Instant::now());
-                    if left.is_zero() {
+                    let silent = heard.elapsed();
+                    if silent >= SILENCE {
                         return Err(Broken);
                     }
-                    silence = Alarm::after(left);
+                    if silent >= limits::KEEP_ALIVE_INTERVAL && !asked {
+                        asked = true;
+                        wire.send(hello(self.me.hello().ok_or(Broken)?)).await?;
+                    }
+                    let next = if asked { SILENCE } else { limits::KEEP_ALIVE_INTERVAL };
+                    silence = Alarm::after(next.saturating_sub(silent));
                 }
                 answer = wire.receive(&mut answers) => {
                     let Frame { id, body: Some(body) } = answer? else { return Err(Broken) };
-                    (waiting, heard) = (waiting.saturating_sub(1), Instant::now());
+                    (heard, asked) = (Instant::now(), false);
+                    if matches!(body, Body::Hello(_)) {
+                        continue;
+                    }
+                    waiting = waiting.saturating_sub(1);
                     if is_request(&body) {
                         return Err(Broken);
                     }
@@ -417,10 +428,14 @@ async fn answer_all(
             }
             request = wire.receive(&mut receiver) => {
                 let Frame { id, body: Some(body) } = request? else { return Err(Broken) };
+                end.0.heard_ms.store(handler.steady_ms(), Ordering::SeqCst);
+                if matches!(body, Body::Hello(_)) {
+                    wire.send(hello(me.hello().ok_or(Broken)?)).await?;
+                    continue;
+                }
                 if !is_request(&body) {
                     return Err(Broken);
                 }
-                end.0.heard_ms.store(handler.steady_ms(), Ordering::SeqCst);
                 let forward = matches!(body, Body::Forward(_));
                 let answer = handler.serve(&from, body);
                 running.push(if forward {

@@ -115,9 +115,11 @@ impl Plan {
             .expect("there are some");
         let mut faults: BTreeMap<Fault, u32> = BTreeMap::new();
         let one_at_a_time = rng.gen_bool(ONE_AT_A_TIME);
+        // Where there are all kinds, few come twice.
+        let share_of_faults = *[0.1, 0.2, 0.4].choose(&mut rng).expect("there are some");
         for fault in Fault::ALL {
             let fits = !one_at_a_time || Fault::OF_ONE_NODE.contains(&fault);
-            if nodes >= fault.nodes_needed() && fits && rng.gen_bool(0.4) {
+            if nodes >= fault.nodes_needed() && fits && rng.gen_bool(share_of_faults) {
                 faults.insert(fault, rng.gen_range(1..=10));
             }
         }
@@ -175,8 +177,8 @@ impl Plan {
             flush_bytes: 1 << rng.gen_range(14..=18),
             faults,
             at_once: if one_at_a_time { 1 } else { rng.gen_range(1..=2) },
-            fault_every_ms: rng.gen_range(500..=6_000),
-            faults_for: Duration::from_secs(rng.gen_range(10..=40)),
+            fault_every_ms: rng.gen_range(200..=3_000),
+            faults_for: Duration::from_secs(rng.gen_range(10..=60)),
             push,
             good_byes: rng.gen_bool(0.5),
             consumers: if rng.gen_bool(0.3) { 2 } else { 1 },

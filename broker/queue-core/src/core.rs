@@ -33,6 +33,8 @@ pub struct Context {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Core {
     pub(crate) now_ms: u64,
+    /// How many deletions a catalogue must know of to be believed: what it takes for alive may be dropped here.
+    pub(crate) deletions: u64,
     pub(crate) queues: BTreeMap<QueueId, Queue>,
     pub(crate) subscriptions: BTreeMap<(QueueId, GroupId), Subscription>,
     /// Leases by their end.
@@ -55,6 +57,9 @@ impl Core {
         let mut core = Self::default();
         if let Some(value) = kv.get(keys::NOW)? {
             core.now_ms = Reader::value("time", value)?.long()?;
+        }
+        if let Some(value) = kv.get(keys::DELETIONS)? {
+            core.deletions = Reader::value("deletions", value)?.long()?;
         }
         keys::each(kv, Key::of(keys::QUEUE), |key, value| {
             let id = QueueId(Reader::key("queue", key)?.key_long()?);

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! n                                   -> fmt | u64 now_ms
+//! g                                   -> fmt | u64 deletions
 //! q | u64 queue                       -> fmt | u64 first | u64 next | u64 in_order_end
 //! m | u64 queue | u64 offset          -> fmt | u8 displaced | u64 index | u32 frame_offset | u32 frame_len | u64 stored_ms
 //! x | u64 index | u64 queue | u64 off -> fmt | u32 frame_len     (displaced messages by the entry they are in)
@@ -29,6 +30,7 @@ use crate::{
 pub(crate) const FORMAT: u8 = 1;
 
 pub(crate) const NOW: &[u8] = b"n";
+pub(crate) const DELETIONS: &[u8] = b"g";
 pub(crate) const QUEUE: u8 = b'q';
 pub(crate) const MESSAGE: u8 = b'm';
 pub(crate) const DISPLACED: u8 = b'x';

@@ -118,6 +118,8 @@ pub enum Refusal {
     NoSubscription,
     /// A newer release wrote the command, or it lacks a part.
     Malformed,
+    /// The leader's catalogue lacked deletions that this state has carried out. Nothing was done.
+    Behind,
 }
 
 /// A hint for the leader.

@@ -172,6 +172,12 @@ impl MetaState {
         self.head.as_ref().map_or(&[], |head| &head.initial_nodes)
     }
 
+    /// How many topics and consumer groups were deleted so far: of two catalogues the newer one knows of more, or of as many.
+    #[must_use]
+    pub fn deletions(&self) -> u64 {
+        self.head.as_ref().map_or(0, |head| head.deletions)
+    }
+
     /// The topic of this name, unless it is deleted.
     #[must_use]
     pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
@@ -283,6 +289,7 @@ impl MetaState {
             initial_nodes,
             last_topic_id: 0,
             last_group_id: 0,
+            deletions: 0,
         };
         self.put_head(kv, head)
     }
@@ -311,6 +318,33 @@ impl MetaState {
         let id = head.last_group_id;
         self.put_head(kv, head)?;
         Ok(id)
+    }
+
+    /// Marks a topic as deleted; its name is free.
+    pub(super) fn delete_topic(&mut self, kv: &mut dyn KeyValue, topic: &Topic) -> Result<(), Fault> {
+        let deleted = Topic {
+            deleted: true,
+            ..topic.clone()
+        };
+        self.put_topic(kv, deleted)?;
+        self.count_deletion(kv)
+    }
+
+    /// The same of a consumer group.
+    pub(super) fn delete_group(&mut self, kv: &mut dyn KeyValue, group: &ConsumerGroup) -> Result<(), Fault> {
+        let deleted = ConsumerGroup {
+            deleted: true,
+            version: group.version + 1,
+            ..group.clone()
+        };
+        self.put_group(kv, deleted)?;
+        self.count_deletion(kv)
+    }
+
+    fn count_deletion(&mut self, kv: &mut dyn KeyValue) -> Result<(), Fault> {
+        let mut head = self.born().clone();
+        head.deletions += 1;
+        self.put_head(kv, head)
     }
 
     pub(super) fn put_topic(&mut self, kv: &mut dyn KeyValue, topic: Topic) -> Result<Arc<Topic>, Fault> {

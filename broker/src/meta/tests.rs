@@ -324,6 +324,7 @@ fn ids_that_are_used_up_are_a_refusal() {
         initial_nodes: vec![1, 2, 3],
         last_topic_id: u32::MAX,
         last_group_id: 5,
+        deletions: 0,
     };
     keys::put(&mut meta.kv, keys::HEAD, &head).unwrap();
     meta.state = MetaState::load(&meta.kv).unwrap();

@@ -108,7 +108,10 @@ impl Sweep {
         let deleted_groups: Vec<u32> = deleted.map(|group| group.id).collect();
         let topics = core.topics_from(self.topic, SWEEP_AT_ONCE);
         let groups = core.groups_from(GroupId(self.group), SWEEP_AT_ONCE);
-        let mut step = Step::default();
+        let mut step = Step {
+            deletions: meta.deletions(),
+            ..Step::default()
+        };
         let forgotten = topics
             .iter()
             .filter(|&&topic| meta.topic_is_gone(topic) && meta.topic_by_id(topic).is_none());
@@ -145,6 +148,8 @@ fn after(last: Option<u32>) -> u32 {
 
 #[derive(Default)]
 struct Step {
+    /// Of the catalogue that was looked into.
+    deletions: u64,
     commands: Vec<configure::What>,
     rows: u64,
 }
@@ -173,7 +178,11 @@ impl Step {
             }
             let limit = self.limit(core.rows_of(queue));
             let queue = queue.0;
-            let drop = record::DropQueue { queue, limit };
+            let drop = record::DropQueue {
+                queue,
+                limit,
+                deletions: self.deletions,
+            };
             self.commands.push(configure::What::DropQueue(drop));
         }
     }
@@ -189,8 +198,12 @@ impl Step {
         }
         if rows > 0 {
             let limit = self.limit(rows);
-            self.commands
-                .push(configure::What::DropGroup(record::DropGroup { group, limit }));
+            let drop = record::DropGroup {
+                group,
+                limit,
+                deletions: self.deletions,
+            };
+            self.commands.push(configure::What::DropGroup(drop));
         }
     }
 }

@@ -47,6 +47,9 @@ pub enum SubmitError {
     /// The command has more bytes than an entry may hold: nothing was done.
     #[error("a command of {0} bytes is too large; at most {MAX_COMMAND_BYTES} are allowed")]
     TooLarge(usize),
+    /// The catalogue here lacks deletions that the shard has carried out: nothing was done.
+    #[error("this node has not caught up with the catalogue yet; ask again")]
+    Behind,
     /// The disk has no room for more messages: nothing was done.
     #[error("the disk is full; free space or shorten the retention")]
     NoRoom,

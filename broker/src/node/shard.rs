@@ -6,7 +6,7 @@ use std::{
 };
 
 use flotilla_proto::record::{self, Command, command, configure};
-use queue_core::{Fault, GroupId, QueueId, Reply, Selection};
+use queue_core::{Fault, GroupId, QueueId, Refusal, Reply, Selection};
 use raft_store::{PayloadError, Replica, ReplicaStatus};
 
 use super::{
@@ -129,6 +129,8 @@ pub struct Want {
     pub group: Arc<record::ConsumerGroup>,
     /// Dead letters of this group go here; a queue of the same shard.
     pub dead_letter_queue: QueueId,
+    /// How many deletions the catalogue knows of that knows this consumer group.
+    pub deletions: u64,
     /// At most so many messages.
     pub count: usize,
     /// How long the leases last, milliseconds.
@@ -345,16 +347,18 @@ impl DataShard {
             max_attempts: group.max_attempts,
             backoff: group.backoff.clone(),
             dead_letter_queue: want.dead_letter_queue.0,
+            deletions: want.deletions,
         };
         let configure = record::Configure {
             what: Some(configure::What::Subscribe(subscribe)),
         };
-        self.proposer
-            .submit(Command {
-                command: Some(command::Command::Configure(configure)),
-            })
-            .await?;
-        Ok(())
+        let command = Command {
+            command: Some(command::Command::Configure(configure)),
+        };
+        match self.proposer.submit(command).await? {
+            Reply::Refused(Refusal::Behind) => Err(SubmitError::Behind),
+            _ => Ok(()),
+        }
     }
 
     fn take_turn(&self, group: GroupId, queue: QueueId) -> Option<Turn<'_>> {

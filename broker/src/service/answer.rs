@@ -79,7 +79,9 @@ impl From<SubmitError> for Refused {
     fn from(error: SubmitError) -> Self {
         let code = match error {
             // A node that stops is one to turn away from, as is one that does not lead.
-            SubmitError::NotLeader { .. } | SubmitError::Stopped(_) => Code::HaNotAvailable,
+            SubmitError::NotLeader { .. } | SubmitError::Behind | SubmitError::Stopped(_) => {
+                Code::HaNotAvailable
+            }
             SubmitError::Overloaded => Code::TooManyRequests,
             SubmitError::TooLarge(_) => Code::MessageBodyTooLarge,
             SubmitError::NoRoom => Code::MasterPersistenceTimeout,

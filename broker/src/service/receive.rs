@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     limits::MAX_DELIVERED_BYTES,
+    meta::MetaState,
     node::{
         kv::stop_reason,
         proposer::SubmitError,
@@ -135,16 +136,15 @@ impl Service {
             let Some(shard) = node.shard(shard_id) else {
                 continue;
             };
-            // Whoever waited while it was deleted would have the consumer group begin once more.
-            if self.is_gone(receive) {
+            let Some(want) = self.want(receive, shard_id) else {
                 break;
-            }
+            };
             let queue = QueueId::new(receive.topic.id, number);
-            match shard.deliver(queue, &self.want(receive, shard_id), room).await {
+            match shard.deliver(queue, &want, room).await {
                 Ok(deliveries) if deliveries.is_empty() => {}
                 Ok(deliveries) => return Ok(deliveries),
-                // Led by another node by now, and soon looked at there.
-                Err(DeliverError::Submit(SubmitError::NotLeader { .. })) => {}
+                // Led by another node by now, and soon looked at there. Or the catalogue here is behind, and catches up.
+                Err(DeliverError::Submit(SubmitError::NotLeader { .. } | SubmitError::Behind)) => {}
                 Err(error) => {
                     // A refusal may be held for a while, with nothing of what the request had.
                     room.settle(0);
@@ -158,8 +158,7 @@ impl Service {
 
     /// Its topic or its consumer group was deleted while it waited. Who bears the name now is looked up by the next receive.
     fn is_gone(&self, receive: &Receive) -> bool {
-        let meta = self.node().meta();
-        meta.topic_is_gone(receive.topic.id) || meta.group_is_gone(receive.group.id)
+        is_gone(&self.node().meta(), receive)
     }
 
     fn not_delivered(&self, error: DeliverError) -> Refused {
@@ -173,25 +172,30 @@ impl Service {
         Refused::new(Code::InternalServerError, text)
     }
 
-    fn want(&self, receive: &Receive, shard: u32) -> Want {
+    /// What to ask of a queue in this shard; nothing once the topic or the consumer group is deleted: it would begin once
+    /// more for whoever waited meanwhile. The same catalogue says so and how much it knows of.
+    fn want(&self, receive: &Receive, shard: u32) -> Option<Want> {
+        let meta = self.node().meta();
+        if is_gone(&meta, receive) {
+            return None;
+        }
         let dead_letters = crate::meta::dead_letter_topic(&receive.group.name);
-        let dead_letter_queue = self
-            .node()
-            .meta()
+        let dead_letter_queue = meta
             .topic(&dead_letters)
             .and_then(|topic| {
                 let number = topic.queue_shards.iter().position(|&home| home == shard)?;
                 Some(QueueId::new(topic.id, number as u32))
             })
             .unwrap_or(QueueId(0));
-        Want {
+        Some(Want {
             group: Arc::clone(&receive.group),
             dead_letter_queue,
+            deletions: meta.deletions(),
             count: receive.count,
             lease_ms: receive.lease_ms,
             auto_renew: receive.auto_renew,
             client: receive.client,
-        }
+        })
     }
 
     /// How long a waiter sleeps unless it is woken.
@@ -255,6 +259,10 @@ impl Service {
         responses.push(stamp);
         responses
     }
+}
+
+fn is_gone(meta: &MetaState, receive: &Receive) -> bool {
+    meta.topic_is_gone(receive.topic.id) || meta.group_is_gone(receive.group.id)
 }
 
 fn element(content: Content) -> ReceiveMessageResponse {

@@ -261,6 +261,8 @@ bugs! {
         "a lease that ends at the time its consumer chose waits for the backoff, too";
     RulesLeftBehind, "rules-left-behind", "leftover row of a deleted object makes the next start fail",
         "a dropped subscription leaves the row of its rules";
+    DroppedGroupBeginsAnew, "dropped-group-begins-anew", "deletion undone by a node that has not heard of it",
+        "a leader whose catalogue is behind lets a dropped consumer group begin once more";
     OrphanedDeadLettersDeleted, "orphaned-dead-letters-deleted", "emptiness judged by one of two indexes",
         "dead letters of a deleted consumer group count as none while nobody holds any";
 

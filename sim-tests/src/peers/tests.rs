@@ -101,6 +101,23 @@ async fn calls_arrive_in_order_and_are_in_the_trace() {
 }
 
 #[madsim::test]
+async fn a_slow_answer_breaks_no_line() {
+    let trace = Trace::new(None).expect("no file");
+    let _server = machine(&trace);
+    let (machine, transport) = caller(&trace);
+    let calling = machine.spawn(async move {
+        transport.set_peers(peers());
+        assert_eq!(call(&transport).await, Ok(0));
+        let never = Body::Forward(ForwardRequest::default());
+        assert_eq!(
+            transport.call(2, never, 4 * SILENCE).await,
+            Err(PeerError::Timeout)
+        );
+    });
+    calling.await.expect("no panic");
+}
+
+#[madsim::test]
 async fn death_fails_what_is_under_way_and_a_new_life_is_found() {
     let trace = Trace::new(None).expect("no file");
     let server = machine(&trace);

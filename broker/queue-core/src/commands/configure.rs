@@ -1,5 +1,6 @@
 //! Configure: consumer groups start on queues; queues and consumer groups end.
 
+use bytes::BufMut;
 use flotilla_proto::record::{Configure, DropGroup, DropQueue, StartAt, Subscribe, configure::What};
 
 use crate::{
@@ -24,6 +25,10 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, configure: &Configur
 
 fn start(core: &mut Core, kv: &mut dyn KeyValue, subscribe: &Subscribe) -> Result<Outcome, Fault> {
     let (queue, group) = (QueueId(subscribe.queue), GroupId(subscribe.group));
+    // Else a leader that has not heard of the deletion yet would have a consumer group begin once more that is dropped.
+    if plant!(DroppedGroupBeginsAnew => false, else subscribe.deletions < core.deletions) {
+        return Ok(Reply::Refused(Refusal::Behind).into());
+    }
     let ends = core.queues.get(&queue).copied().unwrap_or_default();
     let rules = Rules {
         max_attempts: subscribe.max_attempts,
@@ -53,6 +58,7 @@ fn start(core: &mut Core, kv: &mut dyn KeyValue, subscribe: &Subscribe) -> Resul
 
 fn drop_queue(core: &mut Core, kv: &mut dyn KeyValue, drop: &DropQueue) -> Result<Outcome, Fault> {
     let queue = QueueId(drop.queue);
+    know_of(core, kv, drop.deletions)?;
     let mut budget = drop.limit.min(MAX_FORGET) as usize;
     for group in core.groups_on(queue) {
         if !drop_subscription(core, kv, queue, group, &mut budget)? {
@@ -85,6 +91,7 @@ fn drop_queue(core: &mut Core, kv: &mut dyn KeyValue, drop: &DropQueue) -> Resul
 
 fn drop_group(core: &mut Core, kv: &mut dyn KeyValue, drop: &DropGroup) -> Result<Outcome, Fault> {
     let group = GroupId(drop.group);
+    know_of(core, kv, drop.deletions)?;
     let mut budget = drop.limit.min(MAX_FORGET) as usize;
     let queues: Vec<QueueId> = core.queues_of_group(group).take(budget + 1).collect();
     for queue in queues {
@@ -93,6 +100,17 @@ fn drop_group(core: &mut Core, kv: &mut dyn KeyValue, drop: &DropGroup) -> Resul
         }
     }
     Ok(Reply::Configured { more: false }.into())
+}
+
+/// From here on no catalogue is believed that knows of fewer deletions.
+fn know_of(core: &mut Core, kv: &mut dyn KeyValue, deletions: u64) -> Result<(), Fault> {
+    if deletions > core.deletions {
+        core.deletions = deletions;
+        let mut value = keys::value(8);
+        value.put_u64_le(deletions);
+        kv.put(keys::DELETIONS, &value)?;
+    }
+    Ok(())
 }
 
 /// Removes a subscription within the budget; false if the budget ran out first.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use flotilla_proto::record::{
-    Backoff, Command, Configure, DropQueue, StartAt, Subscribe, command, configure::What,
+    Backoff, Command, Configure, DropGroup, DropQueue, StartAt, Subscribe, command, configure::What,
 };
 use queue_core::{AckResult, Context, Fault, GroupId, KeyValue, QueueId, Refusal, Reply, limits::MAX_FORGET};
 
@@ -161,7 +161,11 @@ fn one_command_that_drops_or_trims_is_bounded_and_reads_what_it_removes_once() {
     let limit = u32::MAX;
     for command in [
         trim(Q, 9_000, limit),
-        configure(What::DropQueue(DropQueue { queue: Q, limit })),
+        configure(What::DropQueue(DropQueue {
+            queue: Q,
+            limit,
+            deletions: 0,
+        })),
     ] {
         let mut counting = Counting {
             map: &mut shard.kv,
@@ -259,6 +263,35 @@ fn a_dropped_consumer_group_is_gone_from_all_queues_and_no_other_is() {
         .collect();
     assert_eq!(left, [(GroupId(G_OTHER), QueueId(Q))]);
     assert_eq!(shard.view(G_OTHER, Q).leased, 1);
+}
+
+/// Found by the simulator: everything came again to a consumer group that was deleted and dropped, from a leader that had not
+/// heard of it.
+#[test]
+fn whoever_knows_of_fewer_deletions_lets_no_consumer_group_begin_once_more() {
+    let known = |group, deletions| {
+        configure(What::Subscribe(Subscribe {
+            deletions,
+            ..subscription(group, Q, StartAt::First, 16, 0)
+        }))
+    };
+    let mut shard = Shard::new();
+    shard.fill(Q, 2);
+    let begun = Reply::Configured { more: false };
+    assert_eq!(shard.apply(known(G, 4)), begun);
+    let drop = DropGroup {
+        group: G,
+        limit: 99,
+        deletions: 5,
+    };
+    assert_eq!(shard.apply(configure(What::DropGroup(drop))), begun);
+    assert_eq!(shard.apply(known(G, 4)), Reply::Refused(Refusal::Behind));
+    assert_eq!(shard.core.subscriptions().count(), 0);
+    // A drop for an older deletion changes nothing of that, and others begin for whoever knows.
+    let older = DropGroup { deletions: 3, ..drop };
+    assert_eq!(shard.apply(configure(What::DropGroup(older))), begun);
+    assert_eq!(shard.apply(known(G_OTHER, 4)), Reply::Refused(Refusal::Behind));
+    assert_eq!(shard.apply(known(G_OTHER, 5)), begun);
 }
 
 #[test]

@@ -20,6 +20,8 @@ use queue_core::{
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
     pub(crate) now: u64,
+    /// Known of by the newest catalogue that something was dropped for.
+    deletions: u64,
     pub(crate) queues: Vec<Queue>,
     pub(crate) subs: Vec<Sub>,
     sent: Vec<Sent>,

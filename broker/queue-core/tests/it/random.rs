@@ -117,6 +117,7 @@ fn kinds(reply: &Reply) -> Vec<&'static str> {
         Reply::Configured { more } => is(if *more { "dropped in part" } else { "configured" }, true),
         Reply::Refused(Refusal::NoSubscription) => is("no subscription", true),
         Reply::Refused(Refusal::Malformed) => is("malformed", true),
+        Reply::Refused(Refusal::Behind) => is("behind", true),
     }
     kinds
 }
@@ -131,7 +132,7 @@ fn random_logs_reach_every_kind_of_reply() {
         let (outcomes, _) = run(&mut Core::default(), &mut Map::default(), &log);
         reached.extend(outcomes.iter().flat_map(|outcome| kinds(&outcome.reply)));
     }
-    assert_eq!(reached.len(), 24, "{reached:?}");
+    assert_eq!(reached.len(), 25, "{reached:?}");
 }
 
 proptest! {

@@ -90,14 +90,8 @@ pub(crate) enum Act {
         queue: u64,
         offset: u64,
     },
-    DropQueue {
-        queue: u64,
-        limit: u32,
-    },
-    DropGroup {
-        group: u32,
-        limit: u32,
-    },
+    DropQueue(DropQueue),
+    DropGroup(DropGroup),
     Nothing,
 }
 
@@ -256,8 +250,8 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
         Act::Tick { limit } => tick(limit),
         Act::Trim { queue, first, limit } => trim(queue, first, limit),
         Act::CopyForward { queue, offset } => copy_forward(queue, offset),
-        Act::DropQueue { queue, limit } => configure(What::DropQueue(DropQueue { queue, limit })),
-        Act::DropGroup { group, limit } => configure(What::DropGroup(DropGroup { group, limit })),
+        Act::DropQueue(drop) => configure(What::DropQueue(drop)),
+        Act::DropGroup(drop) => configure(What::DropGroup(drop)),
         Act::Nothing => command(Kind::Configure(Configure { what: None })),
     }
 }
@@ -272,6 +266,11 @@ fn group() -> impl Strategy<Value = u32> {
 
 fn nonce() -> impl Strategy<Value = u64> {
     0..6u64
+}
+
+/// What a catalogue knows of: mostly one that is not behind.
+fn deletions() -> impl Strategy<Value = u64> {
+    prop_oneof![5 => Just(3), 1 => 0..3u64, 1 => 4..6u64]
 }
 
 fn subscribe() -> impl Strategy<Value = Act> {
@@ -295,18 +294,28 @@ fn subscribe() -> impl Strategy<Value = Act> {
             })
         }),
     ];
-    (group(), queue(), start_at, 0..6u32, rule, dead_letter_queue).prop_map(
-        |(group, queue, start_at, max_attempts, backoff, dead_letter_queue)| {
-            Act::Subscribe(Subscribe {
-                group,
-                queue,
-                start_at,
-                max_attempts,
-                backoff,
-                dead_letter_queue,
-            })
-        },
+    (
+        group(),
+        queue(),
+        start_at,
+        0..6u32,
+        rule,
+        dead_letter_queue,
+        deletions(),
     )
+        .prop_map(
+            |(group, queue, start_at, max_attempts, backoff, dead_letter_queue, deletions)| {
+                Act::Subscribe(Subscribe {
+                    group,
+                    queue,
+                    start_at,
+                    max_attempts,
+                    backoff,
+                    dead_letter_queue,
+                    deletions,
+                })
+            },
+        )
 }
 
 fn deliver() -> impl Strategy<Value = Act> {
@@ -406,8 +415,12 @@ fn what() -> impl Strategy<Value = Act> {
         14 => (0..6u32).prop_map(|limit| Act::Tick { limit }),
         3 => (queue(), 0..12u64, 0..6u32).prop_map(|(queue, first, limit)| Act::Trim { queue, first, limit }),
         4 => (queue(), 0..9u64).prop_map(|(queue, offset)| Act::CopyForward { queue, offset }),
-        1 => (queue(), 0..9u32).prop_map(|(queue, limit)| Act::DropQueue { queue, limit }),
-        1 => (group(), 0..6u32).prop_map(|(group, limit)| Act::DropGroup { group, limit }),
+        1 => (queue(), 0..9u32, deletions()).prop_map(|(queue, limit, deletions)| {
+            Act::DropQueue(DropQueue { queue, limit, deletions })
+        }),
+        1 => (group(), 0..6u32, deletions()).prop_map(|(group, limit, deletions)| {
+            Act::DropGroup(DropGroup { group, limit, deletions })
+        }),
         1 => Just(Act::Nothing),
     ]
 }

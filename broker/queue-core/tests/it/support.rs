@@ -231,12 +231,20 @@ impl Shard {
 
     /// True if there is more to do.
     pub(crate) fn drop_queue(&mut self, queue: u64, limit: u32) -> bool {
-        self.configured(configure::What::DropQueue(DropQueue { queue, limit }))
+        self.configured(configure::What::DropQueue(DropQueue {
+            queue,
+            limit,
+            deletions: 0,
+        }))
     }
 
     /// True if there is more to do.
     pub(crate) fn drop_group(&mut self, group: u32, limit: u32) -> bool {
-        self.configured(configure::What::DropGroup(DropGroup { group, limit }))
+        self.configured(configure::What::DropGroup(DropGroup {
+            group,
+            limit,
+            deletions: 0,
+        }))
     }
 
     fn configured(&mut self, what: configure::What) -> bool {
@@ -406,5 +414,6 @@ pub(crate) fn subscription(
             strategy: Some(Strategy::Customized(waits)),
         }),
         dead_letter_queue,
+        deletions: 0,
     }
 }

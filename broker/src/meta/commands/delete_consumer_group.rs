@@ -1,7 +1,7 @@
 //! `DeleteConsumerGroup`: the name is free at once; the id stays until the data shards have dropped
 //! its subscriptions. Its dead letters stay: they are messages nobody has handled.
 
-use flotilla_proto::record::{ConsumerGroup, DeleteConsumerGroup};
+use flotilla_proto::record::DeleteConsumerGroup;
 use queue_core::KeyValue;
 
 use super::{Done, refuse};
@@ -15,14 +15,6 @@ pub(in crate::meta) fn apply(
     let Some(group) = state.group(&command.name) else {
         return refuse(MetaRefusal::NotFound);
     };
-    let version = group.version + 1;
-    state.put_group(
-        kv,
-        ConsumerGroup {
-            deleted: true,
-            version,
-            ..ConsumerGroup::clone(&group)
-        },
-    )?;
+    state.delete_group(kv, &group)?;
     Ok(Ok(MetaReply::Done))
 }

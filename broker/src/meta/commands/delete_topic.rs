@@ -1,6 +1,6 @@
 //! `DeleteTopic`: the name is free at once; the id stays until the data shards have dropped the queues.
 
-use flotilla_proto::record::{DeleteTopic, Topic};
+use flotilla_proto::record::DeleteTopic;
 use queue_core::KeyValue;
 
 use super::{Done, invalid, refuse};
@@ -20,12 +20,6 @@ pub(in crate::meta) fn apply(state: &mut MetaState, kv: &mut dyn KeyValue, comma
             owner.name
         )));
     }
-    state.put_topic(
-        kv,
-        Topic {
-            deleted: true,
-            ..Topic::clone(&topic)
-        },
-    )?;
+    state.delete_topic(kv, &topic)?;
     Ok(Ok(MetaReply::Done))
 }

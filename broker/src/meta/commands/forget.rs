@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use flotilla_proto::record::{DropDeadLetters, Forget, Topic};
+use flotilla_proto::record::{DropDeadLetters, Forget};
 use queue_core::KeyValue;
 
 use super::{Done, invalid, refuse};
@@ -50,11 +50,7 @@ pub(in crate::meta) fn dead_letters(
             return refuse(invalid(format!("{} is no dead-letter topic", topic.name)));
         };
         if state.group(owner).is_none() && !dying.contains(owner) {
-            let deleted = Topic {
-                deleted: true,
-                ..Topic::clone(&topic)
-            };
-            state.put_topic(kv, deleted)?;
+            state.delete_topic(kv, &topic)?;
         }
     }
     Ok(Ok(MetaReply::Done))

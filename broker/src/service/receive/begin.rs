@@ -104,10 +104,9 @@ impl Service {
     }
 
     async fn begin_here(&self, receive: &Receive, shard: u32) -> bool {
-        let Some(here) = self.node().shard(shard).filter(|_| !self.is_gone(receive)) else {
+        let (Some(here), Some(want)) = (self.node().shard(shard), self.want(receive, shard)) else {
             return false;
         };
-        let want = self.want(receive, shard);
         let queues = (0..).zip(receive.topic.queue_shards.iter());
         let begins = queues.filter(|&(_, &of)| of == shard).map(|(number, _)| {
             let queue = QueueId::new(receive.topic.id, number);

@@ -51,11 +51,15 @@ impl Model {
     pub(super) fn configure(&mut self, configure: &Configure) -> Reply {
         match &configure.what {
             None => Reply::Refused(Refusal::Malformed),
+            Some(What::Subscribe(rules)) if rules.deletions < self.deletions => {
+                Reply::Refused(Refusal::Behind)
+            }
             Some(What::Subscribe(rules)) => {
                 self.subscribe(rules);
                 Reply::Configured { more: false }
             }
             Some(What::DropQueue(drop)) => {
+                self.deletions = self.deletions.max(drop.deletions);
                 let mut budget = drop.limit;
                 let groups: Vec<u32> = self
                     .subs
@@ -71,6 +75,7 @@ impl Model {
                 Reply::Configured { more: !done }
             }
             Some(What::DropGroup(drop)) => {
+                self.deletions = self.deletions.max(drop.deletions);
                 let mut budget = drop.limit;
                 let queues: Vec<u64> = self
                     .subs
