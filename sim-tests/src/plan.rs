@@ -15,6 +15,7 @@ use crate::{machine::Slowness, oracle::late::LONGEST_BACKOFF};
 
 mod fault;
 mod limits;
+mod offers;
 
 pub use fault::Fault;
 pub use limits::Limits;

@@ -123,6 +123,13 @@ pub fn run(seed: u64, changes: &[String], trace: Option<&Path>) -> Result<Report
     })
 }
 
+/// The plan of a seed, without running its world.
+#[must_use]
+pub fn plan(seed: u64) -> Plan {
+    let runtime = Runtime::with_seed_and_config(seed, Config::default());
+    runtime.block_on(async { Plan::draw() })
+}
+
 struct Story {
     plan: Plan,
     history: History,

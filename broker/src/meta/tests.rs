@@ -218,6 +218,20 @@ fn a_deleted_name_is_free_at_once_and_its_id_never_again() {
 }
 
 #[test]
+fn a_late_deletion_leaves_the_successor_alone() {
+    let mut meta = Meta::born(3);
+    meta.run(create_topic("a", 4, false));
+    meta.run(create_group("g", false));
+    assert_eq!(meta.run(delete_topic_numbered("a", 1)), MetaReply::Done);
+    assert_eq!(meta.run(delete_group_numbered("g", 1)), MetaReply::Done);
+    meta.run(create_topic("a", 4, false));
+    meta.run(create_group("g", false));
+    assert_eq!(meta.refusal(delete_topic_numbered("a", 1)), MetaRefusal::NotFound);
+    assert_eq!(meta.refusal(delete_group_numbered("g", 1)), MetaRefusal::NotFound);
+    assert_eq!(meta.state.deletions(), 2);
+}
+
+#[test]
 fn only_what_is_deleted_is_forgotten() {
     let mut meta = Meta::born(3);
     meta.run(create_topic("a", 1, false));

@@ -194,16 +194,18 @@ impl Written {
     /// Checks that each shard's Raft log is whole. On failure: the shard, and a segment near the gap.
     pub(super) fn check(&self) -> Result<(), (u32, u64)> {
         for (&id, shard) in &self.shards {
-            let mut next = shard.state.purged.map(|purged| purged.index + 1);
+            let behind = |last: Option<LogId>| last.map_or(0, |last| last.index + 1);
+            // Where nothing was purged the first entry there ever was is here.
+            let mut next = plant!(LogWithoutItsBeginning => shard.entries.iter().next().map_or(0, |first| first.first), else behind(shard.state.purged));
             let mut near = 0;
             for extent in shard.entries.iter() {
                 near = extent.segment;
-                match next {
-                    Some(next) if extent.first > next => return Err((id, near)),
-                    _ => next = next.max(Some(extent.end())),
+                if extent.first > next {
+                    return Err((id, near));
                 }
+                next = next.max(extent.end());
             }
-            if next != shard.state.last.map(|last| last.index + 1) {
+            if next != behind(shard.state.last) {
                 return Err((id, near));
             }
         }

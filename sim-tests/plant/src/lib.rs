@@ -115,6 +115,8 @@ bugs! {
         "a log that ran out of segments does not go on when there is room again";
     GapInSegmentsAccepted, "gap-in-segments-accepted", "a missing log file is skipped at recovery",
         "where a segment in the middle is gone, the log begins with the one behind it";
+    LogWithoutItsBeginning, "log-without-its-beginning", "a missing oldest log file goes unnoticed",
+        "a shard's log may begin with any entry, whether those before were given up or not";
     AnswerBeforeBatchWritten, "answer-before-batch-written", "the answer overtakes the bookkeeping it rests on",
         "those who wait for a batch are told before the log knows where its records are";
 
@@ -261,6 +263,8 @@ bugs! {
         "a lease that ends at the time its consumer chose waits for the backoff, too";
     RulesLeftBehind, "rules-left-behind", "leftover row of a deleted object makes the next start fail",
         "a dropped subscription leaves the row of its rules";
+    DeletesWhoeverBearsTheName, "deletes-whoever-bears-the-name", "late request hits a successor",
+        "a deletion of a topic says its name only";
     DroppedGroupBeginsAnew, "dropped-group-begins-anew", "deletion undone by a node that has not heard of it",
         "a leader whose catalogue is behind lets a dropped consumer group begin once more";
     OrphanedDeadLettersDeleted, "orphaned-dead-letters-deleted", "emptiness judged by one of two indexes",

@@ -49,6 +49,8 @@ pub struct Names {
     numbers: BTreeMap<(Kind, u32), (String, Duration)>,
     /// Those that the operator made: when he asked, and how.
     made: BTreeMap<(Kind, u32), (Duration, Spec)>,
+    /// Names that the operator made last, and did not get to know the number of.
+    unnumbered: BTreeMap<Name, (Duration, Spec)>,
     messages: BTreeMap<String, Message>,
     /// When a consumer group's first receive of a topic was answered, both by number.
     begun: BTreeMap<(u32, u32), Duration>,
@@ -84,6 +86,8 @@ struct Message {
     topic: String,
     sent: Duration,
     stored: Option<Duration>,
+    /// How often it was sent. Of several tries all but one got no answer, and may lie in a connection that is cut.
+    tries: u32,
 }
 
 impl Names {
@@ -142,11 +146,13 @@ impl Names {
 
     /// The first try counts.
     fn sending(&mut self, at: Duration, topic: &str, id: &str) {
-        self.messages.entry(id.to_owned()).or_insert_with(|| Message {
+        let message = self.messages.entry(id.to_owned()).or_insert_with(|| Message {
             topic: topic.to_owned(),
             sent: at,
             stored: None,
+            tries: 0,
         });
+        message.tries += 1;
     }
 
     /// When a consumer group was asked for, and its rules, if the operator made it.
@@ -177,17 +183,20 @@ impl Names {
     ) {
         if *request == Request::Delete {
             let life = self.lives.entry(name.clone()).or_default();
-            let later = if *answer == Answer::Unsure {
-                ON_ITS_WAY
-            } else {
-                Duration::ZERO
-            };
-            life.over = life.over.max(at + later);
+            // Should it be carried out later, it is of what bore the name when it was asked for.
+            life.over = life.over.max(at);
             if *answer == Answer::Done {
                 life.done.push((asked, at));
             }
         }
-        let (Request::Create(spec), Some(number)) = (request, number) else {
+        if *answer == Answer::Done {
+            self.unnumbered.remove(name);
+        }
+        let (Request::Create(spec), Answer::Done) = (request, answer) else {
+            return;
+        };
+        let Some(number) = number else {
+            self.unnumbered.insert(name.clone(), (asked, spec.clone()));
             return;
         };
         if let Some((known, since)) = self.numbers.get(&(name.kind, number))
@@ -272,8 +281,13 @@ impl Names {
     /// Nothing of what was before a topic or a consumer group comes by it, unless it starts at the beginning.
     fn predecessors(&self, it: &Arrival, message: &Message, wrong: &mut Vec<String>) {
         let Some(stored) = message.stored else { return };
-        // A request that was sent twice may have been carried out again.
-        let before = |asked: Duration| stored + ON_ITS_WAY < asked;
+        // A request that was sent twice may have been carried out again; one that lay in a cut, when that was over.
+        let over = match self.calm {
+            _ if message.tries == 1 => stored,
+            Some(calm) => stored.max(calm),
+            None => Duration::MAX - ON_ITS_WAY,
+        };
+        let before = |asked: Duration| over + ON_ITS_WAY < asked;
         if let Some((asked, _)) = self.made.get(&(Kind::Topic, it.topic_number))
             && before(*asked)
         {
@@ -410,6 +424,9 @@ impl Oracle for Names {
             Named::Lasting { name, number } => {
                 self.bears(at, name.kind, &name.name, *number, wrong);
                 self.lives.entry(name.clone()).or_default().lasting = Some(*number);
+                if let Some(made) = self.unnumbered.remove(name) {
+                    self.made.entry((name.kind, *number)).or_insert(made);
+                }
             }
         }
     }

@@ -1,7 +1,9 @@
 //! `DeleteConsumerGroup`: the name is free at once; the id stays until the data shards have dropped
 //! its subscriptions. Its dead letters stay: they are messages nobody has handled.
 
-use flotilla_proto::record::DeleteConsumerGroup;
+use std::sync::Arc;
+
+use flotilla_proto::record::{ConsumerGroup, DeleteConsumerGroup};
 use queue_core::KeyValue;
 
 use super::{Done, refuse};
@@ -12,7 +14,8 @@ pub(in crate::meta) fn apply(
     kv: &mut dyn KeyValue,
     command: &DeleteConsumerGroup,
 ) -> Done {
-    let Some(group) = state.group(&command.name) else {
+    let is_meant = |group: &Arc<ConsumerGroup>| command.id == 0 || group.id == command.id;
+    let Some(group) = state.group(&command.name).filter(is_meant) else {
         return refuse(MetaRefusal::NotFound);
     };
     state.delete_group(kv, &group)?;

@@ -100,7 +100,13 @@ pub(super) fn create_topic(name: &str, queues: u32, if_absent: bool) -> Command 
 }
 
 pub(super) fn delete_topic(name: &str) -> Command {
-    Command::DeleteTopic(DeleteTopic { name: name.into() })
+    delete_topic_numbered(name, 0)
+}
+
+/// 0 is whoever bears the name.
+pub(super) fn delete_topic_numbered(name: &str, id: u32) -> Command {
+    let name = name.into();
+    Command::DeleteTopic(DeleteTopic { name, id })
 }
 
 pub(super) fn create_group(name: &str, if_absent: bool) -> Command {
@@ -114,7 +120,13 @@ pub(super) fn create_group(name: &str, if_absent: bool) -> Command {
 }
 
 pub(super) fn delete_group(name: &str) -> Command {
-    Command::DeleteConsumerGroup(DeleteConsumerGroup { name: name.into() })
+    delete_group_numbered(name, 0)
+}
+
+/// 0 is whoever bears the name.
+pub(super) fn delete_group_numbered(name: &str, id: u32) -> Command {
+    let name = name.into();
+    Command::DeleteConsumerGroup(DeleteConsumerGroup { name, id })
 }
 
 pub(super) fn register(node: Node) -> Command {

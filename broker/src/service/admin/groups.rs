@@ -100,14 +100,20 @@ impl Service {
     /// Deletes a consumer group and, in the background, where it stood.
     pub async fn delete_group(&self, name: &str) -> Result<(), AdminError> {
         names::check_group(name)?;
-        let delete = record::DeleteConsumerGroup { name: name.into() };
+        // As with topics: the one that is there now.
+        self.node().catch_up_meta().await?;
+        let known = self.node().meta().group(name).ok_or_else(|| no_group(name))?;
+        let delete = record::DeleteConsumerGroup {
+            name: name.into(),
+            id: known.id,
+        };
         match self
             .node()
             .propose_meta(meta_command::Command::DeleteConsumerGroup(delete))
             .await?
         {
             MetaReply::Done => {
-                self.node().wait_meta(|meta| meta.group(name).is_none()).await;
+                self.node().wait_meta(|meta| meta.group_is_gone(known.id)).await;
                 Ok(())
             }
             MetaReply::Refused(MetaRefusal::NotFound) => Err(no_group(name)),

@@ -94,14 +94,20 @@ impl Service {
     /// Deletes a topic and, in the background, its messages.
     pub async fn delete_topic(&self, name: &str) -> Result<(), AdminError> {
         names::check_topic(name)?;
-        let delete = record::DeleteTopic { name: name.into() };
+        // The one that is there now: should the request arrive late, its successor is left alone.
+        self.node().catch_up_meta().await?;
+        let topic = self.node().meta().topic(name).ok_or_else(|| no_topic(name))?;
+        let delete = record::DeleteTopic {
+            name: name.into(),
+            id: plant!(DeletesWhoeverBearsTheName => 0, else topic.id),
+        };
         match self
             .node()
             .propose_meta(meta_command::Command::DeleteTopic(delete))
             .await?
         {
             MetaReply::Done => {
-                self.node().wait_meta(|meta| meta.topic(name).is_none()).await;
+                self.node().wait_meta(|meta| meta.topic_is_gone(topic.id)).await;
                 Ok(())
             }
             MetaReply::Refused(MetaRefusal::NotFound) => Err(no_topic(name)),

@@ -379,6 +379,26 @@ async fn missing_segments_are_noticed() {
     }
 }
 
+/// Found by the simulator: the log began with the first entry that was left, and openraft stopped the node.
+#[tokio::test]
+async fn a_log_that_nothing_was_purged_of_begins_with_the_first_entry() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim).await;
+    for index in 0..100 {
+        log.append(1, vec![entry(1, id(1, index), 100)], |_| ()).unwrap();
+    }
+    log.save_vote(1, Bytes::from_static(b"durable")).await.unwrap();
+    let first = log.segments()[0].sequence;
+    assert!(log.segments().len() > 2);
+    log.close().await;
+    sim.delete_file(&format!("log/{first:08}.seg"));
+    let refused = NodeLog::open(sim.mount(), options()).await.err();
+    assert!(
+        matches!(&refused, Some(OpenError::Corrupt { shards, .. }) if shards == &[1]),
+        "{refused:?}"
+    );
+}
+
 #[tokio::test]
 async fn the_log_stops_when_its_last_handle_goes() {
     let sim = SimDisk::new(1);

@@ -1,6 +1,7 @@
 //! Measures the simulator: how many seeds it needs to find each planted bug.
 //!
-//! A bug counts as found by the first seed that fails with it and passes without it.
+//! A bug counts as found by the first seed that fails with it and passes without it. Seeds whose worlds have nothing that
+//! the bug needs are counted, and not run.
 
 use std::{
     collections::BTreeMap,
@@ -11,6 +12,7 @@ use std::{
 };
 
 use plant::Bug;
+use sim_tests::{plan::Plan, world};
 
 use crate::process::{self, AT_ONCE};
 
@@ -161,7 +163,7 @@ fn look_for(bug: Bug, most: u64, sound: &mut BTreeMap<u64, bool>) -> Search {
         let more = seeds < most && began.elapsed() < BUG_BUDGET && failed.is_empty();
         if more && running.len() < AT_ONCE {
             seeds += 1;
-            if sound.get(&seeds) != Some(&false) {
+            if sound.get(&seeds) != Some(&false) && plan_of(seeds).offers(bug) {
                 running.push(Run::start(seeds, Some(bug)));
             }
         } else if running.is_empty() {
@@ -182,6 +184,16 @@ fn look_for(bug: Bug, most: u64, sound: &mut BTreeMap<u64, bool>) -> Search {
             }
         }
     }
+}
+
+/// In a thread of its own, as a run: a world's time and randomness are its thread's.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this thread is what holds the simulator"
+)]
+fn plan_of(seed: u64) -> Plan {
+    let drawn = thread::spawn(move || world::plan(seed)).join();
+    drawn.expect("drawing does not panic")
 }
 
 /// Takes out the runs that are over, with what they said.

@@ -98,7 +98,12 @@ impl Entry {
     ) {
         let changed = match (request, answer) {
             (Request::Describe, _) | (_, Answer::NothingDone) => return,
-            (_, Answer::Unsure) => {
+            // Late, it frees the name of what bore it then, and of nothing else.
+            (Request::Delete, Answer::Unsure) => {
+                self.known = None;
+                return;
+            }
+            (Request::Create(_), Answer::Unsure) => {
                 (self.known, self.hazy) = (None, over);
                 return;
             }

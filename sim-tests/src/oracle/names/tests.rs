@@ -144,6 +144,14 @@ fn what_starts_at_the_end_gets_what_is_sent_after_its_first_receive_and_nothing_
     let mut old = story(3, 8);
     old.push(came(22, |_| ()));
     bad(&old, "starts at the end");
+    // The operator is told that it is made, and hears its number only when it lasts.
+    let mut unnumbered = story(3, 8);
+    for (_, event) in &mut unnumbered[2] {
+        if let Event::Named(Named::Answered { number, .. }) = event {
+            *number = None;
+        }
+    }
+    good(&unnumbered);
 }
 
 #[test]
@@ -175,6 +183,12 @@ fn what_was_stored_before_does_not_come_from_a_successor() {
     };
     bad(&story(9), "that was made after");
     good(&story(10));
+    // A first try that got no answer may lie in a cut until there is none any more.
+    let mut twice = story(9);
+    twice.insert(0, vec![sent(5, "spare-0/1").swap_remove(0)]);
+    good(&twice);
+    twice.insert(0, calm(1));
+    bad(&twice, "that was made after");
 }
 
 #[test]
@@ -324,6 +338,13 @@ fn the_catalogue_is_a_register() {
 #[test]
 fn what_is_not_certain_leaves_one_of_two_states_until_it_is_over() {
     let name = Name::group(UNUSED_GROUP);
+    let create = |max_attempts| {
+        Request::Create(Spec::Group(Rules {
+            max_attempts,
+            backoff_ms: vec![0],
+            from_end: false,
+        }))
+    };
     let told = |at, request, answer| told(at, &name, request, answer, None);
     let unsure = |end: Answer| {
         [
@@ -338,7 +359,7 @@ fn what_is_not_certain_leaves_one_of_two_states_until_it_is_over() {
     let late = |calm_at| {
         [
             calm(calm_at),
-            told(1, Request::Delete, Answer::Unsure),
+            told(1, create(1), Answer::Unsure),
             told(11, Request::Delete, Answer::NotFound),
             told(13, Request::Delete, Answer::Done),
         ]
@@ -348,6 +369,16 @@ fn what_is_not_certain_leaves_one_of_two_states_until_it_is_over() {
     faults.push(told(15, Request::Delete, Answer::Done));
     bad(&faults, "Done");
     good(&faults[1..]);
+    let successor = |end: Answer| {
+        [
+            told(1, Request::Delete, Answer::Unsure),
+            told(2, Request::Delete, Answer::NotFound),
+            told(3, create(1), Answer::Done),
+            told(4, Request::Delete, end),
+        ]
+    };
+    good(&successor(Answer::Done));
+    bad(&successor(Answer::NotFound), "NotFound");
     bad(
         &[
             told(1, Request::Delete, Answer::NothingDone),

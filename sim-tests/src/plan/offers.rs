@@ -1,0 +1,93 @@
+//! In which worlds a planted bug can show at all: the search for it passes over the others.
+
+use plant::Bug;
+
+use super::{Fault, Plan};
+
+/// Whatever takes a node's memory, or ends its process.
+const ENDS_A_PROCESS: &[Fault] = &[
+    Fault::KillLeader,
+    Fault::KillSome,
+    Fault::KillAll,
+    Fault::CrashVoters,
+    Fault::DiskError,
+    Fault::ErrorWithPower,
+    Fault::OrderlyStop,
+    Fault::LongOutage,
+    Fault::OldRelease,
+];
+
+/// Whatever has a node rebuilt by others, or sent a snapshot.
+const REBUILDS: &[Fault] = &[
+    Fault::Wipe,
+    Fault::SecondLoss,
+    Fault::SenderDies,
+    Fault::FullSender,
+    Fault::LongOutage,
+    Fault::StateLoss,
+    Fault::OldDirectory,
+    Fault::FileDamage,
+    Fault::BitFlip,
+    Fault::LyingDisk,
+    Fault::SwappedDirectories,
+    Fault::Isolate,
+];
+
+impl Plan {
+    /// Whether the bug can show in this world, as far as the plan tells. Only what is certain is ruled out.
+    #[must_use]
+    pub fn offers(&self, bug: Bug) -> bool {
+        let one_of = |faults: &[Fault]| faults.iter().any(|fault| self.faults.contains_key(fault));
+        match bug {
+            Bug::FailedSyncRetried | Bug::PageCacheBelievedAtRestart => {
+                one_of(&[Fault::DiskError, Fault::ErrorWithPower])
+            }
+            Bug::ReadWithoutChecksum => one_of(&[Fault::BitFlip, Fault::LyingDisk, Fault::FileDamage]),
+            Bug::StuckAfterAFullDisk => one_of(&[Fault::FullDisk, Fault::FullSender]),
+            Bug::GapInSegmentsAccepted | Bug::LogWithoutItsBeginning | Bug::CorruptionAsTornTail => {
+                one_of(&[Fault::FileDamage, Fault::BitFlip, Fault::LyingDisk])
+            }
+            Bug::IdentityWithoutChecksum => one_of(&[Fault::FileDamage]),
+            Bug::NewSegmentNotSynced
+            | Bug::SegmentEndNotSynced
+            | Bug::DirectoryNotSynced
+            | Bug::VoteNotSynced
+            | Bug::AppliedBeforeSync
+            | Bug::FlushToldBeforeItIsDone
+            | Bug::FlushedAsOfAfter => one_of(ENDS_A_PROCESS) || self.slowness.outages > 0,
+            Bug::AnotherClustersNodeAccepted => one_of(&[Fault::Visitor]),
+            Bug::SwappedDirectoryAccepted => one_of(&[Fault::SwappedDirectories]),
+            Bug::OlderDirectoryAccepted => one_of(&[Fault::OldDirectory]),
+            Bug::WipedReplicaVotes | Bug::IncarnationReused | Bug::OldReplicaStays => one_of(REBUILDS),
+            Bug::StateOlderThanPurgeAccepted => one_of(&[Fault::StateLoss, Fault::OldDirectory]),
+            Bug::EngineFailureAsDamage => one_of(&[Fault::EngineFails]),
+            Bug::NewerReleaseIgnored => one_of(&[Fault::OldRelease]),
+            Bug::ShutdownWithoutFlush | Bug::ShutdownWithoutHandOver | Bug::OneFailedHandOverEndsAll => {
+                one_of(&[Fault::OrderlyStop])
+            }
+            Bug::SnapshotClaimsMore
+            | Bug::SnapshotWithoutMessages
+            | Bug::InstallNoteNotFlushed
+            | Bug::StageOfAnotherSnapshotKept
+            | Bug::OwnTailTakenForTheSnapshots => one_of(REBUILDS),
+            Bug::CopyMakesYoung
+            | Bug::TrimmedPositionNotSaved
+            | Bug::RetentionHalved
+            | Bug::RetentionNeverByAge
+            | Bug::RetentionForgetsDeadLettersForRoom => self.limits.forget(),
+            Bug::RenewalWithoutLimit | Bug::RenewalNeverHappens => self.push,
+            Bug::GoodByeIgnored | Bug::GoodByeDuringLookLost => self.push && self.good_byes,
+            Bug::DeletesWhoeverBearsTheName
+            | Bug::DroppedGroupBeginsAnew
+            | Bug::TopicIdFromCount
+            | Bug::DeletedQueuesStillCount
+            | Bug::GroupRemovalLeavesItsRow
+            | Bug::RulesLeftBehind
+            | Bug::DropLeavesGroups
+            | Bug::OrphanedDeadLettersDeleted => self.operator,
+            Bug::BatchAnswersShifted | Bug::PartialAckRepeatedAsNew => self.batches,
+            Bug::BodyTruncated => self.body > 4_096,
+            _ => true,
+        }
+    }
+}
