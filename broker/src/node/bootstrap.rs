@@ -158,7 +158,15 @@ pub(super) async fn ask_all(node: &Node) -> BTreeMap<u32, StatusResponse> {
         fresh: true,
         from: Some(node.hello()),
     };
-    ask(&*node.inner.transport, peers, &question, ASK_FOR).await
+    let mut answers = ask(&*node.inner.transport, peers, &question, ASK_FOR).await;
+    answers.retain(|_, answer| {
+        let refuses = answer.from.as_ref().filter(|from| from.refused.is_some());
+        if let Some(from) = refuses {
+            node.told(from);
+        }
+        refuses.is_none()
+    });
+    answers
 }
 
 /// Asks each of these nodes once; what those answered that did so in time.
@@ -357,6 +365,8 @@ async fn follow_catalogue(node: &Node, identity: &Identity) -> Result<(), StopRe
         }
         if meta.cluster().is_none() {
             found_cluster(node, identity).await;
+            // Others fill this replica, unless its directory was put back to before it was filled: they say so when asked.
+            plant!(OldEmptyDirectoryWaits => (), else _ = ask_all(node).await);
         } else {
             open_shards(node, identity, &meta).await?;
             learn_addresses(node, &meta);

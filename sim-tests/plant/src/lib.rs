@@ -141,6 +141,8 @@ bugs! {
         "a node with a new directory is registered under the incarnation of the old one";
     OlderDirectoryAccepted, "older-directory-accepted", "restored backup rejoins and votes again",
         "whether a directory has all that it had is asked of the catalogue alone, which lags";
+    OldEmptyDirectoryWaits, "old-empty-directory-waits", "whoever is of no cluster believes nobody who refuses it",
+        "a node whose directory was put back to before it was of a cluster waits for ever";
     AnotherClustersNodeAccepted, "another-clusters-node-accepted", "two clusters talk to each other by a wrong address",
         "a node does not compare the cluster of another one with its own";
     SwappedDirectoryAccepted, "swapped-directory-accepted", "volumes of two nodes are swapped, and both start",

@@ -57,7 +57,7 @@ impl Plan {
             | Bug::FlushedAsOfAfter => one_of(ENDS_A_PROCESS) || self.slowness.outages > 0,
             Bug::AnotherClustersNodeAccepted => one_of(&[Fault::Visitor]),
             Bug::SwappedDirectoryAccepted => one_of(&[Fault::SwappedDirectories]),
-            Bug::OlderDirectoryAccepted => one_of(&[Fault::OldDirectory]),
+            Bug::OlderDirectoryAccepted | Bug::OldEmptyDirectoryWaits => one_of(&[Fault::OldDirectory]),
             Bug::WipedReplicaVotes | Bug::IncarnationReused | Bug::OldReplicaStays => one_of(REBUILDS),
             Bug::StateOlderThanPurgeAccepted => one_of(&[Fault::StateLoss, Fault::OldDirectory]),
             Bug::EngineFailureAsDamage => one_of(&[Fault::EngineFails]),
