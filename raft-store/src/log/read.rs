@@ -334,6 +334,11 @@ pub(super) fn scan_closed(
     Ok(written)
 }
 
+/// What should stand there is not to be had, however often it is read.
+fn is_lost(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof || is_unreadable(error)
+}
+
 fn load_span(
     file: &dyn DiskFile,
     shard: u32,
@@ -344,26 +349,26 @@ fn load_span(
     let (start, end) = (positions[0].offset, positions[positions.len() - 1].end());
     let mut span = vec![0; (end - start) as usize];
     match file.read_exact_at(&mut span, u64::from(start)) {
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-            let position = u64::from(start);
-            return Err(Trouble::Record {
-                index: first,
-                position,
-                reason: "the segment is too short",
-            });
-        }
         // One of them at least; which one is found by reading each alone.
-        Err(e) if is_unreadable(&e) && positions.len() > 1 => {
+        Err(e)
+            if plant!(CutSegmentBlamesTheFirst => is_unreadable(&e), else is_lost(&e))
+                && positions.len() > 1 =>
+        {
             for (index, position) in (first..).zip(positions) {
                 load_span(file, shard, index, &[*position], records)?;
             }
             return Ok(());
         }
-        Err(e) if is_unreadable(&e) => {
+        Err(e) if is_lost(&e) => {
+            let is_short = e.kind() == io::ErrorKind::UnexpectedEof;
             return Err(Trouble::Record {
                 index: first,
                 position: u64::from(start),
-                reason: "the disk cannot read it",
+                reason: if is_short {
+                    "the segment is too short"
+                } else {
+                    "the disk cannot read it"
+                },
             });
         }
         other => other?,

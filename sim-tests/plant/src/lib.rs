@@ -103,6 +103,8 @@ bugs! {
         "the head of a new segment does not repeat the votes";
     ReadWithoutChecksum, "read-without-checksum", "checksum verified on recovery, not on the read path",
         "an entry that is read from the disk is believed without its checksum";
+    CutSegmentBlamesTheFirst, "cut-segment-blames-the-first", "the error is put down to the start of the range that was read",
+        "of entries that are read together the first counts as damaged where their file ends too early";
     SidecarRepeatsCuts, "sidecar-repeats-cuts", "delete marker applied again to later data at recovery",
         "the cut of a truncation stands in the sidecars of all later segments, too";
     SegmentEndNotSynced, "segment-end-not-synced", "metadata points past what was synced",

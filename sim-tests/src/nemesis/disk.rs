@@ -156,6 +156,13 @@ pub(super) async fn flip_for_a_while(victim: &Host, file: &str, byte: u64, bit: 
     if victim.condemned() || !victim.damaged() {
         return;
     }
+    // Whoever still starts may have read it, and whoever has noted it repairs it: the damage is theirs to find.
+    if victim
+        .node()
+        .is_none_or(|node| !node.store().damages().is_empty())
+    {
+        return;
+    }
     // Written anew, repaired or given back: then it is as it should be.
     let is_wrong = stored()
         .zip(before)

@@ -47,7 +47,7 @@ impl Plan {
             Bug::GapInSegmentsAccepted | Bug::LogWithoutItsBeginning | Bug::CorruptionAsTornTail => {
                 one_of(&[Fault::FileDamage, Fault::BitFlip, Fault::LyingDisk])
             }
-            Bug::IdentityWithoutChecksum => one_of(&[Fault::FileDamage]),
+            Bug::IdentityWithoutChecksum | Bug::CutSegmentBlamesTheFirst => one_of(&[Fault::FileDamage]),
             Bug::NewSegmentNotSynced
             | Bug::SegmentEndNotSynced
             | Bug::DirectoryNotSynced

@@ -379,6 +379,33 @@ async fn missing_segments_are_noticed() {
     }
 }
 
+/// Found by the simulator: the first of the entries that were read together was repaired again and again, and it was whole.
+#[tokio::test]
+async fn of_a_segment_that_was_cut_the_first_entry_that_is_gone_is_damaged() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim).await;
+    for index in 0..100 {
+        log.append(1, vec![entry(1, id(1, index), 100)], |_| ()).unwrap();
+    }
+    log.save_vote(1, Bytes::from_static(b"durable")).await.unwrap();
+    let segment = log.segments()[0].clone();
+    let (first, last) = segment.shards[&1];
+    log.close().await;
+    let log = open(&sim).await;
+    let file = format!("log/{:08}.seg", segment.sequence);
+    sim.cut_file(&file, sim.read_file(&file).unwrap().len() as u64 / 2);
+    let read = |to| log.read(1, first, to, usize::MAX);
+    let Err(ReadError::Corrupt { index, .. }) = read(last + 1) else {
+        panic!("the cut goes unnoticed");
+    };
+    assert!(index > first && index <= last, "{index}");
+    assert_eq!(read(index).unwrap().len() as u64, index - first);
+    assert!(matches!(
+        log.read(1, index, index + 1, usize::MAX),
+        Err(ReadError::Corrupt { .. })
+    ));
+}
+
 /// Found by the simulator: the log began with the first entry that was left, and openraft stopped the node.
 #[tokio::test]
 async fn a_log_that_nothing_was_purged_of_begins_with_the_first_entry() {
