@@ -34,6 +34,8 @@ pub struct Looks {
 struct Seen {
     /// The last entry whose outcome was.
     index: u64,
+    /// The shard's time then, milliseconds.
+    now_ms: u64,
     /// Ids below this number.
     remembered: u64,
     ids: BTreeMap<(QueueId, u64), String>,
@@ -168,6 +170,7 @@ impl Looks {
                     look.queues.insert(queue, it);
                 }
                 seen.index = applied.map_or(0, |at| at.index);
+                seen.now_ms = core.now_ms();
                 Some(look)
             })
         })
@@ -232,10 +235,10 @@ impl Seen {
                 if offset >= look.first {
                     return None;
                 }
-                // Came and went since the last look.
+                // Came and went since the last look, and may be as old as that: its entry may have waited for a disk.
                 let row = Row {
                     id: self.ids.get(&(queue, offset)).cloned(),
-                    stored_ms: core.now_ms(),
+                    stored_ms: self.now_ms,
                     index: self.index + 1,
                 };
                 look.rows.insert(offset, row);
