@@ -61,7 +61,7 @@ keys! {
     "default_queues" Kind::Integer, Some("8"), "Queues of a topic that is created without saying how many";
     "worker_threads" Kind::Integer, None, "Threads that serve; one per core when not set";
     "retention.age" Kind::Period, Some("3d"), "Messages are kept at least this long, read or not, unless `retention.size` is reached";
-    "retention.size" Kind::Size, None, "The oldest messages go when this node's log, spare segments included, grows beyond; dead letters go by `retention.age` only, and may make it larger; no bound when not set";
+    "retention.size" Kind::Size, None, "The oldest messages go, on all nodes, when this node's log, spare segments included, grows beyond; dead letters go by `retention.age` only, and may make it larger; no bound when not set";
     "raft.heartbeat" Kind::Period, Some("150ms"), "Between two heartbeats of a shard's leader";
     "raft.election_timeout_min" Kind::Period, Some("600ms"), "Shortest silence of a leader after which a replica stands for election; at least three heartbeats";
     "raft.election_timeout_max" Kind::Period, Some("900ms"), "Longest such silence; every replica draws its own in between";

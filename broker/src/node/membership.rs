@@ -4,7 +4,11 @@
 //! added as learners, caught up, and take the old ids' place in one joint change. One
 //! node at a time, so that a quorum of caught-up voters always exists.
 
-use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use flotilla_proto::peer::{StatusRequest, StatusResponse};
 use raft_store::{Replica, ReplicaStatus};
@@ -109,6 +113,8 @@ pub(crate) struct SignOfLife {
     pub(crate) leads: BTreeSet<u32>,
     /// The shards of which it has records that it cannot read.
     pub(crate) damaged: BTreeSet<u32>,
+    /// Up to which entry a shard has to be forgotten for the node's log to be within its bound.
+    pub(crate) needs: BTreeMap<u32, u64>,
 }
 
 /// Asks every other node for a sign of life, without waiting for it here.
@@ -144,6 +150,11 @@ fn ping(node: &Node) {
                         .map(|led| led.shard)
                         .collect(),
                     damaged: status.damaged.iter().copied().collect(),
+                    needs: status
+                        .needs
+                        .iter()
+                        .map(|need| (need.shard, need.through))
+                        .collect(),
                 };
                 node.inner
                     .heard
@@ -297,7 +308,7 @@ fn step(
 
 /// Whether a replica has nearly everything, and has said so within `silence`: of one that has stopped the last that was
 /// heard stays as it was.
-fn caught_up(status: &ReplicaStatus, replica: u64, silence: Duration) -> bool {
+pub(super) fn caught_up(status: &ReplicaStatus, replica: u64, silence: Duration) -> bool {
     let Some(&Some(matched)) = status.replication.get(&replica) else {
         return false;
     };

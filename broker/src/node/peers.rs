@@ -8,7 +8,7 @@ use flotilla_proto::peer::{
 };
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{META_SHARD, Node, catalogue, dropping, hints, signs, written};
+use super::{META_SHARD, Node, catalogue, dropping, hints, retention, signs, written};
 use crate::peer::{Body, PeerHandler};
 
 impl PeerHandler for Node {
@@ -162,6 +162,7 @@ impl Node {
             leads: self.leaderships(),
             damaged: self.damaged_shards().into_iter().collect(),
             shards: meta.cluster().map_or(0, |_| meta.data_shards() + 1),
+            needs: retention::needs::of(self),
             from: Some(self.hello()),
         }
     }

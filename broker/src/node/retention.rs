@@ -4,6 +4,8 @@
 //! own segments that no shard's state points into any more. A message that must outlive its segment (leased, waiting,
 //! dead letter) is copied to the end of the log first (`CopyForward`).
 //!
+//! Replicas have the same entries, and not in equally large logs: leaders go by the largest (`needs`).
+//!
 //! A round begins when the log has begun another segment, and takes on all segments that are too many, so it keeps up with
 //! the disk. It looks only at queues that have something in them. One step of a shard, of a bounded number of rows or
 //! bytes, is under way at a time. Dead letters, and what was copied before, are copied ahead, beside the rounds: by the time that
@@ -27,6 +29,8 @@ use crate::{
     limits::{COPY_BYTES_AT_ONCE, COPY_READS_AT_ONCE, SWEEP_AT_ONCE, TRIM_AT_ONCE},
     meta::{DEAD_LETTER_PREFIX, MetaState},
 };
+
+pub(super) mod needs;
 
 #[cfg(madsim)]
 #[path = "../../../sim-tests/plant/bodies/retention.rs"]
@@ -116,13 +120,18 @@ async fn copy_ahead(node: &Node) -> Result<(), Fault> {
 /// `ages` tells how far in each shard queues have been looked through for messages that are too old.
 async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fault> {
     let segments = node.store().log().segments();
+    let leads: Vec<_> = node.shards().into_iter().filter(|shard| shard.leads()).collect();
+    let needed: BTreeMap<u32, u64> = leads
+        .iter()
+        .map(|shard| (shard.id, needs::elsewhere(node, shard)))
+        .collect();
     // Only closed segments can be given back; with none there is nothing to gain.
-    if segments.iter().any(|segment| !segment.open) {
+    if segments.iter().any(|segment| !segment.open) || needed.values().any(|&through| through > 0) {
         let too_many = too_many(&segments, limit(node));
-        let leads: Vec<_> = node.shards().into_iter().filter(|shard| shard.leads()).collect();
         let each = leads.iter().map(|shard| {
             let looked = ages.get(&shard.id).copied().unwrap_or_default();
             let too_many = too_many.get(&shard.id).copied().unwrap_or(0);
+            let too_many = too_many.max(needed[&shard.id]);
             let segments = &segments;
             async move {
                 let next = trim_aged(node, shard, looked).await?;

@@ -215,6 +215,8 @@ bugs! {
         "dead letters are trimmed for room, as any other message";
     TooManyIsEverything, "too-many-is-everything", "a bound that is taken for what lies beyond it",
         "as soon as the log is looked through, all of it counts as beyond its bound";
+    OthersNeedsIgnored, "others-needs-ignored", "a quota that only the leader's own disk counts for",
+        "a leader forgets what its own node's log has too much of, whatever its followers' logs have";
 
     // The queue core.
     LeaseEndedEarly, "lease-ended-early", "lease deadline ignored",

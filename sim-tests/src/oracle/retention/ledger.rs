@@ -17,10 +17,6 @@ pub const GONE_WITHIN: Duration = Duration::from_secs(25);
 /// node, and the latter is done each thirty seconds.
 pub const FITS_WITHIN: Duration = Duration::from_secs(60);
 
-/// A leader goes by its own log, and a follower with the same entries may have more segments, by so many. That is a weakness of
-/// the product and no promise: docs/testing.md, "What is known and open".
-const UNEVEN: u64 = 4;
-
 /// Full name of the topic, number of the queue.
 pub type Queue = (String, i32);
 
@@ -105,6 +101,8 @@ pub struct NodeLook {
     pub displaced_bytes: u64,
     /// What time it is in the shards that it leads, milliseconds.
     pub leads: BTreeMap<u32, u64>,
+    /// The shards in which it is a voter.
+    pub votes: BTreeSet<u32>,
 }
 
 /// A queue as the last look saw it.
@@ -125,7 +123,7 @@ pub struct Ledger {
     rules: Rules,
     calm: Option<Duration>,
     nodes: BTreeMap<u32, NodeLook>,
-    /// Entries up to this one had to go for some leader's log to have its size, by shard.
+    /// Entries up to this one had to go for some voter's log to have its size, by shard.
     had_to_go: BTreeMap<u32, u64>,
     queues: BTreeMap<(u32, Queue), Account>,
     /// Where an id stands, by topic.
@@ -212,7 +210,8 @@ impl Ledger {
 
     fn judge_sizes(&mut self, at: Duration, wrong: &mut Vec<String>) {
         for (id, node) in &self.nodes {
-            let bound = self.rules.bytes + UNEVEN * self.rules.segment_bytes;
+            // Its segments; what the product itself aims at leaves room for one more.
+            let bound = self.rules.bytes;
             let size = node.segments.values().map(|segment| segment.bytes).sum::<u64>();
             // The open segment stays, and with more that must stay than half it is nobody's fault.
             let is_large =
@@ -422,6 +421,7 @@ impl NodeLook {
         }
         self.spare_bytes = self.spare_bytes.max(later.spare_bytes);
         self.leads.extend(&later.leads);
+        self.votes.extend(&later.votes);
     }
 
     /// With one more segment.
@@ -431,7 +431,7 @@ impl NodeLook {
         self.segments.insert(next, Segment { bytes, last });
     }
 
-    /// Of the shards that it leads, the last entries that have to go for the log to have its size.
+    /// Of the shards in which it votes, the last entries that have to go for the log to have its size.
     fn too_many(&self, rules: &Rules) -> BTreeMap<u32, u64> {
         let total = self.segments.values().map(|segment| segment.bytes).sum::<u64>();
         let mut over = total.saturating_sub(rules.room(self.spare_bytes));
@@ -442,11 +442,11 @@ impl NodeLook {
                 break;
             }
             over = over.saturating_sub(segment.bytes);
-            let led = segment
+            let counts = segment
                 .last
                 .iter()
-                .filter(|(shard, _)| self.leads.contains_key(shard));
-            through.extend(led.map(|(shard, last)| (*shard, *last)));
+                .filter(|(shard, _)| self.votes.contains(shard));
+            through.extend(counts.map(|(shard, last)| (*shard, *last)));
         }
         through
     }

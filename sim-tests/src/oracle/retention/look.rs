@@ -309,10 +309,19 @@ fn node_look(node: &Node) -> NodeLook {
         spare_bytes: log.spare_bytes(),
         displaced_bytes: 0,
         leads: BTreeMap::new(),
+        votes: BTreeSet::new(),
     };
     for shard in node.shards() {
         look.displaced_bytes += shard.machine.read(Core::displaced_bytes);
-        if shard.leads() || shard.replica.status().is_leader {
+        let status = shard.replica.status();
+        if status
+            .voters
+            .iter()
+            .any(|voters| voters.contains(&status.replica))
+        {
+            look.votes.insert(shard.id);
+        }
+        if shard.leads() || status.is_leader {
             look.leads.insert(shard.id, shard.now_ms());
         }
     }

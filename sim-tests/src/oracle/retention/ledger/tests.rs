@@ -23,6 +23,7 @@ fn node(segments: std::ops::Range<u64>, now: u64) -> BTreeMap<u32, NodeLook> {
     let look = NodeLook {
         segments: segments.map(segment).collect(),
         leads: BTreeMap::from([(1, now * 1_000)]),
+        votes: BTreeSet::from([1]),
         ..NodeLook::default()
     };
     BTreeMap::from([(1, look)])
@@ -109,13 +110,20 @@ fn what_stands_in_a_segment_that_has_to_go_may_go_and_dead_letters_may_not() {
 }
 
 #[test]
-fn only_leaders_decide_and_one_that_died_may_have_begun_a_segment_before() {
-    let (mut ledger, mut wrong) = (ledger(), Vec::new());
-    let mut follower = node(0..9, 5);
-    follower.get_mut(&1).unwrap().leads.clear();
-    ledger.nodes(S(1), follower.clone(), &mut wrong);
-    ledger.nodes(S(2), follower, &mut wrong);
-    assert!(ledger.had_to_go.is_empty());
+fn only_voters_count_and_one_that_died_may_have_begun_a_segment_before() {
+    let mut wrong = Vec::new();
+    let mut had_to_go = |votes: BTreeSet<u32>| {
+        let mut ledger = ledger();
+        let mut follower = node(0..5, 5);
+        let look = follower.get_mut(&1).unwrap();
+        (look.leads, look.votes) = (BTreeMap::new(), votes);
+        ledger.nodes(S(1), follower.clone(), &mut wrong);
+        ledger.nodes(S(2), follower, &mut wrong);
+        ledger.had_to_go
+    };
+    assert_eq!(had_to_go([].into()), BTreeMap::new());
+    assert_eq!(had_to_go([1].into()), BTreeMap::from([(1, 199)]));
+    let mut ledger = ledger();
     ledger.nodes(S(3), node(0..3, 5), &mut wrong);
     ledger.had_to_go.clear();
     ledger.nodes(S(4), BTreeMap::new(), &mut wrong);
@@ -245,5 +253,6 @@ fn a_log_has_to_fit_again() {
     assert_eq!(judged(0..9, 200, last_good), (0, false));
     assert_eq!(judged(0..9, 200, last_good + 1).0, 1);
     assert_eq!(judged(0..9, 201, 999), (0, true));
-    assert_eq!(judged(0..8, 0, 999), (0, true));
+    assert_eq!(judged(0..5, 0, last_good), (0, false));
+    assert_eq!(judged(0..4, 0, 999), (0, true));
 }

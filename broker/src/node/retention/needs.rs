@@ -1,0 +1,127 @@
+//! What the leaders of shards would have to forget for another node's log to be within its bound.
+//!
+//! All replicas have the same entries, and not in equally many bytes: a segment ends where a node was started anew, and what
+//! was rebuilt has one shard after the other. A leader that went by its own log alone would leave others above their bound
+//! for as long as nothing is written. So each node says in its status, which the others ask for all the time, what is in
+//! the oldest segments that it has too many of, and a leader forgets as much as the largest log needs.
+//!
+//! - A need is never for more than those segments, which is what the node would forget if it led. Asking again asks for no more: what was
+//!   forgotten and still waits to be given back is among them.
+//! - A need counts while its node is heard of, for [`ALIVE_FOR_MS`] at most.
+//! - It counts of voters that are caught up. A learner, and one that is behind, may get another log yet: until then its log may be
+//!   too large, and nobody forgets anything for that.
+//! - Nor does a node ask for anything in a shard of which it has damaged records: its whole log may be given up for them.
+//! - What a rebuilt log begins with goes first, so for a while some shards keep less than others, as if that node led them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use flotilla_proto::peer::Need;
+use raft_store::ReplicaStatus;
+
+use super::{limit, too_many};
+use crate::node::{
+    ALIVE_FOR_MS, Node,
+    membership::{self, SignOfLife},
+    node_of,
+    shard::DataShard,
+};
+
+/// What this node tells the leaders of other nodes.
+pub(in crate::node) fn of(node: &Node) -> Vec<Need> {
+    let log = node.store().log();
+    if log.size() <= limit(node) {
+        return Vec::new();
+    }
+    let damaged = node.damaged_shards();
+    let led_elsewhere = |shard: u32| node.shard(shard).is_some_and(|shard| !shard.leads());
+    too_many(&log.segments(), limit(node))
+        .into_iter()
+        .filter(|(shard, _)| led_elsewhere(*shard) && !damaged.contains(shard))
+        .map(|(shard, through)| Need { shard, through })
+        .collect()
+}
+
+/// The last entry of a shard led here that has to go for another node's log; 0 if none has.
+pub(super) fn elsewhere(node: &Node, shard: &DataShard) -> u64 {
+    plant!(OthersNeedsIgnored => return 0);
+    let status = shard.replica.status();
+    let now_ms = node.clock().steady_ms();
+    let heard = node.inner.heard.lock().expect("no panic while held");
+    largest(&status, node.silence(), &heard, now_ms)
+}
+
+/// The largest need of the shard's voters that are caught up, of what was heard lately.
+fn largest(status: &ReplicaStatus, silence: Duration, heard: &BTreeMap<u32, SignOfLife>, now_ms: u64) -> u64 {
+    let voters = status.voters.iter().flatten();
+    let caught_up = voters.filter(|&&id| membership::caught_up(status, id, silence));
+    let lately = caught_up
+        .filter_map(|&id| heard.get(&node_of(id)))
+        .filter(|sign| sign.at_ms + ALIVE_FOR_MS > now_ms);
+    let needs = lately.filter_map(|sign| sign.needs.get(&status.shard));
+    needs.copied().max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::replica_of;
+
+    const SILENCE: Duration = Duration::from_secs(1);
+
+    /// Of the leader of shard 4 on node 1, with followers that have everything.
+    fn leading() -> ReplicaStatus {
+        let followers = [2, 3].map(|node| replica_of(node, 1));
+        ReplicaStatus {
+            shard: 4,
+            replica: replica_of(1, 1),
+            is_leader: true,
+            last_log: Some(1_000),
+            voters: vec![(1..=3).map(|node| replica_of(node, 1)).collect()],
+            replication: followers.map(|id| (id, Some(1_000))).into(),
+            heard_ms_ago: followers.map(|id| (id, 0)).into(),
+            ..ReplicaStatus::default()
+        }
+    }
+
+    /// What nodes 2 and 3 need of the shard, and of another one, said at 5 s.
+    fn said(two: u64, three: u64) -> BTreeMap<u32, SignOfLife> {
+        let sign = |through| SignOfLife {
+            at_ms: 5_000,
+            full: false,
+            leaving: false,
+            leads: [].into(),
+            damaged: [].into(),
+            needs: [(4, through), (5, 999)].into(),
+        };
+        [(2, sign(two)), (3, sign(three))].into()
+    }
+
+    #[test]
+    fn the_largest_need_counts_for_a_while() {
+        let needed = |at_ms| largest(&leading(), SILENCE, &said(70, 80), at_ms);
+        assert_eq!(needed(5_000), 80);
+        assert_eq!(needed(5_000 + ALIVE_FOR_MS - 1), 80);
+        assert_eq!(needed(5_000 + ALIVE_FOR_MS), 0, "it may be over by now");
+        assert_eq!(largest(&leading(), SILENCE, &BTreeMap::new(), 5_000), 0);
+    }
+
+    #[test]
+    fn the_need_of_one_that_is_behind_or_silent_or_no_voter_does_not_count() {
+        let needed = |status: &ReplicaStatus| largest(status, SILENCE, &said(70, 80), 5_000);
+        let third = replica_of(3, 1);
+        let mut behind = leading();
+        behind.replication.insert(third, Some(500));
+        assert_eq!(needed(&behind), 70);
+        let mut silent = leading();
+        silent.heard_ms_ago.insert(third, 1_001);
+        assert_eq!(needed(&silent), 70);
+        let mut learner = leading();
+        learner.voters[0].remove(&third);
+        learner.learners.insert(third);
+        assert_eq!(needed(&learner), 70);
+        let mut replaced = leading();
+        replaced.voters[0] = [1, 2].map(|node| replica_of(node, 1)).into();
+        replaced.voters[0].insert(replica_of(3, 2));
+        assert_eq!(needed(&replaced), 70, "nothing was heard of its new replica yet");
+    }
+}
