@@ -42,7 +42,7 @@ impl Health {
             if stopped.is_some() {
                 return false;
             }
-            if cause != StoreStopped::Closed {
+            if plant!(OrderlyStopIsAnError => true, else cause != StoreStopped::Closed) {
                 tracing::error!(%cause, "the store has stopped");
             }
             *stopped = Some(cause);

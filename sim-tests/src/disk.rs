@@ -9,16 +9,32 @@ use raft_store::{
 };
 
 use crate::{
+    harm::{Chart, Harm},
     machine::Power,
     trace::{Trace, fnv_of},
 };
+
+/// A disk that no fault has filled has more room than this.
+const FREE: u64 = u64::MAX / 4;
 
 /// One life's view of a simulated disk, traced.
 pub struct TracedDisk {
     inner: Arc<dyn Disk>,
     node: u64,
     power: Arc<Power>,
+    chart: Chart,
     trace: Trace,
+}
+
+/// Puts down that the disk has not done what it was told to do. A read that fails is tried again: if that is of no use, the medium
+/// is damaged, and whoever has damaged it knows.
+fn refused<T>(chart: &Chart, done: io::Result<T>) -> io::Result<T> {
+    done.inspect_err(|error| {
+        chart.begins(match error.kind() {
+            io::ErrorKind::StorageFull => Harm::Room,
+            _ => Harm::Disk,
+        });
+    })
 }
 
 /// Before each change.
@@ -32,11 +48,12 @@ fn powered(power: &Power) -> io::Result<()> {
 impl TracedDisk {
     /// Traces what `node` does to `inner` while it has power.
     #[must_use]
-    pub fn new(inner: Arc<dyn Disk>, node: u64, power: Arc<Power>, trace: Trace) -> Self {
+    pub fn new(inner: Arc<dyn Disk>, node: u64, (power, chart): (Arc<Power>, Chart), trace: Trace) -> Self {
         TracedDisk {
             inner,
             node,
             power,
+            chart,
             trace,
         }
     }
@@ -52,12 +69,18 @@ impl Disk for TracedDisk {
         if create {
             powered(&self.power)?;
         }
-        let inner = self.inner.open(name, create)?;
+        let inner = self.inner.open(name, create);
+        let inner = if create {
+            refused(&self.chart, inner)
+        } else {
+            inner
+        }?;
         Ok(Arc::new(TracedFile {
             inner,
             node: self.node,
             name: fnv_of(name.as_bytes()),
             power: self.power.clone(),
+            chart: self.chart.clone(),
             trace: self.trace.clone(),
         }))
     }
@@ -74,30 +97,35 @@ impl Disk for TracedDisk {
     fn create_dir(&self, dir: &str) -> io::Result<()> {
         self.event("disk create dir", dir);
         powered(&self.power)?;
-        self.inner.create_dir(dir)
+        refused(&self.chart, self.inner.create_dir(dir))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.event("disk remove", name);
         powered(&self.power)?;
-        self.inner.remove(name)
+        refused(&self.chart, self.inner.remove(name))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.event("disk rename from", from);
         self.event("disk rename to", to);
         powered(&self.power)?;
-        self.inner.rename(from, to)
+        refused(&self.chart, self.inner.rename(from, to))
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.event("disk sync dir", dir);
         powered(&self.power)?;
-        self.inner.sync_dir(dir)
+        refused(&self.chart, self.inner.sync_dir(dir))
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        self.inner.free_bytes()
+        let free = self.inner.free_bytes()?;
+        // A node does not wait for the refusal.
+        if free < FREE {
+            self.chart.begins(Harm::Room);
+        }
+        Ok(free)
     }
 
     fn sync_delay(&self) -> Option<Duration> {
@@ -110,6 +138,7 @@ struct TracedFile {
     node: u64,
     name: u64,
     power: Arc<Power>,
+    chart: Chart,
     trace: Trace,
 }
 
@@ -125,13 +154,13 @@ impl DiskFile for TracedFile {
         self.trace
             .event("disk write", &[self.node, self.name, offset], data);
         powered(&self.power)?;
-        self.inner.write_at(data, offset)
+        refused(&self.chart, self.inner.write_at(data, offset))
     }
 
     fn sync(&self) -> io::Result<()> {
         self.trace.event("disk sync", &[self.node, self.name], &[]);
         powered(&self.power)?;
-        self.inner.sync()
+        refused(&self.chart, self.inner.sync())
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -142,14 +171,14 @@ impl DiskFile for TracedFile {
         self.trace
             .event("disk set length", &[self.node, self.name, len], &[]);
         powered(&self.power)?;
-        self.inner.set_len(len)
+        refused(&self.chart, self.inner.set_len(len))
     }
 
     fn reserve(&self, len: u64) -> io::Result<()> {
         self.trace
             .event("disk reserve", &[self.node, self.name, len], &[]);
         powered(&self.power)?;
-        self.inner.reserve(len)
+        refused(&self.chart, self.inner.reserve(len))
     }
 }
 
@@ -157,13 +186,18 @@ impl DiskFile for TracedFile {
 pub struct PoweredEngine {
     inner: Arc<dyn Engine>,
     power: Arc<Power>,
+    chart: Chart,
 }
 
 impl PoweredEngine {
     /// `inner` on a machine with this power.
     #[must_use]
-    pub fn new(inner: Arc<dyn Engine>, power: Arc<Power>) -> Self {
-        PoweredEngine { inner, power }
+    pub fn new(inner: Arc<dyn Engine>, power: Arc<Power>, chart: Chart) -> Self {
+        PoweredEngine { inner, power, chart }
+    }
+
+    fn failed<T>(&self, done: Result<T, EngineError>) -> Result<T, EngineError> {
+        done.inspect_err(|_| self.chart.begins(Harm::Engine))
     }
 
     fn powered(&self) -> Result<(), EngineError> {
@@ -188,12 +222,12 @@ impl EngineView for PoweredEngine {
 impl Engine for PoweredEngine {
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
         self.powered()?;
-        self.inner.write(batch)
+        self.failed(self.inner.write(batch))
     }
 
     fn flush(&self) -> Result<(), EngineError> {
         self.powered()?;
-        self.inner.flush()
+        self.failed(self.inner.flush())
     }
 
     fn view(&self) -> Result<Box<dyn EngineView>, EngineError> {

@@ -17,8 +17,15 @@ use madsim::{
 use raft_store::{blocking::sim::set_machine, disk::sim::SimDisk, engine::memory::MemoryEngine};
 
 use crate::{
-    clock::WallClock, coverage::Coverage, history::History, machine::SlowMachine, oracle::votes::Votes,
-    peers::Disorder, plan::Plan, trace::Trace,
+    clock::WallClock,
+    coverage::Coverage,
+    harm::{Harm, Harms},
+    history::History,
+    machine::SlowMachine,
+    oracle::votes::Votes,
+    peers::Disorder,
+    plan::Plan,
+    trace::Trace,
 };
 
 mod hardware;
@@ -68,7 +75,7 @@ impl Host {
     pub fn start(
         id: u32,
         plan: &Plan,
-        (history, coverage): (&History, &Coverage),
+        (history, coverage, harms): (&History, &Coverage, &Harms),
         disorder: &Disorder,
         trace: &Trace,
     ) -> Host {
@@ -86,6 +93,7 @@ impl Host {
             last_words: Arc::default(),
             may_stop: Arc::default(),
             damaged: Arc::default(),
+            chart: harms.of(id),
             condemned: Arc::default(),
             exited: Arc::default(),
             votes: Votes::default(),
@@ -161,6 +169,11 @@ impl Host {
     /// clients do not find it, and [`Self::node`] is nobody.
     pub fn disguise(&self, guise: Guise) {
         *lock(&self.process.guise) = guise;
+        // The visitor has a disk of its own.
+        match guise {
+            Guise::Own if self.damaged() => self.process.chart.begins(Harm::Stored),
+            _ => self.process.chart.ends(Harm::Stored),
+        }
     }
 
     /// Whether what runs here in the guise of another cluster's node serves that cluster.
@@ -204,6 +217,7 @@ impl Host {
         *lock(&self.process.running) = None;
         *lock(&self.process.visitor) = None;
         self.process.supply.back();
+        self.process.chart.new_life();
         Handle::current().kill(self.machine.id());
         for what in self.slow.interrupted() {
             self.process.coverage.count(&what);
@@ -224,7 +238,7 @@ impl Host {
     /// Takes away everything that is stored. Only while nothing runs.
     pub fn wipe(&self) {
         self.trace("wipe");
-        self.process.damaged.store(false, Ordering::SeqCst);
+        self.undamaged();
         *lock(&self.process.hardware) = Hardware::new(&self.process.plan);
     }
 
@@ -285,11 +299,13 @@ impl Host {
     pub fn damage(&self) {
         self.trace("damage");
         self.process.damaged.store(true, Ordering::SeqCst);
+        self.process.chart.begins(Harm::Stored);
     }
 
     /// What is stored here is whole again.
     pub fn undamaged(&self) {
         self.process.damaged.store(false, Ordering::SeqCst);
+        self.process.chart.ends(Harm::Stored);
     }
 
     /// Whether the stored data is damaged and the node has not found out.

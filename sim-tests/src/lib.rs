@@ -21,10 +21,11 @@
 //! | `machine` | how long blocking work takes, and power that fails in the middle of it |
 //! | `workload::operator` | an operator who makes and deletes topics and consumer groups |
 //! | `nemesis`, `atlas` | faults, and what may be broken at the same time |
+//! | `harm` | what faults have done to whom, and what that excuses |
 //! | `watch` | the oracles that look into the nodes, at work |
 //! | `coverage`, `commands` | counters of what happened, and of the commands that were applied |
 //! | `world` | all of it, and the verdict |
-//! | `log` | log lines with simulated time; an ERROR fails the run |
+//! | `log` | log lines with simulated time; an ERROR that `harm` does not excuse fails the run |
 
 #[cfg(madsim)]
 pub mod atlas;
@@ -40,6 +41,8 @@ pub mod commands;
 pub mod coverage;
 #[cfg(madsim)]
 pub mod disk;
+#[cfg(madsim)]
+pub mod harm;
 pub mod history;
 #[cfg(madsim)]
 pub mod host;

@@ -3,9 +3,11 @@
 use std::{
     fmt::Write,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use broker::third_parties::QUIET;
+use madsim::{runtime::Handle, task::NodeId, time::TimeHandle};
 use tracing::{Event, Level, Subscriber, field::Field};
 use tracing_subscriber::{
     EnvFilter, Layer,
@@ -14,7 +16,16 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-static ERRORS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static ERRORS: Mutex<Vec<Line>> = Mutex::new(Vec::new());
+
+/// A line that was logged as ERROR.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// On which machine, and when; nothing outside a simulation.
+    pub place: Option<(NodeId, Duration)>,
+    /// What it says.
+    pub text: String,
+}
 
 /// Starts logging, once per process. `FLOTILLA_LOG` chooses what is shown (nothing by default).
 pub fn start() {
@@ -36,7 +47,7 @@ pub fn start() {
 
 /// What was logged as ERROR since the start.
 #[must_use]
-pub fn errors() -> Vec<String> {
+pub fn errors() -> Vec<Line> {
     ERRORS.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
@@ -47,10 +58,17 @@ impl<S: Subscriber> Layer<S> for Errors {
         if *event.metadata().level() != Level::ERROR {
             return;
         }
-        let mut line = event.metadata().target().to_owned();
+        let mut text = event.metadata().target().to_owned();
         event.record(&mut |field: &Field, value: &dyn std::fmt::Debug| {
-            let _ = write!(line, " {field}={value:?}");
+            let _ = write!(text, " {field}={value:?}");
         });
+        let line = Line { place: place(), text };
         ERRORS.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
+}
+
+/// Whatever runs in a simulation is a task of some machine, and so is the end of one that was killed.
+fn place() -> Option<(NodeId, Duration)> {
+    Handle::try_current().ok()?;
+    Some((madsim::plugin::node(), TimeHandle::current().elapsed()))
 }

@@ -19,6 +19,7 @@ use tokio::time::sleep;
 use crate::{
     client::{Client, Failure, Received, Who},
     coverage::Coverage,
+    harm::Harms,
     history::{DEAD_LETTERS, Event, History, Receipt},
     peers::Disorder,
     plan::Plan,
@@ -53,6 +54,7 @@ struct Program {
     plan: Plan,
     history: History,
     coverage: Coverage,
+    harms: Harms,
     disorder: Disorder,
     trace: Trace,
     stopped: Arc<AtomicBool>,
@@ -98,16 +100,16 @@ impl Program {
         self.record(&Event::Ending(message.receipt(group)));
     }
 
-    /// A request has no good answer: counted, and judged where it must not be. A node may say that something in it is
-    /// broken where data was damaged; else that is a bug.
-    fn failed(&self, what: &str, failure: &Failure) {
+    /// A request has no good answer of a node: counted, and judged where it must not be. A node may say that something is broken
+    /// if it is, there or where it has passed the request on to; else that is a bug.
+    fn failed(&self, what: &str, node: u32, failure: &Failure) {
         let Failure::Status(code, message) = failure else {
             return self.coverage.count(&format!("{what} unknown"));
         };
         self.coverage.count(&format!("{what} {}", code.as_str_name()));
-        let is_damaged = self.plan.faults.keys().any(|fault| fault.damages());
-        if *code == Code::InternalServerError && !is_damaged {
-            self.history.broken(format!("{what}: {code:?}: {message}"));
+        if *code == Code::InternalServerError && !self.harms.excuse_answer(node, now()) {
+            let what = format!("{what} at node {node}: {code:?}: {message}");
+            self.history.broken(what);
         }
     }
 
@@ -135,8 +137,7 @@ impl Clients {
     #[must_use]
     pub fn start(
         plan: &Plan,
-        history: &History,
-        coverage: &Coverage,
+        (history, coverage, harms): (&History, &Coverage, &Harms),
         disorder: &Disorder,
         trace: &Trace,
     ) -> Clients {
@@ -157,6 +158,7 @@ impl Clients {
             plan: plan.clone(),
             history: history.clone(),
             coverage: coverage.clone(),
+            harms: harms.clone(),
             disorder: disorder.clone(),
             trace: trace.clone(),
             stopped: stopped.clone(),

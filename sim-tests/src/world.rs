@@ -19,6 +19,7 @@ use madsim::{
     Config,
     rand::{Rng, thread_rng},
     runtime::Runtime,
+    task::NodeId,
     time::TimeHandle,
 };
 use tokio::time::sleep;
@@ -26,14 +27,15 @@ use tokio::time::sleep;
 use crate::{
     atlas::{self, Atlas},
     coverage::Coverage,
+    harm::Harms,
     history::{Event, History, Rules, Tally},
     host::Host,
-    log,
+    log::{self, Line},
     nemesis::{self, Scene},
     oracle::cluster::Watch,
     oracle::retention::{ledger, look::Looks},
     peers::Disorder,
-    plan::{Fault, Plan},
+    plan::Plan,
     trace::{Digest, Trace},
     watch::{self, Signs},
     workload::{Clients, UNDERTAKER, operator::Operator},
@@ -51,8 +53,6 @@ const SETTLED: Duration = Duration::from_secs(180);
 const FORMED: Duration = Duration::from_secs(60);
 /// How often is looked whether something has come about.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// What a node says as an ERROR when its disk is full: no surprise in a world with such disks.
-const FULL: &str = "the disk is full";
 /// How long a machine is without power that failed in the middle of work, milliseconds.
 const OUTAGE_MS: std::ops::Range<u64> = 50..3_000;
 /// A run that takes longer than this has lost its way.
@@ -100,17 +100,8 @@ pub fn run(seed: u64, changes: &[String], trace: Option<&Path>) -> Result<Report
     let story = runtime.block_on(story(changes, trace.clone()));
     let story = story.map_err(CannotRun::Change)?;
     let mut violations = story.history.verdict();
-    if !story.may_log_errors {
-        let errors = log::errors().into_iter();
-        let faults = [Fault::FullDisk, Fault::FullSender];
-        let expected =
-            |line: &String| faults.iter().any(|it| story.plan.faults.contains_key(it)) && line.contains(FULL);
-        violations.extend(
-            errors
-                .filter(|line| !expected(line))
-                .map(|line| format!("ERROR: {line}")),
-        );
-    }
+    let errors = log::errors();
+    violations.extend(errors.iter().filter_map(|line| story.judge(line)));
     Ok(Report {
         plan: story.plan.to_string(),
         digest: trace.digest(),
@@ -135,7 +126,26 @@ struct Story {
     history: History,
     coverage: Coverage,
     simulated: Duration,
-    may_log_errors: bool,
+    machines: BTreeMap<NodeId, u32>,
+    harms: Harms,
+}
+
+impl Story {
+    /// What is wrong with a line that was logged as ERROR; nothing if its machine gave the node a reason, which counts.
+    fn judge(&self, line: &Line) -> Option<String> {
+        let text = &line.text;
+        let Some((machine, at)) = line.place else {
+            return Some(format!("ERROR: {text}"));
+        };
+        let Some(&node) = self.machines.get(&machine) else {
+            return Some(format!("ERROR: {machine} at {at:?}: {text}"));
+        };
+        let Some(excuse) = self.harms.excuse_line(node, at, text) else {
+            return Some(format!("ERROR: node {node} at {at:?}: {text}"));
+        };
+        self.coverage.count(excuse.name());
+        None
+    }
 }
 
 fn now() -> Duration {
@@ -156,11 +166,11 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         room_in_flight: plan.limits.bounds.in_flight_per_queue >= limits::MAX_IN_FLIGHT_PER_QUEUE,
     };
     let history = History::new(groups, rules);
-    let coverage = Coverage::default();
+    let (coverage, harms) = (Coverage::default(), Harms::default());
     nemesis::usual_network(&plan);
     let disorder = Disorder::default();
     let hosts: Vec<Host> = (1..=plan.nodes)
-        .map(|id| Host::start(id, &plan, (&history, &coverage), &disorder, &trace))
+        .map(|id| Host::start(id, &plan, (&history, &coverage, &harms), &disorder, &trace))
         .collect();
     let hosts = Arc::new(hosts);
     found(&hosts, &plan, &history).await;
@@ -178,7 +188,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     let rebuild = tokio::spawn(rebuild(hosts.clone(), coverage.clone()));
     let electrician = tokio::spawn(electrician(hosts.clone()));
     power_may_fail(&hosts, true);
-    let clients = Clients::start(&plan, &history, &coverage, &disorder, &trace);
+    let clients = Clients::start(&plan, (&history, &coverage, &harms), &disorder, &trace);
     let operator = Operator::start(plan.operator, &hosts, (&history, &coverage), &disorder, &trace);
     let scene = Scene {
         hosts: hosts.clone(),
@@ -207,16 +217,13 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     watch.abort();
     rebuild.abort();
     electrician.abort();
-    let happened = coverage.all();
-    let may_log_errors = Fault::ALL
-        .iter()
-        .any(|fault| fault.is_an_error() && happened.contains_key(fault.name()));
     Ok(Story {
         plan,
         history,
         coverage,
         simulated: now(),
-        may_log_errors,
+        machines: hosts.iter().map(|host| (host.machine(), host.id)).collect(),
+        harms,
     })
 }
 

@@ -187,6 +187,7 @@ impl Repairs {
             return RecordResponse::default();
         };
         let (log, shard) = (self.log.clone(), self.shard);
+        plant!(AnothersDamageIsAnError => tracing::error!(shard, "another node has damaged records"));
         let read = blocking(Work::Read, move || log.read_record(shard, id.index)).await;
         let record = match read {
             Ok(record) if RecordHead::parse(&record).is_ok_and(|head| head.log_id == id) => record,

@@ -171,6 +171,10 @@ bugs! {
         "the state counts as flushed from the moment the flush begins";
     ShutdownWithoutFlush, "shutdown-without-flush", "orderly stop that leaves all to recovery",
         "a store is closed without flushing the state";
+    OrderlyStopIsAnError, "orderly-stop-is-an-error", "an operator is called for a planned restart",
+        "a store that is closed says so as one that has failed";
+    AnothersDamageIsAnError, "anothers-damage-is-an-error", "a healthy node calls for an operator because of a peer's disk",
+        "a node that is asked for a record another has lost logs an ERROR of its own";
     StateOlderThanPurgeAccepted, "state-older-than-purge-accepted", "start with a hole between checkpoint and log",
         "a state that is older than the log reaches back is taken as it is";
     EngineFailureAsDamage, "engine-failure-as-damage", "passing I/O error taken for corruption",

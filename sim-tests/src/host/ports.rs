@@ -14,12 +14,13 @@ use flotilla_proto::{
 use futures::future::{BoxFuture, FutureExt};
 use prost::Message;
 
-use crate::{history::History, oracle::votes::Votes, peers::Serve};
+use crate::{harm::Chart, history::History, oracle::votes::Votes, peers::Serve};
 
-/// The peer port: hears which votes the node gives.
+/// The peer port: hears which votes the node gives, and what it answers to clients of others.
 pub(super) struct Witness {
     pub(super) node: Node,
     pub(super) votes: Votes,
+    pub(super) chart: Chart,
     pub(super) history: History,
 }
 
@@ -35,6 +36,10 @@ impl Serve for Witness {
 
 impl Witness {
     fn handle(&self, from: &Hello, body: Body) -> BoxFuture<'static, Body> {
+        if matches!(body, Body::Forward(_)) {
+            let (answer, asks, chart) = (self.node.handle(from, body), from.node, self.chart.clone());
+            return answer.inspect(move |answer| chart.answers(asks, answer)).boxed();
+        }
         let voter = match &body {
             Body::Raft(RaftRequest {
                 shard,

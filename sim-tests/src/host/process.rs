@@ -33,6 +33,7 @@ use crate::{
     clock::{SimClock, WallClock},
     coverage::Coverage,
     disk::{PoweredEngine, TracedDisk},
+    harm::Chart,
     history::History,
     oracle::votes::Votes,
     peers::{Disorder, SimTransport, serve},
@@ -78,6 +79,8 @@ pub(super) struct Process {
     pub(super) last_words: Arc<Mutex<String>>,
     pub(super) may_stop: Arc<AtomicBool>,
     pub(super) damaged: Arc<AtomicBool>,
+    /// What the machine does to it.
+    pub(super) chart: Chart,
     pub(super) condemned: Arc<AtomicBool>,
     pub(super) exited: Arc<AtomicBool>,
     /// Given by its replicas, in all lives.
@@ -133,8 +136,9 @@ impl Process {
         };
         let power = &self.supply.power;
         power.back();
-        let disk = TracedDisk::new(disk, self.id.into(), power.clone(), self.trace.clone());
-        let engine = Arc::new(PoweredEngine::new(engine, power.clone()));
+        let of_machine = (power.clone(), self.chart.clone());
+        let disk = TracedDisk::new(disk, self.id.into(), of_machine, self.trace.clone());
+        let engine = Arc::new(PoweredEngine::new(engine, power.clone(), self.chart.clone()));
         let started = Node::start(
             self.options(),
             Arc::new(disk),
@@ -206,6 +210,7 @@ impl Process {
             Arc::new(Witness {
                 node: node.clone(),
                 votes,
+                chart: self.chart.clone(),
                 history: self.history.clone(),
             }),
             self.trace.clone(),

@@ -156,12 +156,6 @@ impl Fault {
             )
     }
 
-    /// Whether a node may not be able to read what it has stored.
-    #[must_use]
-    pub fn damages(self) -> bool {
-        self.is_an_error() && !matches!(self, Fault::DiskError | Fault::ErrorWithPower)
-    }
-
     /// How many nodes a world needs for it to mean anything.
     pub(super) fn nodes_needed(self) -> u32 {
         match self {
@@ -211,22 +205,5 @@ impl Fault {
             Fault::StateLoss => "fault state loss",
             Fault::SwappedDirectories => "fault swapped directories",
         }
-    }
-
-    /// Whether a node says as an ERROR what it does to it.
-    #[must_use]
-    pub fn is_an_error(self) -> bool {
-        matches!(
-            self,
-            Fault::DiskError
-                | Fault::BitFlip
-                | Fault::LyingDisk
-                | Fault::ErrorWithPower
-                | Fault::ReadError
-                | Fault::FileDamage
-                | Fault::OldDirectory
-                | Fault::EngineFails
-                | Fault::StateLoss
-        )
     }
 }

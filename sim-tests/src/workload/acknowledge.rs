@@ -68,7 +68,7 @@ pub(super) async fn acknowledge_all(
                     });
                 }
                 Err(failure) => {
-                    context.failed("ack", &failure);
+                    context.failed("ack", node, &failure);
                     let unsure = it.unsure || !matches!(failure, Failure::Status(Code::TooManyRequests, _));
                     acking(context).push(it.receipt.clone());
                     left.push(Pending { unsure, ..it });

@@ -30,7 +30,7 @@ pub(super) async fn bury(context: &Context, mut node: u32, group: &str, message:
                 return;
             }
             Err(failure) => {
-                context.failed("bury", &failure);
+                context.failed("bury", node, &failure);
                 unsure |= !matches!(failure, Failure::Status(Code::TooManyRequests, _));
                 node = context.next(node);
                 pause().await;

@@ -107,7 +107,7 @@ async fn once(
                 });
             }
         }
-        Err(failure) => context.failed("hide", &failure),
+        Err(failure) => context.failed("hide", node, &failure),
     }
     None
 }

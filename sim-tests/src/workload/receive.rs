@@ -27,7 +27,7 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
         let messages = match context.client.receive(node, (&topic, &group), POLL, chosen).await {
             Ok(messages) => messages,
             Err(failure) => {
-                context.failed("receive", &failure);
+                context.failed("receive", node, &failure);
                 sleep(RETRY_AFTER).await;
                 continue;
             }

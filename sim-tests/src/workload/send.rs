@@ -64,7 +64,7 @@ async fn send_wrong(context: &Context, topic: &str, wrong: (String, Letter)) {
             context.record(&Event::Refused { id });
         }
         // The node had no time to look at it.
-        Err(failure) => context.failed("send", &failure),
+        Err(failure) => context.failed("send", node, &failure),
         // That it comes is what the oracles make of it.
         Ok(_) => context.record(&Event::Refused { id }),
     }
@@ -128,7 +128,7 @@ async fn send_once<'a>(
                 let (topic, id) = (topic.to_owned(), id.clone());
                 context.record(&Event::Stored { topic, id, offset });
             }
-            Err(failure) => context.failed("send", &failure),
+            Err(failure) => context.failed("send", node, &failure),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 500;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 44] = [
+const MUST_HAPPEN: [&str; 47] = [
     "command release: retry",
     "command written",
     "command renew",
@@ -60,6 +60,9 @@ const MUST_HAPPEN: [&str; 44] = [
     "segment recycled",
     "snapshot to one that was behind",
     "snapshot to a new replica",
+    "excused ERROR: stored data",
+    "excused ERROR: disk",
+    "excused ERROR: state engine",
 ];
 
 /// The sums of a sweep.
