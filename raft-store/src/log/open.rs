@@ -410,8 +410,13 @@ fn make_durable(
     let name = segment_name(last);
     let unproven = plant!(PageCacheBelievedAtRestart => scanned.end, else scanned.unproven);
     let mut tail = vec![0; (scanned.end - unproven) as usize];
-    file.read_exact_at(&mut tail, unproven)
-        .map_err(io_error("read", name.clone()))?;
+    match file.read_exact_at(&mut tail, unproven) {
+        Err(e) if is_unreadable(&e) => {
+            let reason = "the disk cannot read the segment";
+            return Err(corrupt(last, unproven, Vec::new(), reason));
+        }
+        other => other.map_err(io_error("read", name.clone()))?,
+    }
     file.write_at(&tail, unproven)
         .map_err(io_error("write", name.clone()))?;
     file.sync().map_err(io_error("sync", name))?;

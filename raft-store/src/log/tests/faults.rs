@@ -13,6 +13,7 @@ use crate::disk::sim::Fault;
 use crate::disk::sim::Loss;
 use crate::disk::sim::Operation;
 use crate::log::NodeLog;
+use crate::log::OpenError;
 use crate::log::ReadError;
 use crate::log::StopReason;
 
@@ -113,6 +114,35 @@ async fn a_read_error_that_passes_is_no_damage() {
             break; // there are no more reads
         }
     }
+}
+
+/// Found by the simulator: of the tail, which is read once more before it is written again, it was an error of the world.
+#[tokio::test]
+async fn a_read_that_fails_again_is_damage_wherever_it_comes_at_a_start() {
+    let sim = SimDisk::new(1);
+    let log = NodeLog::open(sim.mount(), options()).await.unwrap();
+    log.append(
+        1,
+        (0..50).map(|index| entry(1, id(1, index), 100)).collect(),
+        |_| (),
+    )
+    .unwrap();
+    log.save_vote(1, Bytes::from_static(b"durable")).await.unwrap();
+    drop(log);
+    let mut damaged = 0;
+    for nth in 1.. {
+        let sim = sim.fork();
+        let disk = sim.mount();
+        sim.inject(Operation::Read, nth, Fault::Error);
+        sim.inject(Operation::Read, nth + 1, Fault::Error);
+        match NodeLog::open(disk, options()).await {
+            Ok(_) if sim.faults_waiting() > 0 => break, // there are no more reads
+            Ok(_) => {}                                 // a sidecar, which is made again
+            Err(OpenError::Corrupt { .. }) => damaged += 1,
+            Err(other) => panic!("read {nth}: {other}"),
+        }
+    }
+    assert!(damaged > 2, "{damaged}");
 }
 
 #[tokio::test]
