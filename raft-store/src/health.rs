@@ -68,7 +68,9 @@ impl Health {
     pub(crate) fn engine(&self, error: EngineError) -> std::io::Error {
         self.stop(match &error {
             EngineError::Corrupt(what) => StoreStopped::Corrupt(what.clone()),
-            EngineError::Failed(what) => StoreStopped::Failed(what.clone()),
+            EngineError::Failed(what) => {
+                plant!(EngineFailureAsDamage => StoreStopped::Corrupt(what.clone()), else StoreStopped::Failed(what.clone()))
+            }
             EngineError::Newer(what) => StoreStopped::Newer(what.clone()),
         });
         std::io::Error::other(error)

@@ -138,6 +138,11 @@ impl Core {
         }
     }
 
+    /// A catalogue that knows of fewer deletions is not believed: the core refuses to let a consumer group begin for it.
+    pub fn deletions(&self) -> u64 {
+        self.deletions
+    }
+
     /// The core's time: the latest a leader has stamped.
     pub fn now_ms(&self) -> u64 {
         self.now_ms

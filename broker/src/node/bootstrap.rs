@@ -159,9 +159,9 @@ pub(super) async fn ask_all(node: &Node) -> BTreeMap<u32, StatusResponse> {
         from: Some(node.hello()),
     };
     let mut answers = ask(&*node.inner.transport, peers, &question, ASK_FOR).await;
-    answers.retain(|_, answer| {
+    answers.retain(|&peer, answer| {
         let refuses = answer.from.as_ref().filter(|from| from.refused.is_some());
-        if let Some(from) = refuses {
+        if let Some(from) = refuses.filter(|from| from.node == peer) {
             node.told(from);
         }
         refuses.is_none()
@@ -363,10 +363,9 @@ async fn follow_catalogue(node: &Node, identity: &Identity) -> Result<(), StopRe
                 identity.cluster
             )));
         }
-        if meta.cluster().is_none() {
+        let is_empty = meta.cluster().is_none();
+        if is_empty {
             found_cluster(node, identity).await;
-            // Others fill this replica, unless its directory was put back to before it was filled: they say so when asked.
-            plant!(OldEmptyDirectoryWaits => (), else _ = ask_all(node).await);
         } else {
             open_shards(node, identity, &meta).await?;
             learn_addresses(node, &meta);
@@ -376,9 +375,17 @@ async fn follow_catalogue(node: &Node, identity: &Identity) -> Result<(), StopRe
             biased;
             _ = stop.wait_for(Option::is_some) => return Ok(()),
             changed = changes.changed() => if changed.is_err() { return Ok(()) },
-            () = tokio::time::sleep(ASK_EVERY) => {}
+            // Others fill this replica, unless its directory was put back to before it was filled: they say so when asked.
+            () = ask_whether_refused(node), if is_empty => {}
+            () = tokio::time::sleep(ASK_EVERY), if !is_empty => {}
         }
     }
+}
+
+/// Asks the others once, after a while. One that refuses this node's directory stops it.
+async fn ask_whether_refused(node: &Node) {
+    tokio::time::sleep(ASK_EVERY).await;
+    plant!(OldEmptyDirectoryWaits => (), else _ = ask_all(node).await);
 }
 
 /// The first leader of the meta shard writes down what the cluster is.

@@ -53,9 +53,7 @@ impl KeyValue for Writing<'_> {
 fn fault(error: EngineError) -> Fault {
     match error {
         EngineError::Corrupt(what) => Fault::Corrupt(what),
-        EngineError::Failed(what) => {
-            plant!(EngineFailureAsDamage => Fault::Corrupt(what), else Fault::Failed(what))
-        }
+        EngineError::Failed(what) => Fault::Failed(what),
         EngineError::Newer(what) => Fault::Newer(what),
     }
 }

@@ -153,6 +153,7 @@ fn ping(node: &Node) {
                     needs: status
                         .needs
                         .iter()
+                        .filter(|need| node.shard(need.shard).is_some())
                         .map(|need| (need.shard, need.through))
                         .collect(),
                 };

@@ -324,21 +324,27 @@ impl DataShard {
     /// Lets a consumer group begin on a queue, and have the rules that it has now.
     pub async fn subscribe_if_needed(&self, queue: QueueId, want: &Want) -> Result<(), SubmitError> {
         let group = &want.group;
-        let known = self.machine.read(|core| {
+        let (known, is_behind) = self.machine.read(|core| {
+            let is_behind = want.deletions < core.deletions();
             let first = group.start_at == record::StartAt::First as i32;
             if core.queue(queue).is_none() && plant!(EmptyQueueNotBegun => true, else first) {
-                return true; // nothing was ever stored: the beginning is not over yet
+                return (true, is_behind); // nothing was ever stored: the beginning is not over yet
             }
-            core.has_rules(
+            let known = core.has_rules(
                 GroupId(group.id),
                 queue,
                 group.max_attempts,
                 group.backoff.as_ref(),
                 want.dead_letter_queue,
-            )
+            );
+            (known, is_behind)
         });
         if known {
             return Ok(());
+        }
+        // The state would say so, too, at the cost of an entry for every try.
+        if is_behind {
+            return Err(SubmitError::Behind);
         }
         let subscribe = record::Subscribe {
             group: group.id,

@@ -27,6 +27,7 @@ use super::{
     at_leader::{At, Try, undecodable},
     handle::Handle,
     names,
+    send::certain,
 };
 use crate::{
     limits::{MAX_ACK_ENTRIES, MAX_ACK_REQUEST_BYTES},
@@ -169,7 +170,7 @@ async fn ack_here(
             }
             Ok(_) if retried && is_over(&shard, handle) => statuses.push(answer::ok()),
             Ok(_) => statuses.push(plant!(LateAckAnsweredOk => answer::ok(), else invalid())),
-            Err(error) => statuses.push(Refused::from(error).status()),
+            Err(error) => statuses.push(certain(retried, error.into()).status()),
         }
     }
     Ok(Try::Done(statuses))

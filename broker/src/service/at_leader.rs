@@ -7,7 +7,7 @@ use flotilla_proto::{peer as wire, rocketmq::Code};
 use prost::Message;
 use tokio::time::Instant;
 
-use super::{Caller, Service, answer::Refused};
+use super::{Caller, Service, answer::Refused, send::certain};
 use crate::{
     limits::MAX_FULL_WAY,
     node::{forward::ForwardError, proposer::SubmitError, shard::DataShard},
@@ -51,7 +51,7 @@ impl Service {
             match node.leader(shard_id) {
                 Some(leader) if leader == node.id() => {
                     if let Some(shard) = node.shard(shard_id) {
-                        match here(shard, retried).await? {
+                        match here(shard, retried).await.map_err(|it| certain(retried, it))? {
                             Try::Done(done) => return Ok(At::Here(done)),
                             Try::Elsewhere { unsure } => retried |= unsure,
                         }
@@ -74,7 +74,7 @@ impl Service {
                         Ok(response) => return response.map(At::There).ok_or_else(undecodable),
                         Err(ForwardError::NotLeader { unsure }) => retried |= unsure,
                         Err(ForwardError::Peer(PeerError::Overloaded)) if begun.elapsed() >= MAX_FULL_WAY => {
-                            return Err(SubmitError::Overloaded.into());
+                            return Err(certain(retried, SubmitError::Overloaded.into()));
                         }
                         Err(ForwardError::Peer(PeerError::Overloaded | PeerError::NotConnected)) => {}
                         Err(ForwardError::Peer(_)) => retried = true,

@@ -143,8 +143,8 @@ impl Service {
             match shard.deliver(queue, &want, room).await {
                 Ok(deliveries) if deliveries.is_empty() => {}
                 Ok(deliveries) => return Ok(deliveries),
-                // Led by another node by now, and soon looked at there. Or the catalogue here is behind, and catches up.
-                Err(DeliverError::Submit(SubmitError::NotLeader { .. } | SubmitError::Behind)) => {}
+                // Led by another node by now, and soon looked at there.
+                Err(DeliverError::Submit(SubmitError::NotLeader { .. })) => {}
                 Err(error) => {
                     // A refusal may be held for a while, with nothing of what the request had.
                     room.settle(0);
@@ -190,7 +190,7 @@ impl Service {
         Some(Want {
             group: Arc::clone(&receive.group),
             dead_letter_queue,
-            deletions: meta.deletions(),
+            deletions: plant!(DroppedGroupBeginsAnew => u64::MAX, else meta.deletions()),
             count: receive.count,
             lease_ms: receive.lease_ms,
             auto_renew: receive.auto_renew,

@@ -121,10 +121,10 @@ impl Service {
         loop {
             let full = self.node().full_nodes();
             let last_refusal = match self.node().leader(home) {
-                Some(leader) if full.contains(&leader) => self.no_room(caller, &full)?,
+                Some(leader) if full.contains(&leader) => self.no_room(caller, &full, unsure)?,
                 Some(leader) if leader == me => {
                     let (queue, shard) = self.queue_here(topic, home, place)?;
-                    unsure |= append_all(&shard, queue, &mut outgoing).await?;
+                    unsure |= append_all(&shard, queue, &mut outgoing, unsure).await?;
                     if outgoing.iter().all(|message| message.result.is_some()) {
                         return Ok(respond(outgoing));
                     }
@@ -134,19 +134,24 @@ impl Service {
                 _ if caller.forwarded && unsure => return Err(self::unsure()),
                 _ if caller.forwarded => return Err(not_leader()),
                 Some(leader) => match self.send_there(caller, leader, home, original, deadline).await? {
-                    There::Answered(response) if is_no_room(&response) => self.no_room(caller, &full)?,
+                    There::Answered(response) if is_no_room(&response) => {
+                        self.no_room(caller, &full, unsure)?
+                    }
                     There::Answered(response) => return Ok(response),
                     There::NotLeader => {
                         Refused::new(Code::HaNotAvailable, "the queue's leader is changing; send again")
                     }
                     There::Full if begun.elapsed() >= MAX_SEND_WAIT => {
-                        return Err(SubmitError::Overloaded.into());
+                        return Err(certain(unsure, SubmitError::Overloaded.into()));
                     }
-                    There::Full => SubmitError::Overloaded.into(),
-                    There::Unsure => Refused::new(
-                        Code::ProxyTimeout,
-                        "the queue's leader did not answer; send again with the same message id",
-                    ),
+                    There::Full => certain(unsure, SubmitError::Overloaded.into()),
+                    There::Unsure => {
+                        unsure = true;
+                        Refused::new(
+                            Code::ProxyTimeout,
+                            "the queue's leader did not answer; send again with the same message id",
+                        )
+                    }
                 },
                 None => Refused::new(
                     Code::HaNotAvailable,
@@ -176,8 +181,8 @@ impl Service {
 
     /// The leaders have no room. A node that runs and has some will soon lead: then this is what to say if it does not,
     /// else it is said at once.
-    fn no_room(&self, caller: &Caller, full: &BTreeSet<u32>) -> Result<Refused, Refused> {
-        let refused = Refused::from(SubmitError::NoRoom);
+    fn no_room(&self, caller: &Caller, full: &BTreeSet<u32>, unsure: bool) -> Result<Refused, Refused> {
+        let refused = certain(unsure, SubmitError::NoRoom.into());
         if caller.forwarded || self.node().alive_nodes().is_subset(full) {
             return Err(refused);
         }
@@ -260,6 +265,19 @@ pub(super) fn unsure() -> Refused {
     )
 }
 
+/// A refusal that says that nothing was done, unless a try before it may have been carried out: whoever believes it takes
+/// what the first try did for somebody else's doing.
+pub(super) fn certain(unsure: bool, refused: Refused) -> Refused {
+    let says_not_done = matches!(
+        refused.code,
+        Code::TooManyRequests | Code::MasterPersistenceTimeout
+    );
+    match plant!(RefusedAfterAnUnsureTry => false, else unsure && says_not_done) {
+        true => self::unsure(),
+        false => refused,
+    }
+}
+
 /// A forwarded request that found no leader here.
 pub(super) fn not_leader() -> Refused {
     Refused::new(Code::HaNotAvailable, "this node does not lead the shard")
@@ -316,8 +334,14 @@ fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refuse
     Ok(())
 }
 
-/// Appends what has no result yet. True if some of it may have reached the log without an answer.
-async fn append_all(shard: &DataShard, queue: QueueId, outgoing: &mut [Outgoing]) -> Result<bool, Refused> {
+/// Appends what has no result yet; of what `was_unsure` a try before may have. True if some of it may have reached the log
+/// without an answer.
+async fn append_all(
+    shard: &DataShard,
+    queue: QueueId,
+    outgoing: &mut [Outgoing],
+    was_unsure: bool,
+) -> Result<bool, Refused> {
     let mut waiting = Vec::with_capacity(outgoing.len());
     for message in outgoing.iter_mut().filter(|message| message.result.is_none()) {
         plant!(DedupBeforeCommit => if super::planted::answers(shard, queue, &message.message_id, &mut message.result) { continue });
@@ -352,7 +376,7 @@ async fn append_all(shard: &DataShard, queue: QueueId, outgoing: &mut [Outgoing]
             Err(SubmitError::NotLeader { unsure: maybe, .. }) => unsure |= maybe,
             Err(error) => {
                 message.result = Some(SendResultEntry {
-                    status: Refused::from(error).status(),
+                    status: certain(was_unsure, error.into()).status(),
                     message_id: message.message_id.clone(),
                     ..Default::default()
                 });

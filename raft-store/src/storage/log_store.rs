@@ -159,7 +159,7 @@ impl RaftLogReader<TypeConfig> for LogReader {
         let state = self.log.shard(self.shard);
         let mut from = from.max(state.purged.map_or(0, |purged| purged.index + 1));
         let to = to.min(state.last.map_or(0, |last| last.index + 1));
-        // A log need not start at index 0.
+        // Logs of openraft's own suite begin above 0.
         while from < to && self.log_id(from).await?.is_none() {
             from += 1;
         }

@@ -323,6 +323,8 @@ bugs! {
         "the results of a batch of acknowledgements are shifted by one";
     PartialAckRepeatedAsNew, "partial-ack-repeated-as-new", "partial success repeated as if nothing had happened",
         "a batch that took effect in part is repeated elsewhere as a new one";
+    RefusedAfterAnUnsureTry, "refused-after-an-unsure-try", "a later, certain failure hides that the first try may have worked",
+        "a request whose first try may have been carried out is refused as if nothing had been done";
     UnsureForwardCountsAsUndone, "unsure-forward-counts-as-undone", "unknown outcome counted as not done by a proxy",
         "a forwarded request whose outcome is unknown is repeated as a new one";
     BodyTruncated, "body-truncated", "buffer one byte too short",

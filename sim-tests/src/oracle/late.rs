@@ -27,6 +27,9 @@ const DEPARTED: Duration = Duration::from_secs(3);
 const SHORTEST_LEASE: Duration = Duration::from_secs(10);
 /// What was put off while there were faults comes within this, also what was given to somebody whose answer was lost.
 const BACKLOG: Duration = Duration::from_secs(70);
+/// The same of what somebody held who was gone before the faults were over: whoever leads since has to find that out first.
+const BACKLOG_OF_THE_GONE: Duration =
+    Duration::from_secs(SILENT.as_secs() + RENEWED_EVERY.as_secs() + RENEWED_FOR.as_secs());
 /// From the moment at which a message can be had until somebody has it: polls go round, and acknowledge as they go.
 const WITHIN: Duration = Duration::from_secs(15);
 /// A request whose answer got lost may be carried out so much later.
@@ -43,6 +46,8 @@ pub(super) struct Late {
     due: BTreeMap<Owed, Duration>,
     /// Of leases that the server renews: who holds them.
     holders: BTreeMap<Owed, String>,
+    /// Of those, what is held by clients that were gone before the faults were over.
+    of_the_gone: BTreeSet<Owed>,
     /// Consumer groups whose leases the server renews.
     renewed: BTreeSet<String>,
     /// Until when a consumer group may wait for what was given to a client that died before it saw it.
@@ -61,6 +66,7 @@ impl Late {
             calm: None,
             due: BTreeMap::new(),
             holders: BTreeMap::new(),
+            of_the_gone: BTreeSet::new(),
             renewed: BTreeSet::new(),
             unseen: BTreeMap::new(),
             in_order: BTreeSet::new(),
@@ -92,6 +98,7 @@ impl Late {
         let owed = (dead_of.unwrap_or(&it.group).to_owned(), it.id.clone());
         self.seen.insert(owed.clone());
         self.holders.remove(&owed);
+        self.of_the_gone.remove(&owed);
         if dead_of.is_some() || !self.groups.contains(&it.group) {
             return self.set(owed, None);
         }
@@ -118,6 +125,9 @@ impl Late {
             .map(|(owed, _)| owed.clone())
             .collect();
         for owed in held {
+            if self.calm.is_none() {
+                self.of_the_gone.insert(owed.clone());
+            }
             self.soon(owed, due);
         }
     }
@@ -133,9 +143,13 @@ impl Late {
         };
         let over = self.in_order.iter().take_while(|(due, _)| at > *due + WITHIN);
         let over: Vec<_> = over
-            .filter(|(due, (group, _))| {
-                let unseen = self.unseen.get(group).copied().unwrap_or_default();
-                at > (*due).max(calm + BACKLOG).max(unseen) + WITHIN
+            .filter(|(due, owed)| {
+                let unseen = self.unseen.get(&owed.0).copied().unwrap_or_default();
+                let backlog = match self.of_the_gone.contains(owed) {
+                    true => BACKLOG_OF_THE_GONE,
+                    false => BACKLOG,
+                };
+                at > (*due).max(calm + backlog).max(unseen) + WITHIN
             })
             .cloned()
             .collect();

@@ -67,8 +67,8 @@ impl Waits {
             // An end that was made nearer.
             None => self.good_byes,
             Some(0) => !before.written || wait == 0 || self.good_byes,
-            // It was written out, or renewed, since the last look.
-            Some(waits) => waits == wait || (before.auto_renew && waits > wait),
+            // It may have been written out, or renewed, since the last look. Who chose the lease's end waits no longer.
+            Some(waits) => before.auto_renew && waits >= wait,
         };
         let (.., offset) = key;
         (!good).then(|| {
@@ -132,6 +132,7 @@ mod tests {
     fn who_chose_the_lease_waits_no_longer() {
         assert!(!is_wrong(1, false, 0));
         assert!(is_wrong(1, false, 1));
+        assert!(is_wrong(1, false, 1_000), "the step of the backoff");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! In which worlds a planted bug can show at all: the search for it passes over the others.
 
+use broker::views::BackoffView;
 use plant::Bug;
 
 use super::{Fault, Plan};
@@ -75,7 +76,17 @@ impl Plan {
             | Bug::RetentionHalved
             | Bug::RetentionNeverByAge
             | Bug::RetentionForgetsDeadLettersForRoom => self.limits.forget(),
-            Bug::RenewalWithoutLimit | Bug::RenewalNeverHappens => self.push,
+            Bug::RenewalWithoutLimit
+            | Bug::RenewalNeverHappens
+            | Bug::LostAnswersRenewed
+            | Bug::GoneClientLivesAtTheNewLeader => self.push,
+            // What its holder chose the end of waits for no backoff.
+            Bug::ExponentialBackoffNeverGrows => {
+                self.push && matches!(self.backoff, BackoffView::Exponential { .. })
+            }
+            Bug::BackoffListOneStepAhead => {
+                self.push && matches!(self.backoff, BackoffView::Customized { .. })
+            }
             Bug::GoodByeIgnored | Bug::GoodByeDuringLookLost => self.push && self.good_byes,
             Bug::DeletesWhoeverBearsTheName
             | Bug::DroppedGroupBeginsAnew

@@ -26,7 +26,7 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, configure: &Configur
 fn start(core: &mut Core, kv: &mut dyn KeyValue, subscribe: &Subscribe) -> Result<Outcome, Fault> {
     let (queue, group) = (QueueId(subscribe.queue), GroupId(subscribe.group));
     // Else a leader that has not heard of the deletion yet would have a consumer group begin once more that is dropped.
-    if plant!(DroppedGroupBeginsAnew => false, else subscribe.deletions < core.deletions) {
+    if subscribe.deletions < core.deletions {
         return Ok(Reply::Refused(Refusal::Behind).into());
     }
     let ends = core.queues.get(&queue).copied().unwrap_or_default();

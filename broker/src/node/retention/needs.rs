@@ -58,7 +58,9 @@ fn largest(status: &ReplicaStatus, silence: Duration, heard: &BTreeMap<u32, Sign
         .filter_map(|&id| heard.get(&node_of(id)))
         .filter(|sign| sign.at_ms + ALIVE_FOR_MS > now_ms);
     let needs = lately.filter_map(|sign| sign.needs.get(&status.shard));
-    needs.copied().max().unwrap_or(0)
+    // A log may hold entries that nobody has agreed on yet: nothing is forgotten for them before it is there.
+    let agreed = status.applied.map_or(0, |applied| applied.index);
+    needs.copied().max().unwrap_or(0).min(agreed)
 }
 
 #[cfg(test)]
@@ -76,6 +78,11 @@ mod tests {
             replica: replica_of(1, 1),
             is_leader: true,
             last_log: Some(1_000),
+            applied: Some(raft_store::LogId {
+                term: 1,
+                node: replica_of(1, 1),
+                index: 1_000,
+            }),
             voters: vec![(1..=3).map(|node| replica_of(node, 1)).collect()],
             replication: followers.map(|id| (id, Some(1_000))).into(),
             heard_ms_ago: followers.map(|id| (id, 0)).into(),
@@ -103,6 +110,11 @@ mod tests {
         assert_eq!(needed(5_000 + ALIVE_FOR_MS - 1), 80);
         assert_eq!(needed(5_000 + ALIVE_FOR_MS), 0, "it may be over by now");
         assert_eq!(largest(&leading(), SILENCE, &BTreeMap::new(), 5_000), 0);
+        assert_eq!(
+            largest(&leading(), SILENCE, &said(70, u64::MAX), 5_000),
+            1_000,
+            "not agreed on yet"
+        );
     }
 
     #[test]
