@@ -212,6 +212,10 @@ impl Inner {
                 tracing::warn!(shard, "a snapshot waits for room on the disk");
                 return refuse(Reason::Stopped, "the disk has no room for a snapshot");
             }
+            // What ended the store was said.
+            _ if self.health.stopped().is_some() => {
+                tracing::debug!(shard, %error, "a snapshot is not stored any more");
+            }
             ErrorKind::WouldBlock => tracing::debug!(shard, %error, "a snapshot waits for others"),
             ErrorKind::InvalidData => {
                 tracing::warn!(shard, %error, "a snapshot is not taken");

@@ -125,6 +125,8 @@ impl Repairs {
                 true
             }
             Ok(false) => false,
+            // What ended the store was said.
+            Err(_) if self.health.stopped().is_some() => false,
             Err(error) => {
                 tracing::error!(shard = self.shard, index, %error, "a damaged record could not be repaired");
                 false
