@@ -101,11 +101,15 @@ fn copied_above(node: &Node) -> u64 {
     limit(node) - limit(node) / AHEAD
 }
 
-/// Copies what must stay out of the segments that will have to go next; not when so much must stay that each copy would be in
-/// the way again before long.
-async fn copy_ahead(node: &Node) -> Result<(), Fault> {
+/// False when so much must stay that each copy would be in the way again before long.
+fn copies_last(node: &Node) -> bool {
     let must_stay = |shard: &Arc<DataShard>| shard.machine.read(|core| core.displaced_bytes());
-    if node.shards().iter().map(must_stay).sum::<u64>() > limit(node) / 2 {
+    node.shards().iter().map(must_stay).sum::<u64>() <= limit(node) / 2
+}
+
+/// Copies what must stay out of the segments that will have to go next.
+async fn copy_ahead(node: &Node) -> Result<(), Fault> {
+    if !copies_last(node) {
         return Ok(());
     }
     let soon = too_many(&node.store().log().segments(), copied_above(node));
@@ -128,15 +132,22 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
     // Only closed segments can be given back; with none there is nothing to gain.
     if segments.iter().any(|segment| !segment.open) || needed.values().any(|&through| through > 0) {
         let too_many = too_many(&segments, limit(node));
+        // Else copies for one node's log would be in the way of another's, and so on without end.
+        let copies_for_others = copies_last(node);
         let each = leads.iter().map(|shard| {
             let looked = ages.get(&shard.id).copied().unwrap_or_default();
             let too_many = too_many.get(&shard.id).copied().unwrap_or(0);
-            let too_many = too_many.max(needed[&shard.id]);
+            let for_others = needed[&shard.id];
             let segments = &segments;
             async move {
                 let next = trim_aged(node, shard, looked).await?;
-                trim_through(node, shard, too_many).await?;
-                copy_forward(node, shard, aged(shard, segments)?.max(too_many)).await?;
+                trim_through(node, shard, too_many.max(for_others)).await?;
+                let through = if copies_for_others {
+                    too_many.max(for_others)
+                } else {
+                    too_many
+                };
+                copy_forward(node, shard, aged(shard, segments)?.max(through)).await?;
                 Ok::<_, Fault>((shard.id, next))
             }
         });

@@ -11,6 +11,7 @@
 //! - It counts of voters that are caught up. A learner, and one that is behind, may get another log yet: until then its log may be
 //!   too large, and nobody forgets anything for that.
 //! - Nor does a node ask for anything in a shard of which it has damaged records: its whole log may be given up for them.
+//! - Where more than half of a log must stay nothing is copied for others: copies would be in each other's way without end.
 //! - What a rebuilt log begins with goes first, so for a while some shards keep less than others, as if that node led them.
 
 use std::{collections::BTreeMap, time::Duration};
