@@ -184,6 +184,9 @@ pub(crate) struct Inner {
     pub(crate) roster: Arc<Roster>,
     /// What other nodes answered last.
     pub(crate) heard: Mutex<BTreeMap<u32, SignOfLife>>,
+    /// Up to which entry each shard would have to be forgotten for this node's log to be within its bound, as of the last
+    /// round of retention.
+    pub(crate) too_many: Mutex<BTreeMap<u32, u64>>,
     /// It hands its leaderships over and stops.
     pub(crate) leaving: AtomicBool,
     /// A directory of this node was set aside: whatever it finds, it never forms a cluster.
@@ -258,6 +261,7 @@ impl Node {
                 opened,
                 roster,
                 heard: Mutex::default(),
+                too_many: Mutex::default(),
                 leaving: AtomicBool::new(false),
                 had_data,
                 suspected: Mutex::new(kept.unwrap_or_default()),

@@ -124,6 +124,8 @@ async fn copy_ahead(node: &Node) -> Result<(), Fault> {
 /// `ages` tells how far in each shard queues have been looked through for messages that are too old.
 async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fault> {
     let segments = node.store().log().segments();
+    let too_many = too_many(&segments, limit(node));
+    *node.inner.too_many.lock().expect("no panic while held") = too_many.clone();
     let leads: Vec<_> = node.shards().into_iter().filter(|shard| shard.leads()).collect();
     let needed: BTreeMap<u32, u64> = leads
         .iter()
@@ -131,7 +133,6 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
         .collect();
     // Only closed segments can be given back; with none there is nothing to gain.
     if segments.iter().any(|segment| !segment.open) || needed.values().any(|&through| through > 0) {
-        let too_many = too_many(&segments, limit(node));
         // Else copies for one node's log would be in the way of another's, and so on without end.
         let copies_for_others = copies_last(node);
         let each = leads.iter().map(|shard| {

@@ -19,7 +19,6 @@ use std::{collections::BTreeMap, time::Duration};
 use flotilla_proto::peer::Need;
 use raft_store::ReplicaStatus;
 
-use super::{limit, too_many};
 use crate::node::{
     ALIVE_FOR_MS, Node,
     membership::{self, SignOfLife},
@@ -29,13 +28,11 @@ use crate::node::{
 
 /// What this node tells the leaders of other nodes.
 pub(in crate::node) fn of(node: &Node) -> Vec<Need> {
-    let log = node.store().log();
-    if log.size() <= limit(node) {
-        return Vec::new();
-    }
+    // Whoever asks, and however often, costs no look at the segments.
+    let too_many = node.inner.too_many.lock().expect("no panic while held").clone();
     let damaged = node.damaged_shards();
     let led_elsewhere = |shard: u32| node.shard(shard).is_some_and(|shard| !shard.leads());
-    too_many(&log.segments(), limit(node))
+    too_many
         .into_iter()
         .filter(|(shard, _)| led_elsewhere(*shard) && !damaged.contains(shard))
         .map(|(shard, through)| Need { shard, through })
