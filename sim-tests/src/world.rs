@@ -384,3 +384,20 @@ async fn await_true(patience: Duration, condition: impl Fn() -> bool) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "these threads are what holds the simulator"
+    )]
+    fn the_plan_of_a_seed_is_that_of_its_world() {
+        let planned = std::thread::spawn(|| plan(7).to_string()).join();
+        let ran = std::thread::spawn(|| run(7, &[], None)).join();
+        let ran = ran.expect("no panic").expect("it runs");
+        assert_eq!(planned.expect("no panic"), ran.plan);
+    }
+}

@@ -409,3 +409,19 @@ fn respond(outgoing: Vec<Outgoing>) -> SendMessageResponse {
         entries,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_never_tried_is_refused_as_not_done() {
+        let says = |unsure, error: SubmitError| certain(unsure, error.into()).code;
+        for error in [SubmitError::Overloaded, SubmitError::NoRoom] {
+            assert_eq!(says(false, error.clone()), Refused::from(error.clone()).code);
+            assert_eq!(says(true, error), Code::HaNotAvailable);
+        }
+        // That a command is too large was so at the first try, too.
+        assert_eq!(says(true, SubmitError::TooLarge(9)), Code::MessageBodyTooLarge);
+    }
+}

@@ -29,6 +29,16 @@ async fn open(sim: &SimDisk) -> NodeLog {
     NodeLog::open(sim.mount(), options()).await.unwrap()
 }
 
+/// With a hundred durable entries of shard 1.
+async fn filled(sim: &SimDisk) -> NodeLog {
+    let log = open(sim).await;
+    for index in 0..100 {
+        log.append(1, vec![entry(1, id(1, index), 100)], |_| ()).unwrap();
+    }
+    log.save_vote(1, Bytes::from_static(b"durable")).await.unwrap();
+    log
+}
+
 #[tokio::test]
 async fn the_number_of_synced_batches_grows_with_whatever_is_acknowledged() {
     let log = open(&SimDisk::new(1)).await;
@@ -383,11 +393,7 @@ async fn missing_segments_are_noticed() {
 #[tokio::test]
 async fn of_a_segment_that_was_cut_the_first_entry_that_is_gone_is_damaged() {
     let sim = SimDisk::new(1);
-    let log = open(&sim).await;
-    for index in 0..100 {
-        log.append(1, vec![entry(1, id(1, index), 100)], |_| ()).unwrap();
-    }
-    log.save_vote(1, Bytes::from_static(b"durable")).await.unwrap();
+    let log = filled(&sim).await;
     let segment = log.segments()[0].clone();
     let (first, last) = segment.shards[&1];
     log.close().await;
@@ -410,11 +416,7 @@ async fn of_a_segment_that_was_cut_the_first_entry_that_is_gone_is_damaged() {
 #[tokio::test]
 async fn a_log_that_nothing_was_purged_of_begins_with_the_first_entry() {
     let sim = SimDisk::new(1);
-    let log = open(&sim).await;
-    for index in 0..100 {
-        log.append(1, vec![entry(1, id(1, index), 100)], |_| ()).unwrap();
-    }
-    log.save_vote(1, Bytes::from_static(b"durable")).await.unwrap();
+    let log = filled(&sim).await;
     let first = log.segments()[0].sequence;
     assert!(log.segments().len() > 2);
     log.close().await;
