@@ -59,7 +59,7 @@ impl Space {
             }
             let file = space.disk.open(&name, false)?;
             let len = file.len()?;
-            if space.is_short(len) {
+            if !space.is_worth_keeping(len) {
                 space.disk.remove(&name)?;
                 continue;
             }
@@ -73,9 +73,11 @@ impl Space {
         Ok(space)
     }
 
-    /// Of the time when segments were smaller: it would have to grow when it is needed, and the disk may be full then.
-    fn is_short(&self, len: u64) -> bool {
-        len < self.options.segment_bytes
+    /// A shorter one, of the time when segments were smaller, would have to grow when it is needed, and the disk may be
+    /// full then. A longer one, which a batch larger than a segment left, would take the room of other segments for as
+    /// long as it waits.
+    fn is_worth_keeping(&self, len: u64) -> bool {
+        len == self.options.segment_bytes
     }
 
     pub(super) fn has_spare(&self) -> bool {
@@ -173,7 +175,7 @@ impl Space {
         if self.disk.exists(&sidecar)? {
             self.disk.remove(&sidecar)?;
         }
-        if self.spares.len() < MAX_SPARE_SEGMENTS && !self.is_short(len) {
+        if self.spares.len() < MAX_SPARE_SEGMENTS && self.is_worth_keeping(len) {
             let name = format!("log/spare-{}", self.next_number);
             self.next_number += 1;
             self.disk.rename(&segment, &name)?;
