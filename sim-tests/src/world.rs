@@ -43,7 +43,7 @@ use crate::{
 
 /// From the end of all faults to everything drained: some leases and retries, one after the other, and a few elections.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// The same where push consumers are: somebody may hold a message for long, more than once.
+/// The same where push consumers are: somebody may hold a message until its lease is over, and another one for long.
 const PATIENCE_WITH_PUSH: Duration = Duration::from_secs(420);
 /// From then until every replica is where its leader is.
 const LEVEL: Duration = Duration::from_secs(60);

@@ -17,7 +17,8 @@ pub(super) const LEASE: Duration = Duration::from_millis(broker::limits::AUTO_RE
 pub(super) const HELD: f64 = 0.05;
 /// For how long, milliseconds: mostly until a lease was renewed.
 const HOLD_MS: std::ops::Range<u64> = 45_000..80_000;
-/// Share of those that are held for longer than any lease is renewed, where that is not too long for a run.
+/// Share of those, when they come for the first time, that are held for longer than any lease is renewed, where that is
+/// not too long for a run.
 const HELD_TOO_LONG: f64 = 0.2;
 /// Longest that a run can wait for.
 const BEARABLE: Duration = Duration::from_secs(180);
@@ -28,7 +29,8 @@ const STAY_MS: std::ops::Range<u64> = 20_000..120_000;
 pub(super) async fn hold(context: Context, node: u32, group: String, message: Received, asked: Duration) {
     let hold = Duration::from_millis(thread_rng().gen_range(HOLD_MS));
     let too_long = context.plan.renew_at_most + LEASE + hold;
-    if context.plan.renew_at_most <= BEARABLE && thread_rng().gen_bool(HELD_TOO_LONG) {
+    let first = message.attempt == 1;
+    if first && context.plan.renew_at_most <= BEARABLE && thread_rng().gen_bool(HELD_TOO_LONG) {
         context.coverage.count("push holds too long");
         sleep(too_long).await;
     } else {
