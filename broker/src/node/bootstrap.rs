@@ -15,18 +15,16 @@ use flotilla_proto::{
 use raft_store::{Replica, ReplicaOptions, StoreError};
 
 use super::{
-    META_SHARD, Node, StopReason, dropping, forgetting,
-    identity::{Identity, cluster_of},
-    keeper,
-    machine::QueueMachine,
-    membership, renewals, replica_of, retention,
-    shard::DataShard,
+    META_SHARD, Node, StopReason, dropping, forgetting, identity::Identity, keeper, machine::QueueMachine,
+    membership, renewals, replica_of, retention, shard::DataShard,
 };
 use crate::{
     meta::{MetaReply, MetaState},
     node::peers_transport::RaftOverPeers,
     peer::{Body, PeerTransport},
 };
+
+mod place;
 
 const ASK_EVERY: Duration = Duration::from_millis(200);
 const ASK_FOR: Duration = Duration::from_millis(1_000);
@@ -68,7 +66,7 @@ async fn bring_up(node: &Node) -> Result<(), StopReason> {
     let identity = match known {
         Some(identity) => identity,
         None => {
-            let Some(identity) = find_place(node).await else {
+            let Some(identity) = place::find_place(node).await else {
                 return Ok(());
             };
             identity.store(&node.inner.disk).map_err(fatal)?;
@@ -86,63 +84,6 @@ async fn bring_up(node: &Node) -> Result<(), StopReason> {
     tokio::spawn(retention::run(node.clone()));
     tokio::spawn(forgetting::run(node.clone()));
     follow_catalogue(node, &identity).await
-}
-
-/// Decides which incarnation this empty directory is; nothing if the node stops meanwhile.
-async fn find_place(node: &Node) -> Option<Identity> {
-    loop {
-        if node.stopping() {
-            return None;
-        }
-        match decide(node, &ask_all(node).await) {
-            Place::Form(nodes) => {
-                return Some(Identity {
-                    node: node.id(),
-                    cluster: cluster_of(&nodes),
-                    incarnation: 1,
-                    nodes,
-                });
-            }
-            Place::Known {
-                cluster,
-                incarnation,
-                nodes,
-            } => {
-                return Some(Identity {
-                    node: node.id(),
-                    cluster,
-                    incarnation,
-                    nodes,
-                });
-            }
-            Place::Replaced { cluster, via, nodes } => match register(node, via).await {
-                Ok(incarnation) => {
-                    tracing::warn!(
-                        incarnation,
-                        "this data directory is new: its replicas are rebuilt from the peers"
-                    );
-                    return Some(Identity {
-                        node: node.id(),
-                        cluster,
-                        incarnation,
-                        nodes,
-                    });
-                }
-                Err(reason) => wait_for(node, reason),
-            },
-            Place::Wait(reason) => wait_for(node, reason),
-        }
-        tokio::time::sleep(ASK_EVERY).await;
-    }
-}
-
-/// Says once what is waited for.
-fn wait_for(node: &Node, reason: String) {
-    let mut waits_for = node.inner.waits_for.lock().expect("no panic while held");
-    if waits_for.as_ref() != Some(&reason) {
-        tracing::info!(%reason, "waiting for the cluster");
-        *waits_for = Some(reason);
-    }
 }
 
 pub(super) async fn ask_all(node: &Node) -> BTreeMap<u32, StatusResponse> {
@@ -187,146 +128,6 @@ pub(crate) async fn ask(
         .into_iter()
         .flatten()
         .collect()
-}
-
-#[derive(Debug, PartialEq)]
-enum Place {
-    Form(BTreeMap<u32, record::Node>),
-    Known {
-        cluster: u64,
-        incarnation: u32,
-        nodes: BTreeMap<u32, record::Node>,
-    },
-    Replaced {
-        cluster: u64,
-        via: u32,
-        nodes: BTreeMap<u32, record::Node>,
-    },
-    Wait(String),
-}
-
-fn decide(node: &Node, answers: &BTreeMap<u32, StatusResponse>) -> Place {
-    let mut me = node.describe();
-    me.incarnation = 1;
-    decide_place(
-        &me,
-        node.inner.options.initial_cluster.keys().copied().collect(),
-        answers,
-        node.inner.had_data,
-    )
-}
-
-/// The decision itself, from what the peers answered.
-fn decide_place(
-    me: &record::Node,
-    start_list: Vec<u32>,
-    answers: &BTreeMap<u32, StatusResponse>,
-    had_data: bool,
-) -> Place {
-    let clusters: BTreeMap<u64, u32> = answers
-        .iter()
-        .filter_map(|(&peer, answer)| Some((answer.from.as_ref()?.cluster, peer)))
-        .filter(|&(cluster, _)| cluster != 0)
-        .collect();
-    if clusters.len() > 1 {
-        let named = clusters
-            .iter()
-            .map(|(cluster, node)| format!("node {node} to {cluster:016x}"));
-        return Place::Wait(format!(
-            "the other nodes belong to different clusters ({}): one of their data directories is at the wrong place",
-            named.collect::<Vec<_>>().join(", ")
-        ));
-    }
-    // A formed cluster knows best.
-    if let Some((&via, answer)) = answers.iter().find(|(_, answer)| answer.cluster != 0) {
-        let cluster = answer.cluster;
-        let nodes: BTreeMap<_, _> = answer.nodes.iter().map(|node| (node.id, node.clone())).collect();
-        return match nodes.get(&me.id) {
-            None => Place::Wait(format!(
-                "the cluster does not know node {}; joining comes later",
-                me.id
-            )),
-            Some(known) if plant!(WipedReplicaVotes => true, else known.directory == me.directory) => {
-                Place::Known {
-                    cluster,
-                    incarnation: known.incarnation,
-                    nodes,
-                }
-            }
-            Some(_) => {
-                let mut nodes = nodes;
-                nodes.insert(me.id, me.clone());
-                Place::Replaced { cluster, via, nodes }
-            }
-        };
-    }
-    // Where there was a cluster once, a new one would be an empty one.
-    let lost = answers.iter().find(|(_, answer)| answer.had_data);
-    if let Some(node) = had_data.then_some(me.id).or(lost.map(|(&peer, _)| peer)) {
-        return Place::Wait(format!(
-            "node {node} had data that was set aside as damaged, so no new cluster is formed: start the nodes that still have \
-             data, or put a directory back that was set aside; to begin without any of it, move away what was set aside and \
-             delete the file HAD_DATA"
-        ));
-    }
-    let mut members = BTreeMap::from([(me.id, me.clone())]);
-    for peer in start_list.into_iter().filter(|&peer| peer != me.id) {
-        let Some(described) = answers.get(&peer).and_then(|answer| answer.me.clone()) else {
-            return Place::Wait(format!("node {peer} of initial_cluster does not answer yet"));
-        };
-        members.insert(
-            peer,
-            record::Node {
-                incarnation: 1,
-                ..described
-            },
-        );
-    }
-    if let Some((one, other)) = same_directory(&members) {
-        return Place::Wait(format!(
-            "nodes {one} and {other} have the same data directory: one is a copy of the other; start one of them with an empty one"
-        ));
-    }
-    // Those who formed already wrote down whom they saw: all lists must be the same directories.
-    for answer in answers.values().filter(|answer| !answer.fresh) {
-        for seen in &answer.nodes {
-            if members
-                .get(&seen.id)
-                .is_none_or(|member| member.directory != seen.directory)
-            {
-                return Place::Wait(format!(
-                    "node {} had another data directory when the cluster began to form; waiting for the others",
-                    seen.id
-                ));
-            }
-        }
-    }
-    Place::Form(members)
-}
-
-/// Two nodes with one and the same directory.
-fn same_directory(members: &BTreeMap<u32, record::Node>) -> Option<(u32, u32)> {
-    let mut seen = BTreeMap::new();
-    members
-        .values()
-        .find_map(|node| Some((seen.insert(node.directory, node.id)?, node.id)))
-}
-
-/// The incarnation that the meta shard gives this directory, or why it does not.
-async fn register(node: &Node, via: u32) -> Result<u32, String> {
-    let registration = record::RegisterNode {
-        node: Some(node.describe()),
-    };
-    let command = record::MetaCommand {
-        command: Some(meta_command::Command::RegisterNode(registration)),
-    };
-    match node.propose_meta_via(via, &command).await {
-        Some(MetaReply::Registered { incarnation }) => Ok(incarnation),
-        Some(MetaReply::Refused(refusal)) => Err(format!(
-            "the cluster does not take this data directory: {refusal}"
-        )),
-        _ => Err("the cluster's catalogue cannot be changed; do a majority of the nodes run?".into()),
-    }
 }
 
 async fn open_meta(node: &Node, identity: &Identity) -> Result<Replica, StopReason> {
