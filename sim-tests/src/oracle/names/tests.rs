@@ -260,6 +260,29 @@ fn a_number_is_given_once() {
 }
 
 #[test]
+fn a_deletion_that_was_asked_for_before_leaves_a_successor_alone() {
+    let story = |asked_at: u64| {
+        let delete = told(
+            asked_at,
+            &Name::topic(TOPIC),
+            Request::Delete,
+            Answer::Unsure,
+            None,
+        );
+        let mut story = vec![
+            topic_made(10, 1),
+            delete,
+            sent(15, "spare-0/1"),
+            came(16, |it| it.topic_number = 2),
+        ];
+        story[..2].sort_by_key(|events| events[0].0);
+        story
+    };
+    bad(&story(8), "nobody asked to delete number 1");
+    good(&story(12));
+}
+
+#[test]
 fn dead_letters_outlive_their_consumer_group_and_come_to_all_undertakers() {
     let story = |deleted_at, got: &[usize]| {
         let mut story = vec![
