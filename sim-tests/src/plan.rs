@@ -190,7 +190,7 @@ impl Plan {
             batches: rng.gen_bool(0.5),
             deaths: rng.gen_bool(0.3),
             consumers_from: Duration::from_secs(if rng.gen_bool(0.25) {
-                rng.gen_range(5..25)
+                rng.gen_range(10..30)
             } else {
                 0
             }),

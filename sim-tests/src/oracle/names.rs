@@ -32,6 +32,8 @@ mod tests;
 pub const STALE: Duration = Duration::from_secs(10);
 /// A request that nobody waits for any more may be carried out so much later.
 const ON_ITS_WAY: Duration = Duration::from_secs(10);
+/// A send that was answered sooner was passed on once at most: a node repeats it when its shard has another leader.
+const AT_ONCE: Duration = Duration::from_millis(500);
 /// A lease that a consumer chooses, in these workloads: between two attempts there is one.
 pub const LEASE: Duration = Duration::from_secs(10);
 /// Attempts of a consumer group that nobody configured.
@@ -309,7 +311,7 @@ impl Names {
         let Some(stored) = message.stored else { return };
         // A request that was sent twice may have been carried out again; one that lay in a cut, when that was over.
         let over = match self.calm {
-            _ if message.tries == 1 => stored,
+            _ if message.tries == 1 && stored < message.sent + AT_ONCE => stored,
             Some(calm) => stored.max(calm),
             None => Duration::MAX - ON_ITS_WAY,
         };

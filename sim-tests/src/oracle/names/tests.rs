@@ -189,6 +189,10 @@ fn what_was_stored_before_does_not_come_from_a_successor() {
     good(&twice);
     twice.insert(0, calm(1));
     bad(&twice, "that was made after");
+    // So may the first one of a node that passed it on to two leaders.
+    let mut passed_on = story(9);
+    passed_on[0][0].0 = 8;
+    good(&passed_on);
 }
 
 #[test]
