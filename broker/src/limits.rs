@@ -241,6 +241,8 @@ pub struct Bounds {
     pub queued_commands: usize,
     /// [`MAX_QUEUED_SEND_BYTES`]; one send is taken however large it is.
     pub queued_send_bytes: usize,
+    /// [`MAX_ENTRY_COMMANDS`].
+    pub entry_commands: usize,
     /// [`TICK_LIMIT`].
     pub tick: u32,
     /// [`TRIM_LIMIT`].
@@ -256,6 +258,7 @@ impl Default for Bounds {
             waiting_receives: MAX_WAITING_RECEIVES,
             queued_commands: MAX_QUEUED_COMMANDS,
             queued_send_bytes: MAX_QUEUED_SEND_BYTES,
+            entry_commands: MAX_ENTRY_COMMANDS,
             tick: TICK_LIMIT,
             trim: TRIM_LIMIT,
             copy_commands: COPY_COMMANDS_AT_ONCE,

@@ -22,6 +22,7 @@
 //! | `cluster` | P10, and Raft's own: one entry an index, no leader without what was committed |
 //! | `payloads` | P10: an entry says the same on all nodes |
 //! | `waits` | P3: a wait between two attempts is the one that was agreed |
+//! | `turns` | P11: every queue has its turn |
 //! | `retention` | nothing is forgotten before its time, and what is past it goes |
 //! | `votes` | Raft's own: no vote is taken back |
 
@@ -50,6 +51,8 @@ mod poll;
 mod receipt;
 mod renewal;
 pub mod retention;
+#[cfg(madsim)]
+pub mod turns;
 #[cfg(madsim)]
 pub mod votes;
 #[cfg(madsim)]

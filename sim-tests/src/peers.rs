@@ -43,34 +43,17 @@ use crate::{
     trace::Trace,
 };
 
+mod disorder;
+
+pub use disorder::Disorder;
+use disorder::{ANSWER_LOST, DELAYED, DELAYED_MS, deletes, is_change, may_stray, says_not_done, stray};
+
 /// A line that is silent for so long while an answer is waited for is broken.
 const SILENCE: Duration = Duration::from_secs(5);
 const _: () = assert!(
     SILENCE.as_secs() == limits::KEEP_ALIVE_INTERVAL.as_secs() + limits::KEEP_ALIVE_TIMEOUT.as_secs(),
     "as real links have it"
 );
-
-/// What a bad network does to requests besides losing them: some come a second time, after others that were sent later, as
-/// from a connection that was given up and is read to its end all the same. Clones are the same network.
-#[derive(Clone, Default)]
-pub struct Disorder(Arc<Mutex<f64>>);
-
-/// How much later the second copy comes at most, milliseconds.
-const STRAY_MS: u64 = 1_500;
-
-impl Disorder {
-    /// From now on this share of the requests comes twice.
-    pub fn set(&self, share: f64) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = share;
-    }
-
-    /// How much later a request comes again, if it does.
-    fn strays(&self) -> Option<Duration> {
-        let share = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let strays = share > 0.0 && thread_rng().gen_bool(share);
-        strays.then(|| Duration::from_millis(thread_rng().gen_range(0..STRAY_MS)))
-    }
-}
 
 /// The links of one caller to all others.
 pub struct SimTransport {
@@ -133,9 +116,21 @@ impl PeerTransport for SimTransport {
                 .map(|link| link.calls.clone())
                 .ok_or(PeerError::NotConnected)?
         };
+        if deletes(&body) && self.disorder.happens(DELAYED) {
+            let later = Duration::from_millis(thread_rng().gen_range(0..DELAYED_MS));
+            tokio::spawn(async move {
+                sleep(later).await;
+                let _ = ask(&calls, body, ttl).await;
+            });
+            return Err(PeerError::Unreachable);
+        }
         let strays = self.disorder.strays().filter(|_| may_stray(&body));
         let copy = strays.map(|later| (later, stray(&body)));
+        let loses = is_change(&body) && self.disorder.happens(ANSWER_LOST);
         let answer = ask(&calls, body, ttl).await;
+        if loses {
+            return Err(PeerError::Unreachable);
+        }
         // Not before the first has its answer: else that could tell what the second did, and no connection does this. And
         // not after one that says that nothing was done: whoever hears that asks again, and must not find it done.
         if let Some((later, body)) = copy.filter(|_| !says_not_done(&answer)) {
@@ -164,26 +159,6 @@ async fn ask(calls: &Arc<Calls>, body: Body, ttl: Duration) -> Result<Body, Peer
     within(ttl, call.arrival())
         .await
         .unwrap_or(Err(PeerError::Timeout))
-}
-
-/// Nobody sends a change of the catalogue again when its answer is lost: he is told that nobody knows.
-fn may_stray(body: &Body) -> bool {
-    !matches!(body, Body::Forward(request) if request.rpc == broker::node::catalogue::RPC)
-}
-
-/// A request's second copy. Its answer goes nowhere: the connection that it comes from was given up.
-fn stray(body: &Body) -> Body {
-    let mut copy = body.clone();
-    if let Body::Forward(request) = &mut copy
-        && request.rpc == "ReceiveMessage"
-    {
-        request.deadline_ms = 0;
-    }
-    copy
-}
-
-fn says_not_done(answer: &Result<Body, PeerError>) -> bool {
-    matches!(answer, Ok(Body::ForwardAnswer(said)) if said.not_leader && !said.unsure)
 }
 
 struct Broken;

@@ -96,6 +96,10 @@ pub struct Plan {
     pub batches: bool,
     /// Whether consumers die now and then, and come back as others.
     pub deaths: bool,
+    /// Consumers come then at the earliest: the later, the more waits for them.
+    pub consumers_from: Duration,
+    /// How long a consumer works on what came together at most, milliseconds: then messages queue up.
+    pub work_ms: u64,
     /// How long the server renews a lease of a push consumer at most.
     pub renew_at_most: Duration,
     /// Waits between attempts, of all consumer groups.
@@ -185,6 +189,16 @@ impl Plan {
             consumers: if rng.gen_bool(0.3) { 2 } else { 1 },
             batches: rng.gen_bool(0.5),
             deaths: rng.gen_bool(0.3),
+            consumers_from: Duration::from_secs(if rng.gen_bool(0.25) {
+                rng.gen_range(10..30)
+            } else {
+                0
+            }),
+            work_ms: if rng.gen_bool(0.3) {
+                rng.gen_range(100..500)
+            } else {
+                0
+            },
             renew_at_most: match rng.gen_bool(0.5) {
                 true => Duration::from_secs(rng.gen_range(60..180)),
                 false => RENEW_AT_MOST,
@@ -233,6 +247,8 @@ impl Plan {
             consumers: 1,
             batches: false,
             deaths: false,
+            consumers_from: Duration::ZERO,
+            work_ms: 0,
             renew_at_most: RENEW_AT_MOST,
             backoff: BackoffView::Customized { next_ms: vec![1_000] },
             limits: Limits::large(),
@@ -270,6 +286,7 @@ impl Plan {
             "skew_ms" => self.skew_ms = number()?.into(),
             "consumers" => self.consumers = number()?,
             "deaths" if value == "none" => self.deaths = false,
+            "work" if value == "none" => (self.work_ms, self.consumers_from) = (0, Duration::ZERO),
             "batches" if value == "none" => self.batches = false,
             "operator" if value == "none" => self.operator = false,
             // Not simpler: to have an operator in every world of a search.
@@ -339,6 +356,9 @@ impl Plan {
         if self.deaths {
             changes.push("deaths=none".into());
         }
+        if self.work_ms > 0 || self.consumers_from > Duration::ZERO {
+            changes.push("work=none".into());
+        }
         if self.batches {
             changes.push("batches=none".into());
         }
@@ -391,7 +411,7 @@ impl fmt::Display for Plan {
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
              loss {:.3} skew {} ms sync {} us {:?} segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} \
-             deaths {} backoff {:?} {} operator {}",
+             deaths {} from {:?} work {} ms backoff {:?} {} operator {}",
             self.nodes,
             self.shards,
             self.topics,
@@ -420,6 +440,8 @@ impl fmt::Display for Plan {
             self.consumers,
             self.batches,
             self.deaths,
+            self.consumers_from,
+            self.work_ms,
             self.backoff,
             self.limits,
             self.operator

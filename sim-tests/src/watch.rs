@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use broker::node::{Node, kv::Reading, shard::DataShard};
+use broker::{
+    limits::MAX_IN_FLIGHT_PER_QUEUE,
+    node::{Node, kv::Reading, shard::DataShard},
+};
 use madsim::time::TimeHandle;
 use queue_core::GroupId;
 use tokio::time::sleep;
@@ -18,7 +21,7 @@ use crate::{
     coverage::Coverage,
     history::History,
     host::Host,
-    oracle::{cluster::Watch, payloads::Payloads, retention::look::Looks, waits::Waits},
+    oracle::{cluster::Watch, payloads::Payloads, retention::look::Looks, turns::Turns, waits::Waits},
     plan::Plan,
 };
 
@@ -49,11 +52,18 @@ pub async fn run(
         Payloads::default(),
         Waits::new(plan.backoff.clone(), plan.push && plan.good_byes),
     );
+    let groups: Vec<String> = (0..plan.groups).map(|number| plan.group(number)).collect();
+    // Where few may be in flight a queue waits for those who hold them, and what is forgotten moves a queue, too.
+    let has_room = plan.limits.bounds.in_flight_per_queue >= MAX_IN_FLIGHT_PER_QUEUE;
+    let mut turns = (has_room && !plan.limits.forget()).then(|| Turns::new(plan.nodes + plan.consumers));
     for look in 0_u64.. {
         let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
         let mut wrong = Vec::new();
         watch.look(&nodes, &mut wrong);
         waits.look(&nodes, |node, group| is_of(&plan, node, group), &mut wrong);
+        if let Some(turns) = &mut turns {
+            turns.look(&nodes, &groups, &mut wrong);
+        }
         payloads.look(&nodes, &mut wrong);
         counted.look(&nodes, &coverage);
         let now = TimeHandle::current().elapsed();

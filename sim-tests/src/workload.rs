@@ -209,6 +209,9 @@ impl Clients {
 
 /// A life of a consumer: it reads at every node. (A machine whose first task ends is down.)
 async fn consumer(context: Context, topic: String, group: String) {
+    if group != UNDERTAKER {
+        sleep(context.plan.consumers_from.saturating_sub(now())).await;
+    }
     let reads = (1..=context.plan.nodes).map(|node| {
         tokio::spawn(receive::consume(
             context.clone(),

@@ -74,7 +74,9 @@ impl Node {
                             ForwardError::NotLeader { .. }
                             | ForwardError::Peer(PeerError::NotConnected | PeerError::Overloaded),
                         ) => {}
-                        Err(ForwardError::Peer(_)) => return Err(CatalogueError::Unsure),
+                        Err(ForwardError::Peer(_)) => {
+                            plant!(UnknownOutcomeAsNotDone => (), else return Err(CatalogueError::Unsure))
+                        }
                     }
                 }
                 None => {}

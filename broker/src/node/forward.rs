@@ -67,7 +67,7 @@ impl Node {
         request.from = Some(self.hello());
         match self.inner.transport.call(to, Body::Forward(request), ttl).await? {
             Body::ForwardAnswer(answer) if answer.not_leader => Err(ForwardError::NotLeader {
-                unsure: plant!(UnsureForwardCountsAsUndone => false, else answer.unsure),
+                unsure: answer.unsure,
             }),
             Body::ForwardAnswer(answer) => Ok(answer),
             _ => Err(PeerError::Malformed.into()),

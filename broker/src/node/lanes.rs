@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use flotilla_proto::record::{Command, command::Command as Kind, configure::What};
 
 use crate::limits::{
-    Bounds, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS, MAX_QUEUED_COMMANDS, MAX_QUEUED_SMALL_BYTES,
-    MAX_QUEUED_TIME_COMMANDS, MAX_SEND_WAIT_MS, TURN_BYTES, TURN_COMMANDS,
+    Bounds, MAX_ENTRY_BYTES, MAX_QUEUED_COMMANDS, MAX_QUEUED_SMALL_BYTES, MAX_QUEUED_TIME_COMMANDS,
+    MAX_SEND_WAIT_MS, TURN_BYTES, TURN_COMMANDS,
 };
 
 /// What a command is for.
@@ -163,7 +163,7 @@ impl<T> Lanes<T> {
             && commands < TURN_COMMANDS
             && bytes < TURN_BYTES
         {
-            if !batch.has_room(next.bytes) {
+            if !batch.has_room(next.bytes, self.bounds.entry_commands) {
                 return false;
             }
             let next = queue.items.pop_front().expect("just seen");
@@ -191,9 +191,8 @@ impl<T> Batch<T> {
     }
 
     /// A single item may be larger than all others together.
-    fn has_room(&self, bytes: usize) -> bool {
-        self.items.is_empty()
-            || (self.items.len() < MAX_ENTRY_COMMANDS && self.bytes + bytes <= MAX_ENTRY_BYTES)
+    fn has_room(&self, bytes: usize, most: usize) -> bool {
+        self.items.is_empty() || (self.items.len() < most && self.bytes + bytes <= MAX_ENTRY_BYTES)
     }
 }
 

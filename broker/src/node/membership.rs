@@ -386,12 +386,14 @@ pub(super) async fn hand_over(node: &Node) {
         let Some((&to, Some(_))) = best else { continue };
         if let Err(error) = replica.transfer_leader(to).await {
             tracing::info!(shard, %error, "the leadership was not handed over");
-            plant!(OneFailedHandOverEndsAll => return);
             continue;
         }
         let mut status = replica.subscribe();
         let moved = async { while status.current().is_leader && status.changed().await {} };
-        let _ = tokio::time::timeout(HAND_OVER, moved).await;
+        if tokio::time::timeout(HAND_OVER, moved).await.is_err() {
+            tracing::info!(shard, to = node_of(to), "the leadership was not taken over");
+            plant!(OneFailedHandOverEndsAll => return);
+        }
     }
 }
 

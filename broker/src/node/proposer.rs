@@ -264,7 +264,7 @@ impl From<ProposeError> for SubmitError {
             },
             ProposeError::Unknown { leader } => SubmitError::NotLeader {
                 leader: leader.map(super::node_of),
-                unsure: plant!(UnknownOutcomeAsNotDone => false, else true),
+                unsure: true,
             },
             // What is queued is bounded so that its entries fit. Should one not, its callers hear it, and nothing is lost.
             ProposeError::TooLarge(size) => SubmitError::TooLarge(size),

@@ -186,7 +186,7 @@ fn elsewhere(replies: &[Result<Reply, SubmitError>]) -> Option<bool> {
         Err(_) => false,
     };
     let is_any_elsewhere = replies.iter().any(is_elsewhere);
-    let may_stand = || plant!(PartialAckRepeatedAsNew => replies.iter().all(may_stand), else replies.iter().any(may_stand));
+    let may_stand = || plant!(PartialAckRepeatedAsNew => false, else replies.iter().any(may_stand));
     is_any_elsewhere.then(may_stand)
 }
 

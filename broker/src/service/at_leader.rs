@@ -77,7 +77,9 @@ impl Service {
                             return Err(certain(retried, SubmitError::Overloaded.into()));
                         }
                         Err(ForwardError::Peer(PeerError::Overloaded | PeerError::NotConnected)) => {}
-                        Err(ForwardError::Peer(_)) => retried = true,
+                        Err(ForwardError::Peer(_)) => {
+                            retried |= plant!(UnsureForwardCountsAsUndone => false, else true)
+                        }
                     }
                 }
                 None => {}

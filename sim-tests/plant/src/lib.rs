@@ -283,8 +283,8 @@ bugs! {
     // The broker.
     ServesBeforeItCaughtUp, "serves-before-it-caught-up", "new leader serves before it has applied its predecessors' entries",
         "a leader serves as soon as it is elected";
-    UnknownOutcomeAsNotDone, "unknown-outcome-as-not-done", "indeterminate outcome reported as a failure",
-        "a command whose entry was lost sight of counts as one that was never proposed";
+    UnknownOutcomeAsNotDone, "unknown-outcome-as-not-done", "indeterminate outcome taken for a failure, and tried again",
+        "a change of the catalogue whose answer was lost is asked for once more as if nobody had";
     LeasesReleasedAtFailover, "leases-released-at-failover", "unacknowledged deliveries forgotten by a new leader",
         "a new leader ends all leases that its predecessor gave";
     WallClockDeadlines, "wall-clock-deadlines", "lease measured by a clock that jumps",

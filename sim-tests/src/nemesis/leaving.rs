@@ -10,7 +10,7 @@ use madsim::{
 use tokio::time::sleep;
 
 use super::{Scene, last};
-use crate::{atlas, host::Host, machine::Slowness};
+use crate::{atlas, host::Host, machine::Slowness, oracle::cluster::replicas};
 
 /// A node that is told to stop has ended after this: `flotilla serve` gives it 15 seconds for its leaderships, and it has to write
 /// its state out.
@@ -19,6 +19,10 @@ const ENDS: Duration = Duration::from_secs(20);
 /// election without the wait before it, which is 600 ms and more.
 const HANDED_OVER: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(5);
+/// Share of the stops in a cluster that is whole during which another node stands still.
+const STANDS_STILL: f64 = 0.6;
+/// For how long it has done so by then, milliseconds: it still counts as heard, and no longer once a hand-over to it has failed.
+const STILL_MS: std::ops::Range<u64> = 100..700;
 
 pub(super) async fn leave(scene: &Scene) -> bool {
     // A leader most of the time: nothing happens when another one goes.
@@ -29,34 +33,27 @@ pub(super) async fn leave(scene: &Scene) -> bool {
         return false;
     };
     let Some(node) = victim.node() else { return false };
-    let led: Vec<u32> = (0..=scene.plan.shards)
-        .filter(|shard| node.leads(*shard))
-        .collect();
     // With one nemesis there is no other fault now.
-    let is_calm = scene.plan.at_once == 1
-        && scene.plan.loss == 0.0
-        && scene.hosts.len() >= 3
-        && atlas::whole(&scene.hosts);
-    let told = TimeHandle::current().elapsed();
-    victim.tell_to_leave();
-    let (mut ended, mut handed_over) = (None, None);
-    while TimeHandle::current().elapsed() < told + ENDS && (ended.is_none() || handed_over.is_none()) {
-        sleep(LOOK).await;
-        let now = TimeHandle::current().elapsed() - told;
-        let has_another = |shard: &u32| is_led_without(scene, victim, *shard);
-        if handed_over.is_none() && led.iter().all(has_another) {
-            handed_over = Some(now);
-        }
-        if ended.is_none() && victim.exited() {
-            ended = Some(now);
-        }
-    }
-    let synced = node.hello().synced;
+    let is_alone = scene.plan.at_once == 1 && scene.hosts.len() >= 3 && atlas::whole(&scene.hosts);
+    let is_calm = is_alone && scene.plan.loss == 0.0;
     // An election writes votes, which take as long as the machines of this world take for it.
     let slowness = scene.plan.slowness;
     let slow = 2 * Duration::from_millis(slowness.long_ms.max(slowness.longest_ms));
+    // Sometimes somebody stands still who looks as good a successor as the others, for a while.
+    let may_stand_still = is_alone && slowness.longest_ms == 0 && thread_rng().gen_bool(STANDS_STILL);
+    let still = scene.hosts.iter().rfind(|host| host.id != victim.id);
+    let still = still.filter(|_| may_stand_still);
+    if let Some(still) = still {
+        still.pause();
+        last(STILL_MS).await;
+    }
+    let led: Vec<u32> = (0..=scene.plan.shards)
+        .filter(|shard| node.leads(*shard))
+        .collect();
+    let (ended, handed_over) = await_end(scene, victim, still, &led).await;
+    let synced = node.hello().synced;
     let bound = (HANDED_OVER + slow) * u32::try_from(led.len().max(1)).unwrap_or(u32::MAX);
-    let bound = is_calm.then_some(bound);
+    let bound = (is_calm && still.is_none()).then_some(bound);
     judge(scene, victim, bound, ended, handed_over);
     // What it has said that it wrote is there whatever happens to the machine now.
     if ended.is_some() && thread_rng().gen_bool(0.5) {
@@ -79,6 +76,58 @@ pub(super) async fn leave(scene: &Scene) -> bool {
         break;
     }
     true
+}
+
+/// Tells it to stop; when it has ended, and when others have what it led, if they have within the time.
+async fn await_end(
+    scene: &Scene,
+    victim: &Host,
+    still: Option<&Host>,
+    led: &[u32],
+) -> (Option<Duration>, Option<Duration>) {
+    let told = TimeHandle::current().elapsed();
+    victim.tell_to_leave();
+    let (mut ended, mut handed_over) = (None, None);
+    while TimeHandle::current().elapsed() < told + ENDS && (ended.is_none() || handed_over.is_none()) {
+        sleep(LOOK).await;
+        let now = TimeHandle::current().elapsed() - told;
+        let has_another = |shard: &u32| is_led_without(scene, victim, *shard);
+        if handed_over.is_none() && led.iter().all(has_another) {
+            handed_over = Some(now);
+        }
+        if ended.is_none() && victim.exited() {
+            ended = Some(now);
+            if let Some(still) = still {
+                judge_the_rest(scene, victim, led);
+                still.resume();
+            }
+        }
+    }
+    if let Some(still) = still.filter(|_| ended.is_none()) {
+        still.resume();
+    }
+    (ended, handed_over)
+}
+
+/// One hand-over went to somebody who stood still. By then that is known, and the others go to those who take over.
+fn judge_the_rest(scene: &Scene, victim: &Host, led: &[u32]) {
+    let others = scene.hosts.iter().filter(|host| host.id != victim.id);
+    let replicas: Vec<_> = others
+        .filter_map(Host::node)
+        .flat_map(|node| replicas(&node))
+        .collect();
+    let taken = |shard: &&u32| {
+        let mut of_shard = replicas.iter().filter(|replica| replica.shard() == **shard);
+        of_shard.any(|replica| replica.status().is_leader)
+    };
+    let left: Vec<u32> = led.iter().filter(|shard| !taken(shard)).copied().collect();
+    scene.coverage.count("stopped beside one that stood still");
+    if left.len() > 1 {
+        scene.history.broken(format!(
+            "P11: node {} stopped in an orderly way while one other node stood still, and nobody took over its shards {left:?}",
+            victim.id
+        ));
+    }
 }
 
 /// Another node leads a shard and has applied all that was answered before.

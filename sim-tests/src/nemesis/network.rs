@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use broker::node::META_SHARD;
 use madsim::{
     net::NetSim,
     rand::{Rng, seq::SliceRandom, thread_rng},
@@ -13,6 +14,9 @@ use crate::{host::Host, plan::Plan};
 
 /// Long enough for an election, and often for more than one.
 const CUT_MS: std::ops::Range<u64> = 500..15_000;
+
+/// Long enough for the operator to delete something and for its leaders to drop it.
+const BEHIND_MS: std::ops::Range<u64> = 2_000..7_000;
 
 fn cut(links: &[(NodeId, NodeId)]) {
     for &(from, to) in links {
@@ -88,9 +92,43 @@ pub(super) async fn split(scene: &Scene) -> bool {
 }
 
 pub(super) async fn one_way(scene: &Scene) -> bool {
+    // Where names come and go, what a node has not heard of matters.
+    if scene.plan.operator && thread_rng().gen_bool(0.5) {
+        return lead_behind(scene).await;
+    }
     let all = machines(scene);
     let pair: Vec<NodeId> = all.choose_multiple(&mut thread_rng(), 2).copied().collect();
     cut_for_a_while(&[(pair[0], pair[1])]).await
+}
+
+/// A node does not hear the catalogue's leader, and all else; while it is behind, it is given shards that others lead, who
+/// have carried out what it has not heard of.
+async fn lead_behind(scene: &Scene) -> bool {
+    let Some(meta) = scene.leader(META_SHARD) else {
+        return false;
+    };
+    let mut others: Vec<&Host> = scene.hosts.iter().filter(|host| host.id != meta.id).collect();
+    others.shuffle(&mut thread_rng());
+    let Some((behind, rest)) = others.split_first() else {
+        return false;
+    };
+    let link = [(meta.machine(), behind.machine())];
+    cut(&link);
+    last(BEHIND_MS).await;
+    let (to, leading) = (behind.node(), rest.iter().filter_map(|host| host.node()));
+    for shard in leading
+        .flat_map(|node| node.shards())
+        .filter(|shard| shard.leads())
+    {
+        let replica = to.as_ref().and_then(|to| to.shard(shard.id));
+        if let Some(replica) = replica.map(|there| there.replica.id()) {
+            // It may have lost the shard, or stop.
+            let _ = shard.replica.transfer_leader(replica).await;
+        }
+    }
+    last(BEHIND_MS).await;
+    mend(&link);
+    true
 }
 
 pub(super) async fn loss(scene: &Scene) -> bool {

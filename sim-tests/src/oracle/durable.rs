@@ -47,6 +47,10 @@ impl Oracle for Durable {
             }
             Event::Refused { id } => {
                 self.refused.insert(id.clone());
+                // The answer may have been on its way for longer than the message.
+                if self.came.values().any(|came| came.contains(id)) {
+                    wrong.push(format!("P1 aborted read: {id} came, and was refused by {at:?}"));
+                }
             }
             Event::Delivered(it) => {
                 if self.refused.contains(&it.id) {
@@ -151,12 +155,17 @@ mod tests {
     #[test]
     fn a_message_that_was_refused_and_comes_is_found() {
         let refused = Event::Refused { id: "t/1".into() };
-        let events = [(0, sending("t/1")), (1, refused), (2, delivered("t/1", 0, 1, 2))];
-        let wrong = judge(&mut oracle(), &events);
-        assert!(
-            wrong.len() == 1 && wrong[0].starts_with("P1 aborted read"),
-            "{wrong:?}"
-        );
+        let came = || delivered("t/1", 0, 1, 1);
+        for events in [[(1, refused.clone()), (2, came())], [(1, came()), (2, refused)]] {
+            let wrong = judge(
+                &mut oracle(),
+                &[[(0, sending("t/1"))].as_slice(), &events].concat(),
+            );
+            assert!(
+                wrong.len() == 1 && wrong[0].starts_with("P1 aborted read"),
+                "{wrong:?}"
+            );
+        }
     }
 
     #[test]

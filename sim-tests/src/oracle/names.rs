@@ -32,6 +32,8 @@ mod tests;
 pub const STALE: Duration = Duration::from_secs(10);
 /// A request that nobody waits for any more may be carried out so much later.
 const ON_ITS_WAY: Duration = Duration::from_secs(10);
+/// A send that was answered sooner was passed on once at most: a node repeats it when its shard has another leader.
+const AT_ONCE: Duration = Duration::from_millis(500);
 /// A lease that a consumer chooses, in these workloads: between two attempts there is one.
 pub const LEASE: Duration = Duration::from_secs(10);
 /// Attempts of a consumer group that nobody configured.
@@ -165,11 +167,37 @@ impl Names {
 
     /// A number belongs to a name for good.
     fn bears(&mut self, at: Duration, kind: Kind, name: &str, number: u32, wrong: &mut Vec<String>) {
+        if !self.numbers.contains_key(&(kind, number)) {
+            self.follows(kind, name, number, wrong);
+        }
         let known = self.numbers.entry((kind, number));
         let (known, _) = known.or_insert_with(|| (name.to_owned(), at));
         if known != name {
             wrong.push(format!(
                 "names: {kind:?} {name} has number {number}, which was given to {known}"
+            ));
+        }
+    }
+
+    /// What the operator made last under a name has a successor only if somebody asked for its deletion since: one that was
+    /// asked for before, and comes late, is none of its business.
+    fn follows(&self, kind: Kind, name: &str, number: u32, wrong: &mut Vec<String>) {
+        let is_of_name = |before: &u32| {
+            let known = self.numbers.get(&(kind, *before));
+            known.is_some_and(|(known, _)| known == name)
+        };
+        let mut made = self.made.range((kind, 0)..(kind, number)).rev();
+        let last = made.find(|((_, before), _)| is_of_name(before));
+        let Some(((_, before), (made, _))) = last else {
+            return;
+        };
+        let life = self.lives.get(&Name {
+            kind,
+            name: name.to_owned(),
+        });
+        if life.and_then(|life| life.asked).is_none_or(|asked| asked < *made) {
+            wrong.push(format!(
+                "names: {kind:?} {name} has number {number}, and nobody asked to delete number {before}, made after {made:?}"
             ));
         }
     }
@@ -283,7 +311,7 @@ impl Names {
         let Some(stored) = message.stored else { return };
         // A request that was sent twice may have been carried out again; one that lay in a cut, when that was over.
         let over = match self.calm {
-            _ if message.tries == 1 => stored,
+            _ if message.tries == 1 && stored < message.sent + AT_ONCE => stored,
             Some(calm) => stored.max(calm),
             None => Duration::MAX - ON_ITS_WAY,
         };

@@ -103,6 +103,10 @@ impl Limits {
             bounds.queued_send_bytes = 48 * 1024;
         }
         if is_small() {
+            // Of what a client asks for together a part may be in the log, and the rest not.
+            bounds.entry_commands = 1;
+        }
+        if is_small() {
             (bounds.tick, bounds.trim, bounds.copy_commands) = (2, 3, 2);
         }
     }
@@ -111,6 +115,12 @@ impl Limits {
     #[must_use]
     pub fn forget(&self) -> bool {
         self.retention < LONG || self.retention_bytes < PLENTY
+    }
+
+    /// Whether anything can be forgotten for want of room.
+    #[must_use]
+    pub fn forget_for_room(&self) -> bool {
+        self.retention_bytes < PLENTY
     }
 
     /// Keeps everything from now on.

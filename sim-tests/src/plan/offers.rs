@@ -76,10 +76,10 @@ impl Plan {
             | Bug::RetentionHalved
             | Bug::RetentionNeverByAge
             | Bug::RetentionForgetsDeadLettersForRoom => self.limits.forget(),
-            Bug::RenewalWithoutLimit
-            | Bug::RenewalNeverHappens
-            | Bug::LostAnswersRenewed
-            | Bug::GoneClientLivesAtTheNewLeader => self.push,
+            // Logs that are in a leader's own bound, and not in another's.
+            Bug::OthersNeedsIgnored => self.limits.forget_for_room() && self.nodes > 1,
+            Bug::RenewalWithoutLimit | Bug::RenewalNeverHappens | Bug::LostAnswersRenewed => self.push,
+            Bug::GoneClientLivesAtTheNewLeader => self.push && (self.deaths || self.good_byes),
             // What its holder chose the end of waits for no backoff.
             Bug::ExponentialBackoffNeverGrows => {
                 self.push && matches!(self.backoff, BackoffView::Exponential { .. })
@@ -87,16 +87,26 @@ impl Plan {
             Bug::BackoffListOneStepAhead => {
                 self.push && matches!(self.backoff, BackoffView::Customized { .. })
             }
-            Bug::GoodByeIgnored | Bug::GoodByeDuringLookLost => self.push && self.good_byes,
-            Bug::DeletesWhoeverBearsTheName
-            | Bug::DroppedGroupBeginsAnew
-            | Bug::TopicIdFromCount
+            Bug::GoodByeIgnored => self.push && self.good_byes,
+            // It is lost while somebody else's is seen to.
+            Bug::GoodByeDuringLookLost => self.push && self.good_byes && self.topics * self.consumers > 1,
+            Bug::TurnNeverMoves => self.queues > 1,
+            Bug::ServesBeforeItCaughtUp | Bug::UnsureForwardCountsAsUndone => self.nodes > 1,
+            // It is late by a bad network, or because it was passed on.
+            Bug::DeletesWhoeverBearsTheName | Bug::UnknownOutcomeAsNotDone | Bug::DroppedGroupBeginsAnew => {
+                self.operator && self.nodes > 1
+            }
+            Bug::TopicIdFromCount
             | Bug::DeletedQueuesStillCount
             | Bug::GroupRemovalLeavesItsRow
             | Bug::RulesLeftBehind
             | Bug::DropLeavesGroups
             | Bug::OrphanedDeadLettersDeleted => self.operator,
-            Bug::BatchAnswersShifted | Bug::PartialAckRepeatedAsNew => self.batches,
+            Bug::BatchAnswersShifted => self.batches,
+            // Else all of a batch is in one entry.
+            Bug::PartialAckRepeatedAsNew => {
+                self.batches && self.nodes > 1 && self.limits.bounds.entry_commands == 1
+            }
             Bug::BodyTruncated => self.body > 4_096,
             _ => true,
         }

@@ -46,6 +46,8 @@ const AWAY_MS: std::ops::Range<u64> = 0..10_000;
 const LONGEST: Duration = Duration::from_secs(12);
 /// A node that answers sooner has heard of what was made: else it would wait for longer.
 const HEARD: Duration = Duration::from_secs(2);
+/// A deletion that nobody can tell the outcome of is asked for so often.
+const TRIES: u32 = 4;
 /// Most queues of a topic.
 const MOST_QUEUES: u32 = 6;
 /// Longest wait between two attempts, milliseconds.
@@ -121,12 +123,11 @@ impl World {
         if rng.gen_bool(0.5) {
             let unused = [Name::topic(UNUSED_TOPIC), Name::group(UNUSED_GROUP)];
             let name = unused.choose(&mut rng).expect("two");
-            let request = match rng.gen_range(0..5) {
-                0 => Request::Describe,
-                1 | 2 => Request::Delete,
-                _ => Request::Create(draw(name)),
+            match rng.gen_range(0..5) {
+                0 => self.ask(name, Request::Describe).await,
+                1 | 2 => self.replace(name).await,
+                _ => self.ask(name, Request::Create(draw(name))).await,
             };
-            self.ask(name, request).await;
             return;
         }
         let name = any_used();
@@ -139,13 +140,36 @@ impl World {
             }
             _ => {
                 self.desk.hush(&name.name).await;
-                self.delete(&name).await;
+                self.desk.next_round(&name.name);
+                self.delete_for_sure(&name).await;
                 stay_away().await;
                 let answer = self.ask(&name, Request::Create(draw(&name))).await;
                 self.desk.release(&name.name);
                 answer
             }
         };
+    }
+
+    /// Deletes it, and sometimes makes it again at once.
+    async fn replace(&self, name: &Name) -> Answer {
+        let answer = self.delete_for_sure(name).await;
+        match thread_rng().gen_bool(0.5) {
+            true => self.ask(name, Request::Create(draw(name))).await,
+            false => answer,
+        }
+    }
+
+    /// As people do: who is told that nobody knows asks once more, most of the time somebody else.
+    async fn delete_for_sure(&self, name: &Name) -> Answer {
+        let mut answer = self.ask(name, Request::Delete).await;
+        for _ in 1..TRIES {
+            if answer != Answer::Unsure {
+                break;
+            }
+            pause().await;
+            answer = self.ask(name, Request::Delete).await;
+        }
+        answer
     }
 
     async fn delete(&self, name: &Name) -> Answer {

@@ -24,6 +24,12 @@ const HELD_TOO_LONG: f64 = 0.2;
 const BEARABLE: Duration = Duration::from_secs(180);
 /// From one good-bye to the next, milliseconds: sometimes after the longest hold.
 const STAY_MS: std::ops::Range<u64> = 20_000..120_000;
+/// Share of good-byes that are said when others say theirs.
+const TOGETHER: f64 = 0.7;
+/// From one such moment to the next, milliseconds.
+const TOGETHER_EVERY_MS: u64 = 35_000;
+/// They are not said at once, milliseconds: what a leader does about one takes about as long.
+const TOGETHER_WITHIN_MS: std::ops::Range<u64> = 0..200;
 
 /// Acknowledges a message, asked for at `asked`, after a long time.
 pub(super) async fn hold(context: Context, node: u32, group: String, message: Received, asked: Duration) {
@@ -42,10 +48,19 @@ pub(super) async fn hold(context: Context, node: u32, group: String, message: Re
     }
 }
 
-/// Tells every node that this client is gone, once, whatever comes of it, and goes on as another.
+/// Until the next moment at which an application is stopped wherever it runs, which is the same for all.
+fn until_all_leave() -> Duration {
+    let since = now().as_millis() as u64 % TOGETHER_EVERY_MS;
+    Duration::from_millis(TOGETHER_EVERY_MS - since + thread_rng().gen_range(TOGETHER_WITHIN_MS))
+}
+
+/// Tells every node that this client is gone, once, whatever comes of it, and goes on as another. Often with the others of its
+/// application.
 pub(super) async fn leave_now_and_then(context: Context, topic: String, group: String) {
     while !context.stopped() {
-        sleep(Duration::from_millis(thread_rng().gen_range(STAY_MS))).await;
+        let together = thread_rng().gen_bool(TOGETHER);
+        let alone = Duration::from_millis(thread_rng().gen_range(STAY_MS));
+        sleep(if together { until_all_leave() } else { alone }).await;
         context.record(&Event::Leaving {
             client: context.who.program(),
             group: group.clone(),

@@ -57,6 +57,7 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
             }));
         }
         let mut done = Vec::new();
+        work(&context, &group, messages.len()).await;
         for message in &messages {
             if deal_with(&context, node, &group, message, asked).await {
                 done.push(message);
@@ -67,6 +68,14 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
         for some in done.chunks(at_once.max(1)) {
             acknowledge::acknowledge_all(&context, node, &group, some).await;
         }
+    }
+}
+
+/// A consumer is busy with what came, in some worlds.
+async fn work(context: &Context, group: &str, came: usize) {
+    if came > 0 && group != UNDERTAKER && context.plan.work_ms > 0 {
+        let busy = thread_rng().gen_range(0..=context.plan.work_ms);
+        sleep(Duration::from_millis(busy)).await;
     }
 }
 

@@ -9,12 +9,14 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::{Context, now, pause};
-use crate::{client::Failure, history::Event, letter::Letter};
+use crate::{client::Failure, history::Event, letter::Letter, plan::Fault};
 
 /// Share of sends that go to any node, whatever it leads.
 const ANY_NODE: f64 = 0.2;
 /// Share of sends before which a message is sent that no topic takes.
 const WRONG: f64 = 0.02;
+/// Share of sends that are given up when there is no room for them.
+const GIVES_UP: f64 = 0.5;
 /// Most messages of one request.
 const TOGETHER: u32 = 5;
 
@@ -73,7 +75,7 @@ async fn send_wrong(context: &Context, topic: &str, wrong: (String, Letter)) {
 async fn send(context: &Context, topic: &str, letters: Vec<(String, Letter)>) {
     let mut route = Vec::new();
     let mut turn = thread_rng().gen_range(0..context.plan.nodes);
-    let mut stored = BTreeSet::new();
+    let (mut stored, mut tries) = (BTreeSet::new(), 0);
     // Whoever sent several repeats them all: where they go follows from the first.
     while stored.len() < letters.len() {
         turn += 1;
@@ -92,7 +94,12 @@ async fn send(context: &Context, topic: &str, letters: Vec<(String, Letter)>) {
             true => 1 + turn % context.plan.nodes,
             false => route[turn as usize % route.len()],
         };
-        send_once(context, node, topic, &letters, &mut stored).await;
+        let undone = send_once(context, node, topic, &letters, &mut stored).await;
+        tries += 1;
+        if undone && tries == 1 && may_give_up(context) {
+            context.coverage.count("send given up");
+            return give_up(context, letters);
+        }
         if stored.len() < letters.len() {
             route.clear();
             pause().await;
@@ -100,14 +107,26 @@ async fn send(context: &Context, topic: &str, letters: Vec<(String, Letter)>) {
     }
 }
 
-/// One request; adds what is known to be stored.
+/// Whoever is told that nothing was done may leave it at that, and then the message never comes. Where requests come twice the
+/// second may find room that the first did not.
+fn may_give_up(context: &Context) -> bool {
+    !context.plan.faults.contains_key(&Fault::Disorder) && thread_rng().gen_bool(GIVES_UP)
+}
+
+fn give_up(context: &Context, letters: Vec<(String, Letter)>) {
+    for (id, _) in letters {
+        context.record(&Event::Refused { id });
+    }
+}
+
+/// One request; adds what is known to be stored. True if nothing was done, and the service says so.
 async fn send_once<'a>(
     context: &Context,
     node: u32,
     topic: &str,
     letters: &'a [(String, Letter)],
     stored: &mut BTreeSet<&'a str>,
-) {
+) -> bool {
     for (id, _) in letters {
         let (topic, id) = (topic.to_owned(), id.clone());
         context.record(&Event::Sending { topic, id });
@@ -119,6 +138,9 @@ async fn send_once<'a>(
         Ok(answers) => answers,
         Err(failure) => letters.iter().map(|_| Err(failure.clone())).collect(),
     };
+    let undone = answers
+        .iter()
+        .all(|answer| answer.as_ref().is_err_and(says_not_done));
     for ((id, _), answer) in letters.iter().zip(answers) {
         debug!(at = ?now(), id, node, ?answer, "sent");
         match answer {
@@ -131,4 +153,13 @@ async fn send_once<'a>(
             Err(failure) => context.failed("send", node, &failure),
         }
     }
+    undone
+}
+
+/// There was no room for it, in the queue of a leader or on a disk.
+fn says_not_done(failure: &Failure) -> bool {
+    let Failure::Status(code, _) = failure else {
+        return false;
+    };
+    matches!(code, Code::TooManyRequests | Code::MasterPersistenceTimeout)
 }

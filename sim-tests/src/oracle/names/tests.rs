@@ -189,6 +189,10 @@ fn what_was_stored_before_does_not_come_from_a_successor() {
     good(&twice);
     twice.insert(0, calm(1));
     bad(&twice, "that was made after");
+    // So may the first one of a node that passed it on to two leaders.
+    let mut passed_on = story(9);
+    passed_on[0][0].0 = 8;
+    good(&passed_on);
 }
 
 #[test]
@@ -257,6 +261,29 @@ fn a_number_is_given_once() {
         topic_made(5, 7),
     ];
     bad(&again, "was made at");
+}
+
+#[test]
+fn a_deletion_that_was_asked_for_before_leaves_a_successor_alone() {
+    let story = |asked_at: u64| {
+        let delete = told(
+            asked_at,
+            &Name::topic(TOPIC),
+            Request::Delete,
+            Answer::Unsure,
+            None,
+        );
+        let mut story = vec![
+            topic_made(10, 1),
+            delete,
+            sent(15, "spare-0/1"),
+            came(16, |it| it.topic_number = 2),
+        ];
+        story[..2].sort_by_key(|events| events[0].0);
+        story
+    };
+    bad(&story(8), "nobody asked to delete number 1");
+    good(&story(12));
 }
 
 #[test]

@@ -1,0 +1,175 @@
+//! Looks into the leaders: every queue has its turn (P11). While receives of a consumer group are answered from some queues of a
+//! topic, another queue of the same topic and shard that has new messages is not passed by for long.
+//!
+//! Of queues in one shard only: what keeps one of them from being read keeps all of them. Which receive looks at which queue nobody
+//! sees from here, so messages are counted, of which a receive takes a few.
+
+use std::collections::BTreeMap;
+
+use broker::node::Node;
+use queue_core::{GroupId, QueueId};
+
+/// A receive takes so many messages at most.
+const OF_ONE_RECEIVE: u64 = 8;
+/// One queue for one consumer group, at the node that leads it: node, shard, topic, consumer group and queue.
+type Key = (u32, u32, u32, u32, QueueId);
+
+/// How far a consumer group is on a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    /// What comes next.
+    cursor: u64,
+    /// The end of the queue.
+    next: u64,
+    /// Changes whenever something is delivered, be it again, or ends.
+    given: u64,
+    /// Queues of the topic, here and elsewhere, each of which has its turn between two of this one.
+    queues: u64,
+}
+
+/// What was seen of queues so far.
+#[derive(Default)]
+pub struct Turns {
+    /// Who reads at the same time, and may overtake each other: looks of other nodes, and clients.
+    readers: u64,
+    /// At the last look, and how many messages others gave since something moved here.
+    seen: BTreeMap<Key, (Place, u64)>,
+}
+
+impl Turns {
+    /// Of queues that so many nodes and clients read at the same time.
+    #[must_use]
+    pub fn new(readers: u32) -> Turns {
+        Turns {
+            readers: readers.into(),
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Looks at all queues where they are led, for consumer groups with these names.
+    pub fn look(&mut self, nodes: &[Node], groups: &[String], wrong: &mut Vec<String>) {
+        let mut now = BTreeMap::new();
+        for node in nodes {
+            let meta = node.meta();
+            let groups = groups.iter().filter_map(|name| meta.group(name));
+            let groups: Vec<GroupId> = groups.map(|group| GroupId(group.id)).collect();
+            // What cannot be read is nobody's turn.
+            if !node.store().damages().is_empty() {
+                continue;
+            }
+            for shard in node.shards().iter().filter(|shard| shard.leads()) {
+                shard.machine.read(|core| {
+                    let mut given: BTreeMap<(GroupId, QueueId), u64> = BTreeMap::new();
+                    for (group, queue, row) in core.all_in_flight() {
+                        let sum = given.entry((group, queue)).or_default();
+                        *sum = sum.wrapping_add(row.nonce);
+                    }
+                    for (queue, view) in core.queues() {
+                        for &group in &groups {
+                            let topic = meta.topic_by_id(queue.topic());
+                            let place = Place {
+                                queues: topic.map_or(0, |topic| topic.queue_shards.len() as u64),
+                                cursor: core.cursor(group, queue).unwrap_or(view.first),
+                                next: view.next,
+                                given: given.get(&(group, queue)).copied().unwrap_or_default(),
+                            };
+                            now.insert((node.id(), shard.id, queue.topic(), group.0, queue), place);
+                        }
+                    }
+                });
+            }
+        }
+        self.see(now, wrong);
+    }
+
+    fn see(&mut self, now: BTreeMap<Key, Place>, wrong: &mut Vec<String>) {
+        /// Of a topic's queues in a shard, for a consumer group.
+        fn together((node, shard, topic, group, _): Key) -> (u32, u32, u32, u32) {
+            (node, shard, topic, group)
+        }
+        let mut moved: BTreeMap<_, u64> = BTreeMap::new();
+        for (key, place) in &now {
+            let before = self
+                .seen
+                .get(key)
+                .map_or(place.cursor, |(before, _)| before.cursor);
+            *moved.entry(together(*key)).or_default() += place.cursor.saturating_sub(before);
+        }
+        let before = std::mem::take(&mut self.seen);
+        for (key, place) in now {
+            let passed = match before.get(&key) {
+                Some((before, passed))
+                    if (before.cursor, before.given) == (place.cursor, place.given)
+                        && before.cursor < before.next =>
+                {
+                    passed + moved[&together(key)]
+                }
+                _ => 0,
+            };
+            if passed > OF_ONE_RECEIVE * (place.queues + self.readers) {
+                let (node, shard, _, group, queue) = key;
+                wrong.push(format!(
+                    "P11: {queue:?} of shard {shard} has something for consumer group {group} at {}, and {passed} messages of \
+                     other queues of its topic came from node {node} since something came of it",
+                    place.cursor
+                ));
+            }
+            self.seen.insert(key, (place, passed));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two queues of a topic; of the first `taken` messages are delivered between two looks.
+    fn judged(looks: u64, taken: u64, other: impl Fn(u64) -> Place) -> usize {
+        let (mut turns, mut wrong) = (Turns::new(2), Vec::new());
+        for look in 0..looks {
+            let busy = Place {
+                cursor: look * taken,
+                next: 1_000,
+                given: look,
+                queues: 2,
+            };
+            let queues = [(0, busy), (1, other(look))];
+            let key = |queue| (1, 1, 1, 1, QueueId::new(1, queue));
+            turns.see(
+                queues.map(|(queue, place)| (key(queue), place)).into(),
+                &mut wrong,
+            );
+        }
+        wrong.len()
+    }
+
+    fn waits(next: u64) -> Place {
+        Place {
+            cursor: 7,
+            next,
+            given: 0,
+            queues: 2,
+        }
+    }
+
+    #[test]
+    fn a_queue_that_is_passed_by_for_long_is_found() {
+        assert_eq!(judged(5, 8, |_| waits(8)), 0, "4 receives");
+        assert_eq!(judged(6, 8, |_| waits(8)), 1, "5 receives");
+    }
+
+    #[test]
+    fn a_queue_without_new_messages_or_with_deliveries_is_not_passed_by() {
+        assert_eq!(judged(100, 8, |_| waits(7)), 0);
+        let moves = |look| Place {
+            cursor: look / 5,
+            ..waits(1_000)
+        };
+        assert_eq!(judged(100, 8, moves), 0);
+        let again = |look| Place {
+            given: look / 5,
+            ..waits(8)
+        };
+        assert_eq!(judged(100, 8, again), 0, "it is delivered again");
+    }
+}
