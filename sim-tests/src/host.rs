@@ -35,8 +35,8 @@ mod process;
 
 pub use hardware::Hardware;
 use power::Supply;
-pub use process::Guise;
 use process::Process;
+pub use process::{Guise, HAND_OVER_TIMEOUT};
 
 const PEER_PORT: u16 = 8083;
 const CLIENT_PORT: u16 = 8081;
@@ -190,10 +190,11 @@ impl Host {
         lock(&self.process.last_words).clone()
     }
 
-    /// Whether the state engine has anything that only its memory holds.
+    /// How far the state engine has a shard's state durably: the index of the last entry that is applied in it.
     #[must_use]
-    pub fn has_unflushed(&self) -> bool {
-        lock(&self.process.hardware).engine.unflushed() > 0
+    pub fn durably_applied(&self, shard: u32) -> Option<u64> {
+        let engine = lock(&self.process.hardware).engine.clone();
+        raft_store::applied_in(shard, |key| engine.durable(key))
     }
 
     /// Kills the process and cuts the power: what was not synced is lost, torn or kept, as chance has it.
