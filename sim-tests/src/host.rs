@@ -176,12 +176,10 @@ impl Host {
         }
     }
 
-    /// Whether what runs here in the guise of another cluster's node serves that cluster.
+    /// What runs here in the guise of another cluster's node.
     #[must_use]
-    pub fn visitor_is_ready(&self) -> bool {
-        lock(&self.process.visitor)
-            .as_ref()
-            .is_some_and(|node| node.ready().is_ok())
+    pub fn visitor(&self) -> Option<Node> {
+        lock(&self.process.visitor).clone()
     }
 
     /// What the process said when it ended by itself the last time.
