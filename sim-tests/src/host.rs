@@ -14,7 +14,11 @@ use madsim::{
     runtime::{Handle, NodeHandle},
     task::NodeId,
 };
-use raft_store::{blocking::sim::set_machine, disk::sim::SimDisk, engine::memory::MemoryEngine};
+use raft_store::{
+    blocking::{Work, sim::set_machine},
+    disk::sim::SimDisk,
+    engine::memory::MemoryEngine,
+};
 
 use crate::{
     clock::WallClock,
@@ -226,6 +230,17 @@ impl Host {
     /// From now on the power may fail in the middle of work, or no longer.
     pub fn power_may_fail(&self, may: bool) {
         self.process.supply.may_fail(may);
+    }
+
+    /// The power is to fail during a piece of work that the process does; see [`SlowMachine::doom`].
+    pub fn doom(&self, piece: Option<(Work, u64)>) {
+        self.slow.doom(piece);
+    }
+
+    /// How many pieces of this work the machine has done or begun.
+    #[must_use]
+    pub fn work_count(&self, work: Work) -> u64 {
+        self.slow.count(work)
     }
 
     /// Whether the power has failed in the middle of work, and nobody has started the process since.
