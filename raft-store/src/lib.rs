@@ -41,5 +41,6 @@ pub use replica::{
     BarrierError, ChangeError, PayloadError, ProposeError, PurgeError, RaftOptions, Replica, ReplicaOptions,
     ReplicaStatus, Role, StatusWatch,
 };
+pub use state::applied_in;
 pub use store::{RetentionError, Store, StoreError, StoreOptions, StoreStats};
 pub use transport::{Transport, TransportError};

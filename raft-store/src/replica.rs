@@ -330,6 +330,11 @@ impl Replica {
         *flushed = (*flushed).max(upto);
     }
 
+    /// The index of the last applied entry that counts as flushed: what no crash takes from the state, and the log may give up.
+    pub fn flushed_index(&self) -> Option<u64> {
+        self.flushed().map(|id| id.index)
+    }
+
     pub(crate) fn flushed(&self) -> Option<RaftLogId> {
         *self.inner.flushed.lock().unwrap_or_else(PoisonError::into_inner)
     }

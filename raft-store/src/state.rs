@@ -64,6 +64,14 @@ fn other(section: u8) -> u8 {
     FIRST + SECOND - section
 }
 
+/// The index of the last entry that a shard has applied, by what stands at the keys of a state engine: for who looks at one from
+/// outside.
+pub fn applied_in(shard: u32, get: impl Fn(&[u8]) -> Option<Bytes>) -> Option<u64> {
+    let applied = get(&full_key(shard, OURS, APPLIED))?;
+    let applied = record::LogId::decode(applied).ok()?;
+    Some(applied.index)
+}
+
 /// Keys of one shard's machine in an engine or in a view of one.
 pub(crate) struct ShardView<'a> {
     shard: u32,

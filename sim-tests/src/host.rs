@@ -14,7 +14,11 @@ use madsim::{
     runtime::{Handle, NodeHandle},
     task::NodeId,
 };
-use raft_store::{blocking::sim::set_machine, disk::sim::SimDisk, engine::memory::MemoryEngine};
+use raft_store::{
+    blocking::{Work, sim::set_machine},
+    disk::sim::SimDisk,
+    engine::memory::MemoryEngine,
+};
 
 use crate::{
     clock::WallClock,
@@ -35,8 +39,8 @@ mod process;
 
 pub use hardware::Hardware;
 use power::Supply;
-pub use process::Guise;
 use process::Process;
+pub use process::{Guise, HAND_OVER_TIMEOUT};
 
 const PEER_PORT: u16 = 8083;
 const CLIENT_PORT: u16 = 8081;
@@ -176,12 +180,10 @@ impl Host {
         }
     }
 
-    /// Whether what runs here in the guise of another cluster's node serves that cluster.
+    /// What runs here in the guise of another cluster's node.
     #[must_use]
-    pub fn visitor_is_ready(&self) -> bool {
-        lock(&self.process.visitor)
-            .as_ref()
-            .is_some_and(|node| node.ready().is_ok())
+    pub fn visitor(&self) -> Option<Node> {
+        lock(&self.process.visitor).clone()
     }
 
     /// What the process said when it ended by itself the last time.
@@ -190,10 +192,11 @@ impl Host {
         lock(&self.process.last_words).clone()
     }
 
-    /// Whether the state engine has anything that only its memory holds.
+    /// How far the state engine has a shard's state durably: the index of the last entry that is applied in it.
     #[must_use]
-    pub fn has_unflushed(&self) -> bool {
-        lock(&self.process.hardware).engine.unflushed() > 0
+    pub fn durably_applied(&self, shard: u32) -> Option<u64> {
+        let engine = lock(&self.process.hardware).engine.clone();
+        raft_store::applied_in(shard, |key| engine.durable(key))
     }
 
     /// Kills the process and cuts the power: what was not synced is lost, torn or kept, as chance has it.
@@ -227,6 +230,17 @@ impl Host {
     /// From now on the power may fail in the middle of work, or no longer.
     pub fn power_may_fail(&self, may: bool) {
         self.process.supply.may_fail(may);
+    }
+
+    /// The power is to fail during a piece of work that the process does; see [`SlowMachine::doom`].
+    pub fn doom(&self, piece: Option<(Work, u64)>) {
+        self.slow.doom(piece);
+    }
+
+    /// How many pieces of this work the machine has done or begun.
+    #[must_use]
+    pub fn work_count(&self, work: Work) -> u64 {
+        self.slow.count(work)
     }
 
     /// Whether the power has failed in the middle of work, and nobody has started the process since.

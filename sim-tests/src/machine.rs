@@ -172,6 +172,10 @@ struct Pieces {
     begun: u64,
     /// And whether it is done, and only its caller has not heard of it.
     under_way: BTreeMap<u64, (Work, bool)>,
+    /// How many there were of each.
+    of_each: BTreeMap<Work, u64>,
+    /// During which the power is to fail, and how many there are of it before.
+    doomed: Option<(Work, u64)>,
 }
 
 impl SlowMachine {
@@ -196,6 +200,34 @@ impl SlowMachine {
             format!("crash during {} ({when})", name(work))
         };
         under_way.into_values().map(named).collect()
+    }
+
+    /// How many pieces of this work there were, in all lives.
+    pub fn count(&self, work: Work) -> u64 {
+        self.pieces().of_each.get(&work).copied().unwrap_or_default()
+    }
+
+    /// The power is to fail during the next piece of this work but so many, before one of its changes or right after them;
+    /// whether it may fail by itself does not matter. Nothing: during none.
+    pub fn doom(&self, piece: Option<(Work, u64)>) {
+        self.pieces().doomed = piece;
+    }
+
+    /// Counts a piece of work. Whether it is the one that the power is to fail in.
+    fn is_doomed(&self, work: Work) -> bool {
+        let mut pieces = self.pieces();
+        *pieces.of_each.entry(work).or_default() += 1;
+        match &mut pieces.doomed {
+            Some((doomed, left)) if *doomed == work && *left > 0 => {
+                *left -= 1;
+                false
+            }
+            Some((doomed, _)) if *doomed == work => {
+                pieces.doomed = None;
+                true
+            }
+            _ => false,
+        }
     }
 
     fn pieces(&self) -> MutexGuard<'_, Pieces> {
@@ -247,7 +279,7 @@ impl Machine for SlowMachine {
 
     fn before(&self, work: Work) {
         let changes = tearing(work).1;
-        if changes > 0 && self.fails(work) {
+        if self.is_doomed(work) || changes > 0 && self.fails(work) {
             let change = thread_rng().gen_range(1..=changes + 1);
             self.power.fails_in.store(change, Ordering::Relaxed);
         }
@@ -313,6 +345,24 @@ mod tests {
         ];
         assert_eq!(machine.interrupted(), expected);
         assert!(machine.interrupted().is_empty());
+    }
+
+    #[madsim::test]
+    async fn power_fails_in_the_piece_of_work_that_is_doomed_and_in_no_other() {
+        let machine = machine(Slowness::NONE, Arc::default());
+        machine.doom(Some((Work::Install, 1)));
+        machine.before(Work::Stage);
+        machine.before(Work::Install);
+        assert_eq!(machine.power.fails_in.load(Ordering::Relaxed), 0);
+        machine.before(Work::Install);
+        assert_ne!(machine.power.fails_in.swap(0, Ordering::Relaxed), 0);
+        machine.before(Work::Install);
+        assert_eq!(machine.power.fails_in.load(Ordering::Relaxed), 0);
+        assert_eq!(machine.count(Work::Install), 3);
+        machine.doom(Some((Work::Install, 0)));
+        machine.doom(None);
+        machine.before(Work::Install);
+        assert_eq!(machine.power.fails_in.load(Ordering::Relaxed), 0);
     }
 
     #[madsim::test]

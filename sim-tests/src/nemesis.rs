@@ -30,6 +30,7 @@ mod outage;
 mod process;
 mod rebuilding;
 mod release;
+mod tail;
 mod visitor;
 mod vote;
 

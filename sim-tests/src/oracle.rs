@@ -20,6 +20,7 @@
 //! | `names` | what is deleted is gone, and what bears its name next begins anew |
 //! | `dead` | P9: dead letters, exactly once, and never more attempts than allowed |
 //! | `cluster` | P10, and Raft's own: one entry an index, no leader without what was committed |
+//! | `flushed` | P11: what counts as flushed is, and an orderly stop leaves nothing else |
 //! | `payloads` | P10: an entry says the same on all nodes |
 //! | `waits` | P3: a wait between two attempts is the one that was agreed |
 //! | `turns` | P11: every queue has its turn |
@@ -40,6 +41,8 @@ mod conserve;
 mod dead;
 mod durable;
 mod early_death;
+#[cfg(madsim)]
+pub mod flushed;
 pub mod late;
 mod lease;
 pub mod names;

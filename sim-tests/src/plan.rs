@@ -137,7 +137,9 @@ impl Plan {
         };
         let slowest = rng.gen_range(2..=20);
         let mut segment_bytes = 1 << rng.gen_range(16..=20);
-        let mut limits = Limits::draw(&mut rng, &mut segment_bytes);
+        let sends_snapshots = [Fault::SecondLoss, Fault::SenderDies];
+        let snapshots = sends_snapshots.iter().any(|fault| faults.contains_key(fault));
+        let mut limits = Limits::draw(&mut rng, &mut segment_bytes, snapshots);
         let fills_up = [Fault::FullDisk, Fault::FullSender];
         if fills_up.iter().any(|fault| faults.contains_key(fault)) {
             // A segment holds any entry, as the configuration demands: else a spare would have to grow.

@@ -21,7 +21,10 @@ use crate::{
     coverage::Coverage,
     history::History,
     host::Host,
-    oracle::{cluster::Watch, payloads::Payloads, retention::look::Looks, turns::Turns, waits::Waits},
+    oracle::{
+        cluster::Watch, flushed::Flushed, payloads::Payloads, retention::look::Looks, turns::Turns,
+        waits::Waits,
+    },
     plan::Plan,
 };
 
@@ -48,6 +51,7 @@ pub async fn run(
     signs: Arc<Signs>,
 ) {
     let (mut watch, mut counted) = (Watch::default(), Counted::default());
+    let mut flushed = Flushed::default();
     let (mut payloads, mut waits) = (
         Payloads::default(),
         Waits::new(plan.backoff.clone(), plan.push && plan.good_byes),
@@ -60,6 +64,7 @@ pub async fn run(
         let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
         let mut wrong = Vec::new();
         watch.look(&nodes, &mut wrong);
+        flushed.look(&hosts, &mut wrong);
         waits.look(&nodes, |node, group| is_of(&plan, node, group), &mut wrong);
         if let Some(turns) = &mut turns {
             turns.look(&nodes, &groups, &mut wrong);

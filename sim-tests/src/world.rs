@@ -32,8 +32,11 @@ use crate::{
     host::Host,
     log::{self, Line},
     nemesis::{self, Scene},
-    oracle::cluster::Watch,
-    oracle::retention::{ledger, look::Looks},
+    oracle::{
+        cluster::Watch,
+        payloads,
+        retention::{ledger, look::Looks},
+    },
     peers::Disorder,
     plan::Plan,
     trace::{Digest, Trace},
@@ -354,6 +357,7 @@ async fn live(
     let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
     let mut wrong = Vec::new();
     Watch::default().look_at_every_row(&nodes, &mut wrong);
+    wrong.extend(payloads::compare_live(&nodes));
     for node in &nodes {
         for shard in node.shards() {
             wrong.extend(watch::check(&shard).err());

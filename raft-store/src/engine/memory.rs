@@ -89,6 +89,16 @@ impl MemoryEngine {
         self.lock().unflushed.len()
     }
 
+    /// What stands at a key once the power has failed, whatever else a crash leaves.
+    pub fn durable(&self, key: &[u8]) -> Option<Bytes> {
+        let shared = self.lock();
+        let mut undone = shared.unflushed.iter().flatten();
+        match undone.find(|(changed, _)| changed[..] == *key) {
+            Some((_, before)) => before.clone(),
+            None => shared.live.get(key).cloned(),
+        }
+    }
+
     /// From now on every write and flush fails, or works again.
     pub fn fail(&self, failing: bool) {
         self.lock().failing = failing;

@@ -17,10 +17,10 @@ pub(super) async fn purge_to(replica: &Replica, index: u64) -> Result<(), PurgeE
         return Ok(());
     }
     plant!(PurgedBeforeFlush => replica.set_flushed(replica.applied()));
-    if replica.flushed().map(|id| id.index) < Some(index) {
+    if replica.flushed_index() < Some(index) {
         inner.store.flush().await.map_err(PurgeError::Stopped)?;
     }
-    if replica.flushed().map(|id| id.index) < Some(index) {
+    if replica.flushed_index() < Some(index) {
         return Err(not_yet(replica, index));
     }
     // To openraft only what a snapshot covers can go; here the state itself is the snapshot.

@@ -46,7 +46,7 @@ const SUPERVISOR_WAITS: Duration = Duration::from_millis(500);
 /// What a node says that found no space to start in.
 const NO_ROOM: &str = "disk is full";
 /// As `flotilla serve` has it: then the process ends with what it still leads.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(15);
+pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Which cluster a process belongs to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -137,18 +137,26 @@ pub(super) async fn flip(scene: &Scene) -> bool {
         return false;
     };
     let (byte, bit) = (thread_rng().gen_range(0..len), thread_rng().gen_range(0..8));
-    flip_for_a_while(victim, &file, byte, bit).await;
+    flip_for_a_while(scene, victim, &file, (byte, bit)).await;
     true
 }
 
 /// Flips a bit. Sometimes it was wrong on its way from the medium only: what nobody met is right again then.
-pub(super) async fn flip_for_a_while(victim: &Host, file: &str, byte: u64, bit: u8) {
+pub(super) async fn flip_for_a_while(scene: &Scene, victim: &Host, file: &str, (byte, bit): (u64, u8)) {
     let disk = victim.disk();
     let stored = || Some(*disk.read_file(file)?.get(usize::try_from(byte).ok()?)?);
     let before = stored();
     victim.damage();
     disk.flip_bit(file, byte, bit);
     find_out(victim).await;
+    let is_wrong = || {
+        let now_and_before = stored().zip(before);
+        now_and_before.is_some_and(|(now, before)| now == before ^ (1 << bit))
+    };
+    if READ_AT_START.contains(&file) {
+        // Unless it was written anew before the process ended.
+        return must_refuse(scene, victim, file, is_wrong).await;
+    }
     if thread_rng().gen_bool(0.5) {
         return;
     }
@@ -164,13 +172,33 @@ pub(super) async fn flip_for_a_while(victim: &Host, file: &str, byte: u64, bit: 
         return;
     }
     // Written anew, repaired or given back: then it is as it should be.
-    let is_wrong = stored()
-        .zip(before)
-        .is_some_and(|(now, before)| now == before ^ (1 << bit));
-    if is_wrong {
+    if is_wrong() {
         disk.flip_bit(file, byte, bit);
     }
     victim.undamaged();
+}
+
+/// A start reads all of these, so it finds whatever is wrong with them.
+const READ_AT_START: [&str; 2] = ["IDENTITY", "NODE"];
+/// A start has read them after this.
+const STARTED: Duration = Duration::from_secs(10);
+
+/// A process that was just started on a file that is not as it was written, as long as it is not, does not take part.
+pub(super) async fn must_refuse(scene: &Scene, victim: &Host, file: &str, is_wrong: impl Fn() -> bool) {
+    const LOOK: Duration = Duration::from_millis(20);
+    for _ in 0..STARTED.as_millis() / LOOK.as_millis() {
+        // Condemned, or an empty directory in its place already.
+        if victim.condemned() || !victim.damaged() {
+            return scene.coverage.count("damaged directory refused");
+        }
+        if victim.node().is_some() && is_wrong() {
+            let id = victim.id;
+            return scene.history.broken(format!(
+                "P11: node {id} was started with a file {file} that is not as it was written, and takes part"
+            ));
+        }
+        sleep(LOOK).await;
+    }
 }
 
 /// A closed segment, its sidecar or the identity, and how long it is.

@@ -9,9 +9,10 @@ use raft_store::disk::sim::SimDisk;
 
 use super::{
     Scene,
-    disk::{await_permission, find_out, flip_for_a_while},
-    last,
+    disk::{await_permission, find_out, flip_for_a_while, must_refuse},
+    last, process,
 };
+use crate::{atlas::Hold, host::Host};
 
 /// As a segment begins, and each batch in it.
 const SEGMENT_HEAD: usize = 64;
@@ -19,15 +20,26 @@ const BATCH_HEAD: usize = 48;
 const BATCH_MAGIC: &[u8] = b"FLBT";
 
 pub(super) async fn harm(scene: &Scene) -> bool {
-    let victim = scene.anybody();
+    let leader = scene.leader(scene.any_shard());
+    let leader = leader.filter(|_| thread_rng().gen_bool(0.5));
+    let victim = leader.unwrap_or_else(|| scene.anybody());
     let Some(_hold) = scene.atlas.hold(victim.id) else {
         return false;
+    };
+    // Where nobody else may be down, nobody else is.
+    let another_may_fall_behind = !scene.plan.majority_is_up() && thread_rng().gen_bool(0.4);
+    let behind = match another_may_fall_behind {
+        true => Behind::someone(scene).await,
+        false => None,
     };
     if !await_permission(scene, victim).await {
         return false;
     }
     let disk = victim.disk();
-    let Some((file, len)) = any(&disk) else {
+    // Whoever is behind needs what was written last.
+    let newest =
+        newest_closed(&disk).filter(|_| thread_rng().gen_bool(if behind.is_some() { 0.7 } else { 0.2 }));
+    let Some((file, len)) = newest.or_else(|| any(&disk)) else {
         return false;
     };
     let how = thread_rng().gen_range(0..3);
@@ -35,11 +47,13 @@ pub(super) async fn harm(scene: &Scene) -> bool {
     if how == 0 || is_last_segment(&disk, &file) {
         let (byte, bit) = (thread_rng().gen_range(0..len), thread_rng().gen_range(0..8));
         scene.coverage.count(&format!("flipped: {}", kind(&file)));
-        flip_for_a_while(victim, &file, byte, bit).await;
+        drop(behind);
+        flip_for_a_while(scene, victim, &file, (byte, bit)).await;
         return true;
     }
     victim.kill();
     victim.damage();
+    let is_gap = how == 2 && stands_between(&disk, &file);
     if how == 1 {
         disk.cut_file(&file, thread_rng().gen_range(0..len));
         scene.coverage.count(&format!("cut: {}", kind(&file)));
@@ -49,8 +63,63 @@ pub(super) async fn harm(scene: &Scene) -> bool {
     }
     last(100..2_000).await;
     victim.restart();
+    drop(behind);
+    if is_gap {
+        must_refuse(scene, victim, &file, || true).await;
+    }
     find_out(victim).await;
     true
+}
+
+/// Another node that is down while the damage is done, and is started when this is dropped: it has to be told what was written
+/// meanwhile, from where that is damaged.
+struct Behind<'a> {
+    host: &'a Host,
+    _hold: Hold,
+}
+
+impl<'a> Behind<'a> {
+    async fn someone(scene: &'a Scene) -> Option<Behind<'a>> {
+        let host = scene.anybody();
+        let hold = scene.atlas.hold(host.id)?;
+        process::die(host);
+        last(500..10_000).await;
+        scene.coverage.count("damage with another node behind");
+        Some(Behind { host, _hold: hold })
+    }
+}
+
+impl Drop for Behind<'_> {
+    fn drop(&mut self) {
+        self.host.restart();
+    }
+}
+
+fn segments(disk: &SimDisk) -> Vec<String> {
+    let files = disk.files().into_iter();
+    files.filter(|name| name.ends_with(".seg")).collect()
+}
+
+/// Whether there are segments before this one, and behind it.
+fn stands_between(disk: &SimDisk, file: &str) -> bool {
+    let segments = segments(disk);
+    let is_end = |end: Option<&String>| end.is_some_and(|end| end == file);
+    file.ends_with(".seg") && !is_end(segments.iter().min()) && !is_end(segments.iter().max())
+}
+
+/// The closed segment that was written last, and how much of it counts, bytes.
+fn newest_closed(disk: &SimDisk) -> Option<(String, u64)> {
+    let mut segments = segments(disk);
+    segments.sort_unstable();
+    segments.pop();
+    let file = segments.pop()?;
+    let len = written(&disk.read_durable(&file)?)?;
+    Some((file, len as u64))
+}
+
+/// What follows the last byte that is not zero was never written.
+fn written(bytes: &[u8]) -> Option<usize> {
+    Some(bytes.iter().rposition(|byte| *byte != 0)? + 1)
 }
 
 fn kind(file: &str) -> &str {
@@ -80,8 +149,7 @@ pub(super) fn any(disk: &SimDisk) -> Option<(String, u64)> {
     let len = if is_last_segment(disk, &file) {
         proved(&bytes)
     } else {
-        // What follows the last byte that is not zero was never written.
-        bytes.iter().rposition(|byte| *byte != 0)? + 1
+        written(&bytes)?
     };
     (len > 0).then_some((file, len as u64))
 }

@@ -12,10 +12,15 @@ use super::{
     disk::{await_permission, await_whole},
     last,
 };
-use crate::{atlas::Hold, host::Host};
+use crate::{
+    atlas::{self, Hold},
+    host::{Hardware, Host},
+};
 
 /// Until a directory that the catalogue knows to be an older one is found out.
 const FOUND_OUT: Duration = Duration::from_secs(60);
+/// Until a new directory is of the cluster, and from then until it has all that the others have.
+const FILLED: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) async fn put_back(scene: &Scene) -> bool {
@@ -26,8 +31,15 @@ pub(super) async fn put_back(scene: &Scene) -> bool {
     if victim.damaged() || victim.node().is_none() {
         return false;
     }
-    let backup = victim.backup();
-    last(500..20_000).await;
+    let backup = match thread_rng().gen_bool(0.5) {
+        true => backup_of_the_beginning(scene, victim).await,
+        false => {
+            let backup = victim.backup();
+            last(500..20_000).await;
+            Some(backup)
+        }
+    };
+    let Some(backup) = backup else { return false };
     // Whoever has heard of the newer state must not forget it now: a restore while others are down is two failures at once.
     let others: Vec<Hold> = scene
         .hosts
@@ -44,6 +56,35 @@ pub(super) async fn put_back(scene: &Scene) -> bool {
     victim.restart();
     judge(scene, victim).await;
     true
+}
+
+/// A copy of a new directory, as soon as it is of the cluster and before there is anything else in it; returned when it is older
+/// than what is there.
+async fn backup_of_the_beginning(scene: &Scene, victim: &Host) -> Option<Hardware> {
+    if !await_permission(scene, victim).await {
+        return None;
+    }
+    victim.crash();
+    victim.wipe();
+    last(50..2_000).await;
+    victim.restart();
+    if !await_true(FILLED, || victim.disk().read_durable("NODE").is_some()).await {
+        return None;
+    }
+    let backup = victim.backup();
+    let is_filled = await_true(FILLED, || atlas::whole(&scene.hosts)).await;
+    scene.coverage.count("backup of a new directory");
+    is_filled.then_some(backup)
+}
+
+async fn await_true(patience: Duration, condition: impl Fn() -> bool) -> bool {
+    for _ in 0..patience.as_millis() / LOOK.as_millis() {
+        if condition() {
+            return true;
+        }
+        sleep(LOOK).await;
+    }
+    false
 }
 
 /// What the catalogue knows a directory to have had, it must have.
@@ -64,7 +105,7 @@ async fn judge(scene: &Scene, victim: &Host) {
                 .filter_map(listed)
                 .filter(|it| it.directory == hello.directory && it.session != hello.session);
             is_older = known.map(|it| it.synced).max() > Some(hello.opened);
-            let nothing_lost = !is_older && node.ready().is_ok() && crate::atlas::whole(&scene.hosts);
+            let nothing_lost = !is_older && node.ready().is_ok() && atlas::whole(&scene.hosts);
             if nothing_lost {
                 // Nothing that anybody heard of was written since the copy was made.
                 scene.coverage.count("old directory as good as new");

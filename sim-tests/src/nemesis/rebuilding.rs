@@ -5,16 +5,28 @@ use std::time::Duration;
 
 use broker::node::node_of;
 use madsim::rand::{Rng, thread_rng};
+use raft_store::{ReplicaStatus, blocking::Work};
 use tokio::time::sleep;
 
-use super::{Scene, disk, last, network, process};
-use crate::{host::Host, oracle::cluster::replicas};
+use super::{Scene, disk, last, network, process, tail};
+use crate::{atlas, host::Host, oracle::cluster::replicas};
 
 /// Until the leader of some shard has the node's new replica as a learner.
 const LEARNS: Duration = Duration::from_secs(20);
 /// Until what a node lacks was purged from a leader's log.
 const PURGED: Duration = Duration::from_secs(40);
 const LOOK: Duration = Duration::from_millis(10);
+/// For what is over soon.
+const LOOK_CLOSELY: Duration = Duration::from_millis(2);
+/// Until the first joint change to a replica that is a learner.
+const CHANGES: Duration = Duration::from_secs(3);
+/// Until a part of a snapshot's state has arrived at whoever is sent one, if it is sent one.
+const STAGES: Duration = Duration::from_secs(3);
+/// Of the work of putting a snapshot in, each shard's, the power fails in one of so many pieces.
+const PIECES: u64 = 6;
+/// How few milliseconds the next disk of a node that loses one in a joint change takes: it is to be known before there is a
+/// leader that finds the change.
+const AT_ONCE_MS: std::ops::Range<u64> = 10..300;
 
 /// A node loses its disk, and again, or its power, before its new replicas are voters: the replacement is as bad as what
 /// it replaces, as from one batch of disks.
@@ -32,27 +44,92 @@ pub(super) async fn lose_again(scene: &Scene) -> bool {
     victim.restart();
     let mut again = false;
     for _ in 0..thread_rng().gen_range(1..=3) {
-        if !await_true(LEARNS, || is_learner(scene, victim)).await {
+        let lost = match thread_rng().gen_range(0..3) {
+            0 => lose_power_while_filled(scene, victim).await,
+            // Where nobody else may be down, no leader dies.
+            1 if !scene.plan.majority_is_up() => leave_half_done(scene, victim).await,
+            _ => lose_as_learner(scene, victim).await,
+        };
+        if !lost {
             break;
         }
-        last(0..1_500).await;
-        victim.crash();
-        if thread_rng().gen_bool(0.6) && scene.atlas.may_forget(victim.id, &scene.hosts) {
-            victim.wipe();
-            scene.coverage.count("learner wiped");
-        } else {
-            scene.coverage.count("learner dies");
-        }
-        last(50..2_000).await;
-        victim.restart();
         again = true;
     }
     again
 }
 
+async fn lose_as_learner(scene: &Scene, victim: &Host) -> bool {
+    if !await_true(LEARNS, || is_learner(scene, victim)).await {
+        return false;
+    }
+    last(0..1_500).await;
+    victim.crash();
+    if thread_rng().gen_bool(0.6) && scene.atlas.may_forget(victim.id, &scene.hosts) {
+        victim.wipe();
+        scene.coverage.count("learner wiped");
+    } else {
+        scene.coverage.count("learner dies");
+    }
+    last(50..2_000).await;
+    victim.restart();
+    true
+}
+
+/// The power fails while a snapshot is put in: between two of the writes of that, or between what it does to the log and to the
+/// state.
+async fn lose_power_while_filled(scene: &Scene, victim: &Host) -> bool {
+    let work = if thread_rng().gen_bool(0.2) {
+        Work::Stage
+    } else {
+        Work::Install
+    };
+    victim.doom(Some((work, thread_rng().gen_range(0..PIECES))));
+    await_true(LEARNS, || victim.lost_power() || atlas::whole(&scene.hosts)).await;
+    victim.doom(None);
+    if !victim.lost_power() {
+        return false;
+    }
+    scene.coverage.count("learner loses power while it is filled");
+    // Somebody looks after the machine.
+    await_true(LEARNS, || !victim.lost_power()).await;
+    true
+}
+
+/// A leader dies in the middle of a joint change to the node's new replica, and that is of no use any more: the next leader
+/// finds a change that was begun, to what nobody wants.
+async fn leave_half_done(scene: &Scene, victim: &Host) -> bool {
+    if !await_true(LEARNS, || is_learner(scene, victim)).await {
+        return false;
+    }
+    let mut changing = None;
+    await_closely(CHANGES, || {
+        changing = leads_joint_change(scene, victim);
+        changing.is_some()
+    })
+    .await;
+    let held = changing.and_then(|leader| Some((leader, scene.atlas.hold(leader.id)?)));
+    let Some((leader, _hold)) = held else {
+        return false;
+    };
+    process::die(leader);
+    victim.crash();
+    if scene.atlas.may_forget(victim.id, &scene.hosts) {
+        victim.wipe();
+    }
+    scene.coverage.count("joint change left half done");
+    last(AT_ONCE_MS).await;
+    victim.restart();
+    last(50..3_000).await;
+    leader.restart();
+    true
+}
+
 /// A node needs a snapshot, because what it lacks was purged or because it has nothing, and whoever sends it dies, once or
 /// twice.
 pub(super) async fn sender_dies(scene: &Scene) -> bool {
+    if scene.hosts.len() >= tail::NODES_NEEDED && thread_rng().gen_bool(0.4) {
+        return tail::leave(scene).await;
+    }
     let victim = scene.anybody();
     let Some(_hold) = scene.atlas.hold(victim.id) else {
         return false;
@@ -63,7 +140,10 @@ pub(super) async fn sender_dies(scene: &Scene) -> bool {
     };
     let Some(shard) = shard else { return false };
     for _ in 0..thread_rng().gen_range(1..=2) {
-        last(0..1_500).await;
+        match thread_rng().gen_bool(0.5) {
+            true => last(0..1_500).await,
+            false => await_stage(victim).await,
+        }
         let Some(sender) = scene.leader(shard) else {
             continue;
         };
@@ -76,6 +156,12 @@ pub(super) async fn sender_dies(scene: &Scene) -> bool {
         sender.restart();
     }
     true
+}
+
+/// Waits until some of a snapshot's state, but hardly all of it, has arrived, if any is on its way.
+async fn await_stage(victim: &Host) {
+    let enough = victim.work_count(Work::Stage) + thread_rng().gen_range(2..=5);
+    await_closely(STAGES, || victim.work_count(Work::Stage) >= enough).await;
 }
 
 /// A node is cut off until what it lacks of some shard was purged.
@@ -163,12 +249,38 @@ fn lacks_what_was_purged(scene: &Scene, victim: &Host) -> Option<u32> {
         .next()
 }
 
-async fn await_true(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    for _ in 0..patience.as_millis() / LOOK.as_millis() {
+/// Who leads a shard in the middle of a joint change to the node's replica that another node has, too.
+fn leads_joint_change<'a>(scene: &'a Scene, victim: &Host) -> Option<&'a Host> {
+    let changes = |host: &Host, shard: Option<u32>| {
+        let replicas = host.node().map(|node| replicas(&node)).unwrap_or_default();
+        let statuses = replicas.into_iter().map(|replica| replica.status());
+        let of_victim =
+            |status: &ReplicaStatus| status.voters.iter().flatten().any(|id| node_of(*id) == victim.id);
+        statuses
+            .filter(|status| status.voters.len() > 1 && of_victim(status))
+            .find(|status| shard.map_or(status.is_leader, |shard| shard == status.shard))
+            .map(|status| status.shard)
+    };
+    let others = || scene.hosts.iter().filter(|host| host.id != victim.id);
+    let (leader, shard) = others().find_map(|host| Some((host, changes(host, None)?)))?;
+    let is_known = others().any(|host| host.id != leader.id && changes(host, Some(shard)).is_some());
+    is_known.then_some(leader)
+}
+
+async fn await_true(patience: Duration, condition: impl FnMut() -> bool) -> bool {
+    await_looking(LOOK, patience, condition).await
+}
+
+async fn await_closely(patience: Duration, condition: impl FnMut() -> bool) -> bool {
+    await_looking(LOOK_CLOSELY, patience, condition).await
+}
+
+async fn await_looking(every: Duration, patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    for _ in 0..patience.as_millis() / every.as_millis() {
         if condition() {
             return true;
         }
-        sleep(LOOK).await;
+        sleep(every).await;
     }
     false
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use madsim::{
     net::NetSim,
-    rand::{seq::SliceRandom, thread_rng},
+    rand::{Rng, seq::SliceRandom, thread_rng},
 };
 use tokio::time::sleep;
 
@@ -21,6 +21,8 @@ use crate::{
 /// A cluster of one node forms within this.
 const FORMED: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(20);
+/// How often is looked what is said of a visitor.
+const LISTEN: Duration = Duration::from_millis(500);
 
 pub(super) async fn visit(scene: &Scene) -> bool {
     let place = scene.anybody();
@@ -34,18 +36,22 @@ pub(super) async fn visit(scene: &Scene) -> bool {
     place.disguise(Guise::Founder);
     place.restart();
     for _ in 0..FORMED.as_millis() / LOOK.as_millis() {
-        if place.visitor_is_ready() {
+        if is_ready(place) {
             break;
         }
         sleep(LOOK).await;
     }
-    let formed = place.visitor_is_ready();
+    let formed = is_ready(place);
     place.kill();
     NetSim::current().unclog_node(place.machine());
     if formed {
         place.disguise(Guise::Visitor);
         place.restart();
-        last(2_000..20_000).await;
+        let stay = Duration::from_millis(thread_rng().gen_range(2_000..20_000));
+        for _ in 0..stay.as_millis() / LISTEN.as_millis() {
+            sleep(LISTEN).await;
+            judge(scene, place);
+        }
         place.crash();
     }
     place.exchange(own);
@@ -53,6 +59,36 @@ pub(super) async fn visit(scene: &Scene) -> bool {
     last(100..2_000).await;
     place.restart();
     formed
+}
+
+fn is_ready(place: &Host) -> bool {
+    place.visitor().is_some_and(|node| node.ready().is_ok())
+}
+
+/// Who refuses a visitor says that it is of another cluster: whoever reads anything else about it might believe that its data is
+/// of no use any more.
+fn judge(scene: &Scene, place: &Host) {
+    let Some(visitor) = place.visitor() else { return };
+    let directory = format!(
+        "data directory {:016x} of node {}",
+        visitor.hello().directory,
+        place.id
+    );
+    let others = scene.hosts.iter().filter(|host| host.id != place.id);
+    for node in others.filter_map(Host::node) {
+        let reason = node.strangers().remove(&place.id);
+        let Some(reason) = reason.filter(|reason| reason.contains(&directory)) else {
+            continue;
+        };
+        scene.coverage.count("visitor refused");
+        if !reason.contains(&format!("{directory} belongs to cluster")) {
+            scene.history.broken(format!(
+                "P5: another cluster's node is at the place of node {}, and node {} says of it: {reason}",
+                place.id,
+                node.id()
+            ));
+        }
+    }
 }
 
 /// Two nodes come back with each other's disks: volumes were attached the wrong way round. Neither may be opened, for it

@@ -14,6 +14,9 @@ const PLENTY: u64 = 1 << 40;
 /// Of a log whose segments have to go within a run, bytes.
 const SMALL_SEGMENT: u64 = 1 << 15;
 
+/// Of which even a small state has several, bytes.
+const SMALL_PIECE: usize = 4 * 1024;
+
 /// Share of worlds in which one of the others is small.
 const SMALL: f64 = 0.15;
 
@@ -51,15 +54,22 @@ impl Limits {
         }
     }
 
-    /// Draws some. Half of the worlds keep everything; the others have small segments, of which there are more.
-    pub fn draw(rng: &mut impl Rng, segment_bytes: &mut u64) -> Limits {
+    /// Draws some. Half of the worlds keep everything; the others have small segments, of which there are more. Where snapshots are
+    /// wanted fewer keep everything, because nobody needs one who can have all of the log, and more send them in many parts.
+    pub fn draw(rng: &mut impl Rng, segment_bytes: &mut u64, snapshots: bool) -> Limits {
         let mut limits = Limits::large();
-        limits.cache_bytes = *[16 * 1024, 64 * 1024, 64 * 1024, 1024 * 1024]
+        limits.cache_bytes = *[4 * 1024, 16 * 1024, 64 * 1024, 64 * 1024, 1024 * 1024]
             .choose(rng)
             .expect("there are some");
         limits.flush_every = Duration::from_secs(*[5, 30].choose(rng).expect("there are some"));
         limits.draw_bounds(rng);
-        let kind = rng.gen_range(0..8);
+        let kind = match snapshots {
+            true => rng.gen_range(3..8),
+            false => rng.gen_range(0..8),
+        };
+        if snapshots && rng.gen_bool(0.5) {
+            limits.snapshot_piece_bytes = SMALL_PIECE;
+        }
         if kind >= 4 {
             *segment_bytes = SMALL_SEGMENT;
         }
@@ -88,7 +98,7 @@ impl Limits {
         } = self;
         let mut is_small = || rng.gen_bool(SMALL);
         if is_small() {
-            *snapshot_piece_bytes = 4 * 1024;
+            *snapshot_piece_bytes = SMALL_PIECE;
         }
         if is_small() {
             *append_entries = 3;

@@ -1,0 +1,111 @@
+//! A leader that is cut off writes on, for its clients still reach it, and nobody will ever agree to that. Meanwhile another node
+//! is rebuilt and leads: its log begins behind those places, and what it has of them came with its snapshot. So the old
+//! leader needs a snapshot, too, whose records have the places of its own.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use broker::node::{Node, node_of};
+use madsim::rand::{seq::SliceRandom, thread_rng};
+use raft_store::Replica;
+use tokio::time::{sleep, timeout};
+
+use super::{Scene, disk::await_permission, last, network};
+use crate::host::Host;
+
+/// The nodes that are left when two are away are a majority, even of a joint change.
+pub(super) const NODES_NEEDED: usize = 5;
+/// Until the new replica of a node that was rebuilt votes.
+const VOTES: Duration = Duration::from_secs(20);
+/// Until a node leads that was asked to.
+const LEADS: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(20);
+
+pub(super) async fn leave(scene: &Scene) -> bool {
+    let shard = scene.any_shard();
+    let Some(victim) = scene.leader(shard) else {
+        return false;
+    };
+    let Some(_hold) = scene.atlas.hold(victim.id) else {
+        return false;
+    };
+    let others: Vec<&Host> = scene.hosts.iter().filter(|host| host.id != victim.id).collect();
+    let next = *others.choose(&mut thread_rng()).expect("there are others");
+    let Some(_next_hold) = scene.atlas.hold(next.id) else {
+        return false;
+    };
+    if !await_permission(scene, next).await {
+        return false;
+    }
+    let cut = network::cut_off(scene, victim);
+    last(100..1_500).await;
+    next.crash();
+    next.wipe();
+    last(50..500).await;
+    next.restart();
+    let leads = await_true(VOTES, || votes(&others, next, shard)).await && lead(&others, next, shard).await;
+    cut.mend();
+    if leads {
+        scene
+            .coverage
+            .count("a rebuilt node leads, and an old leader is back");
+    }
+    leads
+}
+
+fn replica(node: &Node, shard: u32) -> Option<Replica> {
+    match shard {
+        broker::node::META_SHARD => node.meta_replica().cloned(),
+        shard => Some(node.shard(shard)?.replica.clone()),
+    }
+}
+
+/// Who leads, of these.
+fn leader(others: &[&Host], shard: u32) -> Option<Node> {
+    let mut nodes = others.iter().filter_map(|host| host.node());
+    nodes.find(|node| node.leads(shard))
+}
+
+/// Whether the replica on a node's present disk is one of the voters.
+fn votes(others: &[&Host], next: &Host, shard: u32) -> bool {
+    let there = leader(others, shard)
+        .and_then(|leader| Some((replica(&leader, shard)?, replica(&next.node()?, shard)?)));
+    there.is_some_and(|(leader, next)| {
+        let voters: Vec<BTreeSet<u64>> = leader.status().voters;
+        voters.len() == 1 && voters[0].contains(&next.id())
+    })
+}
+
+/// Has a node lead the shard, as an operator would who moves leaderships.
+async fn lead(others: &[&Host], next: &Host, shard: u32) -> bool {
+    const TRIES: u32 = 3;
+    for _ in 0..TRIES {
+        let Some(leader) = leader(others, shard) else {
+            sleep(LEADS).await;
+            continue;
+        };
+        let to = next
+            .node()
+            .and_then(|node| replica(&node, shard))
+            .map(|replica| replica.id());
+        let (Some(leader), Some(to)) = (replica(&leader, shard), to) else {
+            return false;
+        };
+        if node_of(leader.id()) != next.id {
+            let _ = timeout(LEADS, leader.transfer_leader(to)).await;
+        }
+        if await_true(LEADS, || next.node().is_some_and(|node| node.leads(shard))).await {
+            return true;
+        }
+    }
+    false
+}
+
+async fn await_true(patience: Duration, condition: impl Fn() -> bool) -> bool {
+    for _ in 0..patience.as_millis() / LOOK.as_millis() {
+        if condition() {
+            return true;
+        }
+        sleep(LOOK).await;
+    }
+    false
+}
