@@ -186,7 +186,7 @@ pub(crate) struct Inner {
     pub(crate) heard: Mutex<BTreeMap<u32, SignOfLife>>,
     /// Up to which entry each shard would have to be forgotten for this node's log to be within its bound, as of the last
     /// round of retention.
-    pub(crate) too_many: Mutex<BTreeMap<u32, u64>>,
+    pub(crate) too_many: Mutex<retention::needs::TooMany>,
     /// It hands its leaderships over and stops.
     pub(crate) leaving: AtomicBool,
     /// A directory of this node was set aside: whatever it finds, it never forms a cluster.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use flotilla_proto::peer::{StatusRequest, StatusResponse};
+use flotilla_proto::peer::{Need, StatusRequest, StatusResponse};
 use raft_store::{Replica, ReplicaStatus};
 
 use super::{META_SHARD, Node, node_of, replica_of};
@@ -113,8 +113,8 @@ pub(crate) struct SignOfLife {
     pub(crate) leads: BTreeSet<u32>,
     /// The shards of which it has records that it cannot read.
     pub(crate) damaged: BTreeSet<u32>,
-    /// Up to which entry a shard has to be forgotten for the node's log to be within its bound.
-    pub(crate) needs: BTreeMap<u32, u64>,
+    /// What of a shard has to be forgotten for the node's log to be within its bound.
+    pub(crate) needs: BTreeMap<u32, Need>,
 }
 
 /// Asks every other node for a sign of life, without waiting for it here.
@@ -154,7 +154,7 @@ fn ping(node: &Node) {
                         .needs
                         .iter()
                         .filter(|need| node.shard(need.shard).is_some())
-                        .map(|need| (need.shard, need.through))
+                        .map(|need| (need.shard, *need))
                         .collect(),
                 };
                 node.inner

@@ -125,16 +125,19 @@ async fn copy_ahead(node: &Node) -> Result<(), Fault> {
 async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fault> {
     let segments = node.store().log().segments();
     let too_many = too_many(&segments, limit(node));
-    *node.inner.too_many.lock().expect("no panic while held") = too_many.clone();
+    // Else copies for one node's log would be in the way of another's, and so on without end.
+    let copies_last = copies_last(node);
+    *node.inner.too_many.lock().expect("no panic while held") = needs::TooMany {
+        through: too_many.clone(),
+        copies_last,
+    };
     let leads: Vec<_> = node.shards().into_iter().filter(|shard| shard.leads()).collect();
-    let needed: BTreeMap<u32, u64> = leads
+    let needed: BTreeMap<u32, needs::Elsewhere> = leads
         .iter()
         .map(|shard| (shard.id, needs::elsewhere(node, shard)))
         .collect();
     // Only closed segments can be given back; with none there is nothing to gain.
-    if segments.iter().any(|segment| !segment.open) || needed.values().any(|&through| through > 0) {
-        // Else copies for one node's log would be in the way of another's, and so on without end.
-        let copies_for_others = copies_last(node);
+    if segments.iter().any(|segment| !segment.open) || needed.values().any(|needed| needed.through > 0) {
         let each = leads.iter().map(|shard| {
             let looked = ages.get(&shard.id).copied().unwrap_or_default();
             let too_many = too_many.get(&shard.id).copied().unwrap_or(0);
@@ -142,9 +145,9 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
             let segments = &segments;
             async move {
                 let next = trim_aged(node, shard, looked).await?;
-                trim_through(node, shard, too_many.max(for_others)).await?;
-                let through = if copies_for_others {
-                    too_many.max(for_others)
+                trim_through(node, shard, too_many.max(for_others.through)).await?;
+                let through = if copies_last {
+                    too_many.max(for_others.copied_through)
                 } else {
                     too_many
                 };

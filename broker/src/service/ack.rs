@@ -24,7 +24,7 @@ use queue_core::{AckResult, GroupId, Reply};
 use super::{
     Caller, Service,
     answer::{self, Refused},
-    at_leader::{At, Try, undecodable},
+    at_leader::{At, Try, may_stand, undecodable},
     handle::Handle,
     names,
     send::certain,
@@ -180,14 +180,9 @@ async fn ack_here(
 /// one request may be in several entries of the log, and leadership be lost between them.
 fn elsewhere(replies: &[Result<Reply, SubmitError>]) -> Option<bool> {
     let is_elsewhere = |reply: &Result<_, _>| matches!(reply, Err(SubmitError::NotLeader { .. }));
-    let may_stand = |reply: &Result<_, _>| match reply {
-        Ok(_) | Err(SubmitError::Stopped(_)) => true,
-        Err(SubmitError::NotLeader { unsure, .. }) => *unsure,
-        Err(_) => false,
-    };
     let is_any_elsewhere = replies.iter().any(is_elsewhere);
-    let may_stand = || plant!(PartialAckRepeatedAsNew => false, else replies.iter().any(may_stand));
-    is_any_elsewhere.then(may_stand)
+    let any_stands = || plant!(PartialAckRepeatedAsNew => false, else replies.iter().any(may_stand));
+    is_any_elsewhere.then(any_stands)
 }
 
 /// True if the consumer group is done with the message.

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use flotilla_proto::{peer as wire, rocketmq::Code};
 use prost::Message;
+use queue_core::Reply;
 use tokio::time::Instant;
 
 use super::{Caller, Service, answer::Refused, send::certain};
@@ -92,6 +93,15 @@ impl Service {
             }
             tokio::time::sleep(RETRY_AFTER).await;
         }
+    }
+}
+
+/// Whether what was answered so is in the log, or may be yet.
+pub(super) fn may_stand(reply: &Result<Reply, SubmitError>) -> bool {
+    match reply {
+        Ok(_) | Err(SubmitError::Stopped(_)) => true,
+        Err(SubmitError::NotLeader { unsure, .. }) => *unsure,
+        Err(_) => false,
     }
 }
 

@@ -92,7 +92,7 @@ impl Service {
             // What comes while other nodes are looked at, however long they take, is had by one more look here.
             let is_last = Instant::now() >= receive.until;
             let rung = seat.hint();
-            let deliveries = self.take_here(&receive, turn.start, room).await?;
+            let deliveries = self.take_here(&receive, turn.start, is_last, room).await?;
             if !deliveries.is_empty() {
                 seat.found();
                 break deliveries;
@@ -124,9 +124,11 @@ impl Service {
         &self,
         receive: &Receive,
         start: usize,
+        is_last: bool,
         room: &mut Room,
     ) -> Result<Vec<Delivery>, Refused> {
         let node = self.node();
+        let mut behind = false;
         let led: Vec<(u32, u32)> = (0..)
             .zip(receive.topic.queue_shards.iter().copied())
             .filter(|&(_, shard)| node.leads(shard))
@@ -145,6 +147,8 @@ impl Service {
                 Ok(deliveries) => return Ok(deliveries),
                 // Led by another node by now, and soon looked at there.
                 Err(DeliverError::Submit(SubmitError::NotLeader { .. })) => {}
+                // Other queues may have something, and the catalogue is soon here.
+                Err(DeliverError::Submit(SubmitError::Behind)) => behind = true,
                 Err(error) => {
                     // A refusal may be held for a while, with nothing of what the request had.
                     room.settle(0);
@@ -153,7 +157,15 @@ impl Service {
             }
             room.settle(0);
         }
-        Ok(Vec::new())
+        match behind {
+            true if is_last => Err(SubmitError::Behind.into()),
+            true => {
+                // Whoever fails to catch up is told at the end of its time.
+                let _ = tokio::time::timeout(receive.patience(), node.catch_up_meta()).await;
+                Ok(Vec::new())
+            }
+            false => Ok(Vec::new()),
+        }
     }
 
     /// Its topic or its consumer group was deleted while it waited. Who bears the name now is looked up by the next receive.

@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::{
+    peer as wire,
     record::{self, Command, command},
     rocketmq::{Code, Message, MessageType, SendMessageRequest, SendMessageResponse, SendResultEntry},
 };
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use super::{
     Caller, Service,
     answer::{self, Refused},
+    at_leader::may_stand,
     home::Home,
     names,
     stored::to_stored,
@@ -117,7 +119,7 @@ impl Service {
         let pinned = plant!(UnsureSendGoesElsewhere => super::planted::or_near(pinned, self.node(), topic), else pinned);
         let home = pinned.unwrap_or_else(|| place.shard(topic));
         let me = self.node().id();
-        let mut unsure = false;
+        let mut unsure = caller.retried;
         loop {
             let full = self.node().full_nodes();
             let last_refusal = match self.node().leader(home) {
@@ -133,7 +135,10 @@ impl Service {
                 // The outcome is not known, and it is not for this node to find out.
                 _ if caller.forwarded && unsure => return Err(self::unsure()),
                 _ if caller.forwarded => return Err(not_leader()),
-                Some(leader) => match self.send_there(caller, leader, home, original, deadline).await? {
+                Some(leader) => match self
+                    .send_there(caller, (leader, home), original, (deadline, unsure))
+                    .await?
+                {
                     There::Answered(response) if is_no_room(&response) => {
                         self.no_room(caller, &full, unsure)?
                     }
@@ -210,16 +215,19 @@ impl Service {
     async fn send_there(
         &self,
         caller: &Caller,
-        to: u32,
-        shard: u32,
+        (to, shard): (u32, u32),
         original: &mut Original,
-        deadline: Instant,
+        (deadline, retried): (Instant, bool),
     ) -> Result<There, Refused> {
         let request = original.encoded();
+        let asking = wire::Caller {
+            retried,
+            ..caller.to_wire()
+        };
         let ttl = deadline.saturating_duration_since(Instant::now());
         let forwarded = self
             .node()
-            .forward(to, "SendMessage", shard, Some(caller.to_wire()), request, ttl);
+            .forward(to, "SendMessage", shard, Some(asking), request, ttl);
         let answer = tokio::select! {
             biased;
             answer = forwarded => answer,
@@ -266,14 +274,21 @@ pub(super) fn unsure() -> Refused {
 }
 
 /// A refusal that says that nothing was done, unless a try before it may have been carried out: whoever believes it takes
-/// what the first try did for somebody else's doing.
+/// what the first try did for somebody else's doing. Not the same as [`unsure`], which another node would ask again about, as
+/// often as it can, of a leader that has too much work.
 pub(super) fn certain(unsure: bool, refused: Refused) -> Refused {
     let says_not_done = matches!(
         refused.code,
         Code::TooManyRequests | Code::MasterPersistenceTimeout
     );
     match plant!(RefusedAfterAnUnsureTry => false, else unsure && says_not_done) {
-        true => self::unsure(),
+        true => Refused::new(
+            Code::HaNotAvailable,
+            format!(
+                "an earlier try of this request may have been carried out; this one was refused: {}",
+                refused.message
+            ),
+        ),
         false => refused,
     }
 }
@@ -334,8 +349,8 @@ fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refuse
     Ok(())
 }
 
-/// Appends what has no result yet; of what `was_unsure` a try before may have. True if some of it may have reached the log
-/// without an answer.
+/// Appends what has no result yet; of what `was_unsure` a try before may have. True if some of it is in the log, or may be:
+/// the messages of one request may be in several entries, and leadership be lost between them.
 async fn append_all(
     shard: &DataShard,
     queue: QueueId,
@@ -357,6 +372,7 @@ async fn append_all(
     }
     let mut unsure = false;
     for (message, reply) in join_all(waiting).await {
+        unsure |= may_stand(&reply);
         match reply {
             Ok(Reply::Appended { offset, .. }) => {
                 message.result = Some(SendResultEntry {
@@ -373,7 +389,7 @@ async fn append_all(
                     ..Default::default()
                 });
             }
-            Err(SubmitError::NotLeader { unsure: maybe, .. }) => unsure |= maybe,
+            Err(SubmitError::NotLeader { .. }) => {}
             Err(error) => {
                 message.result = Some(SendResultEntry {
                     status: certain(was_unsure, error.into()).status(),

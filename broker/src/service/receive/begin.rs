@@ -56,7 +56,7 @@ impl Service {
                 return Err(Refused::new(
                     Code::HaNotAvailable,
                     "the consumer group starts at the end, and the end of some queue is not known, because its shard has \
-                     no leader; ask again",
+                     no leader, or this node does not hear the catalogue's; ask again",
                 ));
             }
             tokio::time::sleep(RETRY_AFTER).await;

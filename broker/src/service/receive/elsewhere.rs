@@ -216,7 +216,7 @@ impl Service {
         let mut room = self.node_reader(tell).room();
         room.limit(most);
         let served = asked || node.hub().is_waited_for(pair);
-        let responses = match self.take_here(&receive, start, &mut room).await {
+        let responses = match self.take_here(&receive, start, true, &mut room).await {
             Ok(deliveries) if deliveries.is_empty() => Vec::new(),
             Ok(deliveries) => {
                 // There may be more, for the next one.
