@@ -157,7 +157,7 @@ impl Plan {
             queues: rng.gen_range(1..=6),
             topics: rng.gen_range(1..=2),
             groups: rng.gen_range(1..=3),
-            max_attempts: rng.gen_range(2..=16),
+            max_attempts: rng.gen_range(1..=16),
             producers: rng.gen_range(1..=3),
             // Long pauses, so that producers still send when faults come.
             messages: rng.gen_range(20..=200),

@@ -54,7 +54,11 @@ pub async fn run(
     let mut flushed = Flushed::default();
     let (mut payloads, mut waits) = (
         Payloads::default(),
-        Waits::new(plan.backoff.clone(), plan.push && plan.good_byes),
+        Waits::new(
+            plan.backoff.clone(),
+            plan.push && plan.good_byes,
+            plan.limits.bounds.in_flight_per_queue,
+        ),
     );
     let groups: Vec<String> = (0..plan.groups).map(|number| plan.group(number)).collect();
     // Where few may be in flight a queue waits for those who hold them, and what is forgotten moves a queue, too.

@@ -100,14 +100,23 @@ impl Program {
         self.record(&Event::Ending(message.receipt(group)));
     }
 
-    /// A request has no good answer of a node: counted, and judged where it must not be. A node may say that something is broken
-    /// if it is, there or where it has passed the request on to; else that is a bug.
+    /// A request that nothing is wrong with has no good answer of a node: counted, and judged where it must not be. A node may
+    /// say that something is broken if it is, there or where it has passed the request on to. That it cannot now, or has
+    /// too much to do, is no more than a reason to ask again. Anything else is a bug.
     fn failed(&self, what: &str, node: u32, failure: &Failure) {
         let Failure::Status(code, message) = failure else {
             return self.coverage.count(&format!("{what} unknown"));
         };
         self.coverage.count(&format!("{what} {}", code.as_str_name()));
-        if *code == Code::InternalServerError && !self.harms.excuse_answer(node, now()) {
+        let is_good = match code {
+            Code::HaNotAvailable
+            | Code::ProxyTimeout
+            | Code::TooManyRequests
+            | Code::MasterPersistenceTimeout => true,
+            Code::InternalServerError => self.harms.excuse_answer(node, now()),
+            _ => false,
+        };
+        if !is_good {
             let what = format!("{what} at node {node}: {code:?}: {message}");
             self.history.broken(what);
         }

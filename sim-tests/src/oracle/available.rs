@@ -54,6 +54,13 @@ impl Oracle for Available {
                     ));
                 }
             }
+            Event::Acked { receipt, asked } | Event::Buried { receipt, asked } => {
+                if at > asked.saturating_add(WITHIN) {
+                    wrong.push(format!(
+                        "P11: a majority is up, and {receipt:?} was acknowledged since {asked:?}, and is at {at:?}"
+                    ));
+                }
+            }
             _ => {}
         }
     }
@@ -73,6 +80,14 @@ mod tests {
         assert_eq!(judged(true, &late(31)), 0);
         assert_eq!(judged(true, &late(32)), 1);
         assert_eq!(judged(false, &late(32)), 0);
+    }
+
+    #[test]
+    fn an_acknowledgement_takes_no_longer_than_a_send() {
+        let done = |at| [(at, acked("t/1", 0))];
+        assert_eq!(judged(true, &done(30)), 0);
+        assert_eq!(judged(true, &done(31)), 1);
+        assert_eq!(judged(false, &done(31)), 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A lease that ends by itself leaves a row behind that says until when the message waits. Who chose the lease's end has
 //! chosen the wait, too: there is no other. Where the server renewed the lease, its consumer group's backoff follows, step by
-//! step.
+//! step. And no consumer group has more messages of a queue in flight than the bound says.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +17,8 @@ pub struct Waits {
     backoff: BackoffView,
     /// Somebody may have said good-bye, which ends leases early, and leaves no wait.
     good_byes: bool,
+    /// Messages of a queue that a consumer group may have in flight.
+    most: usize,
     /// What was leased at the last look, by row.
     leased: BTreeMap<Row, InFlightView>,
 }
@@ -24,10 +26,11 @@ pub struct Waits {
 impl Waits {
     /// Of consumer groups that all have this backoff.
     #[must_use]
-    pub fn new(backoff: BackoffView, good_byes: bool) -> Waits {
+    pub fn new(backoff: BackoffView, good_byes: bool, most: usize) -> Waits {
         Waits {
             backoff,
             good_byes,
+            most,
             leased: BTreeMap::new(),
         }
     }
@@ -40,11 +43,13 @@ impl Waits {
         wrong: &mut Vec<String>,
     ) {
         let mut leased = BTreeMap::new();
+        let mut counts: BTreeMap<(u32, QueueId, GroupId), usize> = BTreeMap::new();
         for node in nodes {
             for shard in node.shards().iter().filter(|shard| shard.leads()) {
                 let rows: Vec<_> = shard.machine.read(|core| core.all_in_flight().collect());
                 for (group, queue, row) in rows.into_iter().filter(|(group, ..)| is_ours(node, *group)) {
                     let key = (node.id(), shard.id, queue, group, row.offset);
+                    *counts.entry((node.id(), queue, group)).or_default() += 1;
                     if row.leased {
                         leased.insert(key, row);
                     } else if let Some(before) = self.leased.get(&key) {
@@ -54,6 +59,17 @@ impl Waits {
             }
         }
         self.leased = leased;
+        wrong.extend(self.judge_counts(&counts));
+    }
+
+    fn judge_counts(&self, counts: &BTreeMap<(u32, QueueId, GroupId), usize>) -> Vec<String> {
+        let too_many = counts.iter().filter(|(_, count)| **count > self.most);
+        too_many
+            .map(|((node, queue, group), count)| {
+                let most = self.most;
+                format!("{group:?} has {count} messages of {queue:?} in flight at node {node}, and {most} are the most")
+            })
+            .collect()
     }
 
     /// A row was leased, and now it waits.
@@ -63,12 +79,13 @@ impl Waits {
             return None;
         }
         let wait = self.wait_ms(now.attempt);
+        // A lease that was written out or renewed since the last look ends much later than the next one.
         let good = match now.at_ms.checked_sub(before.at_ms) {
             // An end that was made nearer.
             None => self.good_byes,
-            Some(0) => !before.written || wait == 0 || self.good_byes,
-            // It may have been written out, or renewed, since the last look. Who chose the lease's end waits no longer.
-            Some(waits) => before.auto_renew && waits >= wait,
+            // Who chose the lease's end waits no longer, nor does what nobody got.
+            Some(0) => !now.written || wait == 0,
+            Some(waits) => now.written && waits == wait,
         };
         let (.., offset) = key;
         (!good).then(|| {
@@ -121,6 +138,7 @@ mod tests {
                 next_ms: vec![1_000, 5_000],
             },
             false,
+            16,
         );
         let key = (1, 1, QueueId::new(1, 0), GroupId(1), 7);
         let before = row(true, attempt, 10_000, written);
@@ -140,9 +158,19 @@ mod tests {
         for (attempt, wait) in [(1, 1_000), (2, 5_000), (3, 5_000)] {
             assert!(!is_wrong(attempt, true, wait));
             assert!(is_wrong(attempt, true, wait - 1));
+            assert!(is_wrong(attempt, true, wait + 1));
+            assert!(is_wrong(attempt, true, 2 * wait));
             assert!(is_wrong(attempt, true, 0));
         }
         assert!(is_wrong(2, true, 1_000), "the step before");
+    }
+
+    #[test]
+    fn more_in_flight_than_the_bound_is_found() {
+        let waits = Waits::new(BackoffView::Customized { next_ms: vec![1] }, false, 5);
+        let judged = |count| waits.judge_counts(&[((1, QueueId::new(1, 0), GroupId(1)), count)].into());
+        assert_eq!(judged(5).len(), 0);
+        assert_eq!(judged(6).len(), 1);
     }
 
     #[test]
@@ -152,7 +180,7 @@ mod tests {
             max_ms: 500,
             multiplier_percent: 200,
         };
-        let waits = Waits::new(backoff, false);
+        let waits = Waits::new(backoff, false, 16);
         assert_eq!(
             [1, 2, 3, 4, 9].map(|attempt| waits.wait_ms(attempt)),
             [100, 200, 400, 500, 500]

@@ -113,6 +113,9 @@ impl Limits {
             bounds.queued_send_bytes = 48 * 1024;
         }
         if is_small() {
+            bounds.waiting_receives = 8;
+        }
+        if is_small() {
             // Of what a client asks for together a part may be in the log, and the rest not.
             bounds.entry_commands = 1;
         }

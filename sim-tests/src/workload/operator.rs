@@ -248,7 +248,7 @@ fn draw(name: &Name) -> Spec {
             queues: rng.gen_range(1..=MOST_QUEUES),
         },
         Kind::Group => Spec::Group(Rules {
-            max_attempts: rng.gen_range(2..=4),
+            max_attempts: rng.gen_range(1..=4),
             backoff_ms: (0..rng.gen_range(1..4))
                 .map(|_| rng.gen_range(0..LONGEST_BACKOFF_MS))
                 .collect(),

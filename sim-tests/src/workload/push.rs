@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::{Context, acknowledge, now};
-use crate::{client::Received, history::Event};
+use crate::{client::Received, history::Event, trace::fnv_of};
 
 /// A lease that is not renewed.
 pub(super) const LEASE: Duration = Duration::from_millis(broker::limits::AUTO_RENEW_LEASE_MS);
@@ -17,9 +17,11 @@ pub(super) const LEASE: Duration = Duration::from_millis(broker::limits::AUTO_RE
 pub(super) const HELD: f64 = 0.05;
 /// For how long, milliseconds: mostly until a lease was renewed.
 const HOLD_MS: std::ops::Range<u64> = 45_000..80_000;
-/// Share of those, when they come for the first time, that are held for longer than any lease is renewed, where that is
-/// not too long for a run.
+/// Share of those, at one of their first attempts, that are held for longer than any lease is renewed, where that is not too
+/// long for a run.
 const HELD_TOO_LONG: f64 = 0.2;
+/// At which attempt depends on the message, so that each step of a backoff is waited for, and each message once.
+const HELD_TOO_LONG_AT: u64 = 3;
 /// Longest that a run can wait for.
 const BEARABLE: Duration = Duration::from_secs(180);
 /// From one good-bye to the next, milliseconds: sometimes after the longest hold.
@@ -35,8 +37,11 @@ const TOGETHER_WITHIN_MS: std::ops::Range<u64> = 0..200;
 pub(super) async fn hold(context: Context, node: u32, group: String, message: Received, asked: Duration) {
     let hold = Duration::from_millis(thread_rng().gen_range(HOLD_MS));
     let too_long = context.plan.renew_at_most + LEASE + hold;
-    let first = message.attempt == 1;
-    if first && context.plan.renew_at_most <= BEARABLE && thread_rng().gen_bool(HELD_TOO_LONG) {
+    let chosen = 1 + fnv_of(message.message_id.as_bytes()) % HELD_TOO_LONG_AT;
+    if message.attempt as u64 == chosen
+        && context.plan.renew_at_most <= BEARABLE
+        && thread_rng().gen_bool(HELD_TOO_LONG)
+    {
         context.coverage.count("push holds too long");
         sleep(too_long).await;
     } else {

@@ -80,13 +80,14 @@ async fn send(context: &Context, topic: &str, letters: Vec<(String, Letter)>) {
     while stored.len() < letters.len() {
         turn += 1;
         if route.is_empty() {
-            let asked = context.client.route(1 + turn % context.plan.nodes, topic).await;
-            match asked {
-                Ok(nodes) if !nodes.is_empty() => route = nodes,
-                _ => {
-                    pause().await;
-                    continue;
-                }
+            let asked = 1 + turn % context.plan.nodes;
+            match context.client.route(asked, topic).await {
+                Ok(nodes) => route = nodes,
+                Err(failure) => context.failed("route", asked, &failure),
+            }
+            if route.is_empty() {
+                pause().await;
+                continue;
             }
         }
         // An old route, or a client that knows one node only: then the request has one hop more.
