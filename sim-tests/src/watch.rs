@@ -63,7 +63,7 @@ pub async fn run(
     let groups: Vec<String> = (0..plan.groups).map(|number| plan.group(number)).collect();
     // Where few may be in flight a queue waits for those who hold them, and what is forgotten moves a queue, too.
     let has_room = plan.limits.bounds.in_flight_per_queue >= MAX_IN_FLIGHT_PER_QUEUE;
-    let mut turns = (has_room && !plan.limits.forget()).then(|| Turns::new(plan.nodes + plan.consumers));
+    let mut turns = (has_room && !plan.limits.forget()).then(|| Turns::new(plan.consumers));
     for look in 0_u64.. {
         let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
         let mut wrong = Vec::new();

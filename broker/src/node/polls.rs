@@ -80,7 +80,7 @@ impl Polls {
         // Who leads nothing any more is not remembered: it may come back, and know nothing of what it was to tell.
         poll.elsewhere.retain(|node, _| elsewhere.contains_key(node));
         let turn = poll.turn;
-        poll.turn = plant!(TurnNeverMoves => turn, else turn.wrapping_add(1));
+        poll.turn = turn.wrapping_add(1);
         let start = turn % here.max(1);
         let unknown = elsewhere.keys().copied().find(|node| {
             let known = poll.elsewhere.get(node);

@@ -134,7 +134,8 @@ impl Service {
             .filter(|&(_, shard)| node.leads(shard))
             .collect();
         for turn in 0..led.len() {
-            let (number, shard_id) = led[(start % led.len() + turn) % led.len()];
+            let start = plant!(TurnNeverMoves => 0, else start % led.len());
+            let (number, shard_id) = led[(start + turn) % led.len()];
             let Some(shard) = node.shard(shard_id) else {
                 continue;
             };

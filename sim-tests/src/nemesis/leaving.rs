@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use broker::node::Node;
 use madsim::{
     rand::{Rng, thread_rng},
     time::TimeHandle,
@@ -23,22 +24,23 @@ const ENDS: Duration = Duration::from_secs(20);
 /// election without the wait before it, which is 600 ms and more.
 const HANDED_OVER: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(5);
+/// Leaderships that were given to a node are there after this, most of the time.
+const GATHERED: Duration = Duration::from_millis(400);
+/// A stop waits so long for a cluster that is whole.
+const WHOLE_WITHIN: Duration = Duration::from_secs(3);
 /// Share of the stops in a cluster that is whole during which another node stands still.
 const STANDS_STILL: f64 = 0.6;
 /// For how long it has done so by then, milliseconds: it still counts as heard, and no longer once a hand-over to it has failed.
 const STILL_MS: std::ops::Range<u64> = 100..700;
 
 pub(super) async fn leave(scene: &Scene) -> bool {
-    // A leader most of the time: nothing happens when another one goes.
-    let leader = scene.leader(scene.any_shard());
-    let leader = leader.filter(|_| thread_rng().gen_bool(0.8));
-    let victim = leader.unwrap_or_else(|| scene.anybody());
+    // With one nemesis there is no other fault now.
+    let is_alone = scene.plan.at_once == 1 && scene.hosts.len() >= 3 && await_whole(scene).await;
+    let victim = choose(scene);
     let Some(_hold) = scene.atlas.hold(victim.id) else {
         return false;
     };
     let Some(node) = victim.node() else { return false };
-    // With one nemesis there is no other fault now.
-    let is_alone = scene.plan.at_once == 1 && scene.hosts.len() >= 3 && atlas::whole(&scene.hosts);
     let is_calm = is_alone && scene.plan.loss == 0.0;
     // An election writes votes, which take as long as the machines of this world take for it.
     let slowness = scene.plan.slowness;
@@ -48,12 +50,11 @@ pub(super) async fn leave(scene: &Scene) -> bool {
     let still = scene.hosts.iter().rfind(|host| host.id != victim.id);
     let still = still.filter(|_| may_stand_still);
     if let Some(still) = still {
+        gather(scene, &node).await;
         still.pause();
         last(STILL_MS).await;
     }
-    let led: Vec<u32> = (0..=scene.plan.shards)
-        .filter(|shard| node.leads(*shard))
-        .collect();
+    let led = led(scene, &node);
     let (ended, handed_over) = await_end(scene, victim, still, &led).await;
     let synced = node.hello().synced;
     let bound = (HANDED_OVER + slow) * u32::try_from(led.len().max(1)).unwrap_or(u32::MAX);
@@ -85,6 +86,50 @@ pub(super) async fn leave(scene: &Scene) -> bool {
         break;
     }
     true
+}
+
+/// What the fault before has left is soon over, most of the time.
+async fn await_whole(scene: &Scene) -> bool {
+    let mut looks = WHOLE_WITHIN.as_millis() / LOOK.as_millis();
+    while !atlas::whole(&scene.hosts) && looks > 0 {
+        looks -= 1;
+        sleep(LOOK).await;
+    }
+    looks > 0
+}
+
+/// A leader most of the time: nothing happens when another one goes. Often whoever leads most.
+fn choose(scene: &Scene) -> &Host {
+    let drawn = thread_rng().gen_range(0..10);
+    let led = |host: &&Host| host.node().map_or(0, |node| led(scene, &node).len());
+    let chosen = match drawn {
+        0..4 => scene.leader(scene.any_shard()),
+        4..8 => scene.hosts.iter().max_by_key(led),
+        _ => None,
+    };
+    chosen.unwrap_or_else(|| scene.anybody())
+}
+
+/// Has a node lead everything, as if it had been the only one for a while.
+async fn gather(scene: &Scene, node: &Node) {
+    let others = scene.hosts.iter().filter_map(Host::node);
+    let others = others.filter(|other| other.id() != node.id());
+    let led: Vec<_> = others.flat_map(|other| replicas(&other)).collect();
+    for replica in led.iter().filter(|replica| replica.status().is_leader) {
+        let here = replicas(node);
+        if let Some(to) = here.iter().find(|here| here.shard() == replica.shard()) {
+            // It may have lost the shard meanwhile.
+            let _ = replica.transfer_leader(to.id()).await;
+        }
+    }
+    sleep(GATHERED).await;
+}
+
+/// The shards that a node leads.
+fn led(scene: &Scene, node: &Node) -> Vec<u32> {
+    (0..=scene.plan.shards)
+        .filter(|shard| node.leads(*shard))
+        .collect()
 }
 
 /// Tells it to stop; when it has ended, and when others have what it led, if they have within the time.

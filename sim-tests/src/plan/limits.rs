@@ -115,8 +115,9 @@ impl Limits {
         if is_small() {
             bounds.waiting_receives = 8;
         }
-        if is_small() {
-            // Of what a client asks for together a part may be in the log, and the rest not.
+        // More often than the others: of what a client asks for together a part may be in the log then, and what waits for its
+        // entry may be older than that.
+        if is_small() || is_small() {
             bounds.entry_commands = 1;
         }
         if is_small() {

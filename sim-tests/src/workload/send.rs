@@ -1,5 +1,5 @@
-//! SendMessage: each message until it is acknowledged, by itself or with others, mostly to a node that the route names; the
-//! same message id every time.
+//! SendMessage: each message until it is acknowledged, or at times refused for want of room, by itself or with others,
+//! mostly to a node that the route names; the same message id every time.
 
 use std::{collections::BTreeSet, time::Duration};
 
