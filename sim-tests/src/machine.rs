@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
+use madsim::{
+    rand::{Rng, seq::SliceRandom, thread_rng},
+    time::TimeHandle,
+};
 use raft_store::blocking::{
     Work,
     sim::{Machine, Times},
@@ -26,6 +29,12 @@ const OFTEN_LONG_PERCENT: u32 = 3;
 const LONGEST_ONE_IN: u32 = 400;
 /// Batches are written all the time, and wait for their sync anyway: of so many that would take time one does.
 const BATCHES: u32 = 16;
+
+/// A machine that begins more pieces of work within a second goes round in circles.
+const MOST_IN_A_SECOND: u64 = 10_000;
+
+/// As few changes of the disk has work that the power is to fail in, so that it hardly ever is over before.
+const DOOMED_CHANGES: u64 = 2;
 
 /// How slow the machines of a world are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,6 +183,8 @@ struct Pieces {
     under_way: BTreeMap<u64, (Work, bool)>,
     /// How many there were of each.
     of_each: BTreeMap<Work, u64>,
+    /// The present second, and how many there were in it.
+    lately: (u64, u64),
     /// During which the power is to fail, and how many there are of it before.
     doomed: Option<(Work, u64)>,
 }
@@ -214,8 +225,19 @@ impl SlowMachine {
     }
 
     /// Counts a piece of work. Whether it is the one that the power is to fail in.
+    ///
+    /// # Panics
+    /// When it has lost its way: it may do so without any time passing, and nobody else would have a turn.
     fn is_doomed(&self, work: Work) -> bool {
+        let second = TimeHandle::try_current().map_or(0, |time| time.elapsed().as_secs());
         let mut pieces = self.pieces();
+        let (before, count) = pieces.lately;
+        pieces.lately = (second, if second == before { count + 1 } else { 1 });
+        assert!(
+            pieces.lately.1 <= MOST_IN_A_SECOND,
+            "P11: a node does the same again and again, at second {second} this: {}",
+            name(work)
+        );
         *pieces.of_each.entry(work).or_default() += 1;
         match &mut pieces.doomed {
             Some((doomed, left)) if *doomed == work && *left > 0 => {
@@ -278,8 +300,13 @@ impl Machine for SlowMachine {
     }
 
     fn before(&self, work: Work) {
-        let changes = tearing(work).1;
-        if self.is_doomed(work) || changes > 0 && self.fails(work) {
+        let is_doomed = self.is_doomed(work);
+        let changes = if is_doomed {
+            DOOMED_CHANGES
+        } else {
+            tearing(work).1
+        };
+        if is_doomed || changes > 0 && self.fails(work) {
             let change = thread_rng().gen_range(1..=changes + 1);
             self.power.fails_in.store(change, Ordering::Relaxed);
         }

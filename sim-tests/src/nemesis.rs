@@ -124,6 +124,7 @@ async fn commit(scene: &Scene, fault: Fault) -> bool {
         Fault::EngineFails => errors::engine(scene).await,
         Fault::StateLoss => older::lose_state(scene).await,
         Fault::SwappedDirectories => visitor::swap(scene).await,
+        Fault::OldLeader => tail::leave(scene).await,
     }
 }
 

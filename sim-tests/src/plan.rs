@@ -137,7 +137,7 @@ impl Plan {
         };
         let slowest = rng.gen_range(2..=20);
         let mut segment_bytes = 1 << rng.gen_range(16..=20);
-        let sends_snapshots = [Fault::SecondLoss, Fault::SenderDies];
+        let sends_snapshots = [Fault::SecondLoss, Fault::SenderDies, Fault::OldLeader];
         let snapshots = sends_snapshots.iter().any(|fault| faults.contains_key(fault));
         let mut limits = Limits::draw(&mut rng, &mut segment_bytes, snapshots);
         let fills_up = [Fault::FullDisk, Fault::FullSender];

@@ -6,7 +6,7 @@ use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use raft_store::disk::sim::{Fault, Operation, SimDisk};
 use tokio::time::sleep;
 
-use super::{Scene, last};
+use super::{Scene, last, rebuilding::lose_power_while_filled};
 use crate::host::Host;
 
 pub(super) async fn slow(scene: &Scene) -> bool {
@@ -111,6 +111,9 @@ pub(super) async fn wipe(scene: &Scene) -> bool {
         disk.set_sync_delay(Some(Duration::from_millis(thread_rng().gen_range(20..300))));
     }
     victim.restart();
+    if thread_rng().gen_bool(0.4) {
+        lose_power_while_filled(scene, victim).await;
+    }
     if let Some(disk) = helper {
         last(500..5_000).await;
         disk.set_sync_delay(Some(Duration::from_micros(scene.plan.sync_us)));

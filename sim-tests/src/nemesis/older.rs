@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use madsim::rand::{Rng, thread_rng};
+use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use tokio::time::sleep;
 
 use super::{
@@ -21,6 +21,8 @@ use crate::{
 const FOUND_OUT: Duration = Duration::from_secs(60);
 /// Until a new directory is of the cluster, and from then until it has all that the others have.
 const FILLED: Duration = Duration::from_secs(20);
+/// For what is over soon.
+const LOOK_CLOSELY: Duration = Duration::from_millis(2);
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) async fn put_back(scene: &Scene) -> bool {
@@ -58,8 +60,8 @@ pub(super) async fn put_back(scene: &Scene) -> bool {
     true
 }
 
-/// A copy of a new directory, as soon as it is of the cluster and before there is anything else in it; returned when it is older
-/// than what is there.
+/// A copy of a new directory, as soon as it has its name, or is of the cluster, and before there is anything else in it; returned
+/// when it is older than what is there.
 async fn backup_of_the_beginning(scene: &Scene, victim: &Host) -> Option<Hardware> {
     if !await_permission(scene, victim).await {
         return None;
@@ -68,8 +70,14 @@ async fn backup_of_the_beginning(scene: &Scene, victim: &Host) -> Option<Hardwar
     victim.wipe();
     last(50..2_000).await;
     victim.restart();
-    if !await_true(FILLED, || victim.disk().read_durable("NODE").is_some()).await {
-        return None;
+    let first = *["IDENTITY", "IDENTITY", "NODE"]
+        .choose(&mut thread_rng())
+        .expect("there are some");
+    for _ in 0..FILLED.as_millis() / LOOK_CLOSELY.as_millis() {
+        if victim.disk().read_durable(first).is_some() {
+            break;
+        }
+        sleep(LOOK_CLOSELY).await;
     }
     let backup = victim.backup();
     let is_filled = await_true(FILLED, || atlas::whole(&scene.hosts)).await;

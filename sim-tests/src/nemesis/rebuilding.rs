@@ -8,7 +8,7 @@ use madsim::rand::{Rng, thread_rng};
 use raft_store::{ReplicaStatus, blocking::Work};
 use tokio::time::sleep;
 
-use super::{Scene, disk, last, network, process, tail};
+use super::{Scene, disk, last, network, process};
 use crate::{atlas, host::Host, oracle::cluster::replicas};
 
 /// Until the leader of some shard has the node's new replica as a learner.
@@ -77,7 +77,7 @@ async fn lose_as_learner(scene: &Scene, victim: &Host) -> bool {
 
 /// The power fails while a snapshot is put in: between two of the writes of that, or between what it does to the log and to the
 /// state.
-async fn lose_power_while_filled(scene: &Scene, victim: &Host) -> bool {
+pub(super) async fn lose_power_while_filled(scene: &Scene, victim: &Host) -> bool {
     let work = if thread_rng().gen_bool(0.2) {
         Work::Stage
     } else {
@@ -127,9 +127,6 @@ async fn leave_half_done(scene: &Scene, victim: &Host) -> bool {
 /// A node needs a snapshot, because what it lacks was purged or because it has nothing, and whoever sends it dies, once or
 /// twice.
 pub(super) async fn sender_dies(scene: &Scene) -> bool {
-    if scene.hosts.len() >= tail::NODES_NEEDED && thread_rng().gen_bool(0.4) {
-        return tail::leave(scene).await;
-    }
     let victim = scene.anybody();
     let Some(_hold) = scene.atlas.hold(victim.id) else {
         return false;

@@ -12,8 +12,6 @@ use tokio::time::{sleep, timeout};
 use super::{Scene, disk::await_permission, last, network};
 use crate::host::Host;
 
-/// The nodes that are left when two are away are a majority, even of a joint change.
-pub(super) const NODES_NEEDED: usize = 5;
 /// Until the new replica of a node that was rebuilt votes.
 const VOTES: Duration = Duration::from_secs(20);
 /// Until a node leads that was asked to.

@@ -67,11 +67,13 @@ pub enum Fault {
     StateLoss,
     /// Two nodes come back with each other's disks.
     SwappedDirectories,
+    /// A leader is cut off and writes on, and comes back when a node leads that was rebuilt since.
+    OldLeader,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 32] = [
+    pub const ALL: [Fault; 33] = [
         Fault::KillLeader,
         Fault::KillSome,
         Fault::KillAll,
@@ -104,6 +106,7 @@ impl Fault {
         Fault::EngineFails,
         Fault::StateLoss,
         Fault::SwappedDirectories,
+        Fault::OldLeader,
     ];
 
     /// Those that leave all nodes but one alone.
@@ -163,6 +166,8 @@ impl Fault {
             Fault::ReadError | Fault::FileDamage | Fault::OldDirectory | Fault::SecondLoss => 3,
             Fault::SenderDies | Fault::FullSender | Fault::Visitor | Fault::StateLoss => 3,
             Fault::SwappedDirectories => 3,
+            // Those that are left when two are away are a majority, even of a joint change.
+            Fault::OldLeader => 5,
             Fault::Isolate | Fault::Split | Fault::OneWay | Fault::KillSome => 2,
             _ => 1,
         }
@@ -204,6 +209,7 @@ impl Fault {
             Fault::EngineFails => "fault engine fails",
             Fault::StateLoss => "fault state loss",
             Fault::SwappedDirectories => "fault swapped directories",
+            Fault::OldLeader => "fault old leader",
         }
     }
 }

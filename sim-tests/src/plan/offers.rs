@@ -22,6 +22,7 @@ const ENDS_A_PROCESS: &[Fault] = &[
 const REBUILDS: &[Fault] = &[
     Fault::Wipe,
     Fault::SecondLoss,
+    Fault::OldLeader,
     Fault::SenderDies,
     Fault::FullSender,
     Fault::LongOutage,
