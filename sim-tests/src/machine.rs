@@ -218,8 +218,8 @@ impl SlowMachine {
         self.pieces().of_each.get(&work).copied().unwrap_or_default()
     }
 
-    /// The power is to fail during the next piece of this work but so many, before one of its changes or right after them;
-    /// whether it may fail by itself does not matter. Nothing: during none.
+    /// The power is to fail during the next piece of this work but so many, before one of its changes or right after them, also in
+    /// a world where it does not by itself. Nothing: during none.
     pub fn doom(&self, piece: Option<(Work, u64)>) {
         self.pieces().doomed = piece;
     }
@@ -246,7 +246,8 @@ impl SlowMachine {
             }
             Some((doomed, _)) if *doomed == work => {
                 pieces.doomed = None;
-                true
+                drop(pieces);
+                (self.may_fail)()
             }
             _ => false,
         }

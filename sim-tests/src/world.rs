@@ -22,6 +22,7 @@ use madsim::{
     task::NodeId,
     time::TimeHandle,
 };
+use raft_store::blocking::Work;
 use tokio::time::sleep;
 
 use crate::{
@@ -188,7 +189,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         signs.clone(),
     );
     let watch = tokio::spawn(watch);
-    let rebuild = tokio::spawn(rebuild(hosts.clone(), coverage.clone()));
+    let rebuild = tokio::spawn(rebuild(hosts.clone(), coverage.clone(), !plan.majority_is_up()));
     let electrician = tokio::spawn(electrician(hosts.clone()));
     power_may_fail(&hosts, true);
     let clients = Clients::start(&plan, (&history, &coverage, &harms), &disorder, &trace);
@@ -287,14 +288,20 @@ fn kept(plan: &Plan) -> ledger::Rules {
     }
 }
 
-/// What `flotilla serve` does when the stored data is damaged: sets it aside and starts again with nothing.
-async fn rebuild(hosts: Arc<Vec<Host>>, coverage: Coverage) {
+/// What `flotilla serve` does when the stored data is damaged: sets it aside and starts again with nothing. Sometimes the power fails
+/// while the node is filled again.
+async fn rebuild(hosts: Arc<Vec<Host>>, coverage: Coverage, power_may_fail: bool) {
+    /// A snapshot is put in in two pieces of work, for each shard.
+    const PIECES: u64 = 6;
     loop {
         for host in hosts.iter().filter(|host| host.condemned()) {
             coverage.count("node condemned");
             host.kill();
             host.set_aside();
             host.restart();
+            if power_may_fail && thread_rng().gen_bool(0.5) {
+                host.doom(Some((Work::Install, thread_rng().gen_range(0..PIECES))));
+            }
         }
         sleep(LOOK_EVERY).await;
     }
