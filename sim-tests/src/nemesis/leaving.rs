@@ -152,7 +152,7 @@ async fn await_end(
         if ended.is_none() && victim.exited() {
             ended = Some(now);
             if let Some(still) = still {
-                judge_the_rest(scene, victim, led);
+                judge_the_rest(scene, (victim, still), led);
                 still.resume();
             }
         }
@@ -164,7 +164,10 @@ async fn await_end(
 }
 
 /// One hand-over went to somebody who stood still. By then that is known, and the others go to those who take over.
-fn judge_the_rest(scene: &Scene, victim: &Host, led: &[u32]) {
+///
+/// Those that the other one should lead may have been on their way there already.
+fn judge_the_rest(scene: &Scene, (victim, still): (&Host, &Host), led: &[u32]) {
+    let should_lead = |shard: u32| shard % scene.plan.nodes + 1 == still.id;
     let others = scene.hosts.iter().filter(|host| host.id != victim.id);
     let replicas: Vec<_> = others
         .filter_map(Host::node)
@@ -174,7 +177,8 @@ fn judge_the_rest(scene: &Scene, victim: &Host, led: &[u32]) {
         let mut of_shard = replicas.iter().filter(|replica| replica.shard() == **shard);
         of_shard.any(|replica| replica.status().is_leader)
     };
-    let left: Vec<u32> = led.iter().filter(|shard| !taken(shard)).copied().collect();
+    let left = led.iter().filter(|&shard| !taken(&shard) && !should_lead(*shard));
+    let left: Vec<u32> = left.copied().collect();
     scene.coverage.count("stopped beside one that stood still");
     if left.len() > 1 {
         scene.history.broken(format!(
