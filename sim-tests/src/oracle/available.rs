@@ -54,12 +54,12 @@ impl Oracle for Available {
                     ));
                 }
             }
-            Event::Acked { receipt, asked } | Event::Buried { receipt, asked } => {
-                if at > asked.saturating_add(WITHIN) {
-                    wrong.push(format!(
-                        "P11: a majority is up, and {receipt:?} was acknowledged since {asked:?}, and is at {at:?}"
-                    ));
-                }
+            Event::Acked { receipt, asked } | Event::Buried { receipt, asked }
+                if at > asked.saturating_add(WITHIN) =>
+            {
+                wrong.push(format!(
+                    "P11: a majority is up, and {receipt:?} was acknowledged since {asked:?}, and is at {at:?}"
+                ));
             }
             _ => {}
         }
