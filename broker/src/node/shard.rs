@@ -64,7 +64,7 @@ impl Leadership {
     /// Nobody leads until the replica has caught up with the leaders before it: what it would choose, refuse or reckon by
     /// an older state and an older time is not what they have promised.
     pub fn see(&self, status: &ReplicaStatus, now_ms: u64) -> bool {
-        let catching_up = plant!(ServesBeforeItCaughtUp => false, else status.is_leader && !status.caught_up);
+        let catching_up = status.is_leader && !status.caught_up;
         let leader = status.leader.filter(|_| !catching_up);
         self.take(Seen {
             term: status.term,

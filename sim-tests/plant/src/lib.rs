@@ -281,8 +281,8 @@ bugs! {
         "dead letters of a deleted consumer group count as none while nobody holds any";
 
     // The broker.
-    ServesBeforeItCaughtUp, "serves-before-it-caught-up", "new leader serves before it has applied its predecessors' entries",
-        "a leader serves as soon as it is elected";
+    MetaLeaderAsksNobody, "meta-leader-asks-nobody", "linearizable read from the leader's own state",
+        "the catalogue's leader says that something does not exist without asking whether it still leads";
     UnknownOutcomeAsNotDone, "unknown-outcome-as-not-done", "indeterminate outcome taken for a failure, and tried again",
         "a change of the catalogue whose answer was lost is asked for once more as if nobody had";
     LeasesReleasedAtFailover, "leases-released-at-failover", "unacknowledged deliveries forgotten by a new leader",

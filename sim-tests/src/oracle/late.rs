@@ -30,6 +30,8 @@ const BACKLOG: Duration = Duration::from_secs(70);
 /// The same of what somebody held who was gone before the faults were over: whoever leads since has to find that out first.
 const BACKLOG_OF_THE_GONE: Duration =
     Duration::from_secs(SILENT.as_secs() + RENEWED_EVERY.as_secs() + RENEWED_FOR.as_secs());
+/// The same of what was given for a time that its holder chose, or given back with a good-bye, when the faults were over already.
+const BACKLOG_OF_THE_CALM: Duration = Duration::from_secs(20);
 /// From the moment at which a message can be had until somebody has it: polls go round, and acknowledge as they go.
 const WITHIN: Duration = Duration::from_secs(15);
 /// A request whose answer got lost may be carried out so much later.
@@ -48,6 +50,8 @@ pub(super) struct Late {
     holders: BTreeMap<Owed, String>,
     /// Of those, what is held by clients that were gone before the faults were over.
     of_the_gone: BTreeSet<Owed>,
+    /// What began and ends when the faults were over.
+    of_the_calm: BTreeSet<Owed>,
     /// Consumer groups whose leases the server renews.
     renewed: BTreeSet<String>,
     /// Until when a consumer group may wait for what was given to a client that died before it saw it.
@@ -67,6 +71,7 @@ impl Late {
             due: BTreeMap::new(),
             holders: BTreeMap::new(),
             of_the_gone: BTreeSet::new(),
+            of_the_calm: BTreeSet::new(),
             renewed: BTreeSet::new(),
             unseen: BTreeMap::new(),
             in_order: BTreeSet::new(),
@@ -99,6 +104,7 @@ impl Late {
         self.seen.insert(owed.clone());
         self.holders.remove(&owed);
         self.of_the_gone.remove(&owed);
+        self.of_the_calm.remove(&owed);
         if dead_of.is_some() || !self.groups.contains(&it.group) {
             return self.set(owed, None);
         }
@@ -106,6 +112,9 @@ impl Late {
             true => self.rules.renew_at_most + RENEWED_FOR + RENEWED_EVERY,
             false => it.invisible,
         };
+        if !it.renewed && self.calm.is_some_and(|calm| it.asked > calm) {
+            self.of_the_calm.insert(owed.clone());
+        }
         if it.renewed {
             self.holders.insert(owed.clone(), it.client.clone());
             self.renewed.insert(it.group.clone());
@@ -113,8 +122,8 @@ impl Late {
         self.set(owed, Some(at + lease + LONGEST_BACKOFF));
     }
 
-    /// What the server renews for a client of a consumer group and topic comes to others soon.
-    fn gone(&mut self, client: &str, group: &str, topic: &str, due: Duration) {
+    /// What the server renews for a client of a consumer group and topic comes to others soon. Whether it said that it goes.
+    fn gone(&mut self, (client, said): (&str, bool), group: &str, topic: &str, due: Duration) {
         let is_held = |((of, id), holder): &(&Owed, &String)| {
             of == group && topic_of(id) == topic && holder.as_str() == client
         };
@@ -125,8 +134,10 @@ impl Late {
             .map(|(owed, _)| owed.clone())
             .collect();
         for owed in held {
-            if self.calm.is_none() {
-                self.of_the_gone.insert(owed.clone());
+            match self.calm {
+                None => _ = self.of_the_gone.insert(owed.clone()),
+                Some(_) if said => _ = self.of_the_calm.insert(owed.clone()),
+                Some(_) => {}
             }
             self.soon(owed, due);
         }
@@ -145,9 +156,12 @@ impl Late {
         let over: Vec<_> = over
             .filter(|(due, owed)| {
                 let unseen = self.unseen.get(&owed.0).copied().unwrap_or_default();
-                let backlog = match self.of_the_gone.contains(owed) {
-                    true => BACKLOG_OF_THE_GONE,
-                    false => BACKLOG,
+                let backlog = if self.of_the_gone.contains(owed) {
+                    BACKLOG_OF_THE_GONE
+                } else if self.of_the_calm.contains(owed) {
+                    BACKLOG_OF_THE_CALM
+                } else {
+                    BACKLOG
                 };
                 at > (*due).max(calm + backlog).max(unseen) + WITHIN
             })
@@ -170,7 +184,7 @@ impl Late {
         };
         let due = at + lease + LONGEST_BACKOFF;
         self.unseen.insert(group.to_owned(), due);
-        self.gone(client, group, topic, due);
+        self.gone((client, false), group, topic, due);
     }
 }
 
@@ -188,7 +202,7 @@ impl Oracle for Late {
             }
             Event::Delivered(it) => self.delivered(at, it),
             Event::Leaving { client, group, topic } => {
-                self.gone(client, group, topic, at + DEPARTED + LONGEST_BACKOFF);
+                self.gone((client, true), group, topic, at + DEPARTED + LONGEST_BACKOFF);
             }
             Event::Died { client, group, topic } => self.died(at, client, group, topic),
             Event::Hidden {
@@ -275,8 +289,8 @@ mod tests {
     #[test]
     fn what_is_forgotten_comes_again_after_its_lease_and_its_wait() {
         let forgotten = |at| judged(&[(1, Event::Calm), (50, delivered("t/1", 0, 1, 49)), later(at)]);
-        assert_eq!(forgotten(86), 0);
-        assert_eq!(forgotten(87), 1);
+        assert_eq!(forgotten(83), 0);
+        assert_eq!(forgotten(84), 1);
         let Event::Delivered(mut dead) = delivered("t/1", 0, 1, 60) else {
             unreachable!()
         };
@@ -348,7 +362,7 @@ mod tests {
                 later(at),
             ]
         };
-        assert_eq!(judged(&events(86)), 0);
-        assert_eq!(judged(&events(87)), 1);
+        assert_eq!(judged(&events(75)), 0);
+        assert_eq!(judged(&events(76)), 1);
     }
 }

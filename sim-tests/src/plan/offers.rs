@@ -92,7 +92,8 @@ impl Plan {
             // It is lost while somebody else's is seen to.
             Bug::GoodByeDuringLookLost => self.push && self.good_byes && self.topics * self.consumers > 1,
             Bug::TurnNeverMoves => self.queues > 1,
-            Bug::ServesBeforeItCaughtUp | Bug::UnsureForwardCountsAsUndone => self.nodes > 1,
+            Bug::UnsureForwardCountsAsUndone => self.nodes > 1,
+            Bug::MetaLeaderAsksNobody => self.nodes > 1 && self.operator,
             // It is late by a bad network, or because it was passed on.
             Bug::DeletesWhoeverBearsTheName | Bug::UnknownOutcomeAsNotDone | Bug::DroppedGroupBeginsAnew => {
                 self.operator && self.nodes > 1
