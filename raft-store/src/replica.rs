@@ -303,14 +303,21 @@ impl Replica {
     }
 
     /// The oldest entry that the state refers to, or that a snapshot under way needs.
-    pub(crate) fn oldest_needed(&self) -> Result<Option<u64>, crate::engine::EngineError> {
+    pub(crate) fn oldest_needed(&self) -> Result<u64, crate::engine::EngineError> {
         // In this order: a hold that has ended by now has left its records to the state.
         let held = self.inner.snapshots.held();
-        let oldest = self
-            .inner
-            .state
-            .with_read(|state, _| self.inner.machine.oldest_live_index(state))?;
-        Ok(oldest.into_iter().chain(held).min())
+        let (oldest, applied) = self.inner.state.with_read(|state, standing| {
+            let oldest = self.inner.machine.oldest_live_index(state);
+            (oldest, standing.applied)
+        });
+        // What is not applied yet the state will refer to as soon as it is, which may be before anything is given up.
+        let next = applied.map_or(0, |applied| applied.index + 1);
+        let next = plant!(UnappliedIsUnneeded => u64::MAX, else next);
+        Ok(oldest?
+            .into_iter()
+            .chain(held)
+            .min()
+            .map_or(next, |oldest| oldest.min(next)))
     }
 
     /// Gives up what nobody has needed for a while.

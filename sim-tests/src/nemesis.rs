@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::{
-    atlas::Atlas,
+    atlas::{Atlas, Hold},
     coverage::Coverage,
     history::History,
     host::Host,
@@ -129,6 +129,13 @@ async fn commit(scene: &Scene, fault: Fault) -> bool {
 }
 
 impl Scene {
+    /// Anybody whose power is on, held: what is about to fail then fails in this life of it.
+    fn anybody_on(&self) -> Option<(&Host, Hold)> {
+        let host = self.anybody();
+        let hold = self.atlas.hold(host.id)?;
+        (!host.lost_power()).then_some((host, hold))
+    }
+
     fn anybody(&self) -> &Host {
         self.hosts.choose(&mut thread_rng()).expect("there are hosts")
     }

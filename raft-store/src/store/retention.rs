@@ -51,8 +51,7 @@ impl Store {
                     Entry::Occupied(known) => *known.get(),
                     Entry::Vacant(unknown) => *unknown.insert(self.oldest_needed(shard).await?),
                 };
-                let needed = needed.is_some_and(|oldest| oldest <= last);
-                if needed {
+                if needed <= last {
                     break 'segments;
                 }
             }
@@ -70,9 +69,8 @@ impl Store {
         let _recycling = self.inner.traffic.recycling().await;
         let highest = self.log().highest_through(sequence);
         for (shard, last) in highest {
-            if let Some(oldest) = self.oldest_needed(shard).await?
-                && oldest <= last
-            {
+            let oldest = self.oldest_needed(shard).await?;
+            if oldest <= last {
                 return Err(RetentionError::Needed { shard, oldest, last });
             }
         }
@@ -89,12 +87,12 @@ impl Store {
         Ok(points)
     }
 
-    /// The oldest entry that a shard's state, or a snapshot of it under way, refers to.
-    async fn oldest_needed(&self, shard: u32) -> Result<Option<u64>, RetentionError> {
+    /// The oldest entry that a shard's state, or a snapshot of it under way, refers to; else the first that is not applied.
+    async fn oldest_needed(&self, shard: u32) -> Result<u64, RetentionError> {
         let replica = self.replica(shard).ok_or(RetentionError::NotOpen(shard))?;
         // Not on a thread of the runtime: a snapshot that is being put in has to be waited for.
         let oldest = blocking(Work::Read, move || replica.oldest_needed()).await;
-        plant!(SegmentRecycledEarly => return Ok(None));
+        plant!(SegmentRecycledEarly => return Ok(u64::MAX));
         Ok(oldest?)
     }
 }

@@ -203,6 +203,8 @@ bugs! {
         "a segment is given back without asking the state whether it is needed";
     DeadLettersNotKept, "dead-letters-not-kept", "second reference to data is not counted",
         "the search for the oldest live entry overlooks dead letters";
+    UnappliedIsUnneeded, "unapplied-is-unneeded", "garbage collection races with what is about to refer to it",
+        "entries that are in the log and not yet in the state are given up as if nothing referred to them";
     TrimForgetsLeased, "trim-forgets-leased", "retention deletes what a consumer works on",
         "trimming deletes the places of leased messages too";
     TrimOneTooMany, "trim-one-too-many", "retention off by one",

@@ -39,8 +39,7 @@ pub(super) fn fill(scene: &Scene, disk: &SimDisk) {
 
 /// A write or a sync fails: the node may answer nothing any more, and has to stop. Somebody starts it again.
 pub(super) async fn error(scene: &Scene) -> bool {
-    let victim = scene.anybody();
-    let Some(_hold) = scene.atlas.hold(victim.id) else {
+    let Some((victim, _hold)) = scene.anybody_on() else {
         return false;
     };
     victim.may_stop();

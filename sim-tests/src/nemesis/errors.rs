@@ -19,8 +19,7 @@ use crate::host::Host;
 /// A write, a sync or a change of names fails; the process ends and is started again, with the power on. What the failed
 /// sync should have made durable can be read still, until the kernel needs the memory or the power goes.
 pub(super) async fn keep_power(scene: &Scene) -> bool {
-    let victim = scene.anybody();
-    let Some(_hold) = scene.atlas.hold(victim.id) else {
+    let Some((victim, _hold)) = scene.anybody_on() else {
         return false;
     };
     victim.may_stop();
@@ -136,8 +135,7 @@ async fn sector(scene: &Scene, victim: &Host) -> bool {
 /// The state engine fails for a while, on a disk of its own or with a limit of its own. That is no damage: the node stops, and
 /// has everything when the engine works again.
 pub(super) async fn engine(scene: &Scene) -> bool {
-    let victim = scene.anybody();
-    let Some(_hold) = scene.atlas.hold(victim.id) else {
+    let Some((victim, _hold)) = scene.anybody_on() else {
         return false;
     };
     victim.may_stop();

@@ -53,6 +53,8 @@ pub struct Names {
     made: BTreeMap<(Kind, u32), (Duration, Spec)>,
     /// Names that the operator made last, and did not get to know the number of.
     unnumbered: BTreeMap<Name, (Duration, Spec)>,
+    /// The fewest attempts that were ever asked for, by consumer group.
+    fewest: BTreeMap<String, u32>,
     messages: BTreeMap<String, Message>,
     /// When a consumer group's first receive of a topic was answered, both by number.
     begun: BTreeMap<(u32, u32), Duration>,
@@ -217,6 +219,7 @@ impl Names {
                 life.done.push((asked, at));
             }
         }
+        self.allows(name, request);
         if *answer == Answer::Done {
             self.unnumbered.remove(name);
         }
@@ -268,22 +271,17 @@ impl Names {
         self.came.insert((it.group_number, it.id.clone()));
     }
 
+    /// Whatever is answered, or has been already, it may be carried out.
+    fn allows(&mut self, name: &Name, request: &Request) {
+        if let Request::Create(Spec::Group(rules)) = request {
+            let fewest = self.fewest.entry(name.name.clone()).or_insert(u32::MAX);
+            *fewest = rules.max_attempts.min(*fewest);
+        }
+    }
+
     /// The fewest attempts that any consumer group of this name allowed.
     fn least_attempts(&self, group: &str) -> u32 {
-        let of_name = |number: &u32| {
-            self.numbers
-                .get(&(Kind::Group, *number))
-                .is_some_and(|it| it.0 == group)
-        };
-        let made = self
-            .made
-            .keys()
-            .filter(|(kind, number)| *kind == Kind::Group && of_name(number));
-        let rules = made.filter_map(|(_, number)| self.rules(*number));
-        rules
-            .map(|(_, rules)| rules.max_attempts)
-            .min()
-            .unwrap_or(DEFAULT_ATTEMPTS)
+        self.fewest.get(group).copied().unwrap_or(DEFAULT_ATTEMPTS)
     }
 
     /// Nothing comes from, or to, what was deleted, once everybody has heard of it.
@@ -412,6 +410,7 @@ impl Oracle for Names {
         };
         match event {
             Named::Asked { name, request } => {
+                self.allows(name, request);
                 if *request == Request::Delete {
                     let life = self.lives.entry(name.clone()).or_default();
                     (life.asked, life.over) = (Some(at), Duration::MAX);
