@@ -22,7 +22,7 @@ use crate::{
     harm::Harms,
     history::{DEAD_LETTERS, Event, History, Receipt},
     peers::Disorder,
-    plan::Plan,
+    plan::{Fault, Plan},
     trace::Trace,
 };
 
@@ -120,6 +120,16 @@ impl Program {
             let what = format!("{what} at node {node}: {code:?}: {message}");
             self.history.broken(what);
         }
+    }
+
+    /// There was no room for it, in the queue of a leader or on a disk, so nothing was done. Where requests come twice the second
+    /// may find room that the first did not.
+    fn says_not_done(&self, failure: &Failure) -> bool {
+        let Failure::Status(code, _) = failure else {
+            return false;
+        };
+        let no_room = matches!(code, Code::TooManyRequests | Code::MasterPersistenceTimeout);
+        no_room && !self.plan.faults.contains_key(&Fault::Disorder)
     }
 
     fn stopped(&self) -> bool {

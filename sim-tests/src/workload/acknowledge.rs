@@ -69,7 +69,7 @@ pub(super) async fn acknowledge_all(
                 }
                 Err(failure) => {
                     context.failed("ack", node, &failure);
-                    let unsure = it.unsure || !matches!(failure, Failure::Status(Code::TooManyRequests, _));
+                    let unsure = it.unsure || !context.says_not_done(&failure);
                     acking(context).push(it.receipt.clone());
                     left.push(Pending { unsure, ..it });
                 }

@@ -31,7 +31,7 @@ pub(super) async fn bury(context: &Context, mut node: u32, group: &str, message:
             }
             Err(failure) => {
                 context.failed("bury", node, &failure);
-                unsure |= !matches!(failure, Failure::Status(Code::TooManyRequests, _));
+                unsure |= !context.says_not_done(&failure);
                 node = context.next(node);
                 pause().await;
             }

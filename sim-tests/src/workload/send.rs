@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::{Context, now, pause};
-use crate::{client::Failure, history::Event, letter::Letter, plan::Fault};
+use crate::{client::Failure, history::Event, letter::Letter};
 
 /// Share of sends that go to any node, whatever it leads.
 const ANY_NODE: f64 = 0.2;
@@ -97,7 +97,8 @@ async fn send(context: &Context, topic: &str, letters: Vec<(String, Letter)>) {
         };
         let undone = send_once(context, node, topic, &letters, &mut stored).await;
         tries += 1;
-        if undone && tries == 1 && may_give_up(context) {
+        // Whoever is told so may leave it at that, and then the message never comes.
+        if undone && tries == 1 && thread_rng().gen_bool(GIVES_UP) {
             context.coverage.count("send given up");
             return give_up(context, letters);
         }
@@ -106,12 +107,6 @@ async fn send(context: &Context, topic: &str, letters: Vec<(String, Letter)>) {
             pause().await;
         }
     }
-}
-
-/// Whoever is told that nothing was done may leave it at that, and then the message never comes. Where requests come twice the
-/// second may find room that the first did not.
-fn may_give_up(context: &Context) -> bool {
-    !context.plan.faults.contains_key(&Fault::Disorder) && thread_rng().gen_bool(GIVES_UP)
 }
 
 fn give_up(context: &Context, letters: Vec<(String, Letter)>) {
@@ -139,9 +134,11 @@ async fn send_once<'a>(
         Ok(answers) => answers,
         Err(failure) => letters.iter().map(|_| Err(failure.clone())).collect(),
     };
-    let undone = answers
-        .iter()
-        .all(|answer| answer.as_ref().is_err_and(says_not_done));
+    let undone = answers.iter().all(|answer| {
+        answer
+            .as_ref()
+            .is_err_and(|failure| context.says_not_done(failure))
+    });
     for ((id, _), answer) in letters.iter().zip(answers) {
         debug!(at = ?now(), id, node, ?answer, "sent");
         match answer {
@@ -155,12 +152,4 @@ async fn send_once<'a>(
         }
     }
     undone
-}
-
-/// There was no room for it, in the queue of a leader or on a disk.
-fn says_not_done(failure: &Failure) -> bool {
-    let Failure::Status(code, _) = failure else {
-        return false;
-    };
-    matches!(code, Code::TooManyRequests | Code::MasterPersistenceTimeout)
 }
