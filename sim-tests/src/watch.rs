@@ -9,7 +9,7 @@ use std::{
 };
 
 use broker::{
-    limits::MAX_IN_FLIGHT_PER_QUEUE,
+    limits::Bounds,
     node::{Node, kv::Reading, shard::DataShard},
 };
 use madsim::time::TimeHandle;
@@ -61,9 +61,12 @@ pub async fn run(
         ),
     );
     let groups: Vec<String> = (0..plan.groups).map(|number| plan.group(number)).collect();
-    // Where few may be in flight a queue waits for those who hold them, and what is forgotten moves a queue, too.
-    let has_room = plan.limits.bounds.in_flight_per_queue >= MAX_IN_FLIGHT_PER_QUEUE;
-    let mut turns = (has_room && !plan.limits.forget()).then(|| Turns::new(plan.consumers));
+    // Where few may be in flight a queue waits for those who hold them, where few commands may wait a turn may be spent on a
+    // refusal, and what is forgotten moves a queue, too. Each consumer reads at every node.
+    let (bounds, usual) = (plan.limits.bounds, Bounds::default());
+    let has_room = bounds.in_flight_per_queue >= usual.in_flight_per_queue
+        && bounds.queued_commands >= usual.queued_commands;
+    let mut turns = (has_room && !plan.limits.forget()).then(|| Turns::new(plan.consumers * plan.nodes));
     for look in 0_u64.. {
         let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
         let mut wrong = Vec::new();
