@@ -20,6 +20,8 @@ use crate::{
 /// A node that is told to stop has ended after this: `flotilla serve` gives it 15 seconds for its leaderships, and it has to write
 /// its state out.
 const ENDS: Duration = Duration::from_secs(20);
+/// In a cluster that is not whole nobody may be able to take over: who has ended is started again after this at the latest.
+const NOBODY_TAKES_OVER: Duration = Duration::from_secs(3);
 /// In a cluster that is whole, with nothing else going on, what it led has another leader after this, for each shard: an
 /// election without the wait before it, which is 600 ms and more.
 const HANDED_OVER: Duration = Duration::from_millis(500);
@@ -55,7 +57,8 @@ pub(super) async fn leave(scene: &Scene) -> bool {
         last(STILL_MS).await;
     }
     let led = led(scene, &node);
-    let (ended, handed_over) = await_end(scene, victim, still, &led).await;
+    let most = if is_alone { ENDS } else { NOBODY_TAKES_OVER };
+    let (ended, handed_over) = await_end(scene, (victim, most), still, &led).await;
     let synced = node.hello().synced;
     let bound = (HANDED_OVER + slow) * u32::try_from(led.len().max(1)).unwrap_or(u32::MAX);
     let bound = (is_calm && still.is_none()).then_some(bound);
@@ -132,17 +135,21 @@ fn led(scene: &Scene, node: &Node) -> Vec<u32> {
         .collect()
 }
 
-/// Tells it to stop; when it has ended, and when others have what it led, if they have within the time.
+/// Tells it to stop; when it has ended, and when others have what it led, if they have at most so long after that.
 async fn await_end(
     scene: &Scene,
-    victim: &Host,
+    (victim, most): (&Host, Duration),
     still: Option<&Host>,
     led: &[u32],
 ) -> (Option<Duration>, Option<Duration>) {
     let told = TimeHandle::current().elapsed();
     victim.tell_to_leave();
     let (mut ended, mut handed_over) = (None, None);
-    while TimeHandle::current().elapsed() < told + ENDS && (ended.is_none() || handed_over.is_none()) {
+    let over = |ended: Option<Duration>, handed_over: Option<Duration>| {
+        let elapsed = TimeHandle::current().elapsed() - told;
+        elapsed >= ENDS || ended.is_some_and(|ended| handed_over.is_some() || elapsed >= ended + most)
+    };
+    while !over(ended, handed_over) {
         sleep(LOOK).await;
         let now = TimeHandle::current().elapsed() - told;
         let has_another = |shard: &u32| is_led_without(scene, victim, *shard);
