@@ -47,8 +47,9 @@ use crate::{
 
 /// From the end of all faults to everything drained: some leases and retries, one after the other, and a few elections.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// The same where push consumers are: somebody may hold a message until its lease is over, and another one for long.
-const PATIENCE_WITH_PUSH: Duration = Duration::from_secs(420);
+/// The same where push consumers are: of those who get a message one after the other, one may hold it until its lease is over, and
+/// others die with it, whom the server takes for alive for minutes.
+const PATIENCE_WITH_PUSH: Duration = Duration::from_secs(720);
 /// From then until every replica is where its leader is.
 const LEVEL: Duration = Duration::from_secs(60);
 /// From then until nothing is left that is past retention, and all logs are within their bounds.
