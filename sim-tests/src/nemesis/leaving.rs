@@ -26,6 +26,8 @@ const NOBODY_TAKES_OVER: Duration = Duration::from_secs(3);
 /// election without the wait before it, which is 600 ms and more.
 const HANDED_OVER: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(5);
+/// Who has the votes for it leads after this: they are written by who gave them.
+const ELECTED: Duration = Duration::from_secs(1);
 /// Leaderships that were given to a node are there after this, most of the time.
 const GATHERED: Duration = Duration::from_millis(400);
 /// A stop waits so long for a cluster that is whole.
@@ -159,7 +161,7 @@ async fn await_end(
         if ended.is_none() && victim.exited() {
             ended = Some(now);
             if let Some(still) = still {
-                judge_the_rest(scene, (victim, still), led);
+                judge_the_rest(scene, (victim, still), led).await;
                 still.resume();
             }
         }
@@ -172,8 +174,26 @@ async fn await_end(
 
 /// One hand-over went to somebody who stood still. By then that is known, and the others go to those who take over.
 ///
-/// Those that the other one should lead may have been on their way there already.
-fn judge_the_rest(scene: &Scene, (victim, still): (&Host, &Host), led: &[u32]) {
+/// Those that the other one should lead may have been on their way there already, and the last votes may still be.
+async fn judge_the_rest(scene: &Scene, (victim, still): (&Host, &Host), led: &[u32]) {
+    let left = || left_without(scene, (victim, still), led);
+    let mut looks = ELECTED.as_millis() / LOOK.as_millis();
+    while left().len() > 1 && looks > 0 {
+        looks -= 1;
+        sleep(LOOK).await;
+    }
+    scene.coverage.count("stopped beside one that stood still");
+    let left = left();
+    if left.len() > 1 {
+        scene.history.broken(format!(
+            "P11: node {} stopped in an orderly way while one other node stood still, and nobody took over its shards {left:?}",
+            victim.id
+        ));
+    }
+}
+
+/// What a node led that neither another one leads now nor the one that stands still should lead.
+fn left_without(scene: &Scene, (victim, still): (&Host, &Host), led: &[u32]) -> Vec<u32> {
     let should_lead = |shard: u32| shard % scene.plan.nodes + 1 == still.id;
     let others = scene.hosts.iter().filter(|host| host.id != victim.id);
     let replicas: Vec<_> = others
@@ -185,14 +205,7 @@ fn judge_the_rest(scene: &Scene, (victim, still): (&Host, &Host), led: &[u32]) {
         of_shard.any(|replica| replica.status().is_leader)
     };
     let left = led.iter().filter(|&shard| !taken(&shard) && !should_lead(*shard));
-    let left: Vec<u32> = left.copied().collect();
-    scene.coverage.count("stopped beside one that stood still");
-    if left.len() > 1 {
-        scene.history.broken(format!(
-            "P11: node {} stopped in an orderly way while one other node stood still, and nobody took over its shards {left:?}",
-            victim.id
-        ));
-    }
+    left.copied().collect()
 }
 
 /// Another node leads a shard and has applied all that was answered before.
