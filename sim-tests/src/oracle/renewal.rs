@@ -6,6 +6,10 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{Departures, Oracle};
 use crate::history::{Event, Place, Receipt};
 
+/// From a receive's request to its deadline, in these workloads. What arrives later may have left the node later, too, and an answer
+/// that leaves after its deadline counts as one that nobody waits for.
+const DEADLINE: Duration = Duration::from_secs(5);
+
 /// Who holds what, by consumer group and place.
 pub(super) struct Renewals {
     at_most: Duration,
@@ -59,7 +63,12 @@ impl Oracle for Renewals {
                 }
                 // Who asked, left, and got it then, works on it under a name that is gone.
                 let is_of_the_gone = self.departures.concern(it);
-                if it.renewed && !is_of_the_gone && self.calm.is_some_and(|calm| it.asked > calm) {
+                let is_in_time = at <= it.asked + DEADLINE;
+                if it.renewed
+                    && is_in_time
+                    && !is_of_the_gone
+                    && self.calm.is_some_and(|calm| it.asked > calm)
+                {
                     let held = Held {
                         client: it.client.clone(),
                         asked: it.asked,
@@ -102,6 +111,16 @@ mod tests {
     fn what_somebody_works_on_comes_to_nobody_else_for_as_long_as_was_agreed() {
         assert_eq!(judged(&[], 101), 1);
         assert_eq!(judged(&[], 102), 0);
+    }
+
+    #[test]
+    fn who_got_it_after_the_deadline_may_have_given_up() {
+        let judged = |came| {
+            let events = [(1, Event::Calm), (came, renewed(1, 2)), (60, renewed(2, 60))];
+            judge(&mut Renewals::new(S(100)), &events).len()
+        };
+        assert_eq!(judged(7), 1);
+        assert_eq!(judged(8), 0);
     }
 
     #[test]
