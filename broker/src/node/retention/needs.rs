@@ -17,7 +17,7 @@
 //!   other's way without end.
 //! - What a rebuilt log begins with goes first, so for a while some shards keep less than others, as if that node led them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use flotilla_proto::peer::Need;
 use raft_store::ReplicaStatus;
@@ -49,7 +49,7 @@ pub(super) struct Elsewhere {
 
 /// What this node tells the leaders of other nodes.
 pub(in crate::node) fn of(node: &Node) -> Vec<Need> {
-    let is_filled = |shard: &std::sync::Arc<DataShard>| {
+    let is_filled = |shard: &Arc<DataShard>| {
         let status = shard.replica.status();
         status.voters.iter().flatten().any(|&id| id == status.replica)
     };
