@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// have to break the connection, or the server takes it for received.
 const ON_ITS_WAY: Duration = Duration::from_secs(6);
 /// Messages a receive asks for.
-const BATCH: i32 = 8;
+pub const BATCH: i32 = 8;
 
 /// Who a client is. Clones are the same one.
 #[derive(Clone)]

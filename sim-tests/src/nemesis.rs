@@ -128,6 +128,17 @@ async fn commit(scene: &Scene, fault: Fault) -> bool {
     }
 }
 
+/// Looks again and again, for so long at most, whether something has come about; whether it has.
+async fn await_true(every: Duration, patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    for _ in 0..patience.as_millis() / every.as_millis() {
+        if condition() {
+            return true;
+        }
+        sleep(every).await;
+    }
+    false
+}
+
 impl Scene {
     /// Anybody whose power is on, held: what is about to fail then fails in this life of it.
     fn anybody_on(&self) -> Option<(&Host, Hold)> {

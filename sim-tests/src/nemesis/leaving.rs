@@ -10,7 +10,7 @@ use madsim::{
 };
 use tokio::time::sleep;
 
-use super::{Scene, last};
+use super::{Scene, await_true, last};
 use crate::{
     atlas,
     host::{HAND_OVER_TIMEOUT, Host},
@@ -95,12 +95,7 @@ pub(super) async fn leave(scene: &Scene) -> bool {
 
 /// What the fault before has left is soon over, most of the time.
 async fn await_whole(scene: &Scene) -> bool {
-    let mut looks = WHOLE_WITHIN.as_millis() / LOOK.as_millis();
-    while !atlas::whole(&scene.hosts) && looks > 0 {
-        looks -= 1;
-        sleep(LOOK).await;
-    }
-    looks > 0
+    await_true(LOOK, WHOLE_WITHIN, || atlas::whole(&scene.hosts)).await
 }
 
 /// A leader most of the time: nothing happens when another one goes. Often whoever leads most.
@@ -177,11 +172,7 @@ async fn await_end(
 /// Those that the other one should lead may have been on their way there already, and the last votes may still be.
 async fn judge_the_rest(scene: &Scene, (victim, still): (&Host, &Host), led: &[u32]) {
     let left = || left_without(scene, (victim, still), led);
-    let mut looks = ELECTED.as_millis() / LOOK.as_millis();
-    while left().len() > 1 && looks > 0 {
-        looks -= 1;
-        sleep(LOOK).await;
-    }
+    await_true(LOOK, ELECTED, || left().len() <= 1).await;
     scene.coverage.count("stopped beside one that stood still");
     let left = left();
     if left.len() > 1 {

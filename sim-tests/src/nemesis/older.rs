@@ -8,7 +8,7 @@ use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use tokio::time::sleep;
 
 use super::{
-    Scene,
+    Scene, await_true,
     disk::{await_permission, await_whole},
     last,
 };
@@ -80,19 +80,9 @@ async fn backup_of_the_beginning(scene: &Scene, victim: &Host) -> Option<Hardwar
         sleep(LOOK_CLOSELY).await;
     }
     let backup = victim.backup();
-    let is_filled = await_true(FILLED, || atlas::whole(&scene.hosts)).await;
+    let is_filled = await_true(LOOK, FILLED, || atlas::whole(&scene.hosts)).await;
     scene.coverage.count("backup of a new directory");
     is_filled.then_some(backup)
-}
-
-async fn await_true(patience: Duration, condition: impl Fn() -> bool) -> bool {
-    for _ in 0..patience.as_millis() / LOOK.as_millis() {
-        if condition() {
-            return true;
-        }
-        sleep(LOOK).await;
-    }
-    false
 }
 
 /// What the catalogue knows a directory to have had, it must have.

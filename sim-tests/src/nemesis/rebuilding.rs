@@ -6,9 +6,8 @@ use std::time::Duration;
 use broker::node::node_of;
 use madsim::rand::{Rng, thread_rng};
 use raft_store::{ReplicaStatus, blocking::Work};
-use tokio::time::sleep;
 
-use super::{Scene, disk, last, network, process};
+use super::{Scene, await_true, disk, last, network, process};
 use crate::{atlas, host::Host, oracle::cluster::replicas};
 
 /// Until the leader of some shard has the node's new replica as a learner.
@@ -59,7 +58,7 @@ pub(super) async fn lose_again(scene: &Scene) -> bool {
 }
 
 async fn lose_as_learner(scene: &Scene, victim: &Host) -> bool {
-    if !await_true(LEARNS, || is_learner(scene, victim)).await {
+    if !await_true(LOOK, LEARNS, || is_learner(scene, victim)).await {
         return false;
     }
     last(0..1_500).await;
@@ -84,25 +83,25 @@ pub(super) async fn lose_power_while_filled(scene: &Scene, victim: &Host) -> boo
         Work::Install
     };
     victim.doom(Some((work, thread_rng().gen_range(0..PIECES))));
-    await_true(LEARNS, || victim.lost_power() || atlas::whole(&scene.hosts)).await;
+    await_true(LOOK, LEARNS, || victim.lost_power() || atlas::whole(&scene.hosts)).await;
     victim.doom(None);
     if !victim.lost_power() {
         return false;
     }
     scene.coverage.count("learner loses power while it is filled");
     // Somebody looks after the machine.
-    await_true(LEARNS, || !victim.lost_power()).await;
+    await_true(LOOK, LEARNS, || !victim.lost_power()).await;
     true
 }
 
 /// A leader dies in the middle of a joint change to the node's new replica, and that is of no use any more: the next leader
 /// finds a change that was begun, to what nobody wants.
 async fn leave_half_done(scene: &Scene, victim: &Host) -> bool {
-    if !await_true(LEARNS, || is_learner(scene, victim)).await {
+    if !await_true(LOOK, LEARNS, || is_learner(scene, victim)).await {
         return false;
     }
     let mut changing = None;
-    await_closely(CHANGES, || {
+    await_true(LOOK_CLOSELY, CHANGES, || {
         changing = leads_joint_change(scene, victim);
         changing.is_some()
     })
@@ -158,14 +157,14 @@ pub(super) async fn sender_dies(scene: &Scene) -> bool {
 /// Waits until some of a snapshot's state, but hardly all of it, has arrived, if any is on its way.
 async fn await_stage(victim: &Host) {
     let enough = victim.work_count(Work::Stage) + thread_rng().gen_range(2..=5);
-    await_closely(STAGES, || victim.work_count(Work::Stage) >= enough).await;
+    await_true(LOOK_CLOSELY, STAGES, || victim.work_count(Work::Stage) >= enough).await;
 }
 
 /// A node is cut off until what it lacks of some shard was purged.
 async fn fall_behind(scene: &Scene, victim: &Host) -> Option<u32> {
     let cut = network::cut_off(scene, victim);
     let mut lacks = None;
-    await_true(PURGED, || {
+    await_true(LOOK, PURGED, || {
         lacks = lacks_what_was_purged(scene, victim);
         lacks.is_some()
     })
@@ -182,7 +181,7 @@ async fn come_back_empty(scene: &Scene, victim: &Host) -> Option<u32> {
     victim.wipe();
     last(50..2_000).await;
     victim.restart();
-    let learns = await_true(LEARNS, || is_learner(scene, victim)).await;
+    let learns = await_true(LOOK, LEARNS, || is_learner(scene, victim)).await;
     learns.then(|| scene.any_shard())
 }
 
@@ -205,7 +204,7 @@ pub(super) async fn full_sender(scene: &Scene) -> bool {
     }
     last(50..1_000).await;
     victim.restart();
-    if await_true(LEARNS, || is_learner(scene, victim)).await {
+    if await_true(LOOK, LEARNS, || is_learner(scene, victim)).await {
         scene.coverage.count("snapshot from a full node");
     }
     last(1_000..10_000).await;
@@ -262,22 +261,4 @@ fn leads_joint_change<'a>(scene: &'a Scene, victim: &Host) -> Option<&'a Host> {
     let (leader, shard) = others().find_map(|host| Some((host, changes(host, None)?)))?;
     let is_known = others().any(|host| host.id != leader.id && changes(host, Some(shard)).is_some());
     is_known.then_some(leader)
-}
-
-async fn await_true(patience: Duration, condition: impl FnMut() -> bool) -> bool {
-    await_looking(LOOK, patience, condition).await
-}
-
-async fn await_closely(patience: Duration, condition: impl FnMut() -> bool) -> bool {
-    await_looking(LOOK_CLOSELY, patience, condition).await
-}
-
-async fn await_looking(every: Duration, patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    for _ in 0..patience.as_millis() / every.as_millis() {
-        if condition() {
-            return true;
-        }
-        sleep(every).await;
-    }
-    false
 }

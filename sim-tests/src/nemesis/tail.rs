@@ -9,8 +9,8 @@ use madsim::rand::{seq::SliceRandom, thread_rng};
 use raft_store::Replica;
 use tokio::time::{sleep, timeout};
 
-use super::{Scene, disk::await_permission, last, network};
-use crate::host::Host;
+use super::{Scene, await_true, disk::await_permission, last, network};
+use crate::{host::Host, oracle::cluster::replicas};
 
 /// Until the new replica of a node that was rebuilt votes.
 const VOTES: Duration = Duration::from_secs(20);
@@ -40,7 +40,8 @@ pub(super) async fn leave(scene: &Scene) -> bool {
     next.wipe();
     last(50..500).await;
     next.restart();
-    let leads = await_true(VOTES, || votes(&others, next, shard)).await && lead(&others, next, shard).await;
+    let leads =
+        await_true(LOOK, VOTES, || votes(&others, next, shard)).await && lead(&others, next, shard).await;
     cut.mend();
     if leads {
         scene
@@ -51,10 +52,9 @@ pub(super) async fn leave(scene: &Scene) -> bool {
 }
 
 fn replica(node: &Node, shard: u32) -> Option<Replica> {
-    match shard {
-        broker::node::META_SHARD => node.meta_replica().cloned(),
-        shard => Some(node.shard(shard)?.replica.clone()),
-    }
+    replicas(node)
+        .into_iter()
+        .find(|replica| replica.shard() == shard)
 }
 
 /// Who leads, of these.
@@ -91,19 +91,9 @@ async fn lead(others: &[&Host], next: &Host, shard: u32) -> bool {
         if node_of(leader.id()) != next.id {
             let _ = timeout(LEADS, leader.transfer_leader(to)).await;
         }
-        if await_true(LEADS, || next.node().is_some_and(|node| node.leads(shard))).await {
+        if await_true(LOOK, LEADS, || next.node().is_some_and(|node| node.leads(shard))).await {
             return true;
         }
-    }
-    false
-}
-
-async fn await_true(patience: Duration, condition: impl Fn() -> bool) -> bool {
-    for _ in 0..patience.as_millis() / LOOK.as_millis() {
-        if condition() {
-            return true;
-        }
-        sleep(LOOK).await;
     }
     false
 }

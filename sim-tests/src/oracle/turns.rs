@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use broker::node::Node;
 use queue_core::{GroupId, QueueId};
 
+use crate::client::BATCH;
+
 /// A receive takes so many messages at most.
-const OF_ONE_RECEIVE: u64 = 8;
+const OF_ONE_RECEIVE: u64 = BATCH as u64;
 /// A queue's turn comes in every round; once it may be spent on a look at another node.
 const ROUNDS: u64 = 2;
 
