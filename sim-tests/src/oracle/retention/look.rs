@@ -24,6 +24,8 @@ pub struct Looks {
     groups: BTreeSet<String>,
     group_ids: BTreeMap<GroupId, String>,
     topics: BTreeMap<u32, String>,
+    /// Topics that some node knows to be deleted: one that is behind must not bring them back, as the name may be another's now.
+    gone: BTreeSet<u32>,
     shards: BTreeMap<u32, Seen>,
     /// The last entry that each node had applied, by shard.
     applied: BTreeMap<(u32, u32), u64>,
@@ -53,6 +55,7 @@ impl Looks {
             ledger: Ledger::new(rules),
             group_ids: BTreeMap::new(),
             topics: BTreeMap::new(),
+            gone: BTreeSet::new(),
             shards: BTreeMap::new(),
             applied: BTreeMap::new(),
         }
@@ -122,8 +125,8 @@ impl Looks {
 
     fn learn_names(&mut self, nodes: &[Node]) {
         for meta in nodes.iter().map(Node::meta) {
-            self.topics
-                .extend(meta.topics().map(|topic| (topic.id, topic.name.clone())));
+            let there = meta.topics().filter(|topic| !self.gone.contains(&topic.id));
+            self.topics.extend(there.map(|topic| (topic.id, topic.name.clone())));
             for name in &self.groups {
                 let known = meta.group(name).map(|group| (GroupId(group.id), name.clone()));
                 self.group_ids.extend(known);
@@ -131,6 +134,7 @@ impl Looks {
             self.topics.retain(|id, name| {
                 let is_there = !meta.topic_is_gone(*id);
                 if !is_there {
+                    self.gone.insert(*id);
                     self.ledger.dropped(name);
                 }
                 is_there
