@@ -70,6 +70,10 @@ pub trait Oracle: Send {
     fn end(&mut self, _wrong: &mut Vec<String>) {}
 }
 
+/// So long after it was said a good-bye may end leases: it may be on its way for as long as a lease lasts that the server renews,
+/// and what its client asked for before may come a little later.
+const GOOD_BYE_WORKS: Duration = Duration::from_secs(60);
+
 /// When consumers said good-bye last: by consumer group and topic, and by client.
 #[derive(Default)]
 struct Departures(BTreeMap<(String, String), BTreeMap<String, Duration>>);
@@ -84,9 +88,11 @@ impl Departures {
         self.0.get(&(it.group.clone(), it.place.topic.clone()))
     }
 
-    /// Some consumer of this delivery's consumer group and topic said good-bye.
-    fn are_there(&self, it: &Delivery) -> bool {
-        self.of_all(it).is_some()
+    /// Some consumer of this delivery's consumer group and topic said good-bye, and what nobody saw since then may have been over
+    /// before its time.
+    fn worked_since(&self, then: Duration, it: &Delivery) -> bool {
+        let mut left = self.of_all(it).into_iter().flat_map(BTreeMap::values);
+        left.any(|left| *left + GOOD_BYE_WORKS > then)
     }
 
     /// It was given to somebody who has left since: its lease may be over, and later attempts may have come already.

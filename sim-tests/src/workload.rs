@@ -16,11 +16,14 @@ use futures::future::join_all;
 use madsim::{runtime::Handle, time::TimeHandle};
 use tokio::time::sleep;
 
+use window::Window;
+
 use crate::{
     client::{Client, Failure, Received, Who},
     coverage::Coverage,
     harm::Harms,
     history::{DEAD_LETTERS, Event, History, Receipt},
+    host::Host,
     peers::Disorder,
     plan::{Fault, Plan},
     trace::Trace,
@@ -35,6 +38,7 @@ mod push;
 mod receive;
 mod send;
 mod spare;
+mod window;
 
 /// The consumer group that reads dead letters.
 pub const UNDERTAKER: &str = "undertaker";
@@ -45,6 +49,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Clients {
     producing: Arc<AtomicU32>,
     stopped: Arc<AtomicBool>,
+    window: Window,
 }
 
 /// What lasts of a client when its process dies.
@@ -156,6 +161,7 @@ impl Clients {
     #[must_use]
     pub fn start(
         plan: &Plan,
+        hosts: &Arc<Vec<Host>>,
         (history, coverage, harms): (&History, &Coverage, &Harms),
         disorder: &Disorder,
         trace: &Trace,
@@ -191,6 +197,12 @@ impl Clients {
                 producing.fetch_sub(1, Ordering::SeqCst);
             });
         }
+        let window = Window::drawn();
+        if !window.is_done() {
+            let (machine, id) = machine();
+            let (program, window, hosts) = (program(id), window.clone(), hosts.clone());
+            machine.build().spawn(async move { window.run(program.run(), hosts).await });
+        }
         let mut consumers: Vec<(String, String)> = Vec::new();
         for group in (0..plan.groups).map(|number| plan.group(number)) {
             let several = (0..plan.topics).flat_map(|topic| (0..plan.consumers).map(move |_| topic));
@@ -211,7 +223,22 @@ impl Clients {
                 tokio::spawn(death::now_and_then(program, machine, topic, group));
             }
         }
-        Clients { producing, stopped }
+        Clients {
+            producing,
+            stopped,
+            window,
+        }
+    }
+
+    /// The cluster is whole, and the faults are over.
+    pub fn calm(&self) {
+        self.window.calm();
+    }
+
+    /// Whether all producers have sent everything, and the dedup window was tried, if it is in this world.
+    #[must_use]
+    pub fn have_sent(&self) -> bool {
+        self.producers_left() == 0 && self.window.is_done()
     }
 
     /// Producers that have not sent everything.

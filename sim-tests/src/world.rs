@@ -193,7 +193,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     let rebuild = tokio::spawn(rebuild(hosts.clone(), coverage.clone(), !plan.majority_is_up()));
     let electrician = tokio::spawn(electrician(hosts.clone()));
     power_may_fail(&hosts, true);
-    let clients = Clients::start(&plan, (&history, &coverage, &harms), &disorder, &trace);
+    let clients = Clients::start(&plan, &hosts, (&history, &coverage, &harms), &disorder, &trace);
     let operator = Operator::start(plan.operator, &hosts, (&history, &coverage), &disorder, &trace);
     let scene = Scene {
         hosts: hosts.clone(),
@@ -208,7 +208,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         power_may_fail(&hosts, false);
         trace.event("faults end", &[], &[]);
         futures::join!(
-            calm_down(&hosts, &history, &signs, &operator),
+            calm_down(&hosts, &history, &signs, (&clients, &operator)),
             live(&hosts, &plan, (&clients, &operator), &history, &signs)
         );
     };
@@ -327,10 +327,16 @@ async fn electrician(hosts: Arc<Vec<Host>>) {
 }
 
 /// Tells the oracles when every node takes part again: from now on there are no excuses.
-async fn calm_down(hosts: &[Host], history: &History, signs: &Signs, operator: &Operator) {
+async fn calm_down(
+    hosts: &[Host],
+    history: &History,
+    signs: &Signs,
+    (clients, operator): (&Clients, &Operator),
+) {
     if await_true(PATIENCE, || atlas::whole(hosts)).await {
         history.record(now(), &Event::Calm);
         signs.calm.store(true, Ordering::SeqCst);
+        clients.calm();
         operator.calm();
     }
 }
@@ -344,7 +350,7 @@ async fn live(
     signs: &Signs,
 ) {
     let patience = if plan.push { PATIENCE_WITH_PUSH } else { PATIENCE };
-    let done = || clients.producers_left() == 0 && history.drained() && operator.is_done();
+    let done = || clients.have_sent() && history.drained() && operator.is_done();
     if !await_true(patience, done).await {
         let left = clients.producers_left();
         return history.broken(format!(

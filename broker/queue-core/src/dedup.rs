@@ -136,7 +136,9 @@ impl Dedup {
 
 /// True if what was stored at `time_ms` has left the window. Time does not go back.
 fn is_over(time_ms: u64, now_ms: u64) -> bool {
-    now_ms.saturating_sub(time_ms) >= DEDUP_WINDOW_MS
+    plant!(DedupWindowNeverEnds => return false);
+    let window = plant!(DedupWindowHalf => DEDUP_WINDOW_MS / 2, else DEDUP_WINDOW_MS);
+    now_ms.saturating_sub(time_ms) >= window
 }
 
 fn hash(topic: u32, id: &[u8]) -> u64 {

@@ -255,6 +255,10 @@ bugs! {
         "the dedup window is kept and not looked at";
     DedupForgottenAtRestart, "dedup-forgotten-at-restart", "dedup window lost at a restart",
         "the dedup window is not loaded when the state is";
+    DedupWindowHalf, "dedup-window-half", "a window that is shorter than clients were told",
+        "what was sent a minute ago counts as out of the window";
+    DedupWindowNeverEnds, "dedup-window-never-ends", "expiry that depends on traffic that may not come",
+        "an id is in the window for as long as it is remembered";
     LeaseTwiceAsLong, "lease-twice-as-long", "a timeout counted twice on its way",
         "a lease ends later by its own length";
     RenewalWithoutLimit, "renewal-without-limit", "session kept alive for ever by its keep-alive",

@@ -93,13 +93,14 @@ impl Oracle for EarlyDeath {
                     return;
                 }
                 // Whose lease may be over by a good-bye that nobody saw in time.
-                let may_be_over = self.departures.are_there(it);
+                let may_be_over = self.departures.worked_since(it.asked, it);
                 let way = self.ways.entry((it.group.clone(), it.id.clone())).or_default();
                 if it.attempt > way.attempt as i32 {
                     way.attempt = it.attempt as u32;
                     way.until = it.asked + it.invisible;
                     way.invisible = it.invisible;
-                    way.may_be_dead |= may_be_over;
+                    // Whatever it was that could have ended it before has not.
+                    way.may_be_dead = may_be_over;
                 }
             }
             Event::Leaving { client, group, topic } => {
@@ -180,5 +181,23 @@ mod tests {
         assert_eq!(judged(&[first.clone(), (3, dead("t/1"))]), 1);
         let burying = Event::Burying(receipt("t/1", 0, 1));
         assert_eq!(judged(&[first, (2, burying), (3, dead("t/1"))]), 0);
+    }
+
+    #[test]
+    fn whoever_gets_it_again_knows_that_nobody_buried_it() {
+        let first = (2, delivered("t/1", 0, 1, 2));
+        let burying = (2, Event::Burying(receipt("t/1", 0, 1)));
+        let second = (15, delivered("t/1", 0, 2, 15));
+        let events = [first, burying, second];
+        let with = |dead_at| [&events[..], &[(dead_at, dead("t/1"))]].concat();
+        assert_eq!((judged(&with(34)), judged(&with(35))), (1, 0));
+    }
+
+    #[test]
+    fn a_good_bye_makes_attempts_short_for_its_time_only() {
+        let again = |at| [(3, leaving()), (at, delivered("t/1", 0, 1, at)), (at, dead("t/1"))];
+        assert_eq!((judged(&again(62)), judged(&again(63))), (0, 1));
+        let no_attempt_since = [(3, leaving()), (10, dead("t/1"))];
+        assert_eq!(judged(&no_attempt_since), 1, "nobody had it");
     }
 }

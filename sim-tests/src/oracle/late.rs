@@ -54,8 +54,8 @@ pub(super) struct Late {
     of_the_calm: BTreeSet<Owed>,
     /// Consumer groups whose leases the server renews.
     renewed: BTreeSet<String>,
-    /// Until when a consumer group may wait for what was given to a client that died before it saw it.
-    unseen: BTreeMap<String, Duration>,
+    /// Until when a consumer group may wait for what of a topic was given to a client that died before it saw it.
+    unseen: BTreeMap<(String, String), Duration>,
     in_order: BTreeSet<(Duration, Owed)>,
     /// Came, was done with or forgotten, before its producer knew that it is stored.
     seen: BTreeSet<Owed>,
@@ -148,14 +148,14 @@ impl Late {
     }
 
     fn judge(&mut self, at: Duration, wrong: &mut Vec<String>) {
-        // Where few are in flight at a time, what stands behind them waits for those who hold them, however long that is.
-        let Some(calm) = self.calm.filter(|_| self.rules.room_in_flight) else {
-            return;
-        };
+        let Some(calm) = self.calm else { return };
         let over = self.in_order.iter().take_while(|(due, _)| at > *due + WITHIN);
         let over: Vec<_> = over
+            // Where few are in flight at a time, what stands behind them waits for those who hold them, however long that is.
+            .filter(|(_, owed)| self.rules.room_in_flight || self.seen.contains(owed))
             .filter(|(due, owed)| {
-                let unseen = self.unseen.get(&owed.0).copied().unwrap_or_default();
+                let held = (owed.0.clone(), topic_of(&owed.1).to_owned());
+                let unseen = self.unseen.get(&held).copied().unwrap_or_default();
                 let backlog = if self.of_the_gone.contains(owed) {
                     BACKLOG_OF_THE_GONE
                 } else if self.of_the_calm.contains(owed) {
@@ -183,7 +183,7 @@ impl Late {
             false => SHORTEST_LEASE,
         };
         let due = at + lease + LONGEST_BACKOFF;
-        self.unseen.insert(group.to_owned(), due);
+        self.unseen.insert((group.to_owned(), topic.to_owned()), due);
         self.gone((client, false), group, topic, due);
     }
 }
@@ -243,11 +243,15 @@ mod tests {
     use super::{super::testing::*, *};
 
     fn judged(events: &[(u64, Event)]) -> usize {
+        judged_with(true, events)
+    }
+
+    fn judged_with(room_in_flight: bool, events: &[(u64, Event)]) -> usize {
         let rules = Rules {
             max_attempts: 3,
             renew_at_most: S(1_000),
             majority_is_up: false,
-            room_in_flight: true,
+            room_in_flight,
         };
         let mut late = Late::new(["g".to_owned()].into(), rules);
         judge(&mut late, events).len()
@@ -364,5 +368,28 @@ mod tests {
         };
         assert_eq!(judged(&events(75)), 0);
         assert_eq!(judged(&events(76)), 1);
+    }
+
+    #[test]
+    fn where_few_are_in_flight_at_a_time_only_what_came_once_is_due() {
+        let stands_behind = [(1, Event::Calm), (20, stored("t/1", 0)), later(999)];
+        assert_eq!(judged_with(true, &stands_behind), 1);
+        assert_eq!(judged_with(false, &stands_behind), 0);
+        let came = [(1, Event::Calm), (50, delivered("t/1", 0, 1, 49)), later(999)];
+        assert_eq!(judged_with(false, &came), 1);
+    }
+
+    #[test]
+    fn who_dies_excuses_its_own_topic_only() {
+        let died = |topic: &str| Event::Died {
+            client: "c".into(),
+            group: "g".into(),
+            topic: topic.into(),
+        };
+        let judged = |topic| {
+            let stored = (20, stored("t/1", 0));
+            judged(&[(1, Event::Calm), stored, (100, died(topic)), later(111)])
+        };
+        assert_eq!((judged("t"), judged("other")), (0, 1));
     }
 }

@@ -4,7 +4,7 @@
 //! then for as long as was agreed. An attempt that nobody saw is a delivery whose answer was lost: its lease lasts as
 //! long as any, because nobody has its receipt.
 //!
-//! A lease of a consumer that says good-bye may be over at once, and so may those that nobody saw: from then on such are
+//! A lease of a consumer that says good-bye may be over at once, and so may those that nobody saw: for some time such are
 //! not reckoned with.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -22,6 +22,8 @@ pub(super) struct Leases {
 #[derive(Default)]
 struct Lease {
     client: String,
+    /// It began after that.
+    asked: Duration,
     /// It lasts at least until then.
     until: Duration,
     attempt: i32,
@@ -40,11 +42,12 @@ impl Oracle for Leases {
             Event::Delivered(it) => {
                 let key = (it.group.clone(), it.place.clone());
                 let over = self.departures.concern(it);
-                if let Some(Lease { until, attempt, .. }) = self.leases.get(&key) {
+                if let Some(before) = self.leases.get(&key) {
+                    let Lease { until, attempt, .. } = before;
                     if over && it.attempt < *attempt {
                         return;
                     }
-                    let unseen = match self.departures.are_there(it) {
+                    let unseen = match self.departures.worked_since(before.asked, it) {
                         true => 0,
                         false => u32::try_from(it.attempt - attempt - 1).unwrap_or(0),
                     };
@@ -59,6 +62,7 @@ impl Oracle for Leases {
                 let lasts = if over { Duration::ZERO } else { it.invisible };
                 let lease = Lease {
                     client: it.client.clone(),
+                    asked: it.asked,
                     until: it.asked + lasts,
                     attempt: it.attempt,
                 };
@@ -148,6 +152,19 @@ mod tests {
         };
         assert_eq!(judge(&mut Leases::default(), &events(20)).len(), 1);
         assert_eq!(judge(&mut Leases::default(), &events(21)).len(), 0);
+    }
+
+    #[test]
+    fn an_attempt_that_nobody_saw_is_over_early_by_a_good_bye_of_its_time_only() {
+        let judged = |left| {
+            let events = [
+                (left, leaving()),
+                (70, delivered("t/1", 0, 1, 70)),
+                (80, delivered("t/1", 0, 3, 80)),
+            ];
+            judge(&mut Leases::default(), &events).len()
+        };
+        assert_eq!((judged(10), judged(11)), (1, 0));
     }
 
     #[test]
