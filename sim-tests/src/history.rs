@@ -179,6 +179,8 @@ pub struct Rules {
     pub renew_at_most: Duration,
     /// A consumer group may have so much in flight on one queue that nobody waits for its turn.
     pub room_in_flight: bool,
+    /// The network loses packets all the time, not only while there are faults.
+    pub loses_answers: bool,
     /// Whatever happens, a majority of the nodes is up and hears each other.
     pub majority_is_up: bool,
 }
@@ -208,6 +210,8 @@ struct Book {
     groups: BTreeSet<String>,
     /// Of stored messages: the consumer groups that are not done with them.
     left: BTreeMap<(String, String), BTreeSet<String>>,
+    /// Of each queue, by topic and number: the offset after the last message that came from it, or was forgotten.
+    ends: BTreeMap<(String, i32), i64>,
     /// (consumer group, message) that were done before the producer knew that the message is stored.
     done: BTreeSet<(String, String, String)>,
     /// Watches what becomes of names; the others know nothing of them.
@@ -225,6 +229,7 @@ impl History {
             tally: Tally::default(),
             groups,
             left: BTreeMap::new(),
+            ends: BTreeMap::new(),
             done: BTreeSet::new(),
             names: Names::default(),
         })))
@@ -256,6 +261,12 @@ impl History {
     #[must_use]
     pub fn drained(&self) -> bool {
         self.book().left.is_empty()
+    }
+
+    /// Of each queue, by topic and number: the offset after the last message that came from it, or was forgotten.
+    #[must_use]
+    pub fn ends(&self) -> BTreeMap<(String, i32), i64> {
+        self.book().ends.clone()
     }
 
     /// What has not come yet from names that are given again and again, and will have to.
@@ -339,6 +350,7 @@ impl Book {
             }
             Event::Delivered(delivery) => {
                 self.tally.delivered += 1;
+                self.extend(&delivery.place);
                 if let Some(group) = delivery.place.topic.strip_prefix(DEAD_LETTERS) {
                     self.finish(group, &delivery.id);
                 }
@@ -348,8 +360,11 @@ impl Book {
                 self.finish(&receipt.group, &receipt.id);
             }
             Event::AckUnsure(receipt) => self.finish(&receipt.group, &receipt.id),
-            Event::Forgotten { id, groups, .. } => {
+            Event::Forgotten {
+                place, id, groups, ..
+            } => {
                 self.tally.forgotten += 1;
+                self.extend(place);
                 for (group, id) in groups.iter().zip(id.iter().cycle()) {
                     self.finish(group, id);
                 }
@@ -369,6 +384,11 @@ impl Book {
             | Event::Named(_)
             | Event::Buried { .. } => {}
         }
+    }
+
+    fn extend(&mut self, place: &Place) {
+        let end = self.ends.entry((place.topic.clone(), place.queue)).or_default();
+        *end = (place.offset + 1).max(*end);
     }
 
     /// A consumer group is done with a message.

@@ -42,6 +42,8 @@ pub mod coverage;
 #[cfg(madsim)]
 pub mod disk;
 #[cfg(madsim)]
+mod ending;
+#[cfg(madsim)]
 pub mod harm;
 pub mod history;
 #[cfg(madsim)]

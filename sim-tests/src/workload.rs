@@ -201,7 +201,9 @@ impl Clients {
         if !window.is_done() {
             let (machine, id) = machine();
             let (program, window, hosts) = (program(id), window.clone(), hosts.clone());
-            machine.build().spawn(async move { window.run(program.run(), hosts).await });
+            machine
+                .build()
+                .spawn(async move { window.run(program.run(), hosts).await });
         }
         let mut consumers: Vec<(String, String)> = Vec::new();
         for group in (0..plan.groups).map(|number| plan.group(number)) {

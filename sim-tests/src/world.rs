@@ -28,6 +28,7 @@ use tokio::time::sleep;
 use crate::{
     atlas::{self, Atlas},
     coverage::Coverage,
+    ending,
     harm::Harms,
     history::{Event, History, Rules, Tally},
     host::Host,
@@ -169,6 +170,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         renew_at_most: plan.renew_at_most,
         majority_is_up: plan.majority_is_up(),
         room_in_flight: plan.limits.bounds.in_flight_per_queue >= limits::MAX_IN_FLIGHT_PER_QUEUE,
+        loses_answers: plan.loss > 0.0,
     };
     let history = History::new(groups, rules);
     let (coverage, harms) = (Coverage::default(), Harms::default());
@@ -368,8 +370,8 @@ async fn live(
     if plan.limits.forget() && !await_true(patience.min(SETTLED), settled).await {
         history.broken("retention: it has not come to rest".into());
     }
+    let mut wrong = ending::judge(hosts, plan, history).await;
     let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
-    let mut wrong = Vec::new();
     Watch::default().look_at_every_row(&nodes, &mut wrong);
     wrong.extend(payloads::compare_live(&nodes));
     for node in &nodes {

@@ -46,6 +46,7 @@ pub(super) const RULES: Rules = Rules {
     // Gaps are judged fault by fault: see `gaps`.
     majority_is_up: false,
     room_in_flight: true,
+    loses_answers: false,
 };
 /// The undertaker tries as long as it takes.
 const UNDERTAKER_ATTEMPTS: u32 = 1_000;

@@ -195,7 +195,13 @@ mod tests {
 
     #[test]
     fn a_good_bye_makes_attempts_short_for_its_time_only() {
-        let again = |at| [(3, leaving()), (at, delivered("t/1", 0, 1, at)), (at, dead("t/1"))];
+        let again = |at| {
+            [
+                (3, leaving()),
+                (at, delivered("t/1", 0, 1, at)),
+                (at, dead("t/1")),
+            ]
+        };
         assert_eq!((judged(&again(62)), judged(&again(63))), (0, 1));
         let no_attempt_since = [(3, leaving()), (10, dead("t/1"))];
         assert_eq!(judged(&no_attempt_since), 1, "nobody had it");

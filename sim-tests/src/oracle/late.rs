@@ -34,6 +34,8 @@ const BACKLOG_OF_THE_GONE: Duration =
 const BACKLOG_OF_THE_CALM: Duration = Duration::from_secs(20);
 /// From the moment at which a message can be had until somebody has it: polls go round, and acknowledge as they go.
 const WITHIN: Duration = Duration::from_secs(15);
+/// Where the network loses packets all the time, so many answers in a row may be lost, each with a lease and a wait.
+const LOST_IN_A_ROW: u32 = 2;
 /// A request whose answer got lost may be carried out so much later.
 const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
@@ -147,6 +149,18 @@ impl Late {
         self.set((receipt.group.clone(), receipt.id.clone()), due);
     }
 
+    /// How much longer it may take because answers are lost.
+    fn lost_answers(&self, group: &str) -> Duration {
+        let lease = match self.renewed.contains(group) {
+            true => RENEWED_FOR,
+            false => SHORTEST_LEASE,
+        };
+        match self.rules.loses_answers {
+            true => (lease + LONGEST_BACKOFF) * LOST_IN_A_ROW,
+            false => Duration::ZERO,
+        }
+    }
+
     fn judge(&mut self, at: Duration, wrong: &mut Vec<String>) {
         let Some(calm) = self.calm else { return };
         let over = self.in_order.iter().take_while(|(due, _)| at > *due + WITHIN);
@@ -163,7 +177,7 @@ impl Late {
                 } else {
                     BACKLOG
                 };
-                at > (*due).max(calm + backlog).max(unseen) + WITHIN
+                at > (*due).max(calm + backlog).max(unseen) + WITHIN + self.lost_answers(&owed.0)
             })
             .cloned()
             .collect();
@@ -247,12 +261,24 @@ mod tests {
     }
 
     fn judged_with(room_in_flight: bool, events: &[(u64, Event)]) -> usize {
-        let rules = Rules {
-            max_attempts: 3,
-            renew_at_most: S(1_000),
-            majority_is_up: false,
-            room_in_flight,
-        };
+        judged_by(
+            Rules {
+                room_in_flight,
+                ..RULES
+            },
+            events,
+        )
+    }
+
+    const RULES: Rules = Rules {
+        max_attempts: 3,
+        renew_at_most: Duration::from_secs(1_000),
+        majority_is_up: false,
+        room_in_flight: true,
+        loses_answers: false,
+    };
+
+    fn judged_by(rules: Rules, events: &[(u64, Event)]) -> usize {
         let mut late = Late::new(["g".to_owned()].into(), rules);
         judge(&mut late, events).len()
     }
@@ -391,5 +417,19 @@ mod tests {
             judged(&[(1, Event::Calm), stored, (100, died(topic)), later(111)])
         };
         assert_eq!((judged("t"), judged("other")), (0, 1));
+    }
+
+    #[test]
+    fn where_answers_get_lost_two_may_be_lost_in_a_row() {
+        let rules = Rules {
+            loses_answers: true,
+            ..RULES
+        };
+        let judged = |at| {
+            let events = [(1, Event::Calm), (50, delivered("t/1", 0, 1, 49)), later(at)];
+            judged_by(rules, &events)
+        };
+        // 68, a lease and a wait twice, and 15 that a delivery takes.
+        assert_eq!((judged(119), judged(120)), (0, 1));
     }
 }

@@ -66,14 +66,20 @@ impl Window {
         sleep((before + WINDOW).saturating_sub(now() + BEFORE)).await;
         let within = send(&context).await;
         if now() < before + WINDOW && within != first {
-            let told = format!("P7: stored at {first}, and again at {within} within {:?}", now() - before);
+            let told = format!(
+                "P7: stored at {first}, and again at {within} within {:?}",
+                now() - before
+            );
             context.history.broken(told);
         }
         context.coverage.count("sent again within the window");
         sleep((after + WINDOW + AFTER).saturating_sub(now())).await;
         let beyond = send(&context).await;
         if beyond == first {
-            let told = format!("P7: {:?} after it was stored a message counts as sent twice", now() - after);
+            let told = format!(
+                "P7: {:?} after it was stored a message counts as sent twice",
+                now() - after
+            );
             context.history.broken(told);
         }
         context.coverage.count("sent again after the window");
@@ -89,7 +95,8 @@ async fn make_topic(hosts: &[Host]) {
     };
     for host in hosts.iter().cycle() {
         if let Some(service) = host.service()
-            && (service.create_topic(spec.clone()).await.is_ok() || service.describe_topic(TOPIC).await.is_ok())
+            && (service.create_topic(spec.clone()).await.is_ok()
+                || service.describe_topic(TOPIC).await.is_ok())
         {
             return;
         }

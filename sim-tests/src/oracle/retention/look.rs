@@ -126,7 +126,8 @@ impl Looks {
     fn learn_names(&mut self, nodes: &[Node]) {
         for meta in nodes.iter().map(Node::meta) {
             let there = meta.topics().filter(|topic| !self.gone.contains(&topic.id));
-            self.topics.extend(there.map(|topic| (topic.id, topic.name.clone())));
+            self.topics
+                .extend(there.map(|topic| (topic.id, topic.name.clone())));
             for name in &self.groups {
                 let known = meta.group(name).map(|group| (GroupId(group.id), name.clone()));
                 self.group_ids.extend(known);
