@@ -23,10 +23,10 @@ const RENEWED_EVERY: Duration = Duration::from_secs(10);
 const SILENT: Duration = Duration::from_secs(120);
 /// After a good-bye, what came before it counts for so long.
 const DEPARTED: Duration = Duration::from_secs(3);
-/// A lease that a consumer chooses.
-const SHORTEST_LEASE: Duration = Duration::from_secs(10);
+/// Longest lease that a consumer chooses in these workloads.
+pub const LONGEST_LEASE: Duration = Duration::from_secs(30);
 /// What was put off while there were faults comes within this, also what was given to somebody whose answer was lost.
-const BACKLOG: Duration = Duration::from_secs(70);
+const BACKLOG: Duration = Duration::from_secs(90);
 /// The same of what somebody held who was gone before the faults were over: whoever leads since has to find that out first.
 const BACKLOG_OF_THE_GONE: Duration =
     Duration::from_secs(SILENT.as_secs() + RENEWED_EVERY.as_secs() + RENEWED_FOR.as_secs());
@@ -180,7 +180,7 @@ impl Late {
     fn died(&mut self, at: Duration, client: &str, group: &str, topic: &str) {
         let lease = match self.renewed.contains(group) {
             true => SILENT + RENEWED_EVERY + RENEWED_FOR,
-            false => SHORTEST_LEASE,
+            false => LONGEST_LEASE,
         };
         let due = at + lease + LONGEST_BACKOFF;
         self.unseen.insert(group.to_owned(), due);

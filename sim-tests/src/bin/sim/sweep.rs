@@ -15,7 +15,7 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 500;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 47] = [
+const MUST_HAPPEN: [&str; 50] = [
     "command release: retry",
     "command written",
     "command renew",
@@ -54,6 +54,9 @@ const MUST_HAPPEN: [&str; 47] = [
     "ack several",
     "send several",
     "push holds too long",
+    "push rests",
+    "handle invented",
+    "assignment",
     "command release: retry",
     "forgotten for its age",
     "forgotten for room",
