@@ -90,7 +90,7 @@ impl Caller {
             language: self.language.clone(),
             client_version: self.client_version.clone(),
             namespace: self.namespace.clone(),
-            remote_host: self.remote_host.clone(),
+            remote_host: plant!(ForwardedFromNobody => String::new(), else self.remote_host.clone()),
             retried: self.retried,
         }
     }

@@ -15,13 +15,15 @@ use flotilla_proto::{
     peer::{self, ForwardRequest, Hello},
     rocketmq as mq,
 };
+use madsim::time::TimeHandle;
 use mq::receive_message_response::Content;
 use prost::Message;
 
 use crate::{
+    answers::{self, Judge},
     history::{Place, Receipt},
     host::client_addr,
-    letter::Letter,
+    letter::{Letter, Wrong},
     peers::{Disorder, SimTransport},
     trace::Trace,
 };
@@ -31,8 +33,17 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// An answer that left in time may arrive so much later, as long as its connection lives: whoever threw it away then would
 /// have to break the connection, or the server takes it for received.
 const ON_ITS_WAY: Duration = Duration::from_secs(6);
-/// Messages a receive asks for.
-pub const BATCH: i32 = 8;
+
+/// What a receive asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask {
+    /// So many messages at most.
+    pub most: i32,
+    /// It waits for some for so long.
+    pub poll: Duration,
+    /// They are leased for so long. Without that the server renews the leases while the client lives.
+    pub invisible: Option<Duration>,
+}
 
 /// Who a client is. Clones are the same one.
 #[derive(Clone)]
@@ -58,6 +69,12 @@ impl Who {
         format!("client-{}", self.id)
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.id
+    }
+
     /// The id it goes by now.
     fn name(&self) -> String {
         format!("client-{}-{}", self.id, self.generation.load(Ordering::SeqCst))
@@ -77,6 +94,8 @@ pub struct Client {
     /// Who it is.
     pub who: Who,
     transport: Arc<SimTransport>,
+    nodes: u32,
+    judge: Judge,
 }
 
 /// A message as a consumer got it.
@@ -109,15 +128,6 @@ impl Received {
         }
     }
 
-    /// The same with a handle that nobody gave.
-    #[must_use]
-    pub fn invented(&self) -> Received {
-        Received {
-            handle: format!("{}x", self.handle),
-            ..self.clone()
-        }
-    }
-
     /// The same with the handle that took the place of its handle.
     #[must_use]
     pub fn with(&self, handle: String) -> Received {
@@ -141,7 +151,7 @@ pub enum Failure {
 impl Client {
     /// A client of a cluster of `nodes`. Runs where it is called.
     #[must_use]
-    pub fn new(who: Who, nodes: u32, disorder: Disorder, trace: Trace) -> Client {
+    pub fn new(who: Who, nodes: u32, judge: Judge, disorder: Disorder, trace: Trace) -> Client {
         // Clients are numbered above all nodes.
         let node = 1000 + who.id;
         let hello = Hello {
@@ -154,7 +164,41 @@ impl Client {
             .map(|node| (node, client_addr(node).to_string()))
             .collect();
         transport.set_peers(addresses);
-        Client { who, transport }
+        Client {
+            who,
+            transport,
+            nodes,
+            judge,
+        }
+    }
+
+    /// Tells `node` that this consumer lives, which is all it does.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn say_it_lives(&self, node: u32, group: &str) -> Result<(), Failure> {
+        let request = mq::HeartbeatRequest {
+            group: Some(resource(group)),
+            client_type: mq::ClientType::PushConsumer.into(),
+        };
+        let answer: mq::HeartbeatResponse = self.call_one(node, "Heartbeat", &request).await?;
+        good(answer.status)
+    }
+
+    /// What a push consumer is to read.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn assignment(&self, node: u32, topic: &str, group: &str) -> Result<(), Failure> {
+        let request = mq::QueryAssignmentRequest {
+            topic: Some(resource(topic)),
+            group: Some(resource(group)),
+            ..Default::default()
+        };
+        let answer: mq::QueryAssignmentResponse = self.call_one(node, "QueryAssignment", &request).await?;
+        let wrong = answers::of_assignment(&resource(topic), self.nodes, &answer);
+        self.judge.say(node, wrong);
+        good(answer.status)
     }
 
     /// Tells `node` that the client with this id is gone.
@@ -171,16 +215,18 @@ impl Client {
         good(answers.into_iter().next().and_then(|answer| answer.status))
     }
 
-    /// The nodes that lead queues of the topic, as `node` sees it.
+    /// The nodes that lead queues of the topic, which has so many, as `node` sees it.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn route(&self, node: u32, topic: &str) -> Result<Vec<u32>, Failure> {
+    pub async fn route(&self, node: u32, topic: &str, queues: u32) -> Result<Vec<u32>, Failure> {
         let request = mq::QueryRouteRequest {
             topic: Some(resource(topic)),
             ..Default::default()
         };
         let answer: mq::QueryRouteResponse = self.call_one(node, "QueryRoute", &request).await?;
+        let wrong = answers::of_route((&resource(topic), queues), self.nodes, &answer);
+        self.judge.say(node, wrong);
         good(answer.status)?;
         let leader = |queue: mq::MessageQueue| {
             let address = queue.broker?.endpoints?.addresses.into_iter().next()?;
@@ -189,8 +235,8 @@ impl Client {
         Ok(answer.message_queues.into_iter().filter_map(leader).collect())
     }
 
-    /// Sends messages of one topic to `node`, in a message group if there is one: which makes them FIFO messages. The offset
-    /// of each, or why it has none.
+    /// Sends messages of one topic to `node`, the first of them made wrong on purpose, or none. The offset of each, or why it
+    /// has none.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -198,17 +244,21 @@ impl Client {
         &self,
         node: u32,
         topic: &str,
-        message_group: Option<&str>,
+        wrong: Option<Wrong>,
         letters: &[(String, Letter)],
     ) -> Result<Vec<Result<i64, Failure>>, Failure> {
         let message = |(id, letter): &(String, Letter)| mq::Message {
             topic: Some(resource(topic)),
-            ..letter.to_wire(id, message_group)
+            ..letter.to_wire(id)
         };
-        let request = mq::SendMessageRequest {
+        let mut request = mq::SendMessageRequest {
             messages: letters.iter().map(message).collect(),
         };
+        if let (Some(wrong), Some(first)) = (wrong, request.messages.first_mut()) {
+            wrong.spoil(first);
+        }
         let answer: mq::SendMessageResponse = self.call_one(node, "SendMessage", &request).await?;
+        self.judge.say(node, answers::of_send(&request, &answer));
         if answer.entries.len() != letters.len() {
             good(answer.status)?;
             return Err(Failure::Peer(PeerError::Malformed));
@@ -217,8 +267,7 @@ impl Client {
         Ok(answer.entries.into_iter().map(of_entry).collect())
     }
 
-    /// Leases messages from `node`, waiting for some up to `poll`. Without an invisible duration the server renews the
-    /// leases while this client lives.
+    /// Leases messages from `node`.
     ///
     /// # Errors
     /// See [`Failure`]; no message in time is no error.
@@ -226,9 +275,9 @@ impl Client {
         &self,
         node: u32,
         (topic, group): (&str, &str),
-        poll: Duration,
-        invisible: Option<Duration>,
+        ask: Ask,
     ) -> Result<Vec<Received>, Failure> {
+        let asked = TimeHandle::current().elapsed();
         let request = mq::ReceiveMessageRequest {
             group: Some(resource(group)),
             message_queue: Some(mq::MessageQueue {
@@ -240,15 +289,16 @@ impl Client {
                 r#type: mq::FilterType::Tag.into(),
                 expression: "*".into(),
             }),
-            batch_size: BATCH,
-            invisible_duration: invisible.map(span),
-            auto_renew: invisible.is_none(),
-            long_polling_timeout: Some(span(poll)),
+            batch_size: ask.most,
+            invisible_duration: ask.invisible.map(span),
+            auto_renew: ask.invisible.is_none(),
+            long_polling_timeout: Some(span(ask.poll)),
             ..Default::default()
         };
-        let ttl = poll + PATIENCE;
+        let ttl = ask.poll + PATIENCE;
         let answers: Vec<mq::ReceiveMessageResponse> =
             self.call(node, "ReceiveMessage", &request, ttl).await?;
+        self.judge.receive(node, &request, asked, &answers);
         let mut received = Vec::new();
         for answer in answers {
             match answer.content {
@@ -283,6 +333,7 @@ impl Client {
             entries: messages.iter().map(entry).collect(),
         };
         let answer: mq::AckMessageResponse = self.call_one(node, "AckMessage", &request).await?;
+        self.judge.say(node, answers::of_ack(&request, &answer));
         if answer.entries.len() != messages.len() {
             good(answer.status)?;
             return Err(Failure::Peer(PeerError::Malformed));
@@ -315,6 +366,7 @@ impl Client {
         };
         let answer: mq::ChangeInvisibleDurationResponse =
             self.call_one(node, "ChangeInvisibleDuration", &request).await?;
+        self.judge.say(node, answers::of_change(&request, &answer));
         good(answer.status)?;
         Ok(answer.receipt_handle)
     }

@@ -216,6 +216,8 @@ struct Book {
     done: BTreeSet<(String, String, String)>,
     /// Watches what becomes of names; the others know nothing of them.
     names: Names,
+    /// When each message was sent for the first time.
+    sent: BTreeMap<String, Duration>,
 }
 
 impl History {
@@ -232,6 +234,7 @@ impl History {
             ends: BTreeMap::new(),
             done: BTreeSet::new(),
             names: Names::default(),
+            sent: BTreeMap::new(),
         })))
     }
 
@@ -248,6 +251,9 @@ impl History {
             oracle.see(at, event, violations);
         }
         names.see(at, event, violations);
+        if let Event::Sending { id, .. } | Event::Named(names::Named::Sending { id, .. }) = event {
+            book.sent.entry(id.clone()).or_insert(at);
+        }
         book.follow(event);
         book.events.push((at, event.clone()));
     }
@@ -255,6 +261,12 @@ impl History {
     /// A promise was found broken elsewhere.
     pub fn broken(&self, what: String) {
         self.book().violations.push(what);
+    }
+
+    /// When a message was sent for the first time.
+    #[must_use]
+    pub fn first_sent(&self, id: &str) -> Option<Duration> {
+        self.book().sent.get(id).copied()
     }
 
     /// True once every consumer group is done with every stored message.

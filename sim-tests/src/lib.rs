@@ -18,6 +18,7 @@
 //! | `plan` | the world a seed draws |
 //! | `client`, `workload` | a client of the service over the simulated network, and what clients do |
 //! | `letter` | what is in the messages |
+//! | `answers` | what an answer must be, field by field |
 //! | `machine` | how long blocking work takes, and power that fails in the middle of it |
 //! | `workload::operator` | an operator who makes and deletes topics and consumer groups |
 //! | `nemesis`, `atlas` | faults, and what may be broken at the same time |
@@ -27,6 +28,8 @@
 //! | `world` | all of it, and the verdict |
 //! | `log` | log lines with simulated time; an ERROR that `harm` does not excuse fails the run |
 
+#[cfg(madsim)]
+pub mod answers;
 #[cfg(madsim)]
 pub mod atlas;
 #[cfg(not(madsim))]

@@ -102,6 +102,18 @@ impl Departures {
     }
 }
 
+/// The shortest lease that a consumer may choose.
+const SHORTEST_LEASE: Duration = Duration::from_secs(10);
+
+/// An attempt that nobody saw, of what came so, was leased for so long at least: consumers choose another time whenever they
+/// ask, and the server gives the same to all whose leases it renews.
+fn unseen_lease(it: &Delivery) -> Duration {
+    match it.renewed {
+        true => it.invisible,
+        false => it.invisible.min(SHORTEST_LEASE),
+    }
+}
+
 /// All that watch histories.
 pub(crate) fn all(groups: &BTreeSet<String>, rules: Rules) -> Vec<Box<dyn Oracle>> {
     vec![

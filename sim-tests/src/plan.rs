@@ -14,10 +14,12 @@ use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use crate::{machine::Slowness, oracle::late::LONGEST_BACKOFF};
 
 mod fault;
+mod habits;
 mod limits;
 mod offers;
 
 pub use fault::Fault;
+pub use habits::Habits;
 pub use limits::Limits;
 
 /// A segment of this size holds the largest entry, twice, bytes.
@@ -25,19 +27,6 @@ const HOLDS_AN_ENTRY: u64 = 1 << 19;
 
 /// Share of worlds in which a majority is always up.
 const ONE_AT_A_TIME: f64 = 0.3;
-
-/// What consumers do with messages, as shares of all deliveries; the rest is acknowledged at once.
-#[derive(Debug, Clone, Copy)]
-pub struct Habits {
-    /// Never acknowledged: the lease ends by itself.
-    pub forget: f64,
-    /// Hidden for another time instead.
-    pub hide: f64,
-    /// Sent to the dead-letter topic.
-    pub bury: f64,
-    /// Acknowledged only when the lease is over.
-    pub late: f64,
-}
 
 /// A world, drawn.
 #[derive(Debug, Clone)]
@@ -128,13 +117,6 @@ impl Plan {
                 faults.insert(fault, rng.gen_range(1..=10));
             }
         }
-        let share = |rng: &mut madsim::rand::GlobalRng, most: f64| {
-            if rng.gen_bool(0.5) {
-                rng.gen_range(0.0..most)
-            } else {
-                0.0
-            }
-        };
         let slowest = rng.gen_range(2..=20);
         let mut segment_bytes = 1 << rng.gen_range(16..=20);
         let sends_snapshots = [Fault::SecondLoss, Fault::SenderDies, Fault::OldLeader];
@@ -147,11 +129,12 @@ impl Plan {
             limits.keep();
         }
         let push = rng.gen_bool(0.3);
+        let habits = Habits::draw(&mut rng, push);
         if push {
             // Who holds few messages for minutes would hold up all others for hours.
             limits.bounds.in_flight_per_queue = Bounds::default().in_flight_per_queue;
         }
-        Plan {
+        let mut plan = Plan {
             nodes,
             shards: rng.gen_range(1..=4),
             queues: rng.gen_range(1..=6),
@@ -163,14 +146,9 @@ impl Plan {
             messages: rng.gen_range(20..=200),
             pause_ms: 1..rng.gen_range(5..=400),
             body: rng.gen_range(20..=8_000),
-            habits: Habits {
-                forget: share(&mut rng, 0.1),
-                hide: share(&mut rng, 0.1),
-                bury: share(&mut rng, 0.05),
-                late: share(&mut rng, 0.05),
-            },
+            habits,
             latency_ms: 1..slowest,
-            loss: share(&mut rng, 0.02),
+            loss: habits::share(&mut rng, 0.02),
             skew_ms: *[0, 0, 50, 2_000, 3_600_000]
                 .choose(&mut rng)
                 .expect("there are some"),
@@ -209,7 +187,9 @@ impl Plan {
             limits,
             // What he looks for must not be forgotten meanwhile.
             operator: !limits.forget() && rng.gen_bool(0.5),
-        }
+        };
+        habits.prepare(&mut plan);
+        plan
     }
 
     /// The world that the simulator's speed is measured in: three nodes, no faults, 200 operations of clients a second (a
@@ -227,12 +207,7 @@ impl Plan {
             messages: 2_000,
             pause_ms: 1..66,
             body: 1_024,
-            habits: Habits {
-                forget: 0.0,
-                hide: 0.0,
-                bury: 0.0,
-                late: 0.0,
-            },
+            habits: Habits::NONE,
             latency_ms: 1..3,
             loss: 0.0,
             skew_ms: 0,
@@ -293,14 +268,7 @@ impl Plan {
             "operator" if value == "none" => self.operator = false,
             // Not simpler: to have an operator in every world of a search.
             "operator" if value == "all" => self.operator = true,
-            "habits" if value == "none" => {
-                self.habits = Habits {
-                    forget: 0.0,
-                    hide: 0.0,
-                    bury: 0.0,
-                    late: 0.0,
-                };
-            }
+            "habits" if value == "none" => self.habits = Habits::NONE,
             "retention" if value == "none" => self.limits.keep(),
             "loss" if value == "none" => self.loss = 0.0,
             "outages" if value == "none" => self.slowness.outages = 0,
@@ -342,8 +310,7 @@ impl Plan {
         less("shards", self.shards, 1);
         less("at_once", self.at_once, 1);
         less("consumers", self.consumers, 1);
-        let habits = self.habits;
-        if habits.forget + habits.hide + habits.bury + habits.late > 0.0 {
+        if self.habits != Habits::NONE {
             changes.push("habits=none".into());
         }
         if self.slowness.outages > 0 {
@@ -377,6 +344,12 @@ impl Plan {
             changes.push("skew_ms=0".into());
         }
         changes
+    }
+
+    /// Whether some clients know one node only. While that is down they get nowhere.
+    #[must_use]
+    pub fn some_know_one_node(&self) -> bool {
+        self.habits.one_node && !self.majority_is_up()
     }
 
     /// Whether a majority of the nodes is up and hears each other at any time.

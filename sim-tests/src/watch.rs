@@ -66,7 +66,9 @@ pub async fn run(
     let (bounds, usual) = (plan.limits.bounds, Bounds::default());
     let has_room = bounds.in_flight_per_queue >= usual.in_flight_per_queue
         && bounds.queued_commands >= usual.queued_commands;
-    let mut turns = (has_room && !plan.limits.forget()).then(|| Turns::new(plan.consumers * plan.nodes));
+    let batch = plan.habits.batch.unsigned_abs();
+    let turns = || Turns::new(plan.consumers * plan.nodes, batch);
+    let mut turns = (has_room && !plan.limits.forget()).then(turns);
     for look in 0_u64.. {
         let nodes: Vec<Node> = hosts.iter().filter_map(Host::node).collect();
         let mut wrong = Vec::new();

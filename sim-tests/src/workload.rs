@@ -16,9 +16,8 @@ use futures::future::join_all;
 use madsim::{runtime::Handle, time::TimeHandle};
 use tokio::time::sleep;
 
-use window::Window;
-
 use crate::{
+    answers::Judge,
     client::{Client, Failure, Received, Who},
     coverage::Coverage,
     harm::Harms,
@@ -32,13 +31,18 @@ use crate::{
 mod acknowledge;
 mod bury;
 mod death;
+mod forge;
 mod hide;
 pub mod operator;
 mod push;
 mod receive;
+mod rest;
 mod send;
 mod spare;
 mod window;
+
+use rest::Rest;
+use window::Window;
 
 /// The consumer group that reads dead letters.
 pub const UNDERTAKER: &str = "undertaker";
@@ -65,6 +69,8 @@ struct Program {
     stopped: Arc<AtomicBool>,
     /// Acknowledgements whose answers are waited for.
     acking: Acking,
+    /// When it is busy for long.
+    rest: Rest,
 }
 
 /// What every client has while it runs.
@@ -89,7 +95,8 @@ impl Program {
     /// A life of it. Connections belong to the machine, so this is called there.
     fn run(&self) -> Context {
         let (disorder, trace) = (self.disorder.clone(), self.trace.clone());
-        let client = Client::new(self.who.clone(), self.plan.nodes, disorder, trace);
+        let judge = Judge::new(&self.history, &self.plan);
+        let client = Client::new(self.who.clone(), self.plan.nodes, judge, disorder, trace);
         Context {
             client: Arc::new(client),
             program: self.clone(),
@@ -127,6 +134,14 @@ impl Program {
         }
     }
 
+    /// What is wrong with a request is why it has no good answer, or what makes others fail.
+    fn refused(&self, what: &str, node: u32, failure: &Failure) {
+        match failure {
+            Failure::Status(Code::InvalidReceiptHandle, _) => self.coverage.count(&format!("{what} refused")),
+            _ => self.failed(what, node, failure),
+        }
+    }
+
     /// There was no room for it, in the queue of a leader or on a disk, so nothing was done. Where requests come twice the second
     /// may find room that the first did not.
     fn says_not_done(&self, failure: &Failure) -> bool {
@@ -146,9 +161,15 @@ impl Program {
         self.plan.push && group == self.plan.group(0)
     }
 
-    /// The node after this one.
+    /// The node after this one, if this client knows any other.
     fn next(&self, node: u32) -> u32 {
-        node % self.plan.nodes + 1
+        self.home().unwrap_or(node % self.plan.nodes + 1)
+    }
+
+    /// The one node that it knows, if it knows one only.
+    fn home(&self) -> Option<u32> {
+        let knows_one = self.plan.some_know_one_node() && self.who.number() % 2 == 1;
+        knows_one.then(|| 1 + self.who.number() / 2 % self.plan.nodes)
     }
 }
 
@@ -178,7 +199,7 @@ impl Clients {
                 .ip(Ipv4Addr::new(10, 0, 1, u8::try_from(id).expect("a small world")).into());
             (machine, id)
         };
-        let program = |id| Program {
+        let program = |id, rests| Program {
             who: Who::new(id),
             plan: plan.clone(),
             history: history.clone(),
@@ -188,10 +209,11 @@ impl Clients {
             trace: trace.clone(),
             stopped: stopped.clone(),
             acking: Acking::default(),
+            rest: Rest::new(rests),
         };
         for _ in 0..plan.producers {
             let (machine, id) = machine();
-            let (program, producing) = (program(id), producing.clone());
+            let (program, producing) = (program(id, false), producing.clone());
             machine.build().spawn(async move {
                 send::produce(program.run(), id).await;
                 producing.fetch_sub(1, Ordering::SeqCst);
@@ -200,20 +222,15 @@ impl Clients {
         let window = Window::drawn();
         if !window.is_done() {
             let (machine, id) = machine();
-            let (program, window, hosts) = (program(id), window.clone(), hosts.clone());
+            let (program, window, hosts) = (program(id, false), window.clone(), hosts.clone());
             machine
                 .build()
                 .spawn(async move { window.run(program.run(), hosts).await });
         }
-        let mut consumers: Vec<(String, String)> = Vec::new();
-        for group in (0..plan.groups).map(|number| plan.group(number)) {
-            let several = (0..plan.topics).flat_map(|topic| (0..plan.consumers).map(move |_| topic));
-            consumers.extend(several.map(|topic| (plan.topic(topic), group.clone())));
-            consumers.push((format!("{DEAD_LETTERS}{group}"), UNDERTAKER.to_owned()));
-        }
-        for (topic, group) in consumers {
+        for (topic, group, rests) in consumers(plan) {
             let (machine, id) = machine();
-            let (program, mortal) = (program(id), plan.deaths && group != UNDERTAKER);
+            let mortal = plan.deaths && group != UNDERTAKER && !rests;
+            let program = program(id, rests);
             let life = (program.clone(), topic.clone(), group.clone());
             let machine = machine
                 .init(move || {
@@ -255,7 +272,21 @@ impl Clients {
     }
 }
 
-/// A life of a consumer: it reads at every node. (A machine whose first task ends is down.)
+/// Topic and consumer group of each consumer, and whether it rests now and then: the second push consumer of a topic may.
+fn consumers(plan: &Plan) -> Vec<(String, String, bool)> {
+    let mut consumers = Vec::new();
+    for (number, group) in (0..plan.groups).map(|number| (number, plan.group(number))) {
+        for topic in 0..plan.topics {
+            let rests = |place| plan.push && plan.habits.rest && number == 0 && place == 1;
+            let several = (0..plan.consumers).map(|place| (plan.topic(topic), group.clone(), rests(place)));
+            consumers.extend(several);
+        }
+        consumers.push((format!("{DEAD_LETTERS}{group}"), UNDERTAKER.to_owned(), false));
+    }
+    consumers
+}
+
+/// A life of a consumer: it reads at every node, or as often at the one it knows. (A machine whose first task ends is down.)
 async fn consumer(context: Context, topic: String, group: String) {
     if group != UNDERTAKER {
         sleep(context.plan.consumers_from.saturating_sub(now())).await;
@@ -263,13 +294,13 @@ async fn consumer(context: Context, topic: String, group: String) {
     let reads = (1..=context.plan.nodes).map(|node| {
         tokio::spawn(receive::consume(
             context.clone(),
-            node,
+            context.home().unwrap_or(node),
             topic.clone(),
             group.clone(),
         ))
     });
     let reads: Vec<_> = reads.collect();
-    if context.is_push(&group) && context.plan.good_byes {
+    if context.is_push(&group) && context.plan.good_byes && !context.rest.is_any() {
         tokio::spawn(push::leave_now_and_then(context, topic, group));
     }
     join_all(reads).await;

@@ -196,7 +196,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
     let electrician = tokio::spawn(electrician(hosts.clone()));
     power_may_fail(&hosts, true);
     let clients = Clients::start(&plan, &hosts, (&history, &coverage, &harms), &disorder, &trace);
-    let operator = Operator::start(plan.operator, &hosts, (&history, &coverage), &disorder, &trace);
+    let operator = Operator::start(&plan, &hosts, (&history, &coverage), &disorder, &trace);
     let scene = Scene {
         hosts: hosts.clone(),
         plan: plan.clone(),

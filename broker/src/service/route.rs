@@ -88,6 +88,7 @@ impl Service {
 
     /// A sign of life. A client this node never heard of is as welcome as any.
     pub async fn heartbeat(&self, caller: &Caller, _: HeartbeatRequest) -> HeartbeatResponse {
+        plant!(HeartbeatIsNoSign => return HeartbeatResponse { status: answer::ok() });
         self.saw(caller);
         HeartbeatResponse { status: answer::ok() }
     }
@@ -138,7 +139,9 @@ impl Service {
             else {
                 continue;
             };
-            let id = next_id.entry(node.id).or_default();
+            let id = next_id
+                .entry(plant!(RouteNumbersGoOn => 0, else node.id))
+                .or_default();
             queues.push(MessageQueue {
                 topic: Some(resource.clone()),
                 id: *id,

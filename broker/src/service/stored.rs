@@ -64,8 +64,9 @@ pub fn to_client(topic: &Resource, full_topic: &str, shard: u32, group: u32, del
     };
     let body = plant!(BodyTruncated => super::planted::without_its_end(stored.body), else stored.body);
     let digest = digest::of(&body);
+    let stored_ms = plant!(StoredWhenBorn => stored.born_ms, else stored.stored_ms);
     let dead_letter_queue = (stored.topic != full_topic).then(|| DeadLetterQueue {
-        topic: stored.topic.clone(),
+        topic: plant!(DeadLetterNamesItself => full_topic.to_owned(), else stored.topic.clone()),
         message_id: stored.message_id.clone(),
     });
     let keys = plant!(DeadLetterLosesItsKeys => super::planted::keys_of_no_letter(stored.keys, &dead_letter_queue), else stored.keys);
@@ -78,7 +79,7 @@ pub fn to_client(topic: &Resource, full_topic: &str, shard: u32, group: u32, del
         message_type: stored.message_type,
         born_timestamp: Some(to_timestamp(stored.born_ms)),
         born_host: stored.born_host,
-        store_timestamp: Some(to_timestamp(stored.stored_ms)),
+        store_timestamp: Some(to_timestamp(stored_ms)),
         store_host: stored.store_host,
         receipt_handle: Some(handle.encode()),
         queue_id: delivery.queue.number() as i32,

@@ -337,6 +337,22 @@ bugs! {
         "a body of more than 4,096 bytes is delivered without its last one";
     DeadLetterLosesItsKeys, "dead-letter-loses-its-keys", "a copy leaves a field out",
         "a dead letter is delivered without its keys";
+    DeadLetterNamesItself, "dead-letter-names-itself", "origin lost on the way to the dead letters",
+        "a dead letter says that it comes from the dead letters";
+    StoredWhenBorn, "stored-when-born", "the client's clock taken for the server's",
+        "a message is said to have been stored when its sender says that it was born";
+    BatchSizeIgnored, "batch-size-ignored", "a limit of the request that the server replaces by its own",
+        "a receive takes as many messages as any may, whatever it asks for";
+    AlwaysShortestLease, "always-shortest-lease", "a parameter that is checked and then not used",
+        "every lease that a consumer chooses is as long as the shortest";
+    HeartbeatIsNoSign, "heartbeat-is-no-sign", "keep-alive answered by a layer that tells nobody",
+        "a heartbeat is answered, and no sign that its client lives";
+    RouteNumbersGoOn, "route-numbers-go-on", "partitions numbered in the whole topic instead of at each server",
+        "the queues in a route are numbered from 0 once, not at each node";
+    AnyGroupsReceiptCounts, "any-groups-receipt-counts", "token checked for being good, not for whose it is",
+        "a consumer group may decide about what another one has leased";
+    ForwardedFromNobody, "forwarded-from-nobody", "a proxy hides where a request came from",
+        "a request that is passed on comes from no host";
     LeaderTimeStands, "leader-time-stands", "logical clock set back by its own echo",
         "a leader sets its time back to that of the entry it just applied";
     FollowerTimeAhead, "follower-time-ahead", "clock of a follower runs on by itself",

@@ -116,6 +116,8 @@ async fn answer(
     let mut carried = None;
     let responses = match request.rpc.as_str() {
         "QueryRoute" => one(&service.query_route(&caller, decode(body)).await),
+        "QueryAssignment" => one(&service.query_assignment(&caller, decode(body)).await),
+        "Heartbeat" => one(&service.heartbeat(&caller, decode(body)).await),
         "SendMessage" => one(&service.send_message(&caller, decode(body)).await),
         "ReceiveMessage" => {
             let responses: Vec<mq::ReceiveMessageResponse>;

@@ -1,7 +1,7 @@
 //! P9, the other side: a message becomes a dead letter when its attempts are used up, not before; or when somebody buries
 //! it, or says that its last attempt failed.
 //!
-//! Attempts that nobody saw had a lease each, as long as any (see `lease`). So there is a time before which no message is
+//! Attempts that nobody saw had a lease each, as long as the shortest (see `lease`). So there is a time before which no message is
 //! given up, and it is reckoned here message by message.
 
 use std::{
@@ -9,11 +9,8 @@ use std::{
     time::Duration,
 };
 
-use super::{Departures, Oracle};
+use super::{Departures, Oracle, SHORTEST_LEASE, unseen_lease};
 use crate::history::{DEAD_LETTERS, Event, Receipt};
-
-/// The shortest lease that any consumer gets.
-const SHORTEST_LEASE: Duration = Duration::from_secs(10);
 
 /// A message, for a consumer group.
 type Owed = (String, String);
@@ -33,8 +30,8 @@ struct Way {
     attempt: u32,
     /// That attempt is not over before.
     until: Duration,
-    /// Its lease, if nobody changes it.
-    invisible: Duration,
+    /// Attempts after it had such a lease, at least.
+    unseen: Duration,
     /// Somebody may have made a dead letter of it.
     may_be_dead: bool,
 }
@@ -70,7 +67,7 @@ impl EarlyDeath {
         let never = Way::default();
         let way = self.ways.get(&key).unwrap_or(&never);
         let Some(sent) = self.sent.get(id) else { return };
-        let lease = way.invisible.max(SHORTEST_LEASE);
+        let lease = way.unseen.max(SHORTEST_LEASE);
         let earliest = way.until.max(*sent) + lease * (self.max_attempts.saturating_sub(way.attempt));
         if at < earliest && !way.may_be_dead {
             wrong.push(format!(
@@ -98,7 +95,7 @@ impl Oracle for EarlyDeath {
                 if it.attempt > way.attempt as i32 {
                     way.attempt = it.attempt as u32;
                     way.until = it.asked + it.invisible;
-                    way.invisible = it.invisible;
+                    way.unseen = unseen_lease(it);
                     // Whatever it was that could have ended it before has not.
                     way.may_be_dead = may_be_over;
                 }

@@ -23,10 +23,10 @@ const RENEWED_EVERY: Duration = Duration::from_secs(10);
 const SILENT: Duration = Duration::from_secs(120);
 /// After a good-bye, what came before it counts for so long.
 const DEPARTED: Duration = Duration::from_secs(3);
-/// A lease that a consumer chooses.
-const SHORTEST_LEASE: Duration = Duration::from_secs(10);
+/// Longest lease that a consumer chooses in these workloads.
+pub const LONGEST_LEASE: Duration = Duration::from_secs(30);
 /// What was put off while there were faults comes within this, also what was given to somebody whose answer was lost.
-const BACKLOG: Duration = Duration::from_secs(70);
+const BACKLOG: Duration = Duration::from_secs(90);
 /// The same of what somebody held who was gone before the faults were over: whoever leads since has to find that out first.
 const BACKLOG_OF_THE_GONE: Duration =
     Duration::from_secs(SILENT.as_secs() + RENEWED_EVERY.as_secs() + RENEWED_FOR.as_secs());
@@ -153,7 +153,7 @@ impl Late {
     fn lost_answers(&self, group: &str) -> Duration {
         let lease = match self.renewed.contains(group) {
             true => RENEWED_FOR,
-            false => SHORTEST_LEASE,
+            false => LONGEST_LEASE,
         };
         match self.rules.loses_answers {
             true => (lease + LONGEST_BACKOFF) * LOST_IN_A_ROW,
@@ -194,7 +194,7 @@ impl Late {
     fn died(&mut self, at: Duration, client: &str, group: &str, topic: &str) {
         let lease = match self.renewed.contains(group) {
             true => SILENT + RENEWED_EVERY + RENEWED_FOR,
-            false => SHORTEST_LEASE,
+            false => LONGEST_LEASE,
         };
         let due = at + lease + LONGEST_BACKOFF;
         self.unseen.insert((group.to_owned(), topic.to_owned()), due);
@@ -429,7 +429,7 @@ mod tests {
             let events = [(1, Event::Calm), (50, delivered("t/1", 0, 1, 49)), later(at)];
             judged_by(rules, &events)
         };
-        // 68, a lease and a wait twice, and 15 that a delivery takes.
-        assert_eq!((judged(119), judged(120)), (0, 1));
+        // 68, the longest lease and wait twice, and 15 that a delivery takes.
+        assert_eq!((judged(159), judged(160)), (0, 1));
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! A client does not know when exactly its lease began, only that it was after it asked. So a lease lasts at least from
 //! then for as long as was agreed. An attempt that nobody saw is a delivery whose answer was lost: its lease lasts as
-//! long as any, because nobody has its receipt.
+//! long as the shortest, because nobody has its receipt.
 //!
 //! A lease of a consumer that says good-bye may be over at once, and so may those that nobody saw: for some time such are
 //! not reckoned with.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Departures, Oracle};
+use super::{Departures, Oracle, unseen_lease};
 use crate::history::{Event, Place, Receipt};
 
 /// What was delivered, by consumer group and place.
@@ -51,7 +51,7 @@ impl Oracle for Leases {
                         true => 0,
                         false => u32::try_from(it.attempt - attempt - 1).unwrap_or(0),
                     };
-                    let until = *until + it.invisible * unseen;
+                    let until = *until + unseen_lease(it) * unseen;
                     if at < until {
                         wrong.push(format!(
                             "P3: {} came to {} again at {at:?} from {:?}, attempt {} after {attempt}, leased until {until:?}",
@@ -165,6 +165,19 @@ mod tests {
             judge(&mut Leases::default(), &events).len()
         };
         assert_eq!((judged(10), judged(11)), (1, 0));
+    }
+
+    #[test]
+    fn an_attempt_that_nobody_saw_may_have_had_the_shortest_lease() {
+        let again = |at| {
+            let Event::Delivered(mut it) = delivered("t/1", 0, 3, at) else {
+                unreachable!()
+            };
+            it.invisible = S(30);
+            let events = [(1, delivered("t/1", 0, 1, 1)), (at, Event::Delivered(it))];
+            judge(&mut Leases::default(), &events).len()
+        };
+        assert_eq!((again(20), again(21)), (1, 0));
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{Departures, Oracle};
 use crate::history::{Event, Place, Receipt};
 
-/// From a receive's request to its deadline, in these workloads. What arrives later may have left the node later, too, and an answer
-/// that leaves after its deadline counts as one that nobody waits for.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// From a receive's request to its deadline, at least, in these workloads: their polls are of 0 to 2 seconds. What arrives later may
+/// have left the node later, too, and an answer that leaves after its deadline counts as one that nobody waits for.
+const DEADLINE: Duration = Duration::from_secs(3);
 
 /// Who holds what, by consumer group and place.
 pub(super) struct Renewals {
@@ -119,8 +119,8 @@ mod tests {
             let events = [(1, Event::Calm), (came, renewed(1, 2)), (60, renewed(2, 60))];
             judge(&mut Renewals::new(S(100)), &events).len()
         };
-        assert_eq!(judged(7), 1);
-        assert_eq!(judged(8), 0);
+        assert_eq!(judged(5), 1);
+        assert_eq!(judged(6), 0);
     }
 
     #[test]

@@ -9,10 +9,6 @@ use std::collections::BTreeMap;
 use broker::node::Node;
 use queue_core::{GroupId, QueueId};
 
-use crate::client::BATCH;
-
-/// A receive takes so many messages at most.
-const OF_ONE_RECEIVE: u64 = BATCH as u64;
 /// A queue's turn comes in every round; once it may be spent on a look at another node.
 const ROUNDS: u64 = 2;
 
@@ -37,16 +33,19 @@ struct Place {
 pub struct Turns {
     /// Clients that read at the same time, and may overtake each other.
     readers: u64,
+    /// Messages that a receive takes at most.
+    batch: u64,
     /// At the last look, and how many messages others gave since something moved here.
     seen: BTreeMap<Key, (Place, u64)>,
 }
 
 impl Turns {
-    /// Of queues that so many clients of each consumer group read at the same time.
+    /// Of queues that so many clients of each consumer group read at the same time, so many messages at a time at most.
     #[must_use]
-    pub fn new(readers: u32) -> Turns {
+    pub fn new(readers: u32, batch: u32) -> Turns {
         Turns {
             readers: readers.into(),
+            batch: batch.into(),
             seen: BTreeMap::new(),
         }
     }
@@ -111,7 +110,7 @@ impl Turns {
                 }
                 _ => 0,
             };
-            if passed > OF_ONE_RECEIVE * (ROUNDS * place.queues + self.readers - 1) {
+            if passed > self.batch * (ROUNDS * place.queues + self.readers - 1) {
                 let (node, shard, _, group, queue) = key;
                 wrong.push(format!(
                     "P11: {queue:?} of shard {shard} has something for consumer group {group} at {}, and {passed} messages of \
@@ -130,7 +129,7 @@ mod tests {
 
     /// Two queues of a topic; of the first `taken` messages are delivered between two looks.
     fn judged(looks: u64, taken: u64, other: impl Fn(u64) -> Place) -> usize {
-        let (mut turns, mut wrong) = (Turns::new(1), Vec::new());
+        let (mut turns, mut wrong) = (Turns::new(1, 8), Vec::new());
         for look in 0..looks {
             let busy = Place {
                 cursor: look * taken,

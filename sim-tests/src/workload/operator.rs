@@ -23,6 +23,7 @@ use super::{
     spare::{self, Desk, World},
 };
 use crate::{
+    answers::Judge,
     coverage::Coverage,
     history::{
         History,
@@ -33,6 +34,7 @@ use crate::{
     },
     host::Host,
     peers::Disorder,
+    plan::Plan,
     trace::Trace,
 };
 
@@ -65,14 +67,14 @@ impl Operator {
     /// Has him and his clients begin, if the world has one.
     #[must_use]
     pub fn start(
-        is_there: bool,
+        plan: &Plan,
         hosts: &Arc<Vec<Host>>,
         (history, coverage): (&History, &Coverage),
         disorder: &Disorder,
         trace: &Trace,
     ) -> Operator {
         let operator = Operator::default();
-        if !is_there {
+        if !plan.operator {
             operator.done.store(true, Ordering::SeqCst);
             return operator;
         }
@@ -81,6 +83,7 @@ impl Operator {
             history: history.clone(),
             coverage: coverage.clone(),
             desk: operator.desk.clone(),
+            judge: Judge::new(history, plan),
         };
         let he = operator.clone();
         let (disorder, trace) = (disorder.clone(), trace.clone());

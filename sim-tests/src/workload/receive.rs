@@ -2,29 +2,61 @@
 
 use std::time::Duration;
 
+use broker::limits::MIN_INVISIBLE;
 use madsim::rand::{Rng, thread_rng};
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Context, UNDERTAKER, acknowledge, bury, hide, now, push};
+use super::{Context, UNDERTAKER, acknowledge, bury, forge, hide, now, push, rest};
 use crate::{
-    client::Received,
+    client::{Ask, Received},
     history::{Delivery, Event},
     letter::Letter,
 };
 
-/// The shortest lease the service gives.
-const INVISIBLE: Duration = Duration::from_secs(10);
 /// After a receive that failed, the next one waits so long.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Longest a receive waits.
 const POLL: Duration = Duration::from_secs(2);
+/// Share of receives that ask for something else than most.
+const UNUSUAL: f64 = 0.3;
+/// Share of receives of push consumers before which they ask what to read.
+const ASKS_WHAT: f64 = 0.05;
+/// Share of messages that are shown with a handle that nobody gave.
+const INVENTED: f64 = 0.02;
+
+/// What the next receive asks for.
+fn ask(context: &Context, group: &str) -> Ask {
+    let (habits, mut rng) = (context.plan.habits, thread_rng());
+    let most = match rng.gen_bool(UNUSUAL) {
+        true => rng.gen_range(1..=habits.batch),
+        false => habits.batch,
+    };
+    let poll = match rng.gen_bool(UNUSUAL) {
+        true => POLL.mul_f64(rng.gen_range(0.0..1.0)),
+        false => POLL,
+    };
+    let chosen = MIN_INVISIBLE + (habits.lease - MIN_INVISIBLE).mul_f64(rng.gen_range(0.0..1.0));
+    // The service counts milliseconds.
+    let chosen = Duration::from_millis(chosen.as_millis() as u64);
+    Ask {
+        most,
+        poll,
+        invisible: (!context.is_push(group)).then_some(chosen),
+    }
+}
 
 pub(super) async fn consume(context: Context, node: u32, topic: String, group: String) {
-    let chosen = (!context.is_push(&group)).then_some(INVISIBLE);
     while !context.stopped() {
-        let asked = now();
-        let messages = match context.client.receive(node, (&topic, &group), POLL, chosen).await {
+        if context.rest.is_on() {
+            sleep(RETRY_AFTER).await;
+            continue;
+        }
+        if context.is_push(&group) && thread_rng().gen_bool(ASKS_WHAT) {
+            ask_what_to_read(&context, node, &topic, &group).await;
+        }
+        let (asked, ask) = (now(), ask(&context, &group));
+        let messages = match context.client.receive(node, (&topic, &group), ask).await {
             Ok(messages) => messages,
             Err(failure) => {
                 context.failed("receive", node, &failure);
@@ -51,15 +83,18 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
                 id: id.clone(),
                 attempt: message.attempt,
                 asked,
-                invisible: chosen.unwrap_or(push::LEASE),
-                renewed: chosen.is_none(),
-                intact: message.letter == Letter::of(id, context.plan.body),
+                invisible: ask.invisible.unwrap_or(push::LEASE),
+                renewed: ask.invisible.is_none(),
+                intact: message.letter.is_of(&Letter::of(id, context.plan.body)),
             }));
         }
         let mut done = Vec::new();
+        if !messages.is_empty() {
+            rest::maybe(&context, &group).await;
+        }
         work(&context, &group, messages.len()).await;
         for message in &messages {
-            if deal_with(&context, node, &group, message, asked).await {
+            if deal_with(&context, node, &group, message, (asked, ask)).await {
                 done.push(message);
             }
         }
@@ -68,6 +103,14 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
         for some in done.chunks(at_once.max(1)) {
             acknowledge::acknowledge_all(&context, node, &group, some).await;
         }
+    }
+}
+
+/// As push consumers do, which this one does not go by: it reads everywhere.
+async fn ask_what_to_read(context: &Context, node: u32, topic: &str, group: &str) {
+    match context.client.assignment(node, topic, group).await {
+        Ok(()) => context.coverage.count("assignment"),
+        Err(failure) => context.failed("assignment", node, &failure),
     }
 }
 
@@ -80,9 +123,20 @@ async fn work(context: &Context, group: &str, came: usize) {
 }
 
 /// What its consumer does with a message; true if it is to be acknowledged now.
-async fn deal_with(context: &Context, node: u32, group: &str, message: &Received, asked: Duration) -> bool {
-    if group == UNDERTAKER {
+async fn deal_with(
+    context: &Context,
+    node: u32,
+    group: &str,
+    message: &Received,
+    (asked, ask): (Duration, Ask),
+) -> bool {
+    // Who rests has no time for habits.
+    if group == UNDERTAKER || context.rest.is_any() {
         return true;
+    }
+    let lease = ask.invisible.unwrap_or(push::LEASE);
+    if thread_rng().gen_bool(INVENTED) {
+        forge::try_one(context, node, group, message, asked + lease).await;
     }
     let habits = context.plan.habits;
     let is_push = context.is_push(group);
@@ -106,7 +160,7 @@ async fn deal_with(context: &Context, node: u32, group: &str, message: &Received
     } else if !is_push && within(habits.late) {
         let (context, group, message) = (context.clone(), group.to_owned(), message.clone());
         tokio::spawn(async move {
-            sleep(INVISIBLE + Duration::from_millis(thread_rng().gen_range(0..2_000))).await;
+            sleep(lease + Duration::from_millis(thread_rng().gen_range(0..2_000))).await;
             context.coverage.count("consumer is late");
             if thread_rng().gen_bool(0.5) {
                 acknowledge::acknowledge(&context, node, &group, &message).await;

@@ -3,13 +3,16 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use flotilla_proto::rocketmq::Code;
-use madsim::rand::{Rng, thread_rng};
+use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use tokio::time::sleep;
 use tracing::debug;
 
 use super::{Context, now, pause};
-use crate::{client::Failure, history::Event, letter::Letter};
+use crate::{
+    client::Failure,
+    history::Event,
+    letter::{Letter, Wrong},
+};
 
 /// Share of sends that go to any node, whatever it leads.
 const ANY_NODE: f64 = 0.2;
@@ -34,8 +37,11 @@ pub(super) async fn produce(context: Context, id: u32) {
             .map(|number| letter(&context, format!("{topic}/{id}-{number:04}")))
             .collect();
         if thread_rng().gen_bool(WRONG) {
-            let wrong = letter(&context, format!("{}-wrong", letters[0].0));
-            send_wrong(&context, &topic, wrong).await;
+            let mut some = vec![letter(&context, format!("{}-wrong", letters[0].0))];
+            if context.plan.batches {
+                some.push(letter(&context, format!("{}-beside", letters[0].0)));
+            }
+            send_wrong(&context, &topic, &some).await;
         }
         send(&context, &topic, letters).await;
         let pause = thread_rng().gen_range(context.plan.pause_ms.clone());
@@ -48,27 +54,31 @@ fn letter(context: &Context, id: String) -> (String, Letter) {
     (id, letter)
 }
 
-/// A FIFO message for a topic of normal ones, once.
-async fn send_wrong(context: &Context, topic: &str, wrong: (String, Letter)) {
-    let node = thread_rng().gen_range(1..=context.plan.nodes);
-    let (topic, id) = (topic.to_owned(), wrong.0.clone());
-    context.record(&Event::Sending {
-        topic: topic.clone(),
-        id: id.clone(),
-    });
-    let wrong = [wrong];
-    let sent = context.client.send(node, &topic, Some("group"), &wrong);
-    let answer = sent.await.and_then(|mut all| all.remove(0));
-    debug!(at = ?now(), id, node, ?answer, "sent what must be refused");
+/// Something that no topic takes, once, by itself or beside a good message: none of it is stored.
+async fn send_wrong(context: &Context, topic: &str, letters: &[(String, Letter)]) {
+    let any = thread_rng().gen_range(1..=context.plan.nodes);
+    let node = context.home().unwrap_or(any);
+    let wrong = *Wrong::ALL.choose(&mut thread_rng()).expect("there are some");
+    for (id, _) in letters {
+        let (topic, id) = (topic.to_owned(), id.clone());
+        context.record(&Event::Sending { topic, id });
+    }
+    let sent = context.client.send(node, topic, Some(wrong), letters);
+    let answer = sent
+        .await
+        .and_then(|all| all.into_iter().collect::<Result<Vec<_>, _>>());
+    debug!(at = ?now(), id = letters[0].0, node, ?wrong, ?answer, "sent what must be refused");
     match answer {
-        Err(Failure::Status(Code::MessagePropertyConflictWithType, _)) => {
+        Err(Failure::Status(code, _)) if code == wrong.code() => {
             context.coverage.count("send refused");
-            context.record(&Event::Refused { id });
+            give_up(context, letters);
         }
         // The node had no time to look at it.
         Err(failure) => context.failed("send", node, &failure),
-        // That it comes is what the oracles make of it.
-        Ok(_) => context.record(&Event::Refused { id }),
+        Ok(_) => {
+            let what = format!("{:?} is stored, and wrong: {wrong:?}", letters[0].0);
+            context.history.broken(what);
+        }
     }
 }
 
@@ -80,8 +90,8 @@ async fn send(context: &Context, topic: &str, letters: Vec<(String, Letter)>) {
     while stored.len() < letters.len() {
         turn += 1;
         if route.is_empty() {
-            let asked = 1 + turn % context.plan.nodes;
-            match context.client.route(asked, topic).await {
+            let asked = context.home().unwrap_or(1 + turn % context.plan.nodes);
+            match context.client.route(asked, topic, context.plan.queues).await {
                 Ok(nodes) => route = nodes,
                 Err(failure) => context.failed("route", asked, &failure),
             }
@@ -91,16 +101,17 @@ async fn send(context: &Context, topic: &str, letters: Vec<(String, Letter)>) {
             }
         }
         // An old route, or a client that knows one node only: then the request has one hop more.
-        let node = match thread_rng().gen_bool(ANY_NODE) {
-            true => 1 + turn % context.plan.nodes,
-            false => route[turn as usize % route.len()],
+        let node = match context.home() {
+            Some(home) => home,
+            None if thread_rng().gen_bool(ANY_NODE) => 1 + turn % context.plan.nodes,
+            None => route[turn as usize % route.len()],
         };
         let undone = send_once(context, node, topic, &letters, &mut stored).await;
         tries += 1;
         // Whoever is told so may leave it at that, and then the message never comes.
         if undone && tries == 1 && thread_rng().gen_bool(GIVES_UP) {
             context.coverage.count("send given up");
-            return give_up(context, letters);
+            return give_up(context, &letters);
         }
         if stored.len() < letters.len() {
             route.clear();
@@ -109,8 +120,9 @@ async fn send(context: &Context, topic: &str, letters: Vec<(String, Letter)>) {
     }
 }
 
-fn give_up(context: &Context, letters: Vec<(String, Letter)>) {
+fn give_up(context: &Context, letters: &[(String, Letter)]) {
     for (id, _) in letters {
+        let id = id.clone();
         context.record(&Event::Refused { id });
     }
 }

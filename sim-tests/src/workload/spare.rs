@@ -21,7 +21,8 @@ use tracing::debug;
 
 use super::{now, pause};
 use crate::{
-    client::{Client, Failure, Received, Who},
+    answers::Judge,
+    client::{Ask, Client, Failure, Received, Who},
     coverage::Coverage,
     history::{
         DEAD_LETTERS, Event, History,
@@ -36,8 +37,12 @@ use crate::{
 
 /// Machines and clients are numbered from here on.
 const FIRST: u32 = 200;
-/// Longest a receive waits.
-const POLL: Duration = Duration::from_secs(1);
+/// What receives ask for.
+const ASK: Ask = Ask {
+    most: 8,
+    poll: Duration::from_secs(1),
+    invisible: Some(LEASE),
+};
 /// Between two messages, milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 100..1_500;
 /// Tries of a message, before the producer gives it up.
@@ -138,6 +143,8 @@ pub(super) struct World {
     pub(super) history: History,
     pub(super) coverage: Coverage,
     pub(super) desk: Desk,
+    /// Of the answers that clients get.
+    pub(super) judge: Judge,
 }
 
 impl World {
@@ -174,8 +181,10 @@ pub(super) fn start(world: &World, disorder: &Disorder, trace: &Trace) {
             .name(format!("client-{id}"))
             .ip(Ipv4Addr::new(10, 0, 1, u8::try_from(id).expect("a small world")).into())
             .build();
-        let (disorder, trace) = (disorder.clone(), trace.clone());
-        (machine, move || Client::new(Who::new(id), nodes, disorder, trace))
+        let (judge, disorder, trace) = (world.judge.clone(), disorder.clone(), trace.clone());
+        (machine, move || {
+            Client::new(Who::new(id), nodes, judge, disorder, trace)
+        })
     };
     for topic in TOPICS {
         let (machine, client) = machine();
@@ -234,7 +243,7 @@ async fn consume(world: &World, client: &Client, group: &str, topics: &[String])
             let node = world.any_node();
             world.desk.enter(&[topic, group]).await;
             let (asked, before) = (now(), world.numbers(node, topic, group));
-            let answer = client.receive(node, (topic, group), POLL, Some(LEASE)).await;
+            let answer = client.receive(node, (topic, group), ASK).await;
             let after = world.numbers(node, topic, group);
             world.coverage.count(&said("name receive", &answer));
             if let (Ok(messages), Some((topic, group))) = (&answer, before.filter(|_| before == after)) {
@@ -274,7 +283,7 @@ fn arrival(world: &World, group: &str, message: &Received, asked: Duration) -> O
         id: message.message_id.clone(),
         attempt: message.attempt,
         asked,
-        intact: message.letter == Letter::of(&message.message_id, BODY),
+        intact: message.letter.is_of(&Letter::of(&message.message_id, BODY)),
     })
 }
 

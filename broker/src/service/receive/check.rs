@@ -64,14 +64,13 @@ impl Service {
         let lease_ms = lease_ms(request)?;
         let topic = self.topic(&full_name).await?;
         let group = self.group(&group_name).await?;
+        let most = plant!(BatchSizeIgnored => MAX_RECEIVE_BATCH as i32, else request.batch_size);
         Ok(Receive {
             topic,
             resource,
             full_name,
             group,
-            count: usize::try_from(request.batch_size)
-                .unwrap_or(0)
-                .clamp(1, MAX_RECEIVE_BATCH),
+            count: usize::try_from(most).unwrap_or(0).clamp(1, MAX_RECEIVE_BATCH),
             lease_ms,
             auto_renew: request.auto_renew,
             client: client_hash(&caller.client_id),
@@ -103,6 +102,7 @@ fn lease_ms(request: &ReceiveMessageRequest) -> Result<u64, Refused> {
         .as_ref()
         .map_or(Duration::ZERO, release::to_duration);
     if (MIN_INVISIBLE..=MAX_INVISIBLE).contains(&asked) {
+        let asked = plant!(AlwaysShortestLease => MIN_INVISIBLE, else asked);
         return Ok(asked.as_millis() as u64);
     }
     Err(Refused::new(

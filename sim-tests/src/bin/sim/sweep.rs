@@ -15,7 +15,7 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 500;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 49] = [
+const MUST_HAPPEN: [&str; 52] = [
     "command release: retry",
     "command written",
     "command renew",
@@ -56,6 +56,9 @@ const MUST_HAPPEN: [&str; 49] = [
     "push holds too long",
     "sent again within the window",
     "sent again after the window",
+    "push rests",
+    "handle invented",
+    "assignment",
     "command release: retry",
     "forgotten for its age",
     "forgotten for room",

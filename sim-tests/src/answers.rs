@@ -1,0 +1,314 @@
+//! What an answer to a client must be, field by field, whatever the request asked for: the rules of the protocol and of
+//! ARCHITECTURE.md that need no history, but what was asked, and when. What came of it is for the oracles.
+
+use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
+
+use broker::service::handle::Handle;
+use flotilla_proto::rocketmq as mq;
+use madsim::time::TimeHandle;
+use md5::{Digest, Md5};
+use mq::receive_message_response::Content;
+
+use crate::{
+    history::{DEAD_LETTERS, History, topic_of},
+    host::client_addr,
+    letter::says_its_birth,
+    plan::{Fault, Plan},
+};
+
+mod changes;
+mod routes;
+
+pub use changes::{of_ack, of_change, of_send};
+pub use routes::{of_assignment, of_route};
+
+/// Judges the answers that a client gets.
+#[derive(Clone)]
+pub struct Judge {
+    history: History,
+    nodes: u32,
+    /// Most that a node's wall clock differs from the true time; nothing where somebody sets clocks.
+    skew: Option<Duration>,
+}
+
+impl Judge {
+    /// In this world.
+    #[must_use]
+    pub fn new(history: &History, plan: &Plan) -> Judge {
+        let jumps = plan.faults.contains_key(&Fault::ClockJump);
+        Judge {
+            history: history.clone(),
+            nodes: plan.nodes,
+            skew: (!jumps).then(|| Duration::from_millis(plan.skew_ms.unsigned_abs())),
+        }
+    }
+
+    /// What is wrong with an answer of this node breaks a promise.
+    pub fn say(&self, node: u32, wrong: Vec<String>) {
+        for what in wrong {
+            self.history.broken(format!("answer of node {node}: {what}"));
+        }
+    }
+
+    /// The wall clocks that nodes may have between a moment and now, milliseconds.
+    #[must_use]
+    pub fn clocks_since(&self, moment: Duration) -> Option<RangeInclusive<i64>> {
+        let skew = self.skew?.as_millis() as i64;
+        let time = TimeHandle::current();
+        let wall = time.now_time().duration_since(std::time::UNIX_EPOCH);
+        let now_ms = wall.expect("simulated time starts after 1970").as_millis() as i64;
+        let since = time.elapsed().saturating_sub(moment).as_millis() as i64;
+        // Both ends were cut to milliseconds.
+        Some(now_ms - since - skew - 2..=now_ms + skew + 1)
+    }
+
+    /// Judges the answer to a receive that was sent at `asked`.
+    pub fn receive(
+        &self,
+        node: u32,
+        request: &mq::ReceiveMessageRequest,
+        asked: Duration,
+        answers: &[mq::ReceiveMessageResponse],
+    ) {
+        self.say(
+            node,
+            of_receive(request, self.clocks_since(asked).as_ref(), answers),
+        );
+        let hosts: Vec<String> = (1..=self.nodes)
+            .map(|node| client_addr(node).to_string())
+            .collect();
+        for message in messages(answers) {
+            let id = message.system_properties.as_ref().map(|all| &all.message_id);
+            // That it was never sent is for an oracle.
+            let sent = id.and_then(|id| self.history.first_sent(id));
+            let since_sent = sent.and_then(|sent| self.clocks_since(sent));
+            self.say(node, of_message(request, &hosts, since_sent.as_ref(), message));
+        }
+    }
+}
+
+fn messages(answers: &[mq::ReceiveMessageResponse]) -> impl Iterator<Item = &mq::Message> {
+    answers.iter().filter_map(|answer| match &answer.content {
+        Some(Content::Message(message)) => Some(message),
+        _ => None,
+    })
+}
+
+/// The stream as a whole: the status first, and once; the time of the delivery, once; as many messages as were asked for
+/// at most, and none without OK; no message twice, and those that come for the first time in order.
+#[must_use]
+pub fn of_receive(
+    request: &mq::ReceiveMessageRequest,
+    clocks: Option<&RangeInclusive<i64>>,
+    answers: &[mq::ReceiveMessageResponse],
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut hold = |holds: bool, what: &str| {
+        if !holds {
+            wrong.push(format!("{what}: {}", told(answers)));
+        }
+    };
+    let code = match answers.first().and_then(|first| first.content.as_ref()) {
+        Some(Content::Status(status)) => Some(status.code()),
+        _ => None,
+    };
+    let count = |is: fn(&Content) -> bool| {
+        answers
+            .iter()
+            .filter(|it| it.content.as_ref().is_some_and(is))
+            .count()
+    };
+    let stamps: Vec<Option<i64>> = answers
+        .iter()
+        .filter_map(|answer| match &answer.content {
+            Some(Content::DeliveryTimestamp(stamp)) => Some(to_ms(Some(stamp))),
+            _ => None,
+        })
+        .collect();
+    let came = messages(answers).count();
+    let most = usize::try_from(request.batch_size).unwrap_or(0);
+    hold(code.is_some(), "a receive is answered with its status first");
+    hold(
+        count(|it| matches!(it, Content::Status(_))) == 1,
+        "a receive has one status",
+    );
+    hold(
+        answers.iter().all(|it| it.content.is_some()),
+        "an element is empty",
+    );
+    match code {
+        Some(mq::Code::Ok) => hold(
+            (1..=most).contains(&came),
+            "OK, without messages or with too many",
+        ),
+        _ => hold(came == 0, "messages, and it is not OK"),
+    }
+    let is_served = matches!(code, Some(mq::Code::Ok | mq::Code::MessageNotFound));
+    hold(
+        stamps.len() == usize::from(is_served),
+        "the time of the delivery is there once, if the receive was served",
+    );
+    let is_now =
+        |stamp: &Option<i64>| stamp.is_some_and(|ms| clocks.is_none_or(|clocks| clocks.contains(&ms)));
+    hold(stamps.iter().all(is_now), "no clock of a node says this time");
+    let places: Vec<_> = messages(answers).map(place).collect();
+    let unlike: BTreeSet<_> = places.iter().map(|(queue, offset, _)| (queue, offset)).collect();
+    hold(unlike.len() == came, "a message came twice");
+    let in_order = |queue: i32| {
+        let of_queue = places
+            .iter()
+            .filter(|(of, _, attempt)| *of == queue && *attempt == 1);
+        of_queue.is_sorted_by_key(|(_, offset, _)| *offset)
+    };
+    hold(
+        places.iter().all(|(queue, ..)| in_order(*queue)),
+        "what comes for the first time is not in order",
+    );
+    wrong
+}
+
+/// Queue, offset, attempt.
+fn place(message: &mq::Message) -> (i32, i64, i32) {
+    let properties = message.system_properties.as_ref();
+    properties.map_or((-1, -1, 0), |all| {
+        let (offset, attempt) = (all.queue_offset, all.delivery_attempt);
+        (all.queue_id, offset.unwrap_or(-1), attempt.unwrap_or(0))
+    })
+}
+
+/// A stream in few words.
+fn told(answers: &[mq::ReceiveMessageResponse]) -> String {
+    let words: Vec<String> = answers
+        .iter()
+        .map(|answer| match &answer.content {
+            None => "nothing".into(),
+            Some(Content::Status(status)) => format!("{:?}", status.code()),
+            Some(Content::Message(message)) => format!("{:?}", place(message)),
+            Some(Content::DeliveryTimestamp(stamp)) => format!("at {:?}", to_ms(Some(stamp))),
+        })
+        .collect();
+    words.join(", ")
+}
+
+/// One message. What its producer gave it is compared by whoever knows what that was (`letter.rs`).
+#[must_use]
+pub fn of_message(
+    request: &mq::ReceiveMessageRequest,
+    hosts: &[String],
+    since_sent: Option<&RangeInclusive<i64>>,
+    message: &mq::Message,
+) -> Vec<String> {
+    let Some(all) = &message.system_properties else {
+        return vec!["a message has no system properties".into()];
+    };
+    let asked = request
+        .message_queue
+        .as_ref()
+        .and_then(|queue| queue.topic.as_ref());
+    let handle = all.receipt_handle.as_deref().and_then(Handle::decode);
+    let (born, stored) = (all.born_timestamp.as_ref(), all.store_timestamp.as_ref());
+    let after = |ms: Option<i64>| ms.is_some_and(|ms| since_sent.is_none_or(|since| since.contains(&ms)));
+    let is_plain = all.message_group.is_none()
+        && all.delivery_timestamp.is_none()
+        && all.orphaned_transaction_recovery_duration.is_none()
+        && all.lite_topic.is_none()
+        && all.priority.is_none();
+    let rules = [
+        (
+            message.topic.as_ref() == asked,
+            "the topic is not the one that was asked for",
+        ),
+        (!all.message_id.is_empty(), "no message id"),
+        (
+            all.body_digest.as_ref() == Some(&digest(&message.body)),
+            "not the body's digest",
+        ),
+        (
+            matches!(all.body_encoding(), mq::Encoding::Identity | mq::Encoding::Gzip),
+            "no encoding",
+        ),
+        (
+            all.message_type() == mq::MessageType::Normal,
+            "not a normal message",
+        ),
+        (is_plain, "a property that normal messages have not"),
+        (to_ms(born).is_some(), "no time of birth"),
+        (
+            says_its_birth(&all.message_id) || after(to_ms(born)),
+            "it was not born between its sending and now",
+        ),
+        (!all.born_host.is_empty(), "no host of birth"),
+        (
+            after(to_ms(stored)),
+            "it was not stored between its sending and now",
+        ),
+        (
+            hosts.contains(&all.store_host),
+            "no node of this cluster stored it",
+        ),
+        (
+            handle.is_some_and(|handle| {
+                (handle.queue.number() as i32, Some(handle.offset as i64)) == (all.queue_id, all.queue_offset)
+            }),
+            "the handle is of another place",
+        ),
+        (
+            all.delivery_attempt.is_some_and(|attempt| attempt >= 1),
+            "no attempt",
+        ),
+        (
+            all.invisible_duration.is_none() || all.invisible_duration == request.invisible_duration,
+            "another time than was asked for",
+        ),
+        (
+            all.dead_letter_queue == origin(asked, &all.message_id),
+            "not where a dead letter came from",
+        ),
+    ];
+    let broken = rules.into_iter().filter(|(holds, _)| !holds);
+    broken
+        .map(|(_, what)| format!("{}: {what}: {all:?} of {:?}", all.message_id, message.topic))
+        .collect()
+}
+
+/// What a dead letter says about itself, and others do not.
+fn origin(topic: Option<&mq::Resource>, id: &str) -> Option<mq::DeadLetterQueue> {
+    let is_dead = topic.is_some_and(|topic| topic.name.starts_with(DEAD_LETTERS));
+    is_dead.then(|| mq::DeadLetterQueue {
+        topic: topic_of(id).to_owned(),
+        message_id: id.to_owned(),
+    })
+}
+
+/// MD5 in upper case is what all SDKs read alike.
+pub(crate) fn digest(body: &[u8]) -> mq::Digest {
+    let checksum = Md5::digest(body)
+        .iter()
+        .map(|byte| format!("{byte:02X}"))
+        .collect();
+    mq::Digest {
+        r#type: mq::DigestType::Md5.into(),
+        checksum,
+    }
+}
+
+/// Milliseconds since 1970; nothing of a time that is none.
+fn to_ms(stamp: Option<&prost_types::Timestamp>) -> Option<i64> {
+    let stamp = stamp?;
+    let is_one = stamp.seconds > 0 && (0..1_000_000_000).contains(&stamp.nanos);
+    is_one.then(|| stamp.seconds * 1_000 + i64::from(stamp.nanos / 1_000_000))
+}
+
+/// One status for several: theirs if they agree, "look at them" if not.
+fn sums_up(status: Option<&mq::Status>, of: &[Option<&mq::Status>]) -> bool {
+    let codes: BTreeSet<i32> = of.iter().map(|it| it.map_or(0, |it| it.code)).collect();
+    let said = status.map_or(0, |status| status.code);
+    let due = match codes.iter().next() {
+        Some(code) if codes.len() == 1 => *code,
+        _ => mq::Code::MultipleResults.into(),
+    };
+    said == due && !codes.contains(&0)
+}
+
+#[cfg(test)]
+mod tests;
