@@ -102,69 +102,62 @@ pub fn of_receive(
     clocks: Option<&RangeInclusive<i64>>,
     answers: &[mq::ReceiveMessageResponse],
 ) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut hold = |holds: bool, what: &str| {
-        if !holds {
-            wrong.push(format!("{what}: {}", told(answers)));
-        }
-    };
+    let contents = || answers.iter().filter_map(|answer| answer.content.as_ref());
     let code = match answers.first().and_then(|first| first.content.as_ref()) {
         Some(Content::Status(status)) => Some(status.code()),
         _ => None,
     };
-    let count = |is: fn(&Content) -> bool| {
-        answers
-            .iter()
-            .filter(|it| it.content.as_ref().is_some_and(is))
-            .count()
-    };
-    let stamps: Vec<Option<i64>> = answers
-        .iter()
-        .filter_map(|answer| match &answer.content {
-            Some(Content::DeliveryTimestamp(stamp)) => Some(to_ms(Some(stamp))),
+    let statuses = contents().filter(|it| matches!(it, Content::Status(_))).count();
+    let stamps: Vec<Option<i64>> = contents()
+        .filter_map(|content| match content {
+            Content::DeliveryTimestamp(stamp) => Some(to_ms(Some(stamp))),
             _ => None,
         })
         .collect();
-    let came = messages(answers).count();
-    let most = usize::try_from(request.batch_size).unwrap_or(0);
-    hold(code.is_some(), "a receive is answered with its status first");
-    hold(
-        count(|it| matches!(it, Content::Status(_))) == 1,
-        "a receive has one status",
-    );
-    hold(
-        answers.iter().all(|it| it.content.is_some()),
-        "an element is empty",
-    );
-    match code {
-        Some(mq::Code::Ok) => hold(
-            (1..=most).contains(&came),
-            "OK, without messages or with too many",
-        ),
-        _ => hold(came == 0, "messages, and it is not OK"),
-    }
+    let (came, most) = (messages(answers).count(), usize::try_from(request.batch_size));
+    let may_come = match code {
+        Some(mq::Code::Ok) => 1..=most.unwrap_or(0),
+        _ => 0..=0,
+    };
     let is_served = matches!(code, Some(mq::Code::Ok | mq::Code::MessageNotFound));
-    hold(
-        stamps.len() == usize::from(is_served),
-        "the time of the delivery is there once, if the receive was served",
-    );
     let is_now =
         |stamp: &Option<i64>| stamp.is_some_and(|ms| clocks.is_none_or(|clocks| clocks.contains(&ms)));
-    hold(stamps.iter().all(is_now), "no clock of a node says this time");
     let places: Vec<_> = messages(answers).map(place).collect();
     let unlike: BTreeSet<_> = places.iter().map(|(queue, offset, _)| (queue, offset)).collect();
-    hold(unlike.len() == came, "a message came twice");
+    let rules = [
+        (code.is_some(), "a receive is answered with its status first"),
+        (statuses == 1, "a receive has one status"),
+        (contents().count() == answers.len(), "an element is empty"),
+        (
+            may_come.contains(&came),
+            "OK without messages, messages without OK, or too many",
+        ),
+        (
+            stamps.len() == usize::from(is_served),
+            "the time of the delivery is there once, if the receive was served",
+        ),
+        (stamps.iter().all(is_now), "no clock of a node says this time"),
+        (unlike.len() == came, "a message came twice"),
+        (
+            are_in_order(&places),
+            "what comes for the first time is not in order",
+        ),
+    ];
+    let broken = rules.into_iter().filter(|(holds, _)| !holds);
+    broken
+        .map(|(_, what)| format!("{what}: {}", told(answers)))
+        .collect()
+}
+
+/// Of each queue, what comes for the first time.
+fn are_in_order(places: &[(i32, i64, i32)]) -> bool {
     let in_order = |queue: i32| {
         let of_queue = places
             .iter()
             .filter(|(of, _, attempt)| *of == queue && *attempt == 1);
         of_queue.is_sorted_by_key(|(_, offset, _)| *offset)
     };
-    hold(
-        places.iter().all(|(queue, ..)| in_order(*queue)),
-        "what comes for the first time is not in order",
-    );
-    wrong
+    places.iter().all(|(queue, ..)| in_order(*queue))
 }
 
 /// Queue, offset, attempt.
@@ -205,53 +198,12 @@ pub fn of_message(
         .message_queue
         .as_ref()
         .and_then(|queue| queue.topic.as_ref());
-    let handle = all.receipt_handle.as_deref().and_then(Handle::decode);
-    let (born, stored) = (all.born_timestamp.as_ref(), all.store_timestamp.as_ref());
-    let after = |ms: Option<i64>| ms.is_some_and(|ms| since_sent.is_none_or(|since| since.contains(&ms)));
-    let is_plain = all.message_group.is_none()
-        && all.delivery_timestamp.is_none()
-        && all.orphaned_transaction_recovery_duration.is_none()
-        && all.lite_topic.is_none()
-        && all.priority.is_none();
-    let rules = [
+    let delivered = [
         (
             message.topic.as_ref() == asked,
             "the topic is not the one that was asked for",
         ),
-        (!all.message_id.is_empty(), "no message id"),
-        (
-            all.body_digest.as_ref() == Some(&digest(&message.body)),
-            "not the body's digest",
-        ),
-        (
-            matches!(all.body_encoding(), mq::Encoding::Identity | mq::Encoding::Gzip),
-            "no encoding",
-        ),
-        (
-            all.message_type() == mq::MessageType::Normal,
-            "not a normal message",
-        ),
-        (is_plain, "a property that normal messages have not"),
-        (to_ms(born).is_some(), "no time of birth"),
-        (
-            says_its_birth(&all.message_id) || after(to_ms(born)),
-            "it was not born between its sending and now",
-        ),
-        (!all.born_host.is_empty(), "no host of birth"),
-        (
-            after(to_ms(stored)),
-            "it was not stored between its sending and now",
-        ),
-        (
-            hosts.contains(&all.store_host),
-            "no node of this cluster stored it",
-        ),
-        (
-            handle.is_some_and(|handle| {
-                (handle.queue.number() as i32, Some(handle.offset as i64)) == (all.queue_id, all.queue_offset)
-            }),
-            "the handle is of another place",
-        ),
+        (is_its_handle(all), "the handle is of another place"),
         (
             all.delivery_attempt.is_some_and(|attempt| attempt >= 1),
             "no attempt",
@@ -265,10 +217,70 @@ pub fn of_message(
             "not where a dead letter came from",
         ),
     ];
-    let broken = rules.into_iter().filter(|(holds, _)| !holds);
+    let rules = delivered
+        .into_iter()
+        .chain(as_it_is(message, all))
+        .chain(as_it_came(all, hosts, since_sent));
+    let broken = rules.filter(|(holds, _)| !holds);
     broken
         .map(|(_, what)| format!("{}: {what}: {all:?} of {:?}", all.message_id, message.topic))
         .collect()
+}
+
+/// What a message is.
+fn as_it_is(message: &mq::Message, all: &mq::SystemProperties) -> [(bool, &'static str); 5] {
+    let is_plain = all.message_group.is_none()
+        && all.delivery_timestamp.is_none()
+        && all.orphaned_transaction_recovery_duration.is_none()
+        && all.lite_topic.is_none()
+        && all.priority.is_none();
+    let encodings = [mq::Encoding::Identity, mq::Encoding::Gzip];
+    [
+        (!all.message_id.is_empty(), "no message id"),
+        (
+            all.body_digest.as_ref() == Some(&digest(&message.body)),
+            "not the body's digest",
+        ),
+        (encodings.contains(&all.body_encoding()), "no encoding"),
+        (
+            all.message_type() == mq::MessageType::Normal,
+            "not a normal message",
+        ),
+        (is_plain, "a property that normal messages have not"),
+    ]
+}
+
+/// From where and when it came.
+fn as_it_came(
+    all: &mq::SystemProperties,
+    hosts: &[String],
+    since_sent: Option<&RangeInclusive<i64>>,
+) -> [(bool, &'static str); 5] {
+    let (born, stored) = (
+        to_ms(all.born_timestamp.as_ref()),
+        to_ms(all.store_timestamp.as_ref()),
+    );
+    let after = |ms: Option<i64>| ms.is_some_and(|ms| since_sent.is_none_or(|since| since.contains(&ms)));
+    let is_born = says_its_birth(&all.message_id) || born.is_none() || after(born);
+    [
+        (born.is_some(), "no time of birth"),
+        (is_born, "it was not born between its sending and now"),
+        (!all.born_host.is_empty(), "no host of birth"),
+        (after(stored), "it was not stored between its sending and now"),
+        (
+            hosts.contains(&all.store_host),
+            "no node of this cluster stored it",
+        ),
+    ]
+}
+
+/// The handle names the place where the message stands.
+fn is_its_handle(all: &mq::SystemProperties) -> bool {
+    let handle = all.receipt_handle.as_deref().and_then(Handle::decode);
+    handle.is_some_and(|handle| {
+        let place = (handle.queue.number() as i32, Some(handle.offset as i64));
+        place == (all.queue_id, all.queue_offset)
+    })
 }
 
 /// What a dead letter says about itself, and others do not.

@@ -1,13 +1,6 @@
 //! A client of the service: the messages an SDK sends, over the simulated network.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use broker::peer::{Body, PROTOCOL_VERSION, PeerError, PeerTransport};
 use bytes::Bytes;
@@ -28,6 +21,10 @@ use crate::{
     trace::Trace,
 };
 
+mod who;
+
+pub use who::Who;
+
 /// The deadline of requests that do not wait for anything.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// An answer that left in time may arrive so much later, as long as its connection lives: whoever threw it away then would
@@ -43,50 +40,10 @@ pub struct Ask {
     pub poll: Duration,
     /// They are leased for so long. Without that the server renews the leases while the client lives.
     pub invisible: Option<Duration>,
-}
-
-/// Who a client is. Clones are the same one.
-#[derive(Clone)]
-pub struct Who {
-    id: u32,
-    /// Goes up when it says good-bye or dies: what comes after is another client to the nodes.
-    generation: Arc<AtomicU32>,
-}
-
-impl Who {
-    /// Client `id`, in its first generation.
-    #[must_use]
-    pub fn new(id: u32) -> Who {
-        Who {
-            id,
-            generation: Arc::default(),
-        }
-    }
-
-    /// The program that it is, whatever its id.
-    #[must_use]
-    pub fn program(&self) -> String {
-        format!("client-{}", self.id)
-    }
-
-    /// Its number.
-    #[must_use]
-    pub fn number(&self) -> u32 {
-        self.id
-    }
-
-    /// The id it goes by now.
-    fn name(&self) -> String {
-        format!("client-{}-{}", self.id, self.generation.load(Ordering::SeqCst))
-    }
-
-    /// Goes on under another id; the one it had.
-    #[must_use]
-    pub fn rename(&self) -> String {
-        let before = self.name();
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        before
-    }
+    /// Of this queue, or of any, which comes to the same: brokers serve any of theirs.
+    pub queue: i32,
+    /// The ways in which SDKs say that they want everything.
+    pub filter: Option<&'static str>,
 }
 
 /// One client, with a connection to every node.
@@ -153,7 +110,7 @@ impl Client {
     #[must_use]
     pub fn new(who: Who, nodes: u32, judge: Judge, disorder: Disorder, trace: Trace) -> Client {
         // Clients are numbered above all nodes.
-        let node = 1000 + who.id;
+        let node = 1000 + who.number();
         let hello = Hello {
             version: PROTOCOL_VERSION,
             node,
@@ -282,12 +239,12 @@ impl Client {
             group: Some(resource(group)),
             message_queue: Some(mq::MessageQueue {
                 topic: Some(resource(topic)),
-                id: -1,
+                id: ask.queue,
                 ..Default::default()
             }),
-            filter_expression: Some(mq::FilterExpression {
+            filter_expression: ask.filter.map(|expression| mq::FilterExpression {
                 r#type: mq::FilterType::Tag.into(),
-                expression: "*".into(),
+                expression: expression.into(),
             }),
             batch_size: ask.most,
             invisible_duration: ask.invisible.map(span),

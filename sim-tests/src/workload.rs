@@ -48,6 +48,8 @@ use window::Window;
 pub const UNDERTAKER: &str = "undertaker";
 /// After a failure the next try waits so long.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The same where there is no other node to try.
+const PAUSE_OF_ONE_NODE: Duration = Duration::from_millis(500);
 
 /// The clients of a run, each on a machine of its own.
 pub struct Clients {
@@ -164,6 +166,14 @@ impl Program {
     /// The node after this one, if this client knows any other.
     fn next(&self, node: u32) -> u32 {
         self.home().unwrap_or(node % self.plan.nodes + 1)
+    }
+
+    /// Waits for the next try.
+    async fn pause(&self) {
+        match self.home() {
+            Some(_) => sleep(PAUSE_OF_ONE_NODE).await,
+            None => pause().await,
+        }
     }
 
     /// The one node that it knows, if it knows one only.

@@ -341,6 +341,10 @@ bugs! {
         "a dead letter says that it comes from the dead letters";
     StoredWhenBorn, "stored-when-born", "the client's clock taken for the server's",
         "a message is said to have been stored when its sender says that it was born";
+    SummedUpAsTheFirst, "summed-up-as-the-first", "partial failure of a batch reported as its first result",
+        "the status over several results is that of the first";
+    ChecksumNotChecked, "checksum-not-checked", "checksum passed along and compared by nobody",
+        "a body is stored whatever the checksum that came with it says";
     BatchSizeIgnored, "batch-size-ignored", "a limit of the request that the server replaces by its own",
         "a receive takes as many messages as any may, whatever it asks for";
     AlwaysShortestLease, "always-shortest-lease", "a parameter that is checked and then not used",

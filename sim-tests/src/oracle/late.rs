@@ -291,8 +291,8 @@ mod tests {
     #[test]
     fn what_is_stored_comes() {
         let stored = || (10, stored("t/1", 0));
-        assert_eq!(judged(&[(1, Event::Calm), stored(), later(86)]), 0);
-        assert_eq!(judged(&[(1, Event::Calm), stored(), later(87)]), 1);
+        assert_eq!(judged(&[(1, Event::Calm), stored(), later(106)]), 0);
+        assert_eq!(judged(&[(1, Event::Calm), stored(), later(107)]), 1);
         assert_eq!(judged(&[stored(), later(1_000)]), 0, "there are faults");
         let came = (11, delivered("t/1", 0, 1, 11));
         let done = (12, acked("t/1", 0));

@@ -6,7 +6,7 @@ use flotilla_proto::rocketmq::Code;
 use madsim::rand::{Rng, thread_rng};
 use tracing::debug;
 
-use super::{Context, forge::Forgery, now, pause};
+use super::{Context, forge::Forgery, now};
 use crate::{
     client::{Failure, Received},
     history::{Event, Receipt},
@@ -78,7 +78,7 @@ pub(super) async fn acknowledge_all(
         pending = left;
         if !pending.is_empty() {
             node = context.next(node);
-            pause().await;
+            context.pause().await;
         }
     }
     accepted

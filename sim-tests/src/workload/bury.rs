@@ -3,7 +3,7 @@
 use flotilla_proto::rocketmq::Code;
 use tracing::debug;
 
-use super::{Context, now, pause};
+use super::{Context, now};
 use crate::{
     client::{Failure, Received},
     history::Event,
@@ -33,7 +33,7 @@ pub(super) async fn bury(context: &Context, mut node: u32, group: &str, message:
                 context.failed("bury", node, &failure);
                 unsure |= !context.says_not_done(&failure);
                 node = context.next(node);
-                pause().await;
+                context.pause().await;
             }
         }
     }

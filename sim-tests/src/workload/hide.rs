@@ -9,7 +9,7 @@ use madsim::rand::{Rng, thread_rng};
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Context, acknowledge, bury, now, pause};
+use super::{Context, acknowledge, bury, now};
 use crate::{
     client::{Failure, Received},
     history::Event,
@@ -85,7 +85,7 @@ async fn once(
         }
         unsure = true;
         node = context.next(node);
-        pause().await;
+        context.pause().await;
     };
     match answer {
         Ok(handle) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use broker::limits::MIN_INVISIBLE;
-use madsim::rand::{Rng, thread_rng};
+use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -43,6 +43,10 @@ fn ask(context: &Context, group: &str) -> Ask {
         most,
         poll,
         invisible: (!context.is_push(group)).then_some(chosen),
+        queue: rng.gen_range(-1..context.plan.queues as i32),
+        filter: *[None, Some(""), Some("*"), Some("*")]
+            .choose(&mut rng)
+            .expect("there are some"),
     }
 }
 

@@ -7,7 +7,7 @@ use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Context, now, pause};
+use super::{Context, now};
 use crate::{
     client::Failure,
     history::Event,
@@ -96,7 +96,7 @@ async fn send(context: &Context, topic: &str, letters: Vec<(String, Letter)>) {
                 Err(failure) => context.failed("route", asked, &failure),
             }
             if route.is_empty() {
-                pause().await;
+                context.pause().await;
                 continue;
             }
         }
@@ -115,7 +115,7 @@ async fn send(context: &Context, topic: &str, letters: Vec<(String, Letter)>) {
         }
         if stored.len() < letters.len() {
             route.clear();
-            pause().await;
+            context.pause().await;
         }
     }
 }

@@ -42,6 +42,8 @@ const ASK: Ask = Ask {
     most: 8,
     poll: Duration::from_secs(1),
     invisible: Some(LEASE),
+    queue: -1,
+    filter: Some("*"),
 };
 /// Between two messages, milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 100..1_500;
