@@ -353,6 +353,8 @@ bugs! {
         "a heartbeat is answered, and no sign that its client lives";
     RouteNumbersGoOn, "route-numbers-go-on", "partitions numbered in the whole topic instead of at each server",
         "the queues in a route are numbered from 0 once, not at each node";
+    ShownEndIsTheLast, "shown-end-is-the-last", "offset of the last message taken for that of the next",
+        "operators see each queue one message shorter than it is";
     AnyGroupsReceiptCounts, "any-groups-receipt-counts", "token checked for being good, not for whose it is",
         "a consumer group may decide about what another one has leased";
     ForwardedFromNobody, "forwarded-from-nobody", "a proxy hides where a request came from",

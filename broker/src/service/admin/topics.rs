@@ -76,12 +76,13 @@ impl Service {
                         .machine
                         .read(|core| core.queue(QueueId::new(topic.id, number)))
                 });
+                let next = view.as_ref().map_or(0, |queue| queue.next);
                 QueueView {
                     queue: number,
                     shard: shard_id,
                     leader: self.node().leader(shard_id),
                     first_offset: Some(view.as_ref().map_or(0, |queue| queue.first)),
-                    next_offset: Some(view.as_ref().map_or(0, |queue| queue.next)),
+                    next_offset: Some(plant!(ShownEndIsTheLast => next.saturating_sub(1), else next)),
                 }
             })
             .collect();
