@@ -18,6 +18,8 @@ use crate::{atlas::Hold, host::Host};
 const SEGMENT_HEAD: usize = 64;
 const BATCH_HEAD: usize = 48;
 const BATCH_MAGIC: &[u8] = b"FLBT";
+/// What was written within half a second, more or less, bytes.
+const NEAR: u64 = 4_096;
 
 pub(super) async fn harm(scene: &Scene) -> bool {
     let leader = scene.leader(scene.any_shard());
@@ -35,14 +37,16 @@ pub(super) async fn harm(scene: &Scene) -> bool {
     if !await_permission(scene, victim).await {
         return false;
     }
+    if behind.is_none() && thread_rng().gen_bool(0.3) {
+        return flip_near_the_end(scene, victim).await;
+    }
     let disk = victim.disk();
     // Whoever is behind needs what was written last.
     let newest =
         newest_closed(&disk).filter(|_| thread_rng().gen_bool(if behind.is_some() { 0.7 } else { 0.2 }));
     let how = thread_rng().gen_range(0..3);
     let middle = a_middle_segment(&disk).filter(|_| how == 2 && thread_rng().gen_bool(0.5));
-    let current = last_segment(&disk).filter(|_| thread_rng().gen_bool(0.2));
-    let Some((file, len)) = middle.or(newest).or(current).or_else(|| any(&disk)) else {
+    let Some((file, len)) = middle.or(newest).or_else(|| any(&disk)) else {
         return false;
     };
     // What a cut takes away of the last segment is proved by nothing that is left.
@@ -70,6 +74,24 @@ pub(super) async fn harm(scene: &Scene) -> bool {
         must_refuse(scene, victim, &file, || true).await;
     }
     find_out(victim).await;
+    true
+}
+
+/// A bit goes over close to the end of the log, while the node is down: nobody else has heard yet of what it wrote last.
+async fn flip_near_the_end(scene: &Scene, victim: &Host) -> bool {
+    victim.kill();
+    let disk = victim.disk();
+    let found = last_segment(&disk);
+    if let Some((file, len)) = &found {
+        let byte = thread_rng().gen_range(len.saturating_sub(NEAR)..*len);
+        victim.damage();
+        disk.flip_bit(file, byte, thread_rng().gen_range(0..8));
+        scene.coverage.count("flipped: near the end of the log");
+    }
+    last(100..1_000).await;
+    victim.restart();
+    let Some((file, _)) = found else { return false };
+    must_refuse(scene, victim, &file, || true).await;
     true
 }
 
