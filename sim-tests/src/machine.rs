@@ -75,8 +75,9 @@ impl Slowness {
         }
     }
 
-    /// How long a piece of work takes; most take none.
-    fn time(self, work: Work) -> Option<Duration> {
+    /// How long a piece of work takes; most take none. What takes longest comes while there are faults: after that nobody's answer
+    /// gets lost, and a message that was given to nobody would be leased to nobody for a minute.
+    fn time(self, work: Work, faults: bool) -> Option<Duration> {
         let mut rng = thread_rng();
         if self.percent == 0 || rng.gen_range(0..100) >= self.percent {
             return None;
@@ -84,7 +85,7 @@ impl Slowness {
         if work == Work::Batch && !rng.gen_ratio(1, BATCHES) {
             return None;
         }
-        if self.longest_ms > 0 && rng.gen_ratio(1, LONGEST_ONE_IN) {
+        if self.longest_ms > 0 && rng.gen_ratio(1, LONGEST_ONE_IN) && faults {
             return Some(Duration::from_millis(self.longest_ms));
         }
         let often = matches!(work, Work::Batch | Work::Read | Work::Prepare);
@@ -272,7 +273,7 @@ impl SlowMachine {
 
 impl Machine for SlowMachine {
     fn begin(&self, work: Work) -> Option<Times> {
-        let time = self.slowness.time(work)?;
+        let time = self.slowness.time(work, (self.may_fail)())?;
         // Before it is done, after that, or some of both.
         let before = match thread_rng().gen_range(0..3) {
             0 => Duration::ZERO,

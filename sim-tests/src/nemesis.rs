@@ -20,10 +20,12 @@ use crate::{
 };
 
 mod clock;
+mod deposed;
 mod disk;
 mod errors;
 mod files;
 mod leaving;
+mod moved;
 mod network;
 mod older;
 mod outage;
@@ -35,6 +37,7 @@ mod visitor;
 mod vote;
 
 pub(crate) use network::usual as usual_network;
+pub(crate) use rebuilding::install_piece;
 
 /// What faults have to do with.
 #[derive(Clone)]
@@ -125,6 +128,7 @@ async fn commit(scene: &Scene, fault: Fault) -> bool {
         Fault::StateLoss => older::lose_state(scene).await,
         Fault::SwappedDirectories => visitor::swap(scene).await,
         Fault::OldLeader => tail::leave(scene).await,
+        Fault::MovedLeader => moved::to_and_fro(scene).await,
     }
 }
 

@@ -294,8 +294,6 @@ fn kept(plan: &Plan) -> ledger::Rules {
 /// What `flotilla serve` does when the stored data is damaged: sets it aside and starts again with nothing. Sometimes the power fails
 /// while the node is filled again.
 async fn rebuild(hosts: Arc<Vec<Host>>, coverage: Coverage, power_may_fail: bool) {
-    /// A snapshot is put in in two pieces of work, for each shard.
-    const PIECES: u64 = 6;
     loop {
         for host in hosts.iter().filter(|host| host.condemned()) {
             coverage.count("node condemned");
@@ -303,7 +301,7 @@ async fn rebuild(hosts: Arc<Vec<Host>>, coverage: Coverage, power_may_fail: bool
             host.set_aside();
             host.restart();
             if power_may_fail && thread_rng().gen_bool(0.5) {
-                host.doom(Some((Work::Install, thread_rng().gen_range(0..PIECES))));
+                host.doom(Some((Work::Install, nemesis::install_piece())));
             }
         }
         sleep(LOOK_EVERY).await;

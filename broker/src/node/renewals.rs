@@ -137,7 +137,7 @@ impl Departures {
                 }
             }
         }
-        self.done = plant!(GoodByeDuringLookLost => node.inner.clients.departures(), else departures);
+        self.done = plant!(GoodByeDuringLookLost => { tokio::time::sleep(LOOK_EVERY).await; node.inner.clients.departures() }, else departures);
     }
 }
 

@@ -155,7 +155,6 @@ fn list(disk: &dyn Disk) -> Result<Listing, OpenError> {
         numbers
     };
     let (segments, sidecars) = (numbers(".seg"), numbers(".idx"));
-    let segments = plant!(GapInSegmentsAccepted => super::planted::behind_gaps(segments), else segments);
     Ok(Listing {
         segments,
         sidecars,

@@ -44,9 +44,3 @@ pub(super) async fn told_early(dones: Vec<Done>) -> Vec<Done> {
     tokio::task::yield_now().await;
     Vec::new()
 }
-
-/// The segments behind the last gap in their numbers.
-pub(super) fn behind_gaps(segments: Vec<u64>) -> Vec<u64> {
-    let gap = segments.windows(2).rposition(|pair| pair[0] + 1 != pair[1]);
-    segments[gap.map_or(0, |at| at + 1)..].to_vec()
-}

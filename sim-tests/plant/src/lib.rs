@@ -115,8 +115,6 @@ bugs! {
         "a start syncs the tail that it has read and does not write it again";
     StuckAfterAFullDisk, "stuck-after-a-full-disk", "a full disk sets a latch that nothing clears",
         "a log that ran out of segments does not go on when there is room again";
-    GapInSegmentsAccepted, "gap-in-segments-accepted", "a missing log file is skipped at recovery",
-        "where a segment in the middle is gone, the log begins with the one behind it";
     LogWithoutItsBeginning, "log-without-its-beginning", "a missing oldest log file goes unnoticed",
         "a shard's log may begin with any entry, whether those before were given up or not";
     AnswerBeforeBatchWritten, "answer-before-batch-written", "the answer overtakes the bookkeeping it rests on",
@@ -370,7 +368,7 @@ bugs! {
     GoodByeIgnored, "good-bye-ignored", "disconnect that releases nothing",
         "the leases of a client that said good-bye run as if it were gone without one";
     GoodByeDuringLookLost, "good-bye-during-look-lost", "event lost between a look and the note that all was seen",
-        "a good-bye that comes while others are seen to counts as seen to";
+        "a good-bye that comes while others are seen to, which takes half a second longer, counts as seen to";
     TurnNeverMoves, "turn-never-moves", "round robin that always begins at the first",
         "every receive of a consumer group begins at the same queue";
     OneFailedHandOverEndsAll, "one-failed-hand-over-ends-all", "shutdown that gives up at the first error",

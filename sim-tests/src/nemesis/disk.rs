@@ -6,7 +6,7 @@ use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use raft_store::disk::sim::{Fault, Operation, SimDisk};
 use tokio::time::sleep;
 
-use super::{Scene, last, rebuilding::lose_power_while_filled};
+use super::{Scene, files::is_last_segment, last, rebuilding::lose_power_while_filled};
 use crate::host::Host;
 
 pub(super) async fn slow(scene: &Scene) -> bool {
@@ -110,7 +110,7 @@ pub(super) async fn wipe(scene: &Scene) -> bool {
         disk.set_sync_delay(Some(Duration::from_millis(thread_rng().gen_range(20..300))));
     }
     victim.restart();
-    if thread_rng().gen_bool(0.4) {
+    if thread_rng().gen_bool(0.6) {
         lose_power_while_filled(scene, victim).await;
     }
     if let Some(disk) = helper {
@@ -150,11 +150,20 @@ pub(super) async fn flip_for_a_while(scene: &Scene, victim: &Host, file: &str, (
     let before = stored();
     victim.damage();
     disk.flip_bit(file, byte, bit);
-    find_out(victim).await;
+    last(0..FOUND_OUT.as_millis() as u64).await;
     let is_wrong = || {
         let now_and_before = stored().zip(before);
         now_and_before.is_some_and(|(now, before)| now == before ^ (1 << bit))
     };
+    if !victim.condemned() {
+        victim.kill();
+    }
+    // Whatever a start makes of it: what it does not believe it writes over.
+    let is_proved = is_last_segment(&disk, file) && is_wrong();
+    start_anew(victim).await;
+    if is_proved {
+        return must_refuse(scene, victim, file, || true).await;
+    }
     if READ_AT_START.contains(&file) {
         // Unless it was written anew before the process ended.
         return must_refuse(scene, victim, file, is_wrong).await;
@@ -257,6 +266,11 @@ pub(super) async fn lie(scene: &Scene) -> bool {
 /// Damage is found when something is read: at the latest by a start. One that nobody ever reads harms nobody.
 pub(super) async fn find_out(victim: &Host) {
     last(0..FOUND_OUT.as_millis() as u64).await;
+    start_anew(victim).await;
+}
+
+/// Kills the process and starts it again, unless it has found damage by itself.
+async fn start_anew(victim: &Host) {
     if !victim.condemned() {
         victim.kill();
         last(100..1_000).await;

@@ -18,6 +18,8 @@ use crate::{atlas::Hold, host::Host};
 const SEGMENT_HEAD: usize = 64;
 const BATCH_HEAD: usize = 48;
 const BATCH_MAGIC: &[u8] = b"FLBT";
+/// What was written within half a second, more or less, bytes.
+const NEAR: u64 = 4_096;
 
 pub(super) async fn harm(scene: &Scene) -> bool {
     let leader = scene.leader(scene.any_shard());
@@ -35,14 +37,18 @@ pub(super) async fn harm(scene: &Scene) -> bool {
     if !await_permission(scene, victim).await {
         return false;
     }
+    if behind.is_none() && thread_rng().gen_bool(0.3) {
+        return flip_near_the_end(scene, victim).await;
+    }
     let disk = victim.disk();
     // Whoever is behind needs what was written last.
     let newest =
         newest_closed(&disk).filter(|_| thread_rng().gen_bool(if behind.is_some() { 0.7 } else { 0.2 }));
-    let Some((file, len)) = newest.or_else(|| any(&disk)) else {
+    let how = thread_rng().gen_range(0..3);
+    let middle = a_middle_segment(&disk).filter(|_| how == 2 && thread_rng().gen_bool(0.5));
+    let Some((file, len)) = middle.or(newest).or_else(|| any(&disk)) else {
         return false;
     };
-    let how = thread_rng().gen_range(0..3);
     // What a cut takes away of the last segment is proved by nothing that is left.
     if how == 0 || is_last_segment(&disk, &file) {
         let (byte, bit) = (thread_rng().gen_range(0..len), thread_rng().gen_range(0..8));
@@ -68,6 +74,24 @@ pub(super) async fn harm(scene: &Scene) -> bool {
         must_refuse(scene, victim, &file, || true).await;
     }
     find_out(victim).await;
+    true
+}
+
+/// A bit goes over close to the end of the log, while the node is down: nobody else has heard yet of what it wrote last.
+async fn flip_near_the_end(scene: &Scene, victim: &Host) -> bool {
+    victim.kill();
+    let disk = victim.disk();
+    let found = last_segment(&disk);
+    if let Some((file, len)) = &found {
+        let byte = thread_rng().gen_range(len.saturating_sub(NEAR)..*len);
+        victim.damage();
+        disk.flip_bit(file, byte, thread_rng().gen_range(0..8));
+        scene.coverage.count("flipped: near the end of the log");
+    }
+    last(100..1_000).await;
+    victim.restart();
+    let Some((file, _)) = found else { return false };
+    must_refuse(scene, victim, &file, || true).await;
     true
 }
 
@@ -107,6 +131,15 @@ fn stands_between(disk: &SimDisk, file: &str) -> bool {
     file.ends_with(".seg") && !is_end(segments.iter().min()) && !is_end(segments.iter().max())
 }
 
+/// A segment with others before it and behind it, and how much of it counts, bytes.
+fn a_middle_segment(disk: &SimDisk) -> Option<(String, u64)> {
+    let segments = segments(disk).into_iter();
+    let middle: Vec<String> = segments.filter(|file| stands_between(disk, file)).collect();
+    let file = middle.choose(&mut thread_rng())?.clone();
+    let len = written(&disk.read_durable(&file)?)?;
+    Some((file, len as u64))
+}
+
 /// The closed segment that was written last, and how much of it counts, bytes.
 fn newest_closed(disk: &SimDisk) -> Option<(String, u64)> {
     let mut segments = segments(disk);
@@ -115,6 +148,13 @@ fn newest_closed(disk: &SimDisk) -> Option<(String, u64)> {
     let file = segments.pop()?;
     let len = written(&disk.read_durable(&file)?)?;
     Some((file, len as u64))
+}
+
+/// The segment that is written to, and how much of it is proved to have been written, bytes.
+fn last_segment(disk: &SimDisk) -> Option<(String, u64)> {
+    let file = segments(disk).into_iter().max()?;
+    let len = proved(&disk.read_durable(&file)?) as u64;
+    (len > 0).then_some((file, len))
 }
 
 /// What follows the last byte that is not zero was never written.
@@ -127,7 +167,7 @@ fn kind(file: &str) -> &str {
     known.into_iter().find(|part| file.contains(part)).unwrap_or(file)
 }
 
-fn is_last_segment(disk: &SimDisk, file: &str) -> bool {
+pub(super) fn is_last_segment(disk: &SimDisk, file: &str) -> bool {
     let last = disk
         .files()
         .into_iter()

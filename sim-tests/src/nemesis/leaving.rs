@@ -1,7 +1,7 @@
 //! Orderly stops, as of a node that is updated: it is told, hands over what it leads, writes its state out, ends, and is
 //! started again.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use broker::node::Node;
 use madsim::{
@@ -26,16 +26,31 @@ const NOBODY_TAKES_OVER: Duration = Duration::from_secs(3);
 /// election without the wait before it, which is 600 ms and more.
 const HANDED_OVER: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(5);
-/// Who has the votes for it leads after this: they are written by who gave them.
-const ELECTED: Duration = Duration::from_secs(1);
 /// Leaderships that were given to a node are there after this, most of the time.
 const GATHERED: Duration = Duration::from_millis(400);
 /// A stop waits so long for a cluster that is whole.
 const WHOLE_WITHIN: Duration = Duration::from_secs(3);
-/// Share of the stops in a cluster that is whole during which another node stands still.
-const STANDS_STILL: f64 = 0.6;
+/// Share of the stops in a cluster that is whole during which another node stands still, or this node's disk.
+const STANDS_STILL: f64 = 0.4;
+const DISK_STANDS_STILL: f64 = 0.3;
 /// For how long it has done so by then, milliseconds: it still counts as heard, and no longer once a hand-over to it has failed.
 const STILL_MS: std::ops::Range<u64> = 100..700;
+
+/// A disk that stands still does so for longer than a hand-over may take, milliseconds: who leaves cannot take down another one's vote,
+/// and then it can.
+const DISK_STILL_MS: std::ops::Range<u64> = 2_200..3_000;
+
+/// For how long syncs take so long that begin: each takes longer than that, so one does.
+const DISK_STANDS_FOR: Duration = Duration::from_millis(500);
+
+/// What goes wrong during a stop.
+#[derive(Clone, Copy)]
+enum Trouble<'a> {
+    /// Another node stands still.
+    Still(&'a Host),
+    /// The disk of the one that stops does.
+    Disk,
+}
 
 pub(super) async fn leave(scene: &Scene) -> bool {
     // With one nemesis there is no other fault now.
@@ -49,21 +64,17 @@ pub(super) async fn leave(scene: &Scene) -> bool {
     // An election writes votes, which take as long as the machines of this world take for it.
     let slowness = scene.plan.slowness;
     let slow = 2 * Duration::from_millis(slowness.long_ms.max(slowness.longest_ms));
-    // Sometimes somebody stands still who looks as good a successor as the others, for a while.
-    let may_stand_still = is_alone && slowness.longest_ms == 0 && thread_rng().gen_bool(STANDS_STILL);
-    let still = scene.hosts.iter().rfind(|host| host.id != victim.id);
-    let still = still.filter(|_| may_stand_still);
-    if let Some(still) = still {
+    let trouble = draw_trouble(scene, victim).filter(|_| is_alone && slowness.longest_ms == 0);
+    if let Some(trouble) = trouble {
         gather(scene, &node).await;
-        still.pause();
-        last(STILL_MS).await;
+        begin(trouble, victim).await;
     }
-    let led = led(scene, &node);
+    let led = led(&node);
     let most = if is_alone { ENDS } else { NOBODY_TAKES_OVER };
-    let (ended, handed_over) = await_end(scene, (victim, most), still, &led).await;
+    let (ended, handed_over) = await_end(scene, (victim, most), trouble, &led).await;
     let synced = node.hello().synced;
     let bound = (HANDED_OVER + slow) * u32::try_from(led.len().max(1)).unwrap_or(u32::MAX);
-    let bound = (is_calm && still.is_none()).then_some(bound);
+    let bound = (is_calm && trouble.is_none()).then_some(bound);
     judge(scene, victim, bound, ended, handed_over);
     // Whoever has used up its time ends as it is.
     if ended.is_some_and(|took| took < HAND_OVER_TIMEOUT) {
@@ -98,10 +109,39 @@ async fn await_whole(scene: &Scene) -> bool {
     await_true(LOOK, WHOLE_WITHIN, || atlas::whole(&scene.hosts)).await
 }
 
+fn draw_trouble<'a>(scene: &'a Scene, victim: &Host) -> Option<Trouble<'a>> {
+    let drawn = thread_rng().gen_range(0.0..1.0);
+    if drawn < STANDS_STILL {
+        let still = scene.hosts.iter().rfind(|host| host.id != victim.id);
+        return still.map(Trouble::Still);
+    }
+    (drawn < STANDS_STILL + DISK_STANDS_STILL).then_some(Trouble::Disk)
+}
+
+/// Sometimes somebody stands still who looks as good a successor as the others, for a while.
+async fn begin(trouble: Trouble<'_>, victim: &Host) {
+    match trouble {
+        Trouble::Still(still) => {
+            still.pause();
+            last(STILL_MS).await;
+        }
+        Trouble::Disk => {
+            let still = Duration::from_millis(thread_rng().gen_range(DISK_STILL_MS));
+            victim.disk().set_sync_delay(Some(still));
+        }
+    }
+}
+
+fn end(trouble: Trouble<'_>) {
+    if let Trouble::Still(still) = trouble {
+        still.resume();
+    }
+}
+
 /// A leader most of the time: nothing happens when another one goes. Often whoever leads most.
 fn choose(scene: &Scene) -> &Host {
     let drawn = thread_rng().gen_range(0..10);
-    let led = |host: &&Host| host.node().map_or(0, |node| led(scene, &node).len());
+    let led = |host: &&Host| host.node().map_or(0, |node| led(&node).len());
     let chosen = match drawn {
         0..4 => scene.leader(scene.any_shard()),
         4..8 => scene.hosts.iter().max_by_key(led),
@@ -125,10 +165,11 @@ async fn gather(scene: &Scene, node: &Node) {
     sleep(GATHERED).await;
 }
 
-/// The shards that a node leads.
-fn led(scene: &Scene, node: &Node) -> Vec<u32> {
-    (0..=scene.plan.shards)
-        .filter(|shard| node.leads(*shard))
+fn led(node: &Node) -> Led {
+    let statuses = replicas(node).into_iter().map(|replica| replica.status());
+    statuses
+        .filter(|status| node.leads(status.shard))
+        .map(|status| (status.shard, status.term))
         .collect()
 }
 
@@ -136,8 +177,8 @@ fn led(scene: &Scene, node: &Node) -> Vec<u32> {
 async fn await_end(
     scene: &Scene,
     (victim, most): (&Host, Duration),
-    still: Option<&Host>,
-    led: &[u32],
+    trouble: Option<Trouble<'_>>,
+    led: &Led,
 ) -> (Option<Duration>, Option<Duration>) {
     let told = TimeHandle::current().elapsed();
     victim.tell_to_leave();
@@ -146,57 +187,72 @@ async fn await_end(
         let elapsed = TimeHandle::current().elapsed() - told;
         elapsed >= ENDS || ended.is_some_and(|ended| handed_over.is_some() || elapsed >= ended + most)
     };
+    let usual = Some(Duration::from_micros(scene.plan.sync_us));
     while !over(ended, handed_over) {
         sleep(LOOK).await;
         let now = TimeHandle::current().elapsed() - told;
         let has_another = |shard: &u32| is_led_without(scene, victim, *shard);
-        if handed_over.is_none() && led.iter().all(has_another) {
+        if now >= DISK_STANDS_FOR {
+            victim.disk().set_sync_delay(usual);
+        }
+        if handed_over.is_none() && led.keys().all(has_another) {
             handed_over = Some(now);
         }
         if ended.is_none() && victim.exited() {
             ended = Some(now);
-            if let Some(still) = still {
-                judge_the_rest(scene, (victim, still), led).await;
-                still.resume();
+            if let Some(trouble) = trouble {
+                judge_the_rest(scene, (victim, trouble), led);
+                end(trouble);
             }
         }
     }
-    if let Some(still) = still.filter(|_| ended.is_none()) {
-        still.resume();
+    if let Some(trouble) = trouble.filter(|_| ended.is_none()) {
+        end(trouble);
     }
     (ended, handed_over)
 }
 
-/// One hand-over went to somebody who stood still. By then that is known, and the others go to those who take over.
+/// The shards that a node leads, and the term of each.
+type Led = BTreeMap<u32, u64>;
+
+/// One hand-over failed. By then that is known, and the others go to those who take over: who gives one away waits until another one
+/// stands for election. Nobody else does, because the leader was silent for a moment only.
 ///
-/// Those that the other one should lead may have been on their way there already, and the last votes may still be.
-async fn judge_the_rest(scene: &Scene, (victim, still): (&Host, &Host), led: &[u32]) {
-    let left = || left_without(scene, (victim, still), led);
-    await_true(LOOK, ELECTED, || left().len() <= 1).await;
-    scene.coverage.count("stopped beside one that stood still");
-    let left = left();
-    if left.len() > 1 {
+/// Of those that a node which stands still should lead one may have been on its way there already.
+fn judge_the_rest(scene: &Scene, (victim, trouble): (&Host, Trouble<'_>), led: &Led) {
+    let (still, may_be_left) = match trouble {
+        Trouble::Still(still) => (Some(still.id), 1),
+        Trouble::Disk => (None, 0),
+    };
+    scene.coverage.count(match still {
+        Some(_) => "stopped beside one that stood still",
+        None => "stopped with a disk that stood still",
+    });
+    let others = scene
+        .hosts
+        .iter()
+        .filter(|host| host.id != victim.id && Some(host.id) != still);
+    let mut terms: Led = BTreeMap::new();
+    for replica in others.filter_map(Host::node).flat_map(|node| replicas(&node)) {
+        let newest = terms.entry(replica.shard()).or_default();
+        *newest = replica.status().term.max(*newest);
+    }
+    let should_lead = |shard: u32| Some(shard % scene.plan.nodes + 1) == still;
+    let left = kept(led, &terms);
+    let left: Vec<u32> = left.into_iter().filter(|shard| !should_lead(*shard)).collect();
+    if left.len() > may_be_left {
         scene.history.broken(format!(
-            "P11: node {} stopped in an orderly way while one other node stood still, and nobody took over its shards {left:?}",
+            "P11: node {} stopped in an orderly way, and gave {left:?} to nobody, because another hand-over failed",
             victim.id
         ));
     }
 }
 
-/// What a node led that neither another one leads now nor the one that stands still should lead.
-fn left_without(scene: &Scene, (victim, still): (&Host, &Host), led: &[u32]) -> Vec<u32> {
-    let should_lead = |shard: u32| shard % scene.plan.nodes + 1 == still.id;
-    let others = scene.hosts.iter().filter(|host| host.id != victim.id);
-    let replicas: Vec<_> = others
-        .filter_map(Host::node)
-        .flat_map(|node| replicas(&node))
-        .collect();
-    let taken = |shard: &&u32| {
-        let mut of_shard = replicas.iter().filter(|replica| replica.shard() == **shard);
-        of_shard.any(|replica| replica.status().is_leader)
-    };
-    let left = led.iter().filter(|&shard| !taken(&shard) && !should_lead(*shard));
-    left.copied().collect()
+/// What a node led for which nobody has stood since: others know of no later term.
+fn kept(led: &Led, others: &Led) -> Vec<u32> {
+    let is_given = |shard: u32, term: u64| others.get(&shard).is_some_and(|newest| *newest > term);
+    let kept = led.iter().filter(|&(&shard, &term)| !is_given(shard, term));
+    kept.map(|(&shard, _)| shard).collect()
 }
 
 /// Another node leads a shard and has applied all that was answered before.
@@ -230,5 +286,18 @@ fn judge(
         scene.history.broken(format!(
             "P11: node {id} stopped in an orderly way, and what it led had no other leader after {bound:?}, but after {took:?}"
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_is_given_when_somebody_has_stood_for_it_since() {
+        let led: Led = [(0, 3), (1, 5), (2, 7)].into();
+        assert_eq!(kept(&led, &[(0, 4), (1, 6), (2, 8)].into()), [0; 0]);
+        assert_eq!(kept(&led, &[(0, 4), (1, 5)].into()), [1, 2]);
+        assert_eq!(kept(&Led::new(), &Led::new()), [0; 0]);
     }
 }

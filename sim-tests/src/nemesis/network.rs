@@ -9,7 +9,7 @@ use madsim::{
     task::NodeId,
 };
 
-use super::{Scene, last};
+use super::{Scene, deposed, last};
 use crate::{host::Host, plan::Plan};
 
 /// Long enough for an election, and often for more than one.
@@ -54,6 +54,13 @@ pub(super) fn cut_off(scene: &Scene, host: &Host) -> CutOff {
     CutOff(links)
 }
 
+/// One node hears no longer what another one says.
+pub(super) fn cut_link(from: &Host, to: &Host) -> CutOff {
+    let links = vec![(from.machine(), to.machine())];
+    cut(&links);
+    CutOff(links)
+}
+
 fn all_but(scene: &Scene, machine: NodeId) -> Vec<NodeId> {
     machines(scene)
         .into_iter()
@@ -72,6 +79,9 @@ fn machines(scene: &Scene) -> Vec<NodeId> {
 }
 
 pub(super) async fn isolate(scene: &Scene) -> bool {
+    if scene.hosts.len() >= 3 && thread_rng().gen_bool(0.25) {
+        return deposed::ask_a_deposed_leader(scene).await;
+    }
     let machine = scene.anybody().machine();
     // From clients too, sometimes.
     if thread_rng().gen_bool(0.5) {

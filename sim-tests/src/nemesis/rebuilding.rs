@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use broker::node::node_of;
-use madsim::rand::{Rng, thread_rng};
+use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use raft_store::{ReplicaStatus, blocking::Work};
 
-use super::{Scene, await_true, disk, last, network, process};
+use super::{Scene, await_true, disk, last, moved, network, process};
 use crate::{atlas, host::Host, oracle::cluster::replicas};
 
 /// Until the leader of some shard has the node's new replica as a learner.
@@ -21,6 +21,8 @@ const LOOK_CLOSELY: Duration = Duration::from_millis(2);
 const CHANGES: Duration = Duration::from_secs(3);
 /// Until a part of a snapshot's state has arrived at whoever is sent one, if it is sent one.
 const STAGES: Duration = Duration::from_secs(3);
+/// Where parts are small, a shard's state has so many, more or less, and some shards come at the same time.
+const PARTS: u64 = 30;
 /// Of the work of putting a snapshot in, each shard's, the power fails in one of so many pieces.
 const PIECES: u64 = 6;
 /// How few milliseconds the next disk of a node that loses one in a joint change takes: it is to be known before there is a
@@ -82,7 +84,11 @@ pub(super) async fn lose_power_while_filled(scene: &Scene, victim: &Host) -> boo
     } else {
         Work::Install
     };
-    victim.doom(Some((work, thread_rng().gen_range(0..PIECES))));
+    let piece = match work {
+        Work::Install => install_piece(),
+        _ => thread_rng().gen_range(0..PIECES),
+    };
+    victim.doom(Some((work, piece)));
     await_true(LOOK, LEARNS, || victim.lost_power() || atlas::whole(&scene.hosts)).await;
     victim.doom(None);
     if !victim.lost_power() {
@@ -92,6 +98,15 @@ pub(super) async fn lose_power_while_filled(scene: &Scene, victim: &Host) -> boo
     // Somebody looks after the machine.
     await_true(LOOK, LEARNS, || !victim.lost_power()).await;
     true
+}
+
+/// In which piece of the work of putting snapshots in the power is to fail. Each is put in in two, and most of the time in the second of
+/// the first: nothing else has made durable by then what has to be.
+pub(crate) fn install_piece() -> u64 {
+    match thread_rng().gen_bool(0.5) {
+        true => 1,
+        false => thread_rng().gen_range(0..PIECES),
+    }
 }
 
 /// A leader dies in the middle of a joint change to the node's new replica, and that is of no use any more: the next leader
@@ -135,10 +150,18 @@ pub(super) async fn sender_dies(scene: &Scene) -> bool {
         false => come_back_empty(scene, victim).await,
     };
     let Some(shard) = shard else { return false };
+    if scene.plan.limits.forget() && thread_rng().gen_bool(0.3) {
+        lose_power_while_filled(scene, victim).await;
+        return true;
+    }
     for _ in 0..thread_rng().gen_range(1..=2) {
-        match thread_rng().gen_bool(0.5) {
+        match thread_rng().gen_bool(0.2) {
             true => last(0..1_500).await,
             false => await_stage(victim).await,
+        }
+        if thread_rng().gen_bool(0.5) {
+            stall(scene, victim, shard).await;
+            continue;
         }
         let Some(sender) = scene.leader(shard) else {
             continue;
@@ -154,9 +177,33 @@ pub(super) async fn sender_dies(scene: &Scene) -> bool {
     true
 }
 
-/// Waits until some of a snapshot's state, but hardly all of it, has arrived, if any is on its way.
+/// What is sent comes to a halt; when it might go on another node leads, whose state is a newer one.
+async fn stall(scene: &Scene, victim: &Host, shard: u32) {
+    let Some(sender) = scene.leader(shard).filter(|sender| sender.id != victim.id) else {
+        return;
+    };
+    let others = scene
+        .hosts
+        .iter()
+        .filter(|host| ![victim.id, sender.id].contains(&host.id));
+    let others: Vec<&Host> = others.collect();
+    let Some(next) = others.choose(&mut thread_rng()) else {
+        return;
+    };
+    let cut = network::cut_link(sender, victim);
+    last(500..4_000).await;
+    moved::give(scene, shard, next).await;
+    last(300..1_000).await;
+    cut.mend();
+    scene
+        .coverage
+        .count("snapshot sender is cut off and leads no more");
+}
+
+/// Waits until some of a snapshot's state, but hardly all of it, has arrived, if any is on its way. What comes last of it are the
+/// messages that consumers have and the places of all: rows that are gone soon.
 async fn await_stage(victim: &Host) {
-    let enough = victim.work_count(Work::Stage) + thread_rng().gen_range(2..=5);
+    let enough = victim.work_count(Work::Stage) + thread_rng().gen_range(2..=PARTS);
     await_true(LOOK_CLOSELY, STAGES, || victim.work_count(Work::Stage) >= enough).await;
 }
 
@@ -182,7 +229,8 @@ async fn come_back_empty(scene: &Scene, victim: &Host) -> Option<u32> {
     last(50..2_000).await;
     victim.restart();
     let learns = await_true(LOOK, LEARNS, || is_learner(scene, victim)).await;
-    learns.then(|| scene.any_shard())
+    // Of the catalogue there is little to send.
+    learns.then(|| thread_rng().gen_range(1..=scene.plan.shards))
 }
 
 /// Somebody has to be filled from a node whose disk is full: what a sender needs to write must be nothing.

@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use broker::node::{Node, node_of};
-use madsim::rand::{seq::SliceRandom, thread_rng};
+use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use raft_store::Replica;
 use tokio::time::{sleep, timeout};
 
@@ -14,12 +14,21 @@ use crate::{host::Host, oracle::cluster::replicas};
 
 /// Until the new replica of a node that was rebuilt votes.
 const VOTES: Duration = Duration::from_secs(20);
+/// No node has this number: whoever holds it is the only one of these faults.
+const NOBODY: u32 = 0;
+/// Entries that nobody else has, and how long they are waited for.
+const TAIL: u64 = 4;
+const WRITES: Duration = Duration::from_secs(2);
 /// Until a node leads that was asked to.
 const LEADS: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) async fn leave(scene: &Scene) -> bool {
-    let shard = scene.any_shard();
+    // One at a time: those that are left when two nodes are away are a majority, when four are they are not.
+    let Some(_only) = scene.atlas.hold(NOBODY) else {
+        return false;
+    };
+    let shard = thread_rng().gen_range(1..=scene.plan.shards);
     let Some(victim) = scene.leader(shard) else {
         return false;
     };
@@ -35,7 +44,7 @@ pub(super) async fn leave(scene: &Scene) -> bool {
         return false;
     }
     let cut = network::cut_off(scene, victim);
-    last(100..1_500).await;
+    write_on(victim, shard).await;
     next.crash();
     next.wipe();
     last(50..500).await;
@@ -51,7 +60,21 @@ pub(super) async fn leave(scene: &Scene) -> bool {
     leads
 }
 
-fn replica(node: &Node, shard: u32) -> Option<Replica> {
+/// Waits until it has written something behind what others have, most of the time: the first entry of the next leader says nothing.
+async fn write_on(victim: &Host, shard: u32) {
+    let last_log = || {
+        victim
+            .node()
+            .and_then(|node| replica(&node, shard))
+            .map(|it| it.status().last_log)
+    };
+    let before = last_log();
+    let has_grown = || last_log().flatten() >= before.flatten().map(|at| at + TAIL);
+    await_true(LOOK, WRITES, has_grown).await;
+    last(0..500).await;
+}
+
+pub(super) fn replica(node: &Node, shard: u32) -> Option<Replica> {
     replicas(node)
         .into_iter()
         .find(|replica| replica.shard() == shard)

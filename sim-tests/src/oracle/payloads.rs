@@ -31,10 +31,17 @@ impl Payloads {
                 let Some(applied) = status.applied.map(|at| at.index) else {
                     continue;
                 };
-                // Below that, what it has may be of an old leader, and never have been applied.
                 let purged = status.purged.map_or(0, |at| at.index);
                 let seen = self.seen.entry((node.id(), shard.id)).or_default();
-                let from = (*seen + 1).max(applied.saturating_sub(MOST)).max(purged + 1);
+                let mut from = *seen + 1;
+                if purged > *seen {
+                    // A snapshot came. What its state refers to is what was applied; what stands before that may be of an old leader.
+                    let oldest = shard
+                        .replica
+                        .read_state(|state| shard.machine.oldest_live_index(state));
+                    from = oldest.ok().flatten().unwrap_or(purged + 1);
+                }
+                let from = from.max(applied.saturating_sub(MOST));
                 *seen = applied;
                 for index in (from..=applied).filter(|&index| shard.replica.is_recent(index)) {
                     if let Ok(payload) = shard.replica.read_payload(index) {

@@ -69,11 +69,13 @@ pub enum Fault {
     SwappedDirectories,
     /// A leader is cut off and writes on, and comes back when a node leads that was rebuilt since.
     OldLeader,
+    /// A shard has one leader after the other, with slow disks, while much is asked of them.
+    MovedLeader,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 33] = [
+    pub const ALL: [Fault; 34] = [
         Fault::KillLeader,
         Fault::KillSome,
         Fault::KillAll,
@@ -107,6 +109,7 @@ impl Fault {
         Fault::StateLoss,
         Fault::SwappedDirectories,
         Fault::OldLeader,
+        Fault::MovedLeader,
     ];
 
     /// Those that leave all nodes but one alone.
@@ -156,7 +159,13 @@ impl Fault {
                     | Fault::FullDisk
                     | Fault::ClockJump
                     | Fault::Disorder
+                    | Fault::MovedLeader
             )
+    }
+
+    /// What it waits for seldom comes about, so it is tried more often than others.
+    pub(super) fn often_fails(self) -> bool {
+        matches!(self, Fault::SenderDies | Fault::OldLeader)
     }
 
     /// How many nodes a world needs for it to mean anything.
@@ -168,7 +177,7 @@ impl Fault {
             Fault::SwappedDirectories => 3,
             // Those that are left when two are away are a majority, even of a joint change.
             Fault::OldLeader => 5,
-            Fault::Isolate | Fault::Split | Fault::OneWay | Fault::KillSome => 2,
+            Fault::MovedLeader | Fault::Isolate | Fault::Split | Fault::OneWay | Fault::KillSome => 2,
             _ => 1,
         }
     }
@@ -210,6 +219,7 @@ impl Fault {
             Fault::StateLoss => "fault state loss",
             Fault::SwappedDirectories => "fault swapped directories",
             Fault::OldLeader => "fault old leader",
+            Fault::MovedLeader => "fault moved leader",
         }
     }
 }

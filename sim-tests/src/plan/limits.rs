@@ -55,7 +55,7 @@ impl Limits {
     }
 
     /// Draws some. Half of the worlds keep everything; the others have small segments, of which there are more. Where snapshots are
-    /// wanted fewer keep everything, because nobody needs one who can have all of the log, and more send them in many parts.
+    /// wanted none keeps everything, because nobody needs one who can have all of the log, and more send them in many parts.
     pub fn draw(rng: &mut impl Rng, segment_bytes: &mut u64, snapshots: bool) -> Limits {
         let mut limits = Limits::large();
         limits.cache_bytes = *[4 * 1024, 16 * 1024, 64 * 1024, 64 * 1024, 1024 * 1024]
@@ -64,11 +64,11 @@ impl Limits {
         limits.flush_every = Duration::from_secs(*[5, 30].choose(rng).expect("there are some"));
         limits.draw_bounds(rng);
         let kind = match snapshots {
-            true => rng.gen_range(3..8),
+            true => rng.gen_range(4..8),
             false => rng.gen_range(0..8),
         };
-        if snapshots && rng.gen_bool(0.5) {
-            limits.snapshot_piece_bytes = SMALL_PIECE;
+        if snapshots && rng.gen_bool(0.7) {
+            limits.snapshot_piece_bytes = *[SMALL_PIECE / 4, SMALL_PIECE].choose(rng).expect("two");
         }
         if kind >= 4 {
             *segment_bytes = SMALL_SEGMENT;
@@ -125,6 +125,16 @@ impl Limits {
         }
     }
 
+    /// More often than elsewhere what is asked for together is not in one entry, and there is no room for all that is asked for.
+    pub(super) fn crowd(&mut self, rng: &mut impl Rng) {
+        if rng.gen_bool(0.6) {
+            self.bounds.entry_commands = 1;
+        }
+        if rng.gen_bool(0.4) {
+            self.bounds.queued_commands = 6;
+        }
+    }
+
     /// Whether anything can be forgotten.
     #[must_use]
     pub fn forget(&self) -> bool {
@@ -135,6 +145,13 @@ impl Limits {
     #[must_use]
     pub fn forget_for_room(&self) -> bool {
         self.retention_bytes < PLENTY
+    }
+
+    /// Keeps as little as the configuration allows, in segments of the size that this returns.
+    pub(super) fn forget_soon(&mut self) -> u64 {
+        self.retention_bytes = 5 * SMALL_SEGMENT;
+        self.snapshot_piece_bytes = SMALL_PIECE / 4;
+        SMALL_SEGMENT
     }
 
     /// Keeps everything from now on.
