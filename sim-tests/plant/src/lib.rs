@@ -35,7 +35,7 @@ macro_rules! plant {
 }
 
 #[cfg(madsim)]
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// No bug is active.
 #[cfg(madsim)]
@@ -43,6 +43,10 @@ const NONE: usize = usize::MAX;
 
 #[cfg(madsim)]
 static ACTIVE: AtomicUsize = AtomicUsize::new(NONE);
+
+/// By bug: whether the line that it stands in was reached.
+#[cfg(madsim)]
+static REACHED: [AtomicBool; ALL.len()] = [const { AtomicBool::new(false) }; ALL.len()];
 
 #[cfg(madsim)]
 macro_rules! bugs {
@@ -389,7 +393,19 @@ pub fn activate(name: &str) -> bool {
 #[cfg(madsim)]
 #[must_use]
 pub fn is(bug: Bug) -> bool {
+    let reached = &REACHED[bug as usize];
+    // Most lines are reached again and again, by several threads.
+    if !reached.load(Ordering::Relaxed) {
+        reached.store(true, Ordering::Relaxed);
+    }
     ACTIVE.load(Ordering::Relaxed) == bug as usize
+}
+
+/// Bugs whose lines were reached in this process. In a world in which nobody reached it a bug cannot show.
+#[cfg(madsim)]
+pub fn reached() -> impl Iterator<Item = Bug> {
+    let was_reached = |bug: &Bug| REACHED[*bug as usize].load(Ordering::Relaxed);
+    ALL.iter().copied().filter(was_reached)
 }
 
 #[cfg(all(test, madsim))]
@@ -403,6 +419,7 @@ mod tests {
             assert!(ALL[..at].iter().all(|other| other.name() != bug.name()));
             assert!(activate(bug.name()));
             assert_eq!(ALL.iter().filter(|bug| is(**bug)).count(), 1);
+            assert!(reached().any(|other| other == *bug));
         }
         assert!(!activate("no such bug"));
     }

@@ -1,7 +1,7 @@
 //! Measures the simulator: how many seeds it needs to find each planted bug.
 //!
-//! A bug counts as found by the first seed that fails with it and passes without it. Seeds whose worlds have nothing that
-//! the bug needs are counted, and not run.
+//! A bug counts as found by the first seed that fails with it and passes without it. Each seed runs without a bug first, once
+//! for all of them, and tells which planted lines it reaches; where a bug's line is not, the seed is counted, and not run.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use std::{
 use plant::Bug;
 use sim_tests::{plan::Plan, world};
 
-use crate::process::{self, AT_ONCE};
+use crate::process::{self, AT_ONCE, REACHED};
 
 /// Seeds tried for each bug unless the command line says otherwise.
 pub(crate) const MAX_SEEDS: u64 = 2_000;
@@ -37,6 +37,9 @@ struct Search {
     found: Option<String>,
 }
 
+/// Of seeds that were run without a planted bug: the bugs whose lines they reach; nothing of one that fails.
+type Sound = BTreeMap<u64, Option<Vec<Bug>>>;
+
 /// Looks for these bugs, or for all; nothing if one has another name.
 pub(crate) fn all(most: u64, names: &[&str]) -> Option<ExitCode> {
     let named = |name: &&str| plant::ALL.iter().copied().find(|bug| bug.name() == *name);
@@ -44,7 +47,7 @@ pub(crate) fn all(most: u64, names: &[&str]) -> Option<ExitCode> {
         [] => plant::ALL.to_vec(),
         names => names.iter().map(named).collect::<Option<_>>()?,
     };
-    let mut sound = BTreeMap::new();
+    let mut sound = Sound::default();
     let mut searches: Vec<Search> = Vec::new();
     for bug in bugs {
         let search = look_for(bug, most, &mut sound);
@@ -90,6 +93,7 @@ fn conclude(searches: &[Search]) -> ExitCode {
 /// One run under way.
 struct Run {
     seed: u64,
+    bug: Option<Bug>,
     child: Child,
     end: Instant,
 }
@@ -102,8 +106,18 @@ impl Run {
     fn start(seed: u64, bug: Option<Bug>) -> Run {
         Run {
             seed,
+            bug,
             child: process::start(seed, bug),
             end: Instant::now() + RUN_BUDGET,
+        }
+    }
+
+    /// The next run that a seed needs: without a bug, then with it, unless nothing can come of that.
+    fn next(seed: u64, bug: Bug, sound: &Sound) -> Option<Run> {
+        match sound.get(&seed) {
+            None => plan_of(seed).offers(bug).then(|| Run::start(seed, None)),
+            Some(Some(reached)) if reached.contains(&bug) => Some(Run::start(seed, Some(bug))),
+            Some(_) => None,
         }
     }
 
@@ -135,37 +149,34 @@ impl Run {
     }
 }
 
-/// Tries seeds in order, some at the same time; `sound` remembers which of them pass without a bug.
+/// Tries seeds in order, some at the same time; `sound` remembers what they do without a bug.
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the driver, outside of the simulation"
 )]
-fn look_for(bug: Bug, most: u64, sound: &mut BTreeMap<u64, bool>) -> Search {
+fn look_for(bug: Bug, most: u64, sound: &mut Sound) -> Search {
     let began = Instant::now();
     let mut running: Vec<Run> = Vec::new();
     let mut failed: BTreeMap<u64, Output> = BTreeMap::new();
     let mut seeds = 0;
     loop {
-        // A failure is judged when all seeds before it are over.
-        let oldest = running.first().map_or(u64::MAX, |run| run.seed);
-        while failed.first_key_value().is_some_and(|(seed, _)| *seed < oldest) {
-            let (seed, output) = failed.pop_first().expect("just seen");
-            if is_sound(seed, sound) {
-                running.into_iter().for_each(Run::give_up);
-                let found = Some(process::first_complaint(&output));
-                return Search {
-                    bug,
-                    seeds: seed,
-                    found,
-                };
-            }
+        // A failure counts when all seeds before it are over.
+        let oldest = running.iter().map(|run| run.seed).min().unwrap_or(u64::MAX);
+        if let Some((&seed, output)) = failed.first_key_value()
+            && seed < oldest
+        {
+            let found = Some(process::first_complaint(output));
+            running.into_iter().for_each(Run::give_up);
+            return Search {
+                bug,
+                seeds: seed,
+                found,
+            };
         }
         let more = seeds < most && began.elapsed() < BUG_BUDGET && failed.is_empty();
         if more && running.len() < AT_ONCE {
             seeds += 1;
-            if sound.get(&seeds) != Some(&false) && plan_of(seeds).offers(bug) {
-                running.push(Run::start(seeds, Some(bug)));
-            }
+            running.extend(Run::next(seeds, bug, sound));
         } else if running.is_empty() {
             return Search {
                 bug,
@@ -174,12 +185,17 @@ fn look_for(bug: Bug, most: u64, sound: &mut BTreeMap<u64, bool>) -> Search {
             };
         } else {
             thread::sleep(ASK_EVERY);
-            for (seed, output) in ended(&mut running) {
-                match output {
-                    Some(output) if output.status.success() => {}
-                    Some(output) => _ = failed.insert(seed, output),
-                    // Not to be waited for with every other bug.
-                    None => _ = is_sound(seed, sound),
+            let over: Vec<Run> = running.extract_if(.., Run::is_over).collect();
+            for run in over {
+                let seed = run.seed;
+                match (run.bug, run.finish()) {
+                    (None, output) => {
+                        sound.insert(seed, reached(seed, output.as_ref()));
+                        running.extend(Run::next(seed, bug, sound));
+                    }
+                    (Some(_), Some(output)) if !output.status.success() => _ = failed.insert(seed, output),
+                    // Passed, or lost its way.
+                    (Some(_), _) => {}
                 }
             }
         }
@@ -196,21 +212,19 @@ fn plan_of(seed: u64) -> Plan {
     drawn.expect("drawing does not panic")
 }
 
-/// Takes out the runs that are over, with what they said.
-fn ended(running: &mut Vec<Run>) -> Vec<(u64, Option<Output>)> {
-    let over: Vec<Run> = running.extract_if(.., Run::is_over).collect();
-    over.into_iter().map(|run| (run.seed, run.finish())).collect()
-}
-
-/// Whether a seed passes without a planted bug; says so where it does not.
-fn is_sound(seed: u64, sound: &mut BTreeMap<u64, bool>) -> bool {
-    *sound.entry(seed).or_insert_with(|| {
-        let why = match Run::start(seed, None).finish() {
-            None => format!("it takes longer than {RUN_BUDGET:?}"),
-            Some(output) if output.status.success() => return true,
-            Some(output) => process::first_complaint(&output),
-        };
-        println!("seed {seed} proves nothing, because it fails without a planted bug: {why}");
-        false
-    })
+/// The bugs whose lines a run without a bug has reached, if it passes; says so where it does not.
+fn reached(seed: u64, output: Option<&Output>) -> Option<Vec<Bug>> {
+    let why = match output {
+        None => format!("it takes longer than {RUN_BUDGET:?}"),
+        Some(output) if output.status.success() => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            let names = text.lines().find_map(|line| line.strip_prefix(REACHED));
+            let names: Vec<&str> = names.unwrap_or_default().trim().split(';').collect();
+            let was_reached = |bug: &Bug| names.contains(&bug.name());
+            return Some(plant::ALL.iter().copied().filter(was_reached).collect());
+        }
+        Some(output) => process::first_complaint(output),
+    };
+    println!("seed {seed} proves nothing, because it fails without a planted bug: {why}");
+    None
 }

@@ -13,6 +13,7 @@ pub(crate) const PLAN: &str = "plan:";
 pub(crate) const RESULT: &str = "result:";
 pub(crate) const COVERED: &str = "covered:";
 pub(crate) const SIMPLER: &str = "simpler:";
+pub(crate) const REACHED: &str = "reached:";
 
 /// Starts a run of a seed, with a planted bug or without.
 pub(crate) fn start(seed: u64, bug: Option<plant::Bug>) -> Child {

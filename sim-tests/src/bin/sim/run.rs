@@ -7,7 +7,7 @@ use sim_tests::{
     world::{self, CannotRun},
 };
 
-use crate::process::{COVERED, PLAN, RESULT, SIMPLER};
+use crate::process::{COVERED, PLAN, REACHED, RESULT, SIMPLER};
 
 /// Violations that are printed; those that follow are seldom another story.
 const SHOWN: usize = 20;
@@ -51,6 +51,8 @@ fn run_traced(seed: u64, changes: Vec<String>, trace: Option<std::path::PathBuf>
         .collect();
     println!("{COVERED} {}", covered.join(";"));
     println!("{SIMPLER} {}", report.simpler.join(";"));
+    let reached: Vec<&str> = plant::reached().map(plant::Bug::name).collect();
+    println!("{REACHED} {}", reached.join(";"));
     println!(
         "{RESULT} seed {seed} hash {:016x} events {} stored {} delivered {} acked {} simulated {:.3} s violations {}",
         report.digest.hash,
