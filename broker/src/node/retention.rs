@@ -101,10 +101,39 @@ fn copied_above(node: &Node) -> u64 {
     limit(node) - limit(node) / AHEAD
 }
 
+/// Bytes that only a copy moves.
+fn must_stay(node: &Node) -> u64 {
+    let of_shard = |shard: &Arc<DataShard>| shard.machine.read(|core| core.displaced_bytes());
+    node.shards().iter().map(of_shard).sum()
+}
+
 /// False when so much must stay that each copy would be in the way again before long.
 fn copies_last(node: &Node) -> bool {
-    let must_stay = |shard: &Arc<DataShard>| shard.machine.read(|core| core.displaced_bytes());
-    node.shards().iter().map(must_stay).sum::<u64>() <= limit(node) / 2
+    must_stay(node) <= limit(node) / 2
+}
+
+/// Whether copies give back at least as much of the log as they write. Where nearly everything must stay, each copy would be all
+/// that is in the segments behind it, and due itself as soon as the next is written: and so on, as fast as the disk is.
+fn copies_pay(node: &Node, segments: &[SegmentView]) -> Result<bool, Fault> {
+    let mut oldest = BTreeMap::new();
+    for shard in node.shards() {
+        let live = shard
+            .replica
+            .read_state(|state| shard.machine.read(|core| core.oldest_live_index(&Reading(state))))?;
+        oldest.extend(live.map(|live| (shard.id, live)));
+    }
+    Ok(must_stay(node) <= held(segments, &oldest) / 2)
+}
+
+/// Bytes of the segments from the first one on in which something stands that a shard still has; `oldest` is the entry
+/// where that begins in each.
+fn held(segments: &[SegmentView], oldest: &BTreeMap<u32, u64>) -> u64 {
+    let is_free = |segment: &&SegmentView| {
+        let mut shards = segment.shards.iter();
+        shards.all(|(shard, (_, last))| oldest.get(shard).is_none_or(|oldest| oldest > last))
+    };
+    let held = segments.iter().skip_while(is_free);
+    held.map(|segment| segment.bytes).sum()
 }
 
 /// Copies what must stay out of the segments that will have to go next.
@@ -136,6 +165,7 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
         .iter()
         .map(|shard| (shard.id, needs::elsewhere(node, shard)))
         .collect();
+    let copies_pay = copies_pay(node, &segments)?;
     // Only closed segments can be given back; with none there is nothing to gain.
     if segments.iter().any(|segment| !segment.open) || needed.values().any(|needed| needed.through > 0) {
         let each = leads.iter().map(|shard| {
@@ -146,12 +176,13 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
             async move {
                 let next = trim_aged(node, shard, looked).await?;
                 trim_through(node, shard, too_many.max(for_others.through)).await?;
-                let through = if copies_last {
-                    too_many.max(for_others.copied_through)
+                let own = if copies_pay {
+                    too_many.max(aged(shard, segments)?)
                 } else {
-                    too_many
+                    0
                 };
-                copy_forward(node, shard, aged(shard, segments)?.max(through)).await?;
+                let others = if copies_last { for_others.copied_through } else { 0 };
+                copy_forward(node, shard, own.max(others)).await?;
                 Ok::<_, Fault>((shard.id, next))
             }
         });
@@ -423,5 +454,21 @@ mod tests {
         assert_eq!(too_many(&segments, 39), BTreeMap::from([(1, 5)]));
         assert_eq!(too_many(&segments, 21), BTreeMap::from([(1, 7), (2, 3)]));
         assert_eq!(too_many(&segments, 0), BTreeMap::from([(1, 7), (2, 9)]));
+    }
+
+    #[test]
+    fn only_segments_in_which_something_stands_are_held() {
+        let segments = [
+            segment(1, false, &[(1, 5)]),
+            segment(2, false, &[(1, 7), (2, 3)]),
+            segment(3, false, &[]),
+            segment(4, true, &[(1, 20)]),
+        ];
+        let held = |oldest: &[(u32, u64)]| held(&segments, &oldest.iter().copied().collect());
+        assert_eq!(held(&[(1, 5), (2, 4)]), 40);
+        assert_eq!(held(&[(1, 6)]), 30);
+        assert_eq!(held(&[(1, 8), (2, 3)]), 30);
+        assert_eq!(held(&[(1, 8), (2, 4)]), 10);
+        assert_eq!(held(&[]), 0);
     }
 }
