@@ -192,6 +192,8 @@ pub const TRIM_LIMIT: u32 = 4096;
 pub const TRIM_AT_ONCE: usize = 256;
 /// Messages copied forward by one step of retention.
 pub const COPY_COMMANDS_AT_ONCE: usize = 4096;
+/// Of a consumer group's dead letters, the latest ones that are looked at for one that an earlier try of a request may have made.
+pub const DEAD_LETTERS_LOOKED_AT: u64 = 256;
 /// Bytes copied forward by one step; a single larger message stands alone.
 pub const COPY_BYTES_AT_ONCE: usize = 4 * 1024 * 1024;
 /// Of them, those that are read at a time, each with the whole entry it is in.

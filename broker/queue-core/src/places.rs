@@ -33,6 +33,34 @@ impl Core {
         Ok(displaced.into_iter().chain(in_order).min())
     }
 
+    /// Whether a message is among the last `within` dead letters of a consumer group. False also if it was and nobody can tell
+    /// any more, because it was forgotten, or one of both was copied since: a dead letter stands where its message does.
+    pub fn is_dead_letter(
+        &self,
+        kv: &dyn KeyValue,
+        (group, queue, offset): (GroupId, QueueId, u64),
+        within: u64,
+    ) -> Result<bool, Fault> {
+        let dead_letters = self
+            .subscriptions
+            .get(&(queue, group))
+            .map(|known| known.rules.dead_letter_queue);
+        let Some((target, ends)) = dead_letters.and_then(|target| Some((target, self.queues.get(&target)?)))
+        else {
+            return Ok(false);
+        };
+        let Some(message) = Message::get(kv, queue, offset)? else {
+            return Ok(false);
+        };
+        for dead in (ends.first.max(ends.next.saturating_sub(within))..ends.next).rev() {
+            let dead = Message::get(kv, target, dead)?;
+            if dead.is_some_and(|dead| dead.stored.position == message.stored.position) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Queues with a message that stands in order at or below entry `through`, the oldest first.
     pub fn queues_through(&self, through: u64) -> impl Iterator<Item = QueueId> + '_ {
         let range = ..=(through, QueueId(u64::MAX));

@@ -22,8 +22,8 @@ use super::{
     names,
 };
 use crate::{
-    limits::{MAX_INVISIBLE, MAX_SMALL_REQUEST_BYTES},
-    node::{proposer::SubmitError, shard::DataShard},
+    limits::{DEAD_LETTERS_LOOKED_AT, MAX_INVISIBLE, MAX_SMALL_REQUEST_BYTES},
+    node::{kv::Reading, proposer::SubmitError, shard::DataShard},
 };
 
 impl Service {
@@ -161,9 +161,12 @@ impl Service {
             .at_leader(caller, handle.shard, rpc, request, |shard, retried| async move {
                 let done = release(&shard, &handle, release::Action::DeadLetter, None, 0).await?;
                 Ok(match done {
-                    // The first try may have done it.
+                    // The first try may have done it; or somebody has acknowledged a later delivery.
                     Try::Done(ReleaseResult::Stale) if retried && is_over(&shard, &handle) => {
-                        Try::Done(ReleaseResult::Done)
+                        match is_dead_letter(&shard, &handle)? {
+                            true => Try::Done(ReleaseResult::Done),
+                            false => return Err(unknown()),
+                        }
                     }
                     other => other,
                 })
@@ -190,6 +193,27 @@ impl Service {
         let group = self.known_group(caller, topic, group).await?;
         self.handle(handle, group).ok_or_else(stale)
     }
+}
+
+/// True if the message is among the latest dead letters of its consumer group.
+fn is_dead_letter(shard: &DataShard, handle: &Handle) -> Result<bool, Refused> {
+    plant!(RetriedBurialCountsAsDone => return Ok(true));
+    let message = (GroupId(handle.group), handle.queue, handle.offset);
+    let found = shard.replica.read_state(|state| {
+        shard
+            .machine
+            .read(|core| core.is_dead_letter(&Reading(state), message, DEAD_LETTERS_LOOKED_AT))
+    });
+    found.map_err(|fault| Refused::new(Code::InternalServerError, fault.to_string()))
+}
+
+/// The message is over, and whether by an earlier try of this request cannot be told. Not what `unsure` says: nobody would
+/// learn more by asking again.
+fn unknown() -> Refused {
+    Refused::new(
+        Code::HaNotAvailable,
+        "an earlier try of this request may have been carried out; the message is not delivered again",
+    )
 }
 
 async fn release(

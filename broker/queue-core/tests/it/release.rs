@@ -105,6 +105,25 @@ fn the_last_attempt_is_not_retried_but_becomes_a_dead_letter() {
 }
 
 #[test]
+fn whether_a_message_became_a_dead_letter_lately_can_be_told() {
+    let mut shard = leased();
+    let is_dead = |shard: &Shard, offset, within| {
+        let message = (GroupId(G), QueueId(Q), offset);
+        shard.core.is_dead_letter(&shard.kv, message, within).unwrap()
+    };
+    assert!(!is_dead(&shard, 0, 9));
+    shard.release(0, 5, Action::DeadLetter, None, 0);
+    assert!(is_dead(&shard, 0, 1) && !is_dead(&shard, 1, 9));
+    shard.release(1, 5, Action::DeadLetter, None, 0);
+    assert!(is_dead(&shard, 0, 2) && is_dead(&shard, 1, 1));
+    assert!(!is_dead(&shard, 0, 1), "it is not among the last ones");
+    shard.copy_forward(Q, 0);
+    assert!(!is_dead(&shard, 0, 9), "nobody can tell");
+    let other = (GroupId(G + 1), QueueId(Q), 1);
+    assert!(!shard.core.is_dead_letter(&shard.kv, other, 9).unwrap());
+}
+
+#[test]
 fn an_extended_lease_goes_on_under_a_new_nonce() {
     let mut shard = leased();
     let at_ms = START_MS + 9 * LEASE_MS;
