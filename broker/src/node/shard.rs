@@ -222,7 +222,7 @@ impl DataShard {
         room: &mut Room,
     ) -> Result<Vec<Delivery>, DeliverError> {
         let group = GroupId(want.group.id);
-        let Some(_turn) = self.take_turn(group, queue) else {
+        let Some(turn) = self.take_turn(group, queue) else {
             return Ok(Vec::new());
         };
         self.subscribe_if_needed(queue, want).await?;
@@ -250,11 +250,15 @@ impl DataShard {
         let Reply::Delivered { leases } = reply else {
             return Ok(Vec::new());
         };
+        // Others choose among what is left: a disk that is slow to read must not keep the queue from them.
+        drop(turn);
         let places = leases
             .iter()
             .map(|lease| (lease.offset, lease.position))
             .collect();
-        let mut messages = self.read_at(queue, places).await?.into_iter().peekable();
+        let read = self.read_at(queue, places);
+        let read = plant!(TurnHeldWhileReading => { let _held = self.take_turn(group, queue); read.await }, else read.await);
+        let mut messages = read?.into_iter().peekable();
         let delivered = leases.into_iter().filter_map(|lease| {
             let (_, message) = messages.next_if(|&(offset, _)| offset == lease.offset)?;
             Some(Delivery {

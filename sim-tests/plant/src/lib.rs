@@ -355,6 +355,8 @@ bugs! {
         "a heartbeat is answered, and no sign that its client lives";
     RouteNumbersGoOn, "route-numbers-go-on", "partitions numbered in the whole topic instead of at each server",
         "the queues in a route are numbered from 0 once, not at each node";
+    TurnHeldWhileReading, "turn-held-while-reading", "a lock that is held across I/O",
+        "a queue gives nothing else to a consumer group while what was leased last is read";
     RetriedBurialCountsAsDone, "retried-burial-counts-as-done", "what has come about somehow is taken for the request's doing",
         "a repeated request to bury a message is told that it is done when the message is over, whoever ended it";
     ShownEndIsTheLast, "shown-end-is-the-last", "offset of the last message taken for that of the next",
