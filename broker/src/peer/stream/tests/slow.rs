@@ -1,13 +1,19 @@
 //! A connection between two nodes that carries little.
 
 use flotilla_proto::peer::{SnapshotChunk, raft_request};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{
+    TcpSocket,
+    tcp::{OwnedReadHalf, OwnedWriteHalf},
+};
 
 use super::*;
 
 /// What the way carries in a step, and how long that takes: 4 MiB a second, in each direction and of all connections together.
 const STEP_BYTES: usize = 16 << 10;
 const STEP: Duration = Duration::from_millis(4);
+/// What is under way at a time, in each direction of a connection. The system's own buffers grow to several megabytes, behind which
+/// the peers' signs of life would come too late.
+const UNDER_WAY: u32 = 64 << 10;
 /// What is large takes some 6 s on such a way, and a multiple on a machine that does other things as well.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -26,12 +32,20 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, turn: Arc<tokio:
 
 /// A slow way to `address`.
 async fn slow(address: SocketAddr) -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = || {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(UNDER_WAY).unwrap();
+        socket.set_send_buffer_size(UNDER_WAY).unwrap();
+        socket
+    };
+    let listening = socket();
+    listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listening.listen(16).unwrap();
     let here = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let (there, back) = (Arc::default(), Arc::default());
         while let Ok((accepted, _)) = listener.accept().await {
-            let other = TcpStream::connect(address).await.unwrap();
+            let other = socket().connect(address).await.unwrap();
             let ((from, answers), (other_from, other_to)) = (accepted.into_split(), other.into_split());
             tokio::spawn(carry(from, other_to, Arc::clone(&there)));
             tokio::spawn(carry(other_from, answers, Arc::clone(&back)));
