@@ -176,10 +176,11 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
             async move {
                 let next = trim_aged(node, shard, looked).await?;
                 trim_through(node, shard, too_many.max(for_others.through)).await?;
+                // For room also where it pays little: a log has its size as long as what must stay is less.
                 let own = if copies_pay {
                     too_many.max(aged(shard, segments)?)
                 } else {
-                    0
+                    too_many
                 };
                 let others = if copies_last { for_others.copied_through } else { 0 };
                 copy_forward(node, shard, own.max(others)).await?;
