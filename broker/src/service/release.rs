@@ -23,7 +23,11 @@ use super::{
 };
 use crate::{
     limits::{DEAD_LETTERS_LOOKED_AT, MAX_INVISIBLE, MAX_SMALL_REQUEST_BYTES},
-    node::{kv::Reading, proposer::SubmitError, shard::DataShard},
+    node::{
+        kv::{Reading, stop_reason},
+        proposer::SubmitError,
+        shard::DataShard,
+    },
 };
 
 impl Service {
@@ -109,6 +113,7 @@ impl Service {
                         match release(&shard, &handle, action, Some(at_ms), new.nonce).await? {
                             // The first try may have been the last attempt, and made a dead letter of it.
                             Try::Done(ReleaseResult::Stale) if retried && is_over(&shard, &handle) => {
+                                self.check_dead_letter(&shard, &handle)?;
                                 Try::Done(ReleaseResult::DeadLettered)
                             }
                             other => other,
@@ -161,12 +166,10 @@ impl Service {
             .at_leader(caller, handle.shard, rpc, request, |shard, retried| async move {
                 let done = release(&shard, &handle, release::Action::DeadLetter, None, 0).await?;
                 Ok(match done {
-                    // The first try may have done it; or somebody has acknowledged a later delivery.
+                    // The first try may have done it.
                     Try::Done(ReleaseResult::Stale) if retried && is_over(&shard, &handle) => {
-                        match is_dead_letter(&shard, &handle)? {
-                            true => Try::Done(ReleaseResult::Done),
-                            false => return Err(unknown()),
-                        }
+                        self.check_dead_letter(&shard, &handle)?;
+                        Try::Done(ReleaseResult::Done)
                     }
                     other => other,
                 })
@@ -183,6 +186,31 @@ impl Service {
         }
     }
 
+    /// Of a message that is over, for a request of which an earlier try may have made a dead letter of it. If it is none, or none
+    /// that is found, the outcome is not known: a later delivery may have been acknowledged. Not what `unsure` says, as nobody
+    /// would learn more by asking again.
+    fn check_dead_letter(&self, shard: &DataShard, handle: &Handle) -> Result<(), Refused> {
+        plant!(RetriedBurialCountsAsDone => return Ok(()));
+        let message = (GroupId(handle.group), handle.queue, handle.offset);
+        let found = shard.replica.read_state(|state| {
+            shard
+                .machine
+                .read(|core| core.is_dead_letter(&Reading(state), message, DEAD_LETTERS_LOOKED_AT))
+        });
+        match found {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Refused::new(
+                Code::HaNotAvailable,
+                "an earlier try of this request may have been carried out; the message is not delivered again",
+            )),
+            Err(fault) => {
+                let refused = Refused::new(Code::InternalServerError, fault.to_string());
+                self.node().stop(stop_reason(fault));
+                Err(refused)
+            }
+        }
+    }
+
     async fn check_handle(
         &self,
         caller: &Caller,
@@ -193,27 +221,6 @@ impl Service {
         let group = self.known_group(caller, topic, group).await?;
         self.handle(handle, group).ok_or_else(stale)
     }
-}
-
-/// True if the message is among the latest dead letters of its consumer group.
-fn is_dead_letter(shard: &DataShard, handle: &Handle) -> Result<bool, Refused> {
-    plant!(RetriedBurialCountsAsDone => return Ok(true));
-    let message = (GroupId(handle.group), handle.queue, handle.offset);
-    let found = shard.replica.read_state(|state| {
-        shard
-            .machine
-            .read(|core| core.is_dead_letter(&Reading(state), message, DEAD_LETTERS_LOOKED_AT))
-    });
-    found.map_err(|fault| Refused::new(Code::InternalServerError, fault.to_string()))
-}
-
-/// The message is over, and whether by an earlier try of this request cannot be told. Not what `unsure` says: nobody would
-/// learn more by asking again.
-fn unknown() -> Refused {
-    Refused::new(
-        Code::HaNotAvailable,
-        "an earlier try of this request may have been carried out; the message is not delivered again",
-    )
 }
 
 async fn release(
