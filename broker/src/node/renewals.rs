@@ -137,7 +137,7 @@ impl Departures {
                 }
             }
         }
-        self.done = plant!(GoodByeDuringLookLost => { tokio::time::sleep(LOOK_EVERY).await; node.inner.clients.departures() }, else departures);
+        self.done = plant!(GoodByeDuringLookLost => super::planted::departures_after_a_while(node).await, else departures);
     }
 }
 

@@ -257,7 +257,7 @@ impl DataShard {
             .map(|lease| (lease.offset, lease.position))
             .collect();
         let read = self.read_at(queue, places);
-        let read = plant!(TurnHeldWhileReading => { let _held = self.take_turn(group, queue); read.await }, else read.await);
+        let read = plant!(TurnHeldWhileReading => super::planted::while_held(self.take_turn(group, queue), read).await, else read.await);
         let mut messages = read?.into_iter().peekable();
         let delivered = leases.into_iter().filter_map(|lease| {
             let (_, message) = messages.next_if(|&(offset, _)| offset == lease.offset)?;

@@ -1,6 +1,9 @@
 //! Bodies of planted bugs: what a node does with its shards.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use flotilla_proto::{
     peer::RaftRequest,
@@ -10,6 +13,7 @@ use queue_core::{GroupId, Lease, QueueId, Reply};
 use raft_store::Replica;
 
 use super::{
+    Node,
     kv::Reading,
     machine::QueueMachine,
     proposer::SubmitError,
@@ -84,6 +88,19 @@ fn read(shard: &DataShard, deliver: record::Deliver) -> Result<Reply, DeliverErr
             Ok(Reply::Delivered { leases })
         })
     })
+}
+
+/// Reads with something in hand that nobody else gets meanwhile.
+pub(super) async fn while_held<T, R>(held: T, read: impl Future<Output = R>) -> R {
+    let read = read.await;
+    drop(held);
+    read
+}
+
+/// How often clients have departed, when others have been seen to for some time: time itself is what this bug is about.
+pub(super) async fn departures_after_a_while(node: &Node) -> u64 {
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    node.inner.clients.departures()
 }
 
 /// Shards whose ticks have ended, by the node's state of them.
