@@ -165,9 +165,9 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
         .iter()
         .map(|shard| (shard.id, needs::elsewhere(node, shard)))
         .collect();
-    let copies_pay = copies_pay(node, &segments)?;
     // Only closed segments can be given back; with none there is nothing to gain.
     if segments.iter().any(|segment| !segment.open) || needed.values().any(|needed| needed.through > 0) {
+        let copies_pay = copies_pay(node, &segments)?;
         let each = leads.iter().map(|shard| {
             let looked = ages.get(&shard.id).copied().unwrap_or_default();
             let too_many = too_many.get(&shard.id).copied().unwrap_or(0);
