@@ -143,10 +143,13 @@ pub fn of_receive(
             "what comes for the first time is not in order",
         ),
     ];
+    broken(rules, || in_few_words(answers))
+}
+
+/// What is said of the rules that do not hold, with the answer.
+fn broken(rules: impl IntoIterator<Item = (bool, &'static str)>, answer: impl Fn() -> String) -> Vec<String> {
     let broken = rules.into_iter().filter(|(holds, _)| !holds);
-    broken
-        .map(|(_, what)| format!("{what}: {}", told(answers)))
-        .collect()
+    broken.map(|(_, what)| format!("{what}: {}", answer())).collect()
 }
 
 /// Of each queue, what comes for the first time.
@@ -170,7 +173,7 @@ fn place(message: &mq::Message) -> (i32, i64, i32) {
 }
 
 /// A stream in few words.
-fn told(answers: &[mq::ReceiveMessageResponse]) -> String {
+fn in_few_words(answers: &[mq::ReceiveMessageResponse]) -> String {
     let words: Vec<String> = answers
         .iter()
         .map(|answer| match &answer.content {
@@ -221,10 +224,7 @@ pub fn of_message(
         .into_iter()
         .chain(as_it_is(message, all))
         .chain(as_it_came(all, hosts, since_sent));
-    let broken = rules.filter(|(holds, _)| !holds);
-    broken
-        .map(|(_, what)| format!("{}: {what}: {all:?} of {:?}", all.message_id, message.topic))
-        .collect()
+    broken(rules, || format!("{all:?} of {:?}", message.topic))
 }
 
 /// What a message is.

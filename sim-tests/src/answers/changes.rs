@@ -3,7 +3,7 @@
 use broker::service::handle::Handle;
 use flotilla_proto::rocketmq as mq;
 
-use super::sums_up;
+use super::{broken, sums_up};
 
 /// One entry for each message, in their order, or none at all and a refusal; each with its id.
 #[must_use]
@@ -40,7 +40,7 @@ pub fn of_send(request: &mq::SendMessageRequest, answer: &mq::SendMessageRespons
             "an entry is not that of a normal message",
         ),
     ];
-    told(rules, || format!("{answer:?}"))
+    broken(rules, || format!("{answer:?}"))
 }
 
 /// One entry for each, in their order, refused or not; each with its id and its handle.
@@ -62,7 +62,7 @@ pub fn of_ack(request: &mq::AckMessageRequest, answer: &mq::AckMessageResponse) 
             "the status does not sum up the entries",
         ),
     ];
-    told(rules, || format!("{answer:?}"))
+    broken(rules, || format!("{answer:?}"))
 }
 
 /// Another handle for the same message, or, refused, the one that was shown: some SDKs take it over in any case.
@@ -91,12 +91,7 @@ pub fn of_change(
         ),
         (is_done || shown == given, "a refusal does not repeat the handle"),
     ];
-    told(rules, || format!("{answer:?} to {shown}"))
-}
-
-fn told<const N: usize>(rules: [(bool, &str); N], answer: impl Fn() -> String) -> Vec<String> {
-    let broken = rules.into_iter().filter(|(holds, _)| !holds);
-    broken.map(|(_, what)| format!("{what}: {}", answer())).collect()
+    broken(rules, || format!("{answer:?} to {shown}"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_proto::rocketmq as mq;
 
+use super::broken;
 use crate::host::client_addr;
 
 /// "Any queue of this broker".
@@ -46,7 +47,7 @@ pub fn of_route(
             "a queue is nowhere",
         ),
     ];
-    told(&rules, || format!("{answer:?}"))
+    broken(rules, || format!("{answer:?}"))
 }
 
 /// What a consumer reads: any queue of each node that has some.
@@ -76,7 +77,7 @@ pub fn of_assignment(topic: &mq::Resource, nodes: u32, answer: &mq::QueryAssignm
             "a queue is nowhere",
         ),
     ];
-    told(&rules, || format!("{answer:?}"))
+    broken(rules, || format!("{answer:?}"))
 }
 
 /// It is one of the topic, at a node of the cluster, as clients have to have it told.
@@ -112,12 +113,7 @@ fn is_ok(status: Option<&mq::Status>) -> bool {
 }
 
 fn refused(count: usize, answer: impl Fn() -> String) -> Vec<String> {
-    told(&[(count == 0, "a refusal names queues")], answer)
-}
-
-fn told(rules: &[(bool, &str)], answer: impl Fn() -> String) -> Vec<String> {
-    let broken = rules.iter().filter(|(holds, _)| !holds);
-    broken.map(|(_, what)| format!("{what}: {}", answer())).collect()
+    broken([(count == 0, "a refusal names queues")], answer)
 }
 
 #[cfg(test)]

@@ -32,8 +32,8 @@ const AFTER_FAULTS: Duration = Duration::from_secs(10);
 pub(super) struct Rest {
     is_resting: Arc<AtomicBool>,
     left: Arc<AtomicU32>,
-    /// It does not rest at all.
-    never: bool,
+    /// It rests at all.
+    rests: bool,
 }
 
 impl Rest {
@@ -41,14 +41,14 @@ impl Rest {
     pub(super) fn new(rests: bool) -> Rest {
         Rest {
             left: Arc::new(AtomicU32::new(if rests { TIMES } else { 0 })),
-            never: !rests,
+            rests,
             ..Rest::default()
         }
     }
 
     /// Whether this is a client that rests.
     pub(super) fn is_any(&self) -> bool {
-        !self.never
+        self.rests
     }
 
     /// It must not receive now.
