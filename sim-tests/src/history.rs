@@ -110,6 +110,12 @@ pub enum Event {
     AckUnsure(Receipt),
     /// The faults are over, and the cluster is whole.
     Calm,
+    /// A consumer is cut off, and ends without a word within [`VANISHES_WITHIN`].
+    Vanishing {
+        client: String,
+        group: String,
+        topic: String,
+    },
     /// A consumer ended without a word: what it was about to do is done or not.
     Died {
         client: String,
@@ -157,7 +163,9 @@ impl Event {
             | Event::Buried { receipt, .. } => (Some(&receipt.id), Some(&receipt.place)),
             Event::Forgotten { place, id, .. } => (id.as_ref(), Some(place)),
             Event::Calm => return false,
-            Event::Leaving { group, topic, .. } | Event::Died { group, topic, .. } => {
+            Event::Leaving { group, topic, .. }
+            | Event::Vanishing { group, topic, .. }
+            | Event::Died { group, topic, .. } => {
                 return text.contains(group) && text.contains(topic);
             }
             Event::Named(it) => return it.is_in(text),
@@ -166,6 +174,9 @@ impl Event {
             || place.is_some_and(|place| text.contains(&format!("{place:?}")))
     }
 }
+
+/// Longest time that nothing is heard of a consumer that vanishes before it counts as dead.
+pub const VANISHES_WITHIN: Duration = Duration::from_secs(30);
 
 /// Dead letters of a consumer group are in a topic of this name and the group's.
 pub const DEAD_LETTERS: &str = "%DLQ%";
@@ -391,6 +402,7 @@ impl Book {
             | Event::HideUnsure { .. }
             | Event::HideRefused { .. }
             | Event::Leaving { .. }
+            | Event::Vanishing { .. }
             | Event::Died { .. }
             | Event::Calm
             | Event::Named(_)

@@ -117,6 +117,27 @@ fn a_directory_that_was_replaced_gets_no_incarnation_again() {
     assert_eq!(meta.state.nodes()[&2].directory, 23);
 }
 
+/// Found by the simulator: a process that was killed had asked for a place, and got it when its successor already had it.
+#[test]
+fn a_late_directory_does_not_take_the_place_of_the_one_that_came_since() {
+    let mut meta = Meta::born(3);
+    let born = meta.state.nodes()[&1].directory;
+    assert_eq!(
+        meta.run(register_instead_of(born, node(1, 12))),
+        MetaReply::Registered { incarnation: 2 }
+    );
+    let refusal = meta.refusal(register_instead_of(born, node(1, 13)));
+    assert!(matches!(refusal, MetaRefusal::Invalid(why) if why.contains("meanwhile")));
+    assert_eq!(meta.state.nodes()[&1].directory, 12);
+    // Its answer was lost, and it asks again; or it looked again.
+    for (replaces, directory, incarnation) in [(born, 12, 2), (12, 13, 3)] {
+        assert_eq!(
+            meta.run(register_instead_of(replaces, node(1, directory))),
+            MetaReply::Registered { incarnation }
+        );
+    }
+}
+
 #[test]
 fn a_directory_that_begins_with_less_than_it_had_is_not_registered() {
     let mut meta = Meta::born(3);

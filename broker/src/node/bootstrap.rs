@@ -328,7 +328,10 @@ async fn register_self(node: &Node, meta: &MetaState, pace: &mut Pace) {
     if !pace.may_try(known, now) {
         return;
     }
-    let registration = record::RegisterNode { node: Some(me) };
+    let registration = record::RegisterNode {
+        node: Some(me),
+        replaces: 0,
+    };
     match node
         .propose_meta(meta_command::Command::RegisterNode(registration))
         .await

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use broker::node::node_of;
+use broker::node::{META_SHARD, node_of};
 use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use raft_store::{ReplicaStatus, blocking::Work};
 
@@ -42,8 +42,10 @@ pub(super) async fn lose_again(scene: &Scene) -> bool {
     victim.crash();
     victim.wipe();
     last(50..2_000).await;
-    victim.restart();
-    let mut again = false;
+    let mut again = thread_rng().gen_bool(0.4) && lose_while_asking(scene, victim).await;
+    if !again {
+        victim.restart();
+    }
     for _ in 0..thread_rng().gen_range(1..=3) {
         let lost = match thread_rng().gen_range(0..3) {
             0 => lose_power_while_filled(scene, victim).await,
@@ -57,6 +59,35 @@ pub(super) async fn lose_again(scene: &Scene) -> bool {
         again = true;
     }
     again
+}
+
+/// A node that lost its directory asks for its place through a node that does not reach the catalogue's leader, and loses the new
+/// directory, too. The next one asks through another node, and has its place before the first request arrives.
+async fn lose_while_asking(scene: &Scene, victim: &Host) -> bool {
+    let others = || scene.hosts.iter().filter(|host| host.id != victim.id);
+    // The first that answers is asked.
+    let via = others().find(|host| host.node().is_some());
+    let (Some(via), Some(leader)) = (via, scene.leader(META_SHARD)) else {
+        return false;
+    };
+    if [via.id, victim.id].contains(&leader.id) {
+        return false;
+    }
+    let to_the_leader = network::cut_link(via, leader);
+    victim.restart();
+    last(100..1_000).await;
+    victim.crash();
+    victim.wipe();
+    let to_the_first = [network::cut_link(victim, via), network::cut_link(via, victim)];
+    last(10..300).await;
+    victim.restart();
+    let has_its_place = || victim.disk().read_file("NODE").is_some();
+    await_true(LOOK, CHANGES, has_its_place).await;
+    to_the_leader.mend();
+    last(10..1_000).await;
+    to_the_first.into_iter().for_each(network::CutOff::mend);
+    scene.coverage.count("directory lost while it asks for its place");
+    true
 }
 
 async fn lose_as_learner(scene: &Scene, victim: &Host) -> bool {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::Oracle;
-use crate::history::{DEAD_LETTERS, Delivery, Event, Receipt, Rules, topic_of};
+use crate::history::{DEAD_LETTERS, Delivery, Event, Receipt, Rules, VANISHES_WITHIN, topic_of};
 
 /// Longest wait between two attempts that a world draws.
 pub const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
@@ -190,13 +190,18 @@ impl Late {
         }
     }
 
-    /// A client died: what it was given last nobody has seen, and it is leased for as long as the server takes it for alive.
-    fn died(&mut self, at: Duration, client: &str, group: &str, topic: &str) {
+    /// From a death until what the dead was given comes to others.
+    fn until_the_dead_is_known(&self, group: &str) -> Duration {
         let lease = match self.renewed.contains(group) {
             true => SILENT + RENEWED_EVERY + RENEWED_FOR,
             false => LONGEST_LEASE,
         };
-        let due = at + lease + LONGEST_BACKOFF;
+        lease + LONGEST_BACKOFF
+    }
+
+    /// A client died: what it was given last nobody has seen, and it is leased for as long as the server takes it for alive.
+    fn died(&mut self, at: Duration, client: &str, group: &str, topic: &str) {
+        let due = at + self.until_the_dead_is_known(group);
         self.unseen.insert((group.to_owned(), topic.to_owned()), due);
         self.gone((client, false), group, topic, due);
     }
@@ -217,6 +222,10 @@ impl Oracle for Late {
             Event::Delivered(it) => self.delivered(at, it),
             Event::Leaving { client, group, topic } => {
                 self.gone((client, true), group, topic, at + DEPARTED + LONGEST_BACKOFF);
+            }
+            Event::Vanishing { group, topic, .. } => {
+                let due = at + VANISHES_WITHIN + self.until_the_dead_is_known(group);
+                self.unseen.insert((group.to_owned(), topic.to_owned()), due);
             }
             Event::Died { client, group, topic } => self.died(at, client, group, topic),
             Event::Hidden {
@@ -417,6 +426,33 @@ mod tests {
             judged(&[(1, Event::Calm), stored, (100, died(topic)), later(111)])
         };
         assert_eq!((judged("t"), judged("other")), (0, 1));
+    }
+
+    /// Seeds 24001534 and 24001625: nobody else was there to read while it was silent, before it counted as dead.
+    #[test]
+    fn who_vanishes_excuses_its_topic_from_then_on() {
+        let vanishing = || Event::Vanishing {
+            client: "c".into(),
+            group: "g".into(),
+            topic: "t".into(),
+        };
+        let judged = |at| {
+            let hidden = Event::Hidden {
+                receipt: receipt("t/1", 0, 1),
+                asked: S(100),
+                invisible: S(1),
+            };
+            let delivered = delivered("t/1", 0, 1, 100);
+            judged(&[
+                (1, Event::Calm),
+                (100, delivered),
+                (101, hidden),
+                (105, vanishing()),
+                later(at),
+            ])
+        };
+        // 30 of silence, 38 for what it may have been given last, and 15 that a delivery takes.
+        assert_eq!((judged(188), judged(189)), (0, 1));
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Limits {
             bounds.queued_send_bytes = 48 * 1024;
         }
         if is_small() {
-            bounds.waiting_receives = 8;
+            bounds.waiting_receives = 3;
         }
         // More often than the others: of what a client asks for together a part may be in the log then, and what waits for its
         // entry may be older than that.

@@ -60,7 +60,10 @@ impl Plan {
             Bug::AnotherClustersNodeAccepted => one_of(&[Fault::Visitor]),
             Bug::SwappedDirectoryAccepted => one_of(&[Fault::SwappedDirectories]),
             Bug::OlderDirectoryAccepted | Bug::OldEmptyDirectoryWaits => one_of(&[Fault::OldDirectory]),
-            Bug::WipedReplicaVotes | Bug::IncarnationReused | Bug::OldReplicaStays => one_of(REBUILDS),
+            Bug::WipedReplicaVotes
+            | Bug::IncarnationReused
+            | Bug::LateDirectoryTakesThePlace
+            | Bug::OldReplicaStays => one_of(REBUILDS),
             Bug::StateOlderThanPurgeAccepted => one_of(&[Fault::StateLoss, Fault::OldDirectory]),
             Bug::EngineFailureAsDamage => one_of(&[Fault::EngineFails]),
             Bug::NewerReleaseIgnored => one_of(&[Fault::OldRelease]),
@@ -76,7 +79,9 @@ impl Plan {
             | Bug::TrimmedPositionNotSaved
             | Bug::RetentionHalved
             | Bug::RetentionNeverByAge
+            | Bug::CopiesForAgeWithoutEnd
             | Bug::RetentionForgetsDeadLettersForRoom => self.limits.forget(),
+            Bug::CopiesForRoomWithoutEnd => self.limits.forget_for_room(),
             // Logs that are in a leader's own bound, and not in another's.
             Bug::OthersNeedsIgnored => self.limits.forget_for_room() && self.nodes > 1,
             Bug::RenewalWithoutLimit | Bug::RenewalNeverHappens | Bug::LostAnswersRenewed => self.push,
@@ -91,6 +96,8 @@ impl Plan {
             Bug::GoodByeIgnored => self.push && self.good_byes,
             // It is lost while somebody else's is seen to.
             Bug::GoodByeDuringLookLost => self.push && self.good_byes && self.topics * self.consumers > 1,
+            // Else none is refused.
+            Bug::FullRoomTurnsAway => self.limits.bounds.waiting_receives < 100,
             Bug::TurnNeverMoves => self.queues > 1,
             Bug::UnsureForwardCountsAsUndone => self.nodes > 1,
             Bug::MetaLeaderAsksNobody => self.nodes > 1 && (self.operator || one_of(&[Fault::Isolate])),

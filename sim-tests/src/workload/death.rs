@@ -12,14 +12,14 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::{Program, now};
-use crate::history::Event;
+use crate::history::{Event, VANISHES_WITHIN};
 
 /// How long one lives, milliseconds.
 const LIVES_MS: std::ops::Range<u64> = 5_000..60_000;
 /// How long nobody takes its place.
 const GONE_MS: std::ops::Range<u64> = 100..20_000;
 /// How long nothing is heard of it before its connections break, if it vanishes.
-const SILENT_MS: std::ops::Range<u64> = 1_000..30_000;
+const SILENT_MS: std::ops::Range<u64> = 1_000..VANISHES_WITHIN.as_millis() as u64;
 /// So long after the last fault they live on: there is an end to what comes again because of it.
 const AFTER_FAULTS: Duration = Duration::from_secs(40);
 
@@ -32,6 +32,11 @@ pub(super) async fn now_and_then(program: Program, machine: NodeHandle, topic: S
         }
         let vanishes = thread_rng().gen_bool(0.5);
         if vanishes {
+            program.record(&Event::Vanishing {
+                client: program.who.program(),
+                group: group.clone(),
+                topic: topic.clone(),
+            });
             NetSim::current().clog_node(machine.id());
             last(SILENT_MS).await;
         }

@@ -37,6 +37,14 @@ pub(in crate::meta) fn apply(state: &mut MetaState, kv: &mut dyn KeyValue, comma
             node.directory, node.id, known.directory, known.incarnation
         )));
     }
+    // One that was asked for by a process that is gone may come late: the directory that asked since is in use.
+    let is_late = !same && ![0, known.directory].contains(&command.replaces);
+    if plant!(LateDirectoryTakesThePlace => false, else is_late) {
+        return refuse(invalid(format!(
+            "node {} has another new data directory meanwhile: {:016x}, incarnation {}",
+            node.id, known.directory, known.incarnation
+        )));
+    }
     let incarnation = if same {
         known.incarnation
     } else {

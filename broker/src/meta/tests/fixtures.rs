@@ -130,7 +130,15 @@ pub(super) fn delete_group_numbered(name: &str, id: u32) -> Command {
 }
 
 pub(super) fn register(node: Node) -> Command {
-    Command::RegisterNode(RegisterNode { node: Some(node) })
+    register_instead_of(0, node)
+}
+
+/// 0 is whichever directory is known.
+pub(super) fn register_instead_of(replaces: u64, node: Node) -> Command {
+    Command::RegisterNode(RegisterNode {
+        node: Some(node),
+        replaces,
+    })
 }
 
 pub(super) fn forget(topics: &[u32], groups: &[u32]) -> Command {

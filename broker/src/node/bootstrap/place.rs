@@ -46,7 +46,12 @@ pub(super) async fn find_place(node: &Node) -> Option<Identity> {
                     nodes,
                 });
             }
-            Place::Replaced { cluster, via, nodes } => match register(node, via).await {
+            Place::Replaced {
+                cluster,
+                via,
+                nodes,
+                replaces,
+            } => match register(node, via, replaces).await {
                 Ok(incarnation) => {
                     tracing::warn!(
                         incarnation,
@@ -88,6 +93,8 @@ enum Place {
         cluster: u64,
         via: u32,
         nodes: BTreeMap<u32, record::Node>,
+        /// The directory that has its place so far.
+        replaces: u64,
     },
     Wait(String),
 }
@@ -167,9 +174,15 @@ fn place_in_cluster(me: &record::Node, via: u32, answer: &StatusResponse) -> Pla
                 nodes,
             }
         }
-        Some(_) => {
+        Some(known) => {
+            let replaces = known.directory;
             nodes.insert(me.id, me.clone());
-            Place::Replaced { cluster, via, nodes }
+            Place::Replaced {
+                cluster,
+                via,
+                nodes,
+                replaces,
+            }
         }
     }
 }
@@ -220,9 +233,10 @@ fn same_directory(members: &BTreeMap<u32, record::Node>) -> Option<(u32, u32)> {
 }
 
 /// The incarnation that the meta shard gives this directory, or why it does not.
-async fn register(node: &Node, via: u32) -> Result<u32, String> {
+async fn register(node: &Node, via: u32, replaces: u64) -> Result<u32, String> {
     let registration = record::RegisterNode {
         node: Some(node.describe()),
+        replaces,
     };
     let command = record::MetaCommand {
         command: Some(meta_command::Command::RegisterNode(registration)),

@@ -86,7 +86,17 @@ fn a_lost_directory_is_replaced_and_never_forms() {
     let nodes = [member(1, 11), member(2, 22), member(3, 33)];
     let answers = BTreeMap::from([answer(member(2, 22), false, 7, &nodes)]);
     let place = decide_place(&member(1, 99), vec![1, 2, 3], &answers, false);
-    assert!(matches!(place, Place::Replaced { via: 2, .. }), "{place:?}");
+    assert!(
+        matches!(
+            place,
+            Place::Replaced {
+                via: 2,
+                replaces: 11,
+                ..
+            }
+        ),
+        "{place:?}"
+    );
 }
 
 #[test]
