@@ -75,12 +75,9 @@ impl Service {
     ) -> Result<Vec<ReceiveMessageResponse>, Refused> {
         self.saw(caller);
         let receive = self.check_receive(caller, &request).await?;
-        let seat = self.node().hub().sit(receive.pair()).ok_or_else(|| {
-            Refused::new(
-                Code::TooManyRequests,
-                "too many receives wait on this node; poll less or add nodes",
-            )
-        })?;
+        let Some(seat) = self.node().hub().sit(receive.pair()) else {
+            return self.receive_at_once(caller, &receive, &request, room).await;
+        };
         self.begin(caller, &receive, &request).await?;
         let turn = self.turn(&receive);
         if let Some(node) = turn.first
@@ -117,6 +114,32 @@ impl Service {
         };
         drop(seat);
         Ok(self.answer_receive(&receive, deliveries))
+    }
+
+    /// Where too many wait already, one more gets what is here, and is refused if there is nothing: else those who wait for
+    /// messages that do not come would keep others from those that are there.
+    async fn receive_at_once(
+        &self,
+        caller: &Caller,
+        receive: &Receive,
+        request: &ReceiveMessageRequest,
+        room: &mut Room,
+    ) -> Result<Vec<ReceiveMessageResponse>, Refused> {
+        let too_many = || {
+            Refused::new(
+                Code::TooManyRequests,
+                "too many receives wait on this node, and there is nothing for this one; poll less or add nodes",
+            )
+        };
+        plant!(FullRoomTurnsAway => return Err(too_many()));
+        self.begin(caller, receive, request).await?;
+        let deliveries = self
+            .take_here(receive, self.turn(receive).start, true, room)
+            .await?;
+        match deliveries.is_empty() {
+            true => Err(too_many()),
+            false => Ok(self.answer_receive(receive, deliveries)),
+        }
     }
 
     /// Tries the topic's queues led here, one after the other, beginning with that of this number.

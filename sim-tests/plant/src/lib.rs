@@ -143,6 +143,8 @@ bugs! {
         "learners of a directory that was replaced before they became voters stay for good";
     IncarnationReused, "incarnation-reused", "member with an empty disk gets its old identity back",
         "a node with a new directory is registered under the incarnation of the old one";
+    LateDirectoryTakesThePlace, "late-directory-takes-the-place", "join that arrives late evicts the member that joined since",
+        "a new directory is registered for a node that has another new one meanwhile";
     OlderDirectoryAccepted, "older-directory-accepted", "restored backup rejoins and votes again",
         "whether a directory has all that it had is asked of the catalogue alone, which lags";
     OldEmptyDirectoryWaits, "old-empty-directory-waits", "whoever is of no cluster believes nobody who refuses it",
@@ -225,6 +227,10 @@ bugs! {
         "as soon as the log is looked through, all of it counts as beyond its bound";
     OthersNeedsIgnored, "others-needs-ignored", "a quota that only the leader's own disk counts for",
         "a leader forgets what its own node's log has too much of, whatever its followers' logs have";
+    CopiesForAgeWithoutEnd, "copies-for-age-without-end", "a copy that is always worth it, for a message that outlives all others",
+        "what must stay is copied whenever all around it is too old, however little that gives back";
+    CopiesForRoomWithoutEnd, "copies-for-room-without-end", "a full log that is compacted again and again although nothing in it is over",
+        "what must stay is copied whenever the log is too large, however little that gives back";
 
     // The queue core.
     LeaseEndedEarly, "lease-ended-early", "lease deadline ignored",
@@ -377,6 +383,8 @@ bugs! {
         "the leases of a client that said good-bye run as if it were gone without one";
     GoodByeDuringLookLost, "good-bye-during-look-lost", "event lost between a look and the note that all was seen",
         "a good-bye that comes while others are seen to, which takes half a second longer, counts as seen to";
+    FullRoomTurnsAway, "full-room-turns-away", "a full waiting room in front of a free counter",
+        "where too many receives wait, others are refused without a look at what is there for them";
     TurnNeverMoves, "turn-never-moves", "round robin that always begins at the first",
         "every receive of a consumer group begins at the same queue";
     OneFailedHandOverEndsAll, "one-failed-hand-over-ends-all", "shutdown that gives up at the first error",
