@@ -1,4 +1,5 @@
-//! Counts the commands that shards apply, by kind, so that a sweep shows which of the core's commands it had.
+//! Counts the commands that shards apply, by kind, so that a sweep shows which of the core's commands it had, and what copies
+//! of messages write beside all else.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +8,18 @@ use flotilla_proto::record::{command::Command, release::Action};
 use queue_core::frame;
 use tracing::debug;
 
-use crate::coverage::Coverage;
+use crate::{coverage::Coverage, oracle::copies::Copies};
 
 /// Entries of one shard that are counted in one look; more are passed over.
 const MOST: u64 = 1_000;
 
 /// How far each shard was counted.
 #[derive(Default)]
-pub struct Counted(BTreeMap<u32, u64>);
+pub struct Counted {
+    upto: BTreeMap<u32, u64>,
+    /// What copies wrote.
+    pub copies: Copies,
+}
 
 impl Counted {
     /// Counts what was applied since the last look, as far as it is still in some node's memory: the counting reads no
@@ -24,7 +29,7 @@ impl Counted {
             let Some(applied) = shard.replica.status().applied.map(|at| at.index) else {
                 continue;
             };
-            let upto = self.0.entry(shard.id).or_default();
+            let upto = self.upto.entry(shard.id).or_default();
             for index in (*upto + 1).max(applied.saturating_sub(MOST))..=applied {
                 *upto = index;
                 if !shard.replica.is_recent(index) {
@@ -35,11 +40,13 @@ impl Counted {
                     continue;
                 };
                 let entry = frame::decode_entry(&payload).expect("it was applied");
-                let names: Vec<&str> = entry
+                let commands = entry
                     .frames
                     .filter_map(Result::ok)
-                    .map(|(_, _, command)| name(command.command))
-                    .collect();
+                    .map(|(_, _, command)| command.command);
+                let commands: Vec<_> = commands.collect();
+                self.copies.add(payload.len(), &commands);
+                let names: Vec<&str> = commands.iter().map(name).collect();
                 debug!(
                     shard = shard.id,
                     index,
@@ -53,7 +60,7 @@ impl Counted {
     }
 }
 
-fn name(command: Option<Command>) -> &'static str {
+fn name(command: &Option<Command>) -> &'static str {
     match command {
         Some(Command::Append(_)) => "command append",
         Some(Command::Deliver(_)) => "command deliver",

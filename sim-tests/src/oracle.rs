@@ -23,6 +23,7 @@
 //! | `flushed` | P11: what counts as flushed is, and an orderly stop leaves nothing else |
 //! | `payloads` | P10: an entry says the same on all nodes |
 //! | `waits` | P3: a wait between two attempts is the one that was agreed |
+//! | `copies` | what is copied to outlive its segment writes no more than it is worth |
 //! | `turns` | P11: every queue has its turn |
 //! | `retention` | nothing is forgotten before its time, and what is past it goes |
 //! | `votes` | Raft's own: no vote is taken back |
@@ -38,6 +39,8 @@ mod available;
 #[cfg(madsim)]
 pub mod cluster;
 mod conserve;
+#[cfg(madsim)]
+pub mod copies;
 mod dead;
 mod durable;
 mod early_death;

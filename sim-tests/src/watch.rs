@@ -80,6 +80,11 @@ pub async fn run(
         }
         payloads.look(&nodes, &mut wrong);
         counted.look(&nodes, &coverage);
+        wrong.extend(
+            counted
+                .copies
+                .judge(TimeHandle::current().elapsed(), plan.segment_bytes),
+        );
         let now = TimeHandle::current().elapsed();
         if signs.calm.load(Ordering::SeqCst) {
             looks.calm(now);

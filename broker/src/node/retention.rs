@@ -44,6 +44,9 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// Of the log's bound, the part in which what must stay is copied before its segment has to go.
 const AHEAD: u64 = 4;
 
+/// Of what is copied for room, the part that must come free by it.
+const ROOM_PAYS: u64 = 4;
+
 /// Runs until the node stops.
 pub(super) async fn run(node: Node) {
     let mut stop = node.inner.stop.subscribe();
@@ -112,28 +115,57 @@ fn copies_last(node: &Node) -> bool {
     must_stay(node) <= limit(node) / 2
 }
 
-/// Whether copies give back at least as much of the log as they write. Where nearly everything must stay, each copy would be all
-/// that is in the segments behind it, and due itself as soon as the next is written: and so on, as fast as the disk is.
-fn copies_pay(node: &Node, segments: &[SegmentView]) -> Result<bool, Fault> {
-    let mut oldest = BTreeMap::new();
-    for shard in node.shards() {
-        let live = shard
-            .replica
-            .read_state(|state| shard.machine.read(|core| core.oldest_live_index(&Reading(state))))?;
-        oldest.extend(live.map(|live| (shard.id, live)));
-    }
-    Ok(must_stay(node) <= held(segments, &oldest) / 2)
+/// What copies would give back of a log, now.
+#[derive(Debug, Clone, Copy)]
+struct Gain {
+    /// Bytes that only a copy moves.
+    must_stay: u64,
+    /// Bytes of the segments in which those stand, with what is over between them.
+    held: u64,
 }
 
-/// Bytes of the segments from the first one on in which something stands that a shard still has; `oldest` is the entry
-/// where that begins in each.
+impl Gain {
+    fn of(node: &Node, segments: &[SegmentView]) -> Result<Gain, Fault> {
+        let mut oldest = BTreeMap::new();
+        for shard in node.shards() {
+            let live = shard
+                .replica
+                .read_state(|state| shard.machine.read(|core| core.oldest_live_index(&Reading(state))))?;
+            oldest.extend(live.map(|live| (shard.id, live)));
+        }
+        Ok(Gain {
+            must_stay: must_stay(node),
+            held: held(segments, &oldest),
+        })
+    }
+
+    /// Whether copies of what is in the way of things that are too old give back at least as much of the log as they write. Where
+    /// nearly everything must stay, each copy would be all that is in the segments behind it, and due itself as soon as the
+    /// next is written: and so on, as fast as the disk is.
+    fn pays_for_age(self) -> bool {
+        plant!(CopiesForAgeWithoutEnd => return true);
+        self.must_stay <= self.held / 2
+    }
+
+    /// Whether copies for room give back at least a [`ROOM_PAYS`]th of what they write. Where more must stay the log is larger than its
+    /// bound: no copy would change that.
+    fn pays_for_room(self) -> bool {
+        plant!(CopiesForRoomWithoutEnd => return true);
+        self.must_stay <= self.held - self.held / ROOM_PAYS
+    }
+}
+
+/// Bytes of the closed segments from the first one on in which something stands that a shard still has; `oldest` is the
+/// entry where that begins in each. What the open one has free is nothing that a copy gives back.
 fn held(segments: &[SegmentView], oldest: &BTreeMap<u32, u64>) -> u64 {
     let is_free = |segment: &&SegmentView| {
         let mut shards = segment.shards.iter();
         shards.all(|(shard, (_, last))| oldest.get(shard).is_none_or(|oldest| oldest > last))
     };
     let held = segments.iter().skip_while(is_free);
-    held.map(|segment| segment.bytes).sum()
+    held.filter(|segment| !segment.open)
+        .map(|segment| segment.bytes)
+        .sum()
 }
 
 /// Copies what must stay out of the segments that will have to go next.
@@ -167,7 +199,7 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
         .collect();
     // Only closed segments can be given back; with none there is nothing to gain.
     if segments.iter().any(|segment| !segment.open) || needed.values().any(|needed| needed.through > 0) {
-        let copies_pay = copies_pay(node, &segments)?;
+        let gain = Gain::of(node, &segments)?;
         let each = leads.iter().map(|shard| {
             let looked = ages.get(&shard.id).copied().unwrap_or_default();
             let too_many = too_many.get(&shard.id).copied().unwrap_or(0);
@@ -176,11 +208,12 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
             async move {
                 let next = trim_aged(node, shard, looked).await?;
                 trim_through(node, shard, too_many.max(for_others.through)).await?;
-                // For room also where it pays little: a log has its size as long as what must stay is less.
-                let own = if copies_pay {
+                let own = if gain.pays_for_age() {
                     too_many.max(aged(shard, segments)?)
-                } else {
+                } else if gain.pays_for_room() {
                     too_many
+                } else {
+                    0
                 };
                 let others = if copies_last { for_others.copied_through } else { 0 };
                 copy_forward(node, shard, own.max(others)).await?;
@@ -466,10 +499,10 @@ mod tests {
             segment(4, true, &[(1, 20)]),
         ];
         let held = |oldest: &[(u32, u64)]| held(&segments, &oldest.iter().copied().collect());
-        assert_eq!(held(&[(1, 5), (2, 4)]), 40);
-        assert_eq!(held(&[(1, 6)]), 30);
-        assert_eq!(held(&[(1, 8), (2, 3)]), 30);
-        assert_eq!(held(&[(1, 8), (2, 4)]), 10);
+        assert_eq!(held(&[(1, 5), (2, 4)]), 30);
+        assert_eq!(held(&[(1, 6)]), 20);
+        assert_eq!(held(&[(1, 8), (2, 3)]), 20);
+        assert_eq!(held(&[(1, 8), (2, 4)]), 0);
         assert_eq!(held(&[]), 0);
     }
 }
