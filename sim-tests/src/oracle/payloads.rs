@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use broker::node::Node;
-use raft_store::Machine;
+use broker::node::{META_SHARD, Node};
+use raft_store::{Machine, Replica};
 
+use super::cluster::replicas;
 use crate::trace::fnv_of;
 
 /// Entries of one shard that are looked at in one look at a node; more are passed over.
@@ -26,26 +27,23 @@ impl Payloads {
     /// Looks at what was applied since the last look, as far as it is still in memory: a look reads no disk.
     pub fn look(&mut self, nodes: &[Node], wrong: &mut Vec<String>) {
         for node in nodes {
-            for shard in node.shards() {
-                let status = shard.replica.status();
+            for replica in replicas(node) {
+                let status = replica.status();
                 let Some(applied) = status.applied.map(|at| at.index) else {
                     continue;
                 };
                 let purged = status.purged.map_or(0, |at| at.index);
-                let seen = self.seen.entry((node.id(), shard.id)).or_default();
+                let seen = self.seen.entry((node.id(), status.shard)).or_default();
                 let mut from = *seen + 1;
                 if purged > *seen {
                     // A snapshot came. What its state refers to is what was applied; what stands before that may be of an old leader.
-                    let oldest = shard
-                        .replica
-                        .read_state(|state| shard.machine.oldest_live_index(state));
-                    from = oldest.ok().flatten().unwrap_or(purged + 1);
+                    from = oldest_live(node, &replica).unwrap_or(purged + 1);
                 }
                 let from = from.max(applied.saturating_sub(MOST));
                 *seen = applied;
-                for index in (from..=applied).filter(|&index| shard.replica.is_recent(index)) {
-                    if let Ok(payload) = shard.replica.read_payload(index) {
-                        wrong.extend(self.compare(shard.id, index, fnv_of(&payload)));
+                for index in (from..=applied).filter(|&index| replica.is_recent(index)) {
+                    if let Ok(payload) = replica.read_payload(index) {
+                        wrong.extend(self.compare(status.shard, index, fnv_of(&payload)));
                     }
                 }
             }
@@ -67,25 +65,37 @@ impl Payloads {
 #[must_use]
 pub fn compare_live(nodes: &[Node]) -> Vec<String> {
     let (mut known, mut wrong) = (BTreeMap::new(), Vec::new());
-    for shard in nodes.iter().flat_map(|node| node.shards()) {
-        let replica = &shard.replica;
-        let oldest = replica.read_state(|state| shard.machine.oldest_live_index(state));
-        let applied = replica.status().applied.map(|at| at.index);
-        let (Ok(Some(oldest)), Some(applied)) = (oldest, applied) else {
-            continue;
-        };
-        for index in oldest..=applied {
-            // One that is damaged, and that nobody needs, nobody has repaired.
-            let Ok(payload) = replica.read_payload(index) else {
+    for node in nodes {
+        for replica in replicas(node) {
+            let status = replica.status();
+            let purged = status.purged.map_or(0, |at| at.index);
+            let oldest = match status.shard {
+                META_SHARD => Some(purged + 1),
+                _ => oldest_live(node, &replica),
+            };
+            let (Some(oldest), Some(applied)) = (oldest, status.applied) else {
                 continue;
             };
-            let hash = fnv_of(&payload);
-            if *known.entry((shard.id, index)).or_insert(hash) != hash {
-                wrong.push(differs(shard.id, index));
+            for index in oldest..=applied.index {
+                // One that is damaged, and that nobody needs, nobody has repaired.
+                let Ok(payload) = replica.read_payload(index) else {
+                    continue;
+                };
+                let hash = fnv_of(&payload);
+                if *known.entry((status.shard, index)).or_insert(hash) != hash {
+                    wrong.push(differs(status.shard, index));
+                }
             }
         }
     }
     wrong
+}
+
+/// The first entry that the state still refers to; the catalogue's refers to none.
+fn oldest_live(node: &Node, replica: &Replica) -> Option<u64> {
+    let shard = node.shard(replica.status().shard)?;
+    let oldest = replica.read_state(|state| shard.machine.oldest_live_index(state));
+    oldest.ok().flatten()
 }
 
 fn differs(shard: u32, index: u64) -> String {
