@@ -11,7 +11,7 @@
 //! bytes, is under way at a time. Dead letters, and what was copied before, are copied ahead, beside the rounds: by the time that
 //! their segment has to go there is only left what is leased or waits there.
 
-use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use flotilla_proto::record::{self, Command, command};
 use futures::future::join_all;
@@ -19,6 +19,8 @@ use prost::Message;
 use queue_core::{Fault, Position, QueueId, Reply};
 use raft_store::{PayloadError, RetentionError, log::SegmentView};
 use tokio::time::timeout;
+
+use gain::{Gain, Turnover, must_stay};
 
 use super::{
     Node,
@@ -30,6 +32,7 @@ use crate::{
     meta::{DEAD_LETTER_PREFIX, MetaState},
 };
 
+mod gain;
 pub(super) mod needs;
 
 #[cfg(madsim)]
@@ -44,12 +47,10 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// Of the log's bound, the part in which what must stay is copied before its segment has to go.
 const AHEAD: u64 = 4;
 
-/// Of what is copied for room, the part that must come free by it.
-const ROOM_PAYS: u64 = 4;
-
 /// Runs until the node stops.
 pub(super) async fn run(node: Node) {
     let mut stop = node.inner.stop.subscribe();
+    let turnover = Turnover::default();
     let rounds = async {
         let mut ages = BTreeMap::new();
         let mut seen = node.store().log().begun();
@@ -59,7 +60,7 @@ pub(super) async fn run(node: Node) {
             } else {
                 pause(&node, &mut seen).await;
             }
-            let done = round(&node, &mut ages).await;
+            let done = round(&node, &mut ages, &turnover).await;
             stop_at_fault(&node, done);
         }
     };
@@ -67,7 +68,7 @@ pub(super) async fn run(node: Node) {
         let mut seen = node.store().log().begun();
         loop {
             pause(&node, &mut seen).await;
-            let done = copy_ahead(&node).await;
+            let done = copy_ahead(&node, &turnover).await;
             stop_at_fault(&node, done);
         }
     };
@@ -104,76 +105,18 @@ fn copied_above(node: &Node) -> u64 {
     limit(node) - limit(node) / AHEAD
 }
 
-/// Bytes that only a copy moves.
-fn must_stay(node: &Node) -> u64 {
-    let of_shard = |shard: &Arc<DataShard>| shard.machine.read(|core| core.displaced_bytes());
-    node.shards().iter().map(of_shard).sum()
-}
-
 /// False when so much must stay that each copy would be in the way again before long.
 fn copies_last(node: &Node) -> bool {
     must_stay(node) <= limit(node) / 2
 }
 
-/// What copies would give back of a log, now.
-#[derive(Debug, Clone, Copy)]
-struct Gain {
-    /// Bytes that only a copy moves.
-    must_stay: u64,
-    /// Bytes of the segments in which those stand, with what is over between them.
-    held: u64,
-}
-
-impl Gain {
-    fn of(node: &Node, segments: &[SegmentView]) -> Result<Gain, Fault> {
-        let mut oldest = BTreeMap::new();
-        for shard in node.shards() {
-            let live = shard
-                .replica
-                .read_state(|state| shard.machine.read(|core| core.oldest_live_index(&Reading(state))))?;
-            oldest.extend(live.map(|live| (shard.id, live)));
-        }
-        Ok(Gain {
-            must_stay: must_stay(node),
-            held: held(segments, &oldest),
-        })
-    }
-
-    /// Whether copies of what is in the way of things that are too old give back at least as much of the log as they write. Where
-    /// nearly everything must stay, each copy would be all that is in the segments behind it, and due itself as soon as the
-    /// next is written: and so on, as fast as the disk is.
-    fn pays_for_age(self) -> bool {
-        plant!(CopiesForAgeWithoutEnd => return true);
-        self.must_stay <= self.held / 2
-    }
-
-    /// Whether copies for room give back at least a [`ROOM_PAYS`]th of what they write. Where more must stay the log is larger than its
-    /// bound: no copy would change that.
-    fn pays_for_room(self) -> bool {
-        plant!(CopiesForRoomWithoutEnd => return true);
-        self.must_stay <= self.held - self.held / ROOM_PAYS
-    }
-}
-
-/// Bytes of the closed segments from the first one on in which something stands that a shard still has; `oldest` is the
-/// entry where that begins in each. What the open one has free is nothing that a copy gives back.
-fn held(segments: &[SegmentView], oldest: &BTreeMap<u32, u64>) -> u64 {
-    let is_free = |segment: &&SegmentView| {
-        let mut shards = segment.shards.iter();
-        shards.all(|(shard, (_, last))| oldest.get(shard).is_none_or(|oldest| oldest > last))
-    };
-    let held = segments.iter().skip_while(is_free);
-    held.filter(|segment| !segment.open)
-        .map(|segment| segment.bytes)
-        .sum()
-}
-
 /// Copies what must stay out of the segments that will have to go next.
-async fn copy_ahead(node: &Node) -> Result<(), Fault> {
+async fn copy_ahead(node: &Node, turnover: &Turnover) -> Result<(), Fault> {
     if !copies_last(node) {
         return Ok(());
     }
-    let soon = too_many(&node.store().log().segments(), copied_above(node));
+    let segments = node.store().log().segments();
+    let soon = turnover.allows(&segments, too_many(&segments, copied_above(node)));
     let shards = node.shards().into_iter();
     let copied = shards.filter_map(|shard| {
         let through = *soon.get(&shard.id)?;
@@ -183,14 +126,18 @@ async fn copy_ahead(node: &Node) -> Result<(), Fault> {
 }
 
 /// `ages` tells how far in each shard queues have been looked through for messages that are too old.
-async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fault> {
+async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>, turnover: &Turnover) -> Result<(), Fault> {
     let segments = node.store().log().segments();
     let too_many = too_many(&segments, limit(node));
     // Else copies for one node's log would be in the way of another's, and so on without end.
     let copies_last = copies_last(node);
+    let copied = match copies_last {
+        true => turnover.allows(&segments, too_many.clone()),
+        false => BTreeMap::new(),
+    };
     *node.inner.too_many.lock().expect("no panic while held") = needs::TooMany {
         through: too_many.clone(),
-        copies_last,
+        copied,
     };
     let leads: Vec<_> = node.shards().into_iter().filter(|shard| shard.leads()).collect();
     let needed: BTreeMap<u32, needs::Elsewhere> = leads
@@ -200,10 +147,12 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
     // Only closed segments can be given back; with none there is nothing to gain.
     if segments.iter().any(|segment| !segment.open) || needed.values().any(|needed| needed.through > 0) {
         let gain = Gain::of(node, &segments)?;
+        let allowed = turnover.bound(&segments);
         let each = leads.iter().map(|shard| {
             let looked = ages.get(&shard.id).copied().unwrap_or_default();
             let too_many = too_many.get(&shard.id).copied().unwrap_or(0);
             let for_others = needed[&shard.id];
+            let allowed = allowed.get(&shard.id).copied().unwrap_or(0);
             let segments = &segments;
             async move {
                 let next = trim_aged(node, shard, looked).await?;
@@ -216,7 +165,7 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>) -> Result<(), Fau
                     0
                 };
                 let others = if copies_last { for_others.copied_through } else { 0 };
-                copy_forward(node, shard, own.max(others)).await?;
+                copy_forward(node, shard, own.min(allowed).max(others)).await?;
                 Ok::<_, Fault>((shard.id, next))
             }
         });
@@ -467,7 +416,7 @@ async fn recycle(node: &Node) {
 mod tests {
     use super::*;
 
-    fn segment(sequence: u64, open: bool, shards: &[(u32, u64)]) -> SegmentView {
+    pub(super) fn segment(sequence: u64, open: bool, shards: &[(u32, u64)]) -> SegmentView {
         SegmentView {
             sequence,
             bytes: 10,
@@ -488,21 +437,5 @@ mod tests {
         assert_eq!(too_many(&segments, 39), BTreeMap::from([(1, 5)]));
         assert_eq!(too_many(&segments, 21), BTreeMap::from([(1, 7), (2, 3)]));
         assert_eq!(too_many(&segments, 0), BTreeMap::from([(1, 7), (2, 9)]));
-    }
-
-    #[test]
-    fn only_segments_in_which_something_stands_are_held() {
-        let segments = [
-            segment(1, false, &[(1, 5)]),
-            segment(2, false, &[(1, 7), (2, 3)]),
-            segment(3, false, &[]),
-            segment(4, true, &[(1, 20)]),
-        ];
-        let held = |oldest: &[(u32, u64)]| held(&segments, &oldest.iter().copied().collect());
-        assert_eq!(held(&[(1, 5), (2, 4)]), 30);
-        assert_eq!(held(&[(1, 6)]), 20);
-        assert_eq!(held(&[(1, 8), (2, 3)]), 20);
-        assert_eq!(held(&[(1, 8), (2, 4)]), 0);
-        assert_eq!(held(&[]), 0);
     }
 }

@@ -229,6 +229,8 @@ bugs! {
         "a leader forgets what its own node's log has too much of, whatever its followers' logs have";
     CopiesForAgeWithoutEnd, "copies-for-age-without-end", "a copy that is always worth it, for a message that outlives all others",
         "what must stay is copied whenever all around it is too old, however little that gives back";
+    CopiesAreCopiedAgain, "copies-are-copied-again", "compaction that makes the log it compacts larger, and so goes on",
+        "what was copied is copied once more although nothing was given back meanwhile";
     CopiesForRoomWithoutEnd, "copies-for-room-without-end", "a full log that is compacted again and again although nothing in it is over",
         "what must stay is copied whenever the log is too large, however little that gives back";
 

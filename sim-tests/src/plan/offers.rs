@@ -80,6 +80,7 @@ impl Plan {
             | Bug::RetentionHalved
             | Bug::RetentionNeverByAge
             | Bug::CopiesForAgeWithoutEnd
+            | Bug::CopiesAreCopiedAgain
             | Bug::RetentionForgetsDeadLettersForRoom => self.limits.forget(),
             Bug::CopiesForRoomWithoutEnd => self.limits.forget_for_room(),
             // Logs that are in a leader's own bound, and not in another's.

@@ -34,8 +34,9 @@ use crate::node::{
 pub(crate) struct TooMany {
     /// The last entry of each shard in the segments that have to go.
     pub(super) through: BTreeMap<u32, u64>,
-    /// Most of the log need not stay, so copies are not in the way again before long.
-    pub(super) copies_last: bool,
+    /// The same, of what may be copied if it must stay: nothing where most of the log must, as copies would be in the way again
+    /// before long.
+    pub(super) copied: BTreeMap<u32, u64>,
 }
 
 /// What has to go of a shard led here for the logs of other nodes.
@@ -60,7 +61,7 @@ pub(in crate::node) fn of(node: &Node) -> Vec<Need> {
     let too_many = node.inner.too_many.lock().expect("no panic while held").clone();
     let damaged = node.damaged_shards();
     let led_elsewhere = |shard: u32| node.shard(shard).is_some_and(|shard| !shard.leads());
-    let copies = too_many.copies_last;
+    let copied = too_many.copied;
     too_many
         .through
         .into_iter()
@@ -68,7 +69,7 @@ pub(in crate::node) fn of(node: &Node) -> Vec<Need> {
         .map(|(shard, through)| Need {
             shard,
             through,
-            copies,
+            copied_through: copied.get(&shard).copied().unwrap_or(0),
         })
         .collect()
 }
@@ -101,9 +102,7 @@ fn largest(
     for need in needs {
         let through = need.through.min(agreed);
         largest.through = through.max(largest.through);
-        if need.copies {
-            largest.copied_through = through.max(largest.copied_through);
-        }
+        largest.copied_through = need.copied_through.min(through).max(largest.copied_through);
     }
     largest
 }
@@ -136,15 +135,12 @@ mod tests {
     }
 
     fn need(shard: u32, through: u64) -> (u32, Need) {
-        let copies = true;
-        (
+        let need = Need {
             shard,
-            Need {
-                shard,
-                through,
-                copies,
-            },
-        )
+            through,
+            copied_through: through,
+        };
+        (shard, need)
     }
 
     /// What nodes 2 and 3 need of the shard, and of another one, said at 5 s.
@@ -181,7 +177,7 @@ mod tests {
     fn nothing_is_copied_for_a_log_most_of_which_must_stay() {
         let mut heard = said(70, 80);
         let crowded = heard.get_mut(&3).and_then(|sign| sign.needs.get_mut(&4)).unwrap();
-        crowded.copies = false;
+        crowded.copied_through = 0;
         let needed = largest(&leading(), SILENCE, &heard, 5_000);
         assert_eq!((needed.through, needed.copied_through), (80, 70));
     }
