@@ -98,6 +98,8 @@ pub struct SegmentView {
     pub sequence: u64,
     /// Size of the file.
     pub bytes: u64,
+    /// Where its batches end; 0 while it is written to. What is behind that was too small for the next batch.
+    pub filled: u64,
     /// Still written to.
     pub open: bool,
     /// First and last index of each shard's entries in it, imported ones included.

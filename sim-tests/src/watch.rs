@@ -80,12 +80,8 @@ pub async fn run(
         }
         payloads.look(&nodes, &mut wrong);
         counted.look(&nodes, &coverage);
-        wrong.extend(
-            counted
-                .copies
-                .judge(TimeHandle::current().elapsed(), plan.segment_bytes),
-        );
         let now = TimeHandle::current().elapsed();
+        wrong.extend(counted.copies.judge(now, plan.segment_bytes, must_stay(&nodes)));
         if signs.calm.load(Ordering::SeqCst) {
             looks.calm(now);
         }
@@ -108,6 +104,13 @@ pub async fn run(
 fn is_of(plan: &Plan, node: &Node, group: GroupId) -> bool {
     let meta = node.meta();
     (0..plan.groups).any(|number| meta.group(&plan.group(number)).is_some_and(|it| it.id == group.0))
+}
+
+/// Bytes that only copies move, of the node that has most of them.
+fn must_stay(nodes: &[Node]) -> u64 {
+    let of_shard = |shard: &Arc<DataShard>| shard.machine.read(|core| core.displaced_bytes());
+    let of_node = |node: &Node| node.shards().iter().map(of_shard).sum();
+    nodes.iter().map(of_node).max().unwrap_or(0)
 }
 
 /// The core's own invariants.

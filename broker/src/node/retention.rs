@@ -420,6 +420,7 @@ mod tests {
         SegmentView {
             sequence,
             bytes: 10,
+            filled: if open { 0 } else { 9 },
             open,
             shards: shards.iter().map(|&(shard, last)| (shard, (1, last))).collect(),
         }

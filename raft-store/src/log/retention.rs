@@ -26,6 +26,7 @@ impl Shared {
                 SegmentView {
                     sequence,
                     bytes: segment.len,
+                    filled: segment.end.unwrap_or(0),
                     open,
                     shards: BTreeMap::new(),
                 },

@@ -7,9 +7,9 @@ use flotilla_proto::record::command::Command;
 
 /// What is copied is compared with what else is written for so long at a time.
 const WINDOW: Duration = Duration::from_secs(20);
-/// Bytes of copies allowed for each byte of everything else. For room, the dearest, a leader writes three bytes to get one back;
-/// and where a log has four segments, a few messages in each, those are never quite full.
-const FACTOR: u64 = 8;
+/// Bytes of copies allowed for each byte of everything else, and of what must stay, most of which may end within a window: for
+/// room, the dearest, a leader writes seven bytes to get one back.
+const FACTOR: u64 = 7;
 /// And this many segments, which is two of the logs that are drawn small: what became due before is copied now.
 const SEGMENTS: u64 = 16;
 
@@ -19,6 +19,8 @@ pub struct Copies {
     since: Duration,
     copied: u64,
     others: u64,
+    /// The most that only copies moved.
+    must_stay: u64,
     told: bool,
 }
 
@@ -35,26 +37,31 @@ impl Copies {
     }
 
     /// Says once when it is more than is right.
-    pub fn judge(&mut self, at: Duration, segment_bytes: u64) -> Option<String> {
+    /// `must_stay` are the bytes that only copies move now.
+    pub fn judge(&mut self, at: Duration, segment_bytes: u64, must_stay: u64) -> Option<String> {
+        self.must_stay = must_stay.max(self.must_stay);
         let Copies {
             since,
             copied,
             others,
+            must_stay: most,
             told,
         } = *self;
         if at >= since + WINDOW {
             *self = Copies {
                 since: at,
                 told,
+                must_stay,
                 ..Copies::default()
             };
         }
-        if told || copied <= FACTOR * others + SEGMENTS * segment_bytes {
+        if told || copied <= FACTOR * (others + most) + SEGMENTS * segment_bytes {
             return None;
         }
         self.told = true;
         Some(format!(
-            "copies: {copied} bytes were copied forward from {since:?} to {at:?}, beside {others} bytes of all else"
+            "copies: {copied} bytes were copied forward from {since:?} to {at:?}, beside {others} bytes of all else, \
+             where {most} must stay"
         ))
     }
 }
@@ -80,10 +87,14 @@ mod tests {
         let mut copies = Copies::default();
         copies.add(100, &[Some(Command::Append(Append::default()))]);
         copied(&mut copies, 6);
-        // 5,400 beside 400, and 16 segments.
-        assert_eq!(copies.judge(Duration::from_secs(1), 138), None);
-        assert!(copies.judge(Duration::from_secs(1), 137).is_some());
-        assert_eq!(copies.judge(Duration::from_secs(1), 137), None, "it was said");
+        // 5,400 beside 400 and 100, and 16 segments.
+        assert_eq!(copies.judge(Duration::from_secs(1), 119, 100), None);
+        assert!(copies.judge(Duration::from_secs(1), 118, 100).is_some());
+        assert_eq!(
+            copies.judge(Duration::from_secs(1), 118, 100),
+            None,
+            "it was said"
+        );
     }
 
     #[test]
@@ -91,8 +102,8 @@ mod tests {
         let mut copies = Copies::default();
         copies.add(10_000, &[Some(Command::Append(Append::default()))]);
         copied(&mut copies, 9);
-        assert_eq!(copies.judge(WINDOW, 0), None);
+        assert_eq!(copies.judge(WINDOW, 0, 0), None);
         copied(&mut copies, 9);
-        assert!(copies.judge(WINDOW * 2, 0).is_some());
+        assert!(copies.judge(WINDOW * 2, 0, 0).is_some());
     }
 }

@@ -18,7 +18,7 @@ use raft_store::log::SegmentView;
 use crate::node::{Node, kv::Reading, shard::DataShard};
 
 /// Of what is copied for room, the part that must come free by it.
-const ROOM_PAYS: u64 = 4;
+const ROOM_PAYS: u64 = 8;
 
 /// Bytes that only a copy moves.
 pub(super) fn must_stay(node: &Node) -> u64 {
@@ -31,7 +31,7 @@ pub(super) fn must_stay(node: &Node) -> u64 {
 pub(super) struct Gain {
     /// Bytes that only a copy moves.
     must_stay: u64,
-    /// Bytes of the segments in which those stand, with what is over between them.
+    /// Bytes in the segments in which those stand, with what is over between them.
     held: u64,
 }
 
@@ -66,17 +66,15 @@ impl Gain {
     }
 }
 
-/// Bytes of the closed segments from the first one on in which something stands that a shard still has; `oldest` is the
-/// entry where that begins in each. What the open one has free is nothing that a copy gives back.
+/// Bytes in the segments from the first one on in which something stands that a shard still has; `oldest` is the entry where
+/// that begins in each. What a segment has free is nothing that a copy gives back.
 fn held(segments: &[SegmentView], oldest: &BTreeMap<u32, u64>) -> u64 {
     let is_free = |segment: &&SegmentView| {
         let mut shards = segment.shards.iter();
         shards.all(|(shard, (_, last))| oldest.get(shard).is_none_or(|oldest| oldest > last))
     };
     let held = segments.iter().skip_while(is_free);
-    held.filter(|segment| !segment.open)
-        .map(|segment| segment.bytes)
-        .sum()
+    held.map(|segment| segment.filled).sum()
 }
 
 /// Which segments the log had when it began to be turned over: a message is copied out of those only, so once until all of
@@ -133,9 +131,9 @@ mod tests {
             segment(4, true, &[(1, 20)]),
         ];
         let held = |oldest: &[(u32, u64)]| held(&segments, &oldest.iter().copied().collect());
-        assert_eq!(held(&[(1, 5), (2, 4)]), 30);
-        assert_eq!(held(&[(1, 6)]), 20);
-        assert_eq!(held(&[(1, 8), (2, 3)]), 20);
+        assert_eq!(held(&[(1, 5), (2, 4)]), 27);
+        assert_eq!(held(&[(1, 6)]), 18);
+        assert_eq!(held(&[(1, 8), (2, 3)]), 18);
         assert_eq!(held(&[(1, 8), (2, 4)]), 0);
         assert_eq!(held(&[]), 0);
     }
