@@ -446,7 +446,12 @@ impl NodeLook {
                 .last
                 .iter()
                 .filter(|(shard, _)| self.votes.contains(shard));
-            through.extend(counts.map(|(shard, last)| (*shard, *last)));
+            for (shard, last) in counts {
+                // A segment from before a snapshot came may go on to later entries than those that were put in behind it, and is given back
+                // when none of them is needed.
+                let known: &mut u64 = through.entry(*shard).or_default();
+                *known = (*last).max(*known);
+            }
         }
         through
     }
