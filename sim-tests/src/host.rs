@@ -160,6 +160,8 @@ impl Host {
         self.trace("backup");
         let copy = lock(&self.process.hardware).fork();
         copy.crash();
+        // Whoever fills the disk now makes room on that one only.
+        copy.disk.set_capacity(u64::MAX);
         copy
     }
 
