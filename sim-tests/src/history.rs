@@ -110,6 +110,8 @@ pub enum Event {
     AckUnsure(Receipt),
     /// The faults are over, and the cluster is whole.
     Calm,
+    /// Another node leads some shard: whoever leads knows of no client how long it was silent before.
+    Led,
     /// A consumer is cut off, and ends without a word within [`VANISHES_WITHIN`].
     Vanishing {
         client: String,
@@ -162,7 +164,7 @@ impl Event {
             | Event::AckUnsure(receipt)
             | Event::Buried { receipt, .. } => (Some(&receipt.id), Some(&receipt.place)),
             Event::Forgotten { place, id, .. } => (id.as_ref(), Some(place)),
-            Event::Calm => return false,
+            Event::Calm | Event::Led => return false,
             Event::Leaving { group, topic, .. }
             | Event::Vanishing { group, topic, .. }
             | Event::Died { group, topic, .. } => {
@@ -405,6 +407,7 @@ impl Book {
             | Event::Vanishing { .. }
             | Event::Died { .. }
             | Event::Calm
+            | Event::Led
             | Event::Named(_)
             | Event::Buried { .. } => {}
         }

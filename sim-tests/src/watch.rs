@@ -1,6 +1,7 @@
 //! Oracles that look into the nodes, all the time: what each node has, and what all of them have in common.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +20,7 @@ use tokio::time::sleep;
 use crate::{
     commands::Counted,
     coverage::Coverage,
-    history::History,
+    history::{Event, History},
     host::Host,
     oracle::{
         cluster::Watch, flushed::Flushed, payloads::Payloads, retention::look::Looks, turns::Turns,
@@ -60,6 +61,7 @@ pub async fn run(
             plan.limits.bounds.in_flight_per_queue,
         ),
     );
+    let mut led = BTreeMap::new();
     let groups: Vec<String> = (0..plan.groups).map(|number| plan.group(number)).collect();
     // Where few may be in flight a queue waits for those who hold them, where few commands may wait a turn may be spent on a
     // refusal, and what is forgotten moves a queue, too. Each consumer reads at every node.
@@ -79,6 +81,9 @@ pub async fn run(
             turns.look(&nodes, &groups, &mut wrong);
         }
         payloads.look(&nodes, &mut wrong);
+        if see_leaders(&nodes, &mut led) {
+            history.record(TimeHandle::current().elapsed(), &Event::Led);
+        }
         counted.look(&nodes, &coverage);
         let now = TimeHandle::current().elapsed();
         wrong.extend(counted.copies.judge(now, plan.segment_bytes, must_stay(&nodes)));
@@ -104,6 +109,16 @@ pub async fn run(
 fn is_of(plan: &Plan, node: &Node, group: GroupId) -> bool {
     let meta = node.meta();
     (0..plan.groups).any(|number| meta.group(&plan.group(number)).is_some_and(|it| it.id == group.0))
+}
+
+/// Whether a data shard has another leader than it had.
+fn see_leaders(nodes: &[Node], led: &mut BTreeMap<u32, u32>) -> bool {
+    let shards = nodes
+        .iter()
+        .flat_map(|node| node.shards().into_iter().map(|shard| (node.id(), shard)));
+    let leaders = shards.filter(|(_, shard)| shard.leads());
+    let changed = leaders.map(|(node, shard)| led.insert(shard.id, node) != Some(node));
+    changed.fold(false, |any, changed| any || changed)
 }
 
 /// Bytes that only copies move, of the node that has most of them.

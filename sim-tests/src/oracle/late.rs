@@ -47,6 +47,8 @@ pub(super) struct Late {
     groups: BTreeSet<String>,
     rules: Rules,
     calm: Option<Duration>,
+    /// Since when the present leaders lead.
+    led: Duration,
     due: BTreeMap<Owed, Duration>,
     /// Of leases that the server renews: who holds them.
     holders: BTreeMap<Owed, String>,
@@ -70,6 +72,7 @@ impl Late {
             groups,
             rules,
             calm: None,
+            led: Duration::ZERO,
             due: BTreeMap::new(),
             holders: BTreeMap::new(),
             of_the_gone: BTreeSet::new(),
@@ -141,6 +144,10 @@ impl Late {
                 Some(_) if said => _ = self.of_the_calm.insert(owed.clone()),
                 Some(_) => {}
             }
+            if !said {
+                // Whoever comes back says nothing for it.
+                self.holders.insert(owed.clone(), String::new());
+            }
             self.soon(owed, due);
         }
     }
@@ -170,6 +177,11 @@ impl Late {
             .filter(|(due, owed)| {
                 let held = (owed.0.clone(), topic_of(&owed.1).to_owned());
                 let unseen = self.unseen.get(&held).copied().unwrap_or_default();
+                // Only once a leader has waited for a sign of life does it let the leases of the dead end.
+                let led = match self.holders.get(owed).is_some_and(String::is_empty) {
+                    true => self.led + BACKLOG_OF_THE_GONE + LONGEST_BACKOFF,
+                    false => Duration::ZERO,
+                };
                 let backlog = if self.of_the_gone.contains(owed) {
                     BACKLOG_OF_THE_GONE
                 } else if self.of_the_calm.contains(owed) {
@@ -177,7 +189,7 @@ impl Late {
                 } else {
                     BACKLOG
                 };
-                at > (*due).max(calm + backlog).max(unseen) + WITHIN + self.lost_answers(&owed.0)
+                at > (*due).max(calm + backlog).max(unseen).max(led) + WITHIN + self.lost_answers(&owed.0)
             })
             .cloned()
             .collect();
@@ -211,6 +223,7 @@ impl Oracle for Late {
     fn see(&mut self, at: Duration, event: &Event, wrong: &mut Vec<String>) {
         match event {
             Event::Calm => self.calm = Some(at),
+            Event::Led => self.led = at,
             Event::Stored { id, .. } => {
                 for group in self.groups.clone() {
                     let owed = (group, id.clone());
@@ -426,6 +439,29 @@ mod tests {
             judged(&[(1, Event::Calm), stored, (100, died(topic)), later(111)])
         };
         assert_eq!((judged("t"), judged("other")), (0, 1));
+    }
+
+    /// Seed 24005405: a leader had damage that was found late, and another one led for a while.
+    #[test]
+    fn who_leads_since_lets_the_leases_of_the_dead_end_after_its_own_wait() {
+        let judged = |led: Option<u64>, at| {
+            let Event::Delivered(mut held) = delivered("t/1", 0, 1, 9) else {
+                unreachable!("it is one");
+            };
+            held.renewed = true;
+            let died = Event::Died {
+                client: held.client.clone(),
+                group: held.group.clone(),
+                topic: "t".into(),
+            };
+            let mut events = vec![(10, Event::Delivered(held)), (20, died), (30, Event::Calm)];
+            events.extend(led.map(|led| (led, Event::Led)));
+            events.push(later(at));
+            judged(&events)
+        };
+        // 180 from the calm on, or 188 since there is another leader, and 15 that a delivery takes.
+        assert_eq!((judged(None, 225), judged(None, 226)), (0, 1));
+        assert_eq!((judged(Some(100), 303), judged(Some(100), 304)), (0, 1));
     }
 
     /// Seeds 24001534 and 24001625: nobody else was there to read while it was silent, before it counted as dead.
