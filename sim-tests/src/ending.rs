@@ -29,7 +29,7 @@ pub(crate) async fn judge(hosts: &[Host], plan: &Plan, history: &History) -> Vec
     let looks = PATIENCE.as_millis() / LOOK_EVERY.as_millis();
     let mut wrong = Vec::new();
     for _ in 0..looks {
-        wrong = look(hosts, plan, &history.ends()).await;
+        wrong = look(hosts, plan, history).await;
         if wrong.is_empty() {
             break;
         }
@@ -39,19 +39,20 @@ pub(crate) async fn judge(hosts: &[Host], plan: &Plan, history: &History) -> Vec
     wrong
 }
 
-async fn look(hosts: &[Host], plan: &Plan, ends: &Ends) -> Vec<String> {
+async fn look(hosts: &[Host], plan: &Plan, history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
     for host in hosts {
         let Some(service) = host.service() else {
             return vec![format!("node {} serves nobody", host.id)];
         };
-        let here = look_at(&service, plan, ends).await;
+        let here = look_at(&service, plan, history).await;
         wrong.extend(here.into_iter().map(|what| format!("node {}: {what}", host.id)));
     }
     wrong
 }
 
-async fn look_at(service: &Service, plan: &Plan, ends: &Ends) -> Vec<String> {
+async fn look_at(service: &Service, plan: &Plan, history: &History) -> Vec<String> {
+    let ends = &history.ends();
     let mut wrong = of_cluster(&service.cluster(), plan.nodes, plan.shards);
     let groups = (0..plan.groups).map(|number| plan.group(number));
     let mut topics: Vec<String> = (0..plan.topics).map(|number| plan.topic(number)).collect();
@@ -75,7 +76,7 @@ async fn look_at(service: &Service, plan: &Plan, ends: &Ends) -> Vec<String> {
         let known = ends.iter().filter(|((of, _), _)| *of == topic);
         let known: BTreeMap<i32, i64> = known.map(|((_, queue), end)| (*queue, *end)).collect();
         match service.describe_topic(&topic).await {
-            Ok(view) => wrong.extend(of_topic(&view, &known)),
+            Ok(view) => wrong.extend(of_topic(&view, &known, history.dead_of(&topic))),
             Err(_) if topic.starts_with(DEAD_LETTERS) && known.is_empty() => {}
             Err(error) => wrong.push(format!("{topic}: {}", error.message)),
         }
@@ -129,20 +130,26 @@ fn of_group(name: &str, total: Lag, queues: &[QueueLag], ends: &Ends) -> Vec<Str
     wrong
 }
 
-fn of_topic(view: &TopicDetail, known: &BTreeMap<i32, i64>) -> Vec<String> {
-    let mut wrong = Vec::new();
+/// So many may have died with answers that were lost, and stand behind what came.
+fn of_topic(view: &TopicDetail, known: &BTreeMap<i32, i64>, dead: usize) -> Vec<String> {
+    let (mut wrong, mut unseen) = (Vec::new(), dead as i64);
     for (at, queue) in (0..).zip(&view.queue_list) {
         let end = known.get(&at).copied().unwrap_or(0);
         let (first, next) = (
             queue.first_offset.unwrap_or(u64::MAX),
             queue.next_offset.unwrap_or(0),
         );
-        if queue.queue as i32 != at || queue.leader.is_none() || first > next || next as i64 != end {
+        if queue.queue as i32 != at
+            || queue.leader.is_none()
+            || first > next
+            || !(0..=unseen).contains(&(next as i64 - end))
+        {
             wrong.push(format!(
                 "{}: messages came up to {end}: {queue:?}",
                 view.topic.name
             ));
         }
+        unseen -= next as i64 - end;
     }
     if view.queue_list.len() != view.topic.queues as usize {
         wrong.push(format!(
@@ -198,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_queue_ends_where_messages_came_to() {
-        let judged = |next| {
+        let judged = |next, dead| {
             let queue = QueueView {
                 leader: Some(1),
                 first_offset: Some(2),
@@ -210,9 +217,10 @@ mod tests {
                 ..TopicDetail::default()
             };
             view.topic.queues = 1;
-            of_topic(&view, &[(0, 5)].into()).len()
+            of_topic(&view, &[(0, 5)].into(), dead).len()
         };
-        assert_eq!((judged(4), judged(5), judged(6)), (1, 0, 1));
+        assert_eq!((judged(4, 0), judged(5, 0), judged(6, 0)), (1, 0, 1));
+        assert_eq!((judged(4, 1), judged(6, 1), judged(7, 1)), (1, 0, 1));
     }
 
     #[test]

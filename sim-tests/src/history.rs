@@ -225,6 +225,8 @@ struct Book {
     left: BTreeMap<(String, String), BTreeSet<String>>,
     /// Of each queue, by topic and number: the offset after the last message that came from it, or was forgotten.
     ends: BTreeMap<(String, i32), i64>,
+    /// Where dead letters came from, by the topic that they were sent to.
+    dead: BTreeMap<String, BTreeSet<Place>>,
     /// (consumer group, message) that were done before the producer knew that the message is stored.
     done: BTreeSet<(String, String, String)>,
     /// Watches what becomes of names; the others know nothing of them.
@@ -245,6 +247,7 @@ impl History {
             groups,
             left: BTreeMap::new(),
             ends: BTreeMap::new(),
+            dead: BTreeMap::new(),
             done: BTreeSet::new(),
             names: Names::default(),
             sent: BTreeMap::new(),
@@ -292,6 +295,12 @@ impl History {
     #[must_use]
     pub fn ends(&self) -> BTreeMap<(String, i32), i64> {
         self.book().ends.clone()
+    }
+
+    /// How many messages of a topic came as dead letters: where they stood before nobody has seen whose answers were lost.
+    #[must_use]
+    pub fn dead_of(&self, topic: &str) -> usize {
+        self.book().dead.get(topic).map_or(0, BTreeSet::len)
     }
 
     /// What has not come yet from names that are given again and again, and will have to.
@@ -378,6 +387,8 @@ impl Book {
                 self.extend(&delivery.place);
                 if let Some(group) = delivery.place.topic.strip_prefix(DEAD_LETTERS) {
                     self.finish(group, &delivery.id);
+                    let dead = self.dead.entry(topic_of(&delivery.id).to_owned()).or_default();
+                    dead.insert(delivery.place.clone());
                 }
             }
             Event::Acked { receipt, .. } => {

@@ -85,6 +85,7 @@ async fn flip_near_the_end(scene: &Scene, victim: &Host) -> bool {
     if let Some((file, len)) = &found {
         let byte = thread_rng().gen_range(len.saturating_sub(NEAR)..*len);
         victim.damage();
+        tracing::debug!(node = victim.id, file, byte, len, "a bit goes over");
         disk.flip_bit(file, byte, thread_rng().gen_range(0..8));
         scene.coverage.count("flipped: near the end of the log");
     }
@@ -194,10 +195,15 @@ pub(super) fn any(disk: &SimDisk) -> Option<(String, u64)> {
     (len > 0).then_some((file, len as u64))
 }
 
-/// How much of the last segment is proved to have been written, by batches that name later ones than these as synced.
+/// How much of the last segment is proved to have been written, by batches that name later ones than these as synced. What
+/// follows may be of the segment that the file was before.
 fn proved(bytes: &[u8]) -> usize {
     let (mut at, mut ends, mut durable) = (SEGMENT_HEAD, Vec::new(), 0);
-    while bytes.get(at..at + 4) == Some(BATCH_MAGIC) && at + BATCH_HEAD <= bytes.len() {
+    let sequence = bytes.get(16..24);
+    while bytes.get(at..at + 4) == Some(BATCH_MAGIC)
+        && at + BATCH_HEAD <= bytes.len()
+        && bytes.get(at + 8..at + 16) == sequence
+    {
         let number = u64_at(bytes, at + 16);
         durable = durable.max(u64_at(bytes, at + 24));
         let records = u32::from_le_bytes(bytes[at + 32..at + 36].try_into().expect("four bytes"));
@@ -234,6 +240,10 @@ mod tests {
         assert_eq!(proved(&segment), 0);
         segment.extend(batch(9, 7, 0));
         assert_eq!(proved(&segment), SEGMENT_HEAD + 64);
+        // Of another segment, whose file this was.
+        let mut stale = batch(3, 2, 10);
+        stale[8] = 1;
+        segment.extend(stale);
         segment.extend([0; 4_096]);
         assert_eq!(proved(&segment), SEGMENT_HEAD + 64);
     }

@@ -214,8 +214,9 @@ impl Ledger {
             let bound = self.rules.bytes;
             let size = node.segments.values().map(|segment| segment.bytes).sum::<u64>();
             // The open segment stays, and with more that must stay than half it is nobody's fault.
-            let is_large =
-                size > bound && node.segments.len() > 1 && node.displaced_bytes <= self.rules.bytes / 2;
+            let is_large = size > bound
+                && node.segments.len() > 1
+                && node.displaced_bytes <= self.rules.room(node.spare_bytes) / 2;
             let Some(calm) = self.calm.filter(|_| is_large) else {
                 self.large.remove(id);
                 continue;
