@@ -25,6 +25,17 @@ pub(super) struct Spare {
     zeroed: u64,
 }
 
+/// Whether a segment can begin in this file: its head is written into a part of the first page, whose rest has to be read for that. Where
+/// it cannot be, no life of the node would come further than this file.
+fn can_begin(file: &dyn DiskFile, len: u64) -> bool {
+    plant!(UnreadableSpareKept => return true);
+    let mut page = vec![0; PAGE_BYTES.min(len as usize)];
+    file.read_exact_at(&mut page, 0).is_ok()
+}
+
+/// As little as an operating system reads of a file.
+const PAGE_BYTES: usize = 4_096;
+
 pub(super) struct Space {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) options: LogOptions,
@@ -59,7 +70,7 @@ impl Space {
             }
             let file = space.disk.open(&name, false)?;
             let len = file.len()?;
-            if !space.is_worth_keeping(len) {
+            if !space.is_worth_keeping(len) || !can_begin(&*file, len) {
                 space.disk.remove(&name)?;
                 continue;
             }

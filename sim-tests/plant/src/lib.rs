@@ -119,6 +119,8 @@ bugs! {
         "a start syncs the tail that it has read and does not write it again";
     StuckAfterAFullDisk, "stuck-after-a-full-disk", "a full disk sets a latch that nothing clears",
         "a log that ran out of segments does not go on when there is room again";
+    UnreadableSpareKept, "unreadable-spare-kept", "restart that meets what it stopped for, again and again",
+        "a spare segment is kept although a segment cannot begin in it";
     LogWithoutItsBeginning, "log-without-its-beginning", "a missing oldest log file goes unnoticed",
         "a shard's log may begin with any entry, whether those before were given up or not";
     AnswerBeforeBatchWritten, "answer-before-batch-written", "the answer overtakes the bookkeeping it rests on",

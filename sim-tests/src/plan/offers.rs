@@ -46,6 +46,7 @@ impl Plan {
             }
             Bug::ReadWithoutChecksum => one_of(&[Fault::BitFlip, Fault::LyingDisk, Fault::FileDamage]),
             Bug::StuckAfterAFullDisk => one_of(&[Fault::FullDisk, Fault::FullSender]),
+            Bug::UnreadableSpareKept => one_of(&[Fault::ReadError]),
             Bug::LogWithoutItsBeginning | Bug::CorruptionAsTornTail => {
                 one_of(&[Fault::FileDamage, Fault::BitFlip, Fault::LyingDisk])
             }

@@ -167,3 +167,34 @@ async fn a_record_that_the_disk_cannot_read_is_damaged_and_those_beside_it_are_n
     assert_eq!(log.read(1, 0, 3, 1 << 20).unwrap(), records[..3]);
     assert_eq!(log.damaged(1, 3).unwrap(), [id(1, 3)]);
 }
+
+/// Found by the simulator: what was in the file before was not read again, and each life of the node stopped at it.
+#[tokio::test]
+async fn a_spare_in_which_no_segment_can_begin_is_not_kept() {
+    let sim = SimDisk::new(1);
+    let fill = async |log: &NodeLog, from: u64| {
+        for index in from..from + 40 {
+            log.append(1, vec![entry(1, id(1, index), 900)], |_| ()).unwrap();
+        }
+        log.save_vote(1, Bytes::new()).await
+    };
+    let log = NodeLog::open(sim.mount(), options()).await.unwrap();
+    fill(&log, 0).await.unwrap();
+    let spares = || {
+        sim.files()
+            .into_iter()
+            .filter(|name| name.starts_with("log/spare-"))
+    };
+    while spares().next().is_none() {
+        log.save_vote(1, Bytes::new()).await.unwrap();
+    }
+    log.close().await;
+    let broken: Vec<String> = spares().collect();
+    assert!(!broken.is_empty());
+    for name in &broken {
+        sim.break_sector(name, 100);
+    }
+    let log = NodeLog::open(sim.mount(), options()).await.unwrap();
+    assert!(!spares().any(|name| broken.contains(&name)));
+    fill(&log, 40).await.unwrap();
+}
