@@ -117,12 +117,22 @@ async fn await_reads(victim: &Host, disk: &SimDisk) -> bool {
     met
 }
 
+/// What waits to be a segment, and how much of it a segment begins with, bytes.
+fn spare(disk: &SimDisk) -> Option<(String, u64)> {
+    const BEGINNING: u64 = 1_024;
+    let mut files = disk.files().into_iter();
+    let name = files.find(|name| name.starts_with("log/spare-"))?;
+    Some((name, BEGINNING))
+}
+
 async fn sector(scene: &Scene, victim: &Host) -> bool {
     let disk = victim.disk();
     if !await_permission(scene, victim).await {
         return false;
     }
-    let Some((file, len)) = super::files::any(&disk) else {
+    // In a spare one is met when the next segment begins, or its first batches are written.
+    let begins = spare(&disk).filter(|_| thread_rng().gen_bool(0.3));
+    let Some((file, len)) = begins.or_else(|| super::files::any(&disk)) else {
         return false;
     };
     victim.damage();
