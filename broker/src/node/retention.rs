@@ -20,7 +20,7 @@ use queue_core::{Fault, Position, QueueId, Reply};
 use raft_store::{PayloadError, RetentionError, log::SegmentView};
 use tokio::time::timeout;
 
-use gain::{Gain, Turnover, must_stay};
+use gain::{Gain, Turnover, last_entries, must_stay};
 
 use super::{
     Node,
@@ -181,18 +181,13 @@ async fn round(node: &Node, ages: &mut BTreeMap<u32, QueueId>, turnover: &Turnov
 fn too_many(segments: &[SegmentView], limit: u64) -> BTreeMap<u32, u64> {
     let total: u64 = segments.iter().map(|segment| segment.bytes).sum();
     let mut over = plant!(TooManyIsEverything => total, else total.saturating_sub(limit));
-    let mut through = BTreeMap::new();
-    for segment in segments.iter().filter(|segment| !segment.open) {
-        if over == 0 {
-            break;
-        }
+    let closed = segments.iter().filter(|segment| !segment.open);
+    let going = closed.take_while(|segment| {
+        let is_over = over > 0;
         over = over.saturating_sub(segment.bytes);
-        for (&shard, &(_, last)) in &segment.shards {
-            let known: &mut u64 = through.entry(shard).or_default();
-            *known = last.max(*known);
-        }
-    }
-    through
+        is_over
+    });
+    last_entries(going)
 }
 
 /// The last entry of a shard in the oldest closed segments in which it keeps nothing but what a copy lets go; 0 if there

@@ -17,7 +17,7 @@ use raft_store::log::SegmentView;
 
 use crate::node::{Node, kv::Reading, shard::DataShard};
 
-/// Of what is copied for room, the part that must come free by it.
+/// Of the bytes that copies for room go over, one in so many comes free at least.
 const ROOM_PAYS: u64 = 8;
 
 /// Bytes that only a copy moves.
@@ -58,7 +58,7 @@ impl Gain {
         self.must_stay <= self.held / 2
     }
 
-    /// Whether copies for room give back at least a [`ROOM_PAYS`]th of what they write. Where more must stay the log is larger than its
+    /// Whether one in [`ROOM_PAYS`] of the bytes that copies for room go over comes free. Where more must stay the log is larger than its
     /// bound: no copy would change that.
     pub(super) fn pays_for_room(self) -> bool {
         plant!(CopiesForRoomWithoutEnd => return true);
@@ -75,6 +75,16 @@ fn held(segments: &[SegmentView], oldest: &BTreeMap<u32, u64>) -> u64 {
     };
     let held = segments.iter().skip_while(is_free);
     held.map(|segment| segment.filled).sum()
+}
+
+/// The last entry of each shard in these segments.
+pub(super) fn last_entries<'a>(segments: impl Iterator<Item = &'a SegmentView>) -> BTreeMap<u32, u64> {
+    let mut lasts: BTreeMap<u32, u64> = BTreeMap::new();
+    for (&shard, &(_, last)) in segments.flat_map(|segment| &segment.shards) {
+        let known = lasts.entry(shard).or_default();
+        *known = last.max(*known);
+    }
+    lasts
 }
 
 /// Which segments the log had when it began to be turned over: a message is copied out of those only, so once until all of
@@ -97,14 +107,7 @@ impl Turnover {
             last = newest.sequence;
             self.last.store(last, Ordering::SeqCst);
         }
-        let mut bound: BTreeMap<u32, u64> = BTreeMap::new();
-        for segment in closed().filter(|segment| segment.sequence <= last) {
-            for (&shard, &(_, last)) in &segment.shards {
-                let known = bound.entry(shard).or_default();
-                *known = last.max(*known);
-            }
-        }
-        bound
+        last_entries(closed().filter(|segment| segment.sequence <= last))
     }
 
     /// What may be copied now of what is to be.
@@ -136,6 +139,17 @@ mod tests {
         assert_eq!(held(&[(1, 8), (2, 3)]), 18);
         assert_eq!(held(&[(1, 8), (2, 4)]), 0);
         assert_eq!(held(&[]), 0);
+    }
+
+    #[test]
+    fn copies_for_age_free_half_of_what_they_go_over_and_copies_for_room_an_eighth() {
+        let held = 80;
+        let pays = |must_stay| {
+            let gain = Gain { must_stay, held };
+            (gain.pays_for_age(), gain.pays_for_room())
+        };
+        assert_eq!((pays(40), pays(41)), ((true, true), (false, true)));
+        assert_eq!((pays(70), pays(71)), ((false, true), (false, false)));
     }
 
     #[test]
