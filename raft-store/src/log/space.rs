@@ -30,7 +30,11 @@ pub(super) struct Spare {
 fn can_begin(file: &dyn DiskFile, len: u64) -> bool {
     plant!(UnreadableSpareKept => return true);
     let mut page = vec![0; PAGE_BYTES.min(len as usize)];
-    file.read_exact_at(&mut page, 0).is_ok()
+    let read = file.read_exact_at(&mut page, 0);
+    if let Err(error) = &read {
+        tracing::warn!(%error, "a spare segment cannot be read and is given up; is the disk failing?");
+    }
+    read.is_ok()
 }
 
 /// As little as an operating system reads of a file.
