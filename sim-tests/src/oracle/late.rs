@@ -50,7 +50,7 @@ pub(super) struct Late {
     /// Since when the present leaders lead.
     led: Duration,
     due: BTreeMap<Owed, Duration>,
-    /// Of leases that the server renews: who holds them.
+    /// Of leases that the server renews: who holds them; an empty name once that client is dead.
     holders: BTreeMap<Owed, String>,
     /// Of those, what is held by clients that were gone before the faults were over.
     of_the_gone: BTreeSet<Owed>,
