@@ -216,6 +216,10 @@ impl Replica {
                 leader: status.leader,
             });
         }
+        if to == self.id() {
+            // It would wait for itself, without a heartbeat, until others elect somebody.
+            return Ok(());
+        }
         self.inner
             .raft
             .trigger()
