@@ -8,7 +8,10 @@ use flotilla_proto::record::{command::Command, release::Action};
 use queue_core::frame;
 use tracing::debug;
 
-use crate::{coverage::Coverage, oracle::copies::Copies};
+use crate::{
+    coverage::Coverage,
+    oracle::copies::{Again, Copies},
+};
 
 /// Entries of one shard that are counted in one look; more are passed over.
 const MOST: u64 = 1_000;
@@ -19,12 +22,14 @@ pub struct Counted {
     upto: BTreeMap<u32, u64>,
     /// What copies wrote.
     pub copies: Copies,
+    again: Again,
 }
 
 impl Counted {
     /// Counts what was applied since the last look, as far as it is still in some node's memory: the counting reads no
     /// disk, and so changes nothing.
-    pub fn look(&mut self, nodes: &[Node], coverage: &Coverage) {
+    pub fn look(&mut self, nodes: &[Node], coverage: &Coverage, wrong: &mut Vec<String>) {
+        self.again.run(nodes.iter().map(Node::id).collect());
         for shard in nodes.iter().flat_map(Node::shards) {
             let Some(applied) = shard.replica.status().applied.map(|at| at.index) else {
                 continue;
@@ -46,6 +51,13 @@ impl Counted {
                     .map(|(_, _, command)| command.command);
                 let commands: Vec<_> = commands.collect();
                 self.copies.add(payload.len(), &commands);
+                for command in commands.iter().flatten() {
+                    if let Command::CopyForward(copy) = command {
+                        let place = (shard.id, copy.queue, copy.offset);
+                        let is_kept = |shard, index| is_kept(nodes, shard, index);
+                        wrong.extend(self.again.add(place, index, is_kept));
+                    }
+                }
                 let names: Vec<&str> = commands.iter().map(name).collect();
                 debug!(
                     shard = shard.id,
@@ -58,6 +70,20 @@ impl Counted {
             }
         }
     }
+}
+
+/// Whether each node's log has this entry still, or has yet to get it.
+fn is_kept(nodes: &[Node], shard: u32, index: u64) -> bool {
+    nodes.iter().all(|node| {
+        let segments = node.store().log().segments();
+        let ranges = segments.iter().filter_map(|segment| segment.shards.get(&shard));
+        let (mut is_there, mut is_later) = (false, false);
+        for &(first, last) in ranges {
+            is_there |= (first..=last).contains(&index);
+            is_later |= last >= index;
+        }
+        is_there || !is_later
+    })
 }
 
 fn name(command: &Option<Command>) -> &'static str {

@@ -84,7 +84,7 @@ pub async fn run(
         if see_leaders(&nodes, &mut led) {
             history.record(TimeHandle::current().elapsed(), &Event::Led);
         }
-        counted.look(&nodes, &coverage);
+        counted.look(&nodes, &coverage, &mut wrong);
         let now = TimeHandle::current().elapsed();
         wrong.extend(counted.copies.judge(now, plan.segment_bytes, must_stay(&nodes)));
         if signs.calm.load(Ordering::SeqCst) {

@@ -131,7 +131,7 @@ async fn sector(scene: &Scene, victim: &Host) -> bool {
         return false;
     }
     // In a spare one is met when the next segment begins, or its first batches are written.
-    let begins = spare(&disk).filter(|_| thread_rng().gen_bool(0.3));
+    let begins = spare(&disk).filter(|_| thread_rng().gen_bool(0.5));
     let Some((file, len)) = begins.or_else(|| super::files::any(&disk)) else {
         return false;
     };

@@ -67,12 +67,21 @@ async fn lose_while_asking(scene: &Scene, victim: &Host) -> bool {
     let others = || scene.hosts.iter().filter(|host| host.id != victim.id);
     // The first that answers is asked.
     let via = others().find(|host| host.node().is_some());
-    let (Some(via), Some(leader)) = (via, scene.leader(META_SHARD)) else {
+    let Some(via) = via else {
         return false;
     };
-    if [via.id, victim.id].contains(&leader.id) {
-        return false;
+    let elsewhere =
+        |host: &&Host| host.id != via.id && scene.leader(META_SHARD).is_some_and(|it| it.id == host.id);
+    if scene.leader(META_SHARD).is_some_and(|leader| leader.id == via.id) {
+        let Some(other) = others().find(|host| host.id != via.id && host.node().is_some()) else {
+            return false;
+        };
+        moved::give(scene, META_SHARD, other).await;
     }
+    await_true(LOOK, CHANGES, || others().any(|host| elsewhere(&host))).await;
+    let Some(leader) = others().find(elsewhere) else {
+        return false;
+    };
     let to_the_leader = network::cut_link(via, leader);
     victim.restart();
     last(100..1_000).await;

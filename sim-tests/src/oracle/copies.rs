@@ -1,7 +1,10 @@
 //! Copies of what must outlive its segment write no more than they are worth: they are paid for by what clients write, and end
-//! when nobody writes.
+//! when nobody writes. And no message is copied again and again while the log keeps all those copies.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use flotilla_proto::record::command::Command;
 
@@ -66,6 +69,60 @@ impl Copies {
     }
 }
 
+/// A message whose copies are counted: its shard, queue and offset.
+type Place = (u32, u64, u64);
+
+/// How many messages' copies are remembered.
+const MESSAGES: usize = 10_000;
+
+/// Which entries hold the last copies of each message. Every node's log may have it copied once per turnover; a copy is in
+/// two of them at most: the one under way when it was written, and the next.
+#[derive(Debug, Default)]
+pub struct Again {
+    copies: BTreeMap<Place, VecDeque<u64>>,
+    /// Those that run.
+    nodes: Vec<u32>,
+    told: bool,
+}
+
+impl Again {
+    /// Which nodes run now. One that begins anew does not remember what was copied.
+    pub fn run(&mut self, nodes: Vec<u32>) {
+        if nodes != self.nodes {
+            self.copies.clear();
+            self.nodes = nodes;
+        }
+    }
+
+    /// A copy was written as this entry. Says once when all logs have more copies than they may; `is_kept` tells whether each
+    /// of them has this entry of that shard still.
+    pub fn add(
+        &mut self,
+        place: Place,
+        index: u64,
+        is_kept: impl FnOnce(u32, u64) -> bool,
+    ) -> Option<String> {
+        if self.copies.len() >= MESSAGES {
+            self.copies.clear();
+        }
+        let copies = self.copies.entry(place).or_default();
+        copies.push_back(index);
+        if copies.len() <= 1 + 2 * self.nodes.len() {
+            return None;
+        }
+        let first = copies.pop_front().expect("there are some");
+        if self.told || !is_kept(place.0, first) {
+            return None;
+        }
+        self.told = true;
+        let (shard, queue, offset) = place;
+        Some(format!(
+            "copies: message {offset} of queue {queue:x} in shard {shard} was copied at {first} and {copies:?}, and no log has \
+             given back the first"
+        ))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use flotilla_proto::record::{Append, CopyForward};
@@ -105,5 +162,28 @@ mod tests {
         assert_eq!(copies.judge(WINDOW, 0, 0), None);
         copied(&mut copies, 9);
         assert!(copies.judge(WINDOW * 2, 0, 0).is_some());
+    }
+
+    #[test]
+    fn a_message_is_copied_twice_per_log_that_keeps_its_copies() {
+        let mut again = Again::default();
+        let place = (1, 2, 3);
+        again.run(vec![1, 2, 3]);
+        for index in 0..7 {
+            assert_eq!(again.add(place, index, |_, _| true), None);
+        }
+        assert_eq!(again.add((1, 2, 4), 7, |_, _| true), None, "another message");
+        assert_eq!(again.add(place, 8, |_, first| first > 0), None, "0 is gone");
+        again.run(vec![1, 2]);
+        again.run(vec![1, 2, 3]);
+        for index in 9..16 {
+            assert_eq!(again.add(place, index, |_, _| true), None, "a node began anew");
+        }
+        assert!(
+            again
+                .add(place, 16, |shard, first| (shard, first) == (1, 9))
+                .is_some()
+        );
+        assert_eq!(again.add(place, 17, |_, _| true), None, "it was said");
     }
 }
