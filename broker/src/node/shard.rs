@@ -283,7 +283,9 @@ impl DataShard {
     ) -> Result<Selection, DeliverError> {
         self.replica.read_state(|state| {
             self.machine.read(|core| {
-                let mut choice = core.selectable(group, queue, now, count, self.bounds.in_flight_per_queue);
+                let bound = self.bounds.in_flight_per_queue;
+                let bound = plant!(InFlightWithoutBound => usize::MAX, else bound);
+                let mut choice = core.selectable(group, queue, now, count, bound);
                 let mut left = MAX_RECEIVE_BYTES;
                 let mut fits = |offset: u64, first: bool| -> Result<bool, Fault> {
                     let stored = core.locate(&Reading(state), queue, offset)?;

@@ -76,7 +76,7 @@ impl Service {
         self.saw(caller);
         let receive = self.check_receive(caller, &request).await?;
         let Some(seat) = self.node().hub().sit(receive.pair()) else {
-            return self.receive_at_once(caller, &receive, &request, room).await;
+            return self.receive_at_once(caller, receive, &request, room).await;
         };
         self.begin(caller, &receive, &request).await?;
         let turn = self.turn(&receive);
@@ -116,12 +116,13 @@ impl Service {
         Ok(self.answer_receive(&receive, deliveries))
     }
 
-    /// Where too many wait already, one more gets what is here, and is refused if there is nothing: else those who wait for
-    /// messages that do not come would keep others from those that are there.
+    /// Where too many wait already, one more gets what is there, here or at a node whose turn it is to be looked at, and is refused if
+    /// there is nothing: else those who wait for messages that do not come would keep others from those that are there. It has
+    /// no seat, so it does not wait, for a beginning neither.
     async fn receive_at_once(
         &self,
         caller: &Caller,
-        receive: &Receive,
+        mut receive: Receive,
         request: &ReceiveMessageRequest,
         room: &mut Room,
     ) -> Result<Vec<ReceiveMessageResponse>, Refused> {
@@ -132,14 +133,17 @@ impl Service {
             )
         };
         plant!(FullRoomTurnsAway => return Err(too_many()));
-        self.begin(caller, receive, request).await?;
-        let deliveries = self
-            .take_here(receive, self.turn(receive).start, true, room)
-            .await?;
-        match deliveries.is_empty() {
-            true => Err(too_many()),
-            false => Ok(self.answer_receive(receive, deliveries)),
+        receive.until = Instant::now();
+        self.begin(caller, &receive, request).await?;
+        let start = self.turn(&receive).start;
+        let deliveries = self.take_here(&receive, start, true, room).await?;
+        if !deliveries.is_empty() {
+            // There may be more: who waits found the queue taken.
+            self.node().hub().ring_group(receive.pair());
+            return Ok(self.answer_receive(&receive, deliveries));
         }
+        let elsewhere = self.look_elsewhere(caller, &receive, request, room).await;
+        elsewhere.ok().flatten().ok_or_else(too_many)
     }
 
     /// Tries the topic's queues led here, one after the other, beginning with that of this number.

@@ -148,15 +148,29 @@ pub(crate) struct Cluster {
     size: u32,
     moved_ms: Arc<AtomicU64>,
     retention_bytes: u64,
+    bounds: Bounds,
 }
 
 impl Cluster {
     pub(crate) async fn start(size: u32) -> Self {
-        Self::start_retaining(size, u64::MAX).await
+        Self::start_with(size, u64::MAX, Bounds::default()).await
     }
 
     /// With so many bytes of log on each node; a segment has 4 MiB.
     pub(crate) async fn start_retaining(size: u32, retention_bytes: u64) -> Self {
+        Self::start_with(size, retention_bytes, Bounds::default()).await
+    }
+
+    /// With no room for receives that wait.
+    pub(crate) async fn start_with_full_rooms(size: u32) -> Self {
+        let bounds = Bounds {
+            waiting_receives: 0,
+            ..Bounds::default()
+        };
+        Self::start_with(size, u64::MAX, bounds).await
+    }
+
+    async fn start_with(size: u32, retention_bytes: u64, bounds: Bounds) -> Self {
         let machines = (1..=size).map(|id| (id, Machine::empty(u64::from(id)))).collect();
         let mut cluster = Self {
             wires: Arc::default(),
@@ -164,6 +178,7 @@ impl Cluster {
             size,
             moved_ms: Arc::default(),
             retention_bytes,
+            bounds,
         };
         for id in 1..=size {
             cluster.boot(id).await;
@@ -195,7 +210,7 @@ impl Cluster {
             renew_at_most: broker::limits::RENEW_AT_MOST,
             raft: RaftOptions::default(),
             store,
-            bounds: Bounds::default(),
+            bounds: self.bounds,
         }
     }
 

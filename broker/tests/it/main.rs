@@ -9,6 +9,7 @@ mod damage;
 mod deletion;
 mod elsewhere;
 mod failover;
+mod full_rooms;
 mod metrics;
 mod one_node;
 mod renewals;

@@ -389,6 +389,8 @@ bugs! {
         "a good-bye that comes while others are seen to, which takes half a second longer, counts as seen to";
     FullRoomTurnsAway, "full-room-turns-away", "a full waiting room in front of a free counter",
         "where too many receives wait, others are refused without a look at what is there for them";
+    InFlightWithoutBound, "in-flight-without-bound", "a limit that is counted and compared with nothing",
+        "a consumer group may have any number of messages of a queue in flight";
     TurnNeverMoves, "turn-never-moves", "round robin that always begins at the first",
         "every receive of a consumer group begins at the same queue";
     OneFailedHandOverEndsAll, "one-failed-hand-over-ends-all", "shutdown that gives up at the first error",

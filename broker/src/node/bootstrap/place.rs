@@ -120,8 +120,9 @@ fn decide_place(
     if let Err(reason) = all_of_one_cluster(answers) {
         return Place::Wait(reason);
     }
-    // A formed cluster knows best.
-    if let Some((&via, answer)) = answers.iter().find(|(_, answer)| answer.cluster != 0) {
+    // A formed cluster knows best, and in it whoever has heard of the newest directory here: another's catalogue may stand still.
+    let formed = answers.iter().rev().filter(|(_, answer)| answer.cluster != 0);
+    if let Some((&via, answer)) = formed.max_by_key(|(_, answer)| incarnation(answer, me.id)) {
         return place_in_cluster(me, via, answer);
     }
     // Where there was a cluster once, a new one would be an empty one.
@@ -137,6 +138,12 @@ fn decide_place(
         Ok(members) => Place::Form(members),
         Err(reason) => Place::Wait(reason),
     }
+}
+
+/// Of which incarnation of a node the answer knows; none if of none.
+fn incarnation(answer: &StatusResponse, node: u32) -> Option<u32> {
+    let known = answer.nodes.iter().find(|known| known.id == node)?;
+    Some(known.incarnation)
 }
 
 /// Nobody chooses between two clusters.

@@ -149,3 +149,35 @@ fn a_node_that_had_data_once_is_rebuilt_by_the_cluster_that_is_there() {
     let place = decide_place(&member(1, 99), vec![1, 2, 3], &answers, true);
     assert!(matches!(place, Place::Replaced { cluster: 7, .. }), "{place:?}");
 }
+
+#[test]
+fn a_lost_directory_replaces_the_newest_that_anybody_knows_of() {
+    let newer = record::Node {
+        incarnation: 2,
+        ..member(1, 12)
+    };
+    let behind = answer(
+        member(2, 22),
+        false,
+        7,
+        &[member(1, 11), member(2, 22), member(3, 33)],
+    );
+    let ahead = answer(member(3, 33), false, 7, &[newer, member(2, 22), member(3, 33)]);
+    let place = decide_place(
+        &member(1, 99),
+        vec![1, 2, 3],
+        &BTreeMap::from([behind, ahead]),
+        false,
+    );
+    assert!(
+        matches!(
+            place,
+            Place::Replaced {
+                via: 3,
+                replaces: 12,
+                ..
+            }
+        ),
+        "{place:?}"
+    );
+}
