@@ -53,7 +53,7 @@ impl Waits {
                     if row.leased {
                         leased.insert(key, row);
                     } else if let Some(before) = self.leased.get(&key) {
-                        wrong.extend(self.judge(key, before, &row));
+                        wrong.extend(self.judge(key, before, &row, shard.now_ms()));
                     }
                 }
             }
@@ -72,13 +72,18 @@ impl Waits {
             .collect()
     }
 
-    /// A row was leased, and now it waits.
-    fn judge(&self, key: Row, before: &InFlightView, now: &InFlightView) -> Option<String> {
+    /// A row was leased, and now, at this time of its shard, it waits.
+    fn judge(&self, key: Row, before: &InFlightView, now: &InFlightView, now_ms: u64) -> Option<String> {
         // Another name: somebody gave it another end.
         if before.nonce != now.nonce || before.attempt != now.attempt {
             return None;
         }
         let wait = self.wait_ms(now.attempt);
+        // What should be over is, though its lease ended later: where nothing came about for minutes, word that its answer was
+        // written out may have waited as long.
+        if before.at_ms + wait <= now_ms && now.at_ms <= now_ms {
+            return None;
+        }
         // A lease that was written out or renewed since the last look ends much later than the next one.
         let good = match now.at_ms.checked_sub(before.at_ms) {
             // An end that was made nearer.
@@ -143,7 +148,12 @@ mod tests {
         let key = (1, 1, QueueId::new(1, 0), GroupId(1), 7);
         let before = row(true, attempt, 10_000, written);
         let now = row(false, attempt, 10_000 + waits_ms, written);
-        waits.judge(key, &before, &now).is_some()
+        let (due, due_rightly) = (now.at_ms, before.at_ms + waits.wait_ms(attempt));
+        let is_wrong = |now_ms| waits.judge(key, &before, &now, now_ms).is_some();
+        assert!(!is_wrong(due.max(due_rightly)), "both are over");
+        let while_it_waits = is_wrong(10_000);
+        assert_eq!(while_it_waits, is_wrong(due.max(due_rightly) - 1));
+        while_it_waits
     }
 
     #[test]
