@@ -77,5 +77,10 @@ pub(super) fn stray(body: &Body) -> Body {
 }
 
 pub(super) fn says_not_done(answer: &Result<Body, PeerError>) -> bool {
-    matches!(answer, Ok(Body::ForwardAnswer(said)) if said.not_leader && !said.unsure)
+    match answer {
+        Ok(Body::ForwardAnswer(said)) => said.not_leader && !said.unsure,
+        // It was not sent, so there is no copy of it on any way.
+        Err(error) => matches!(error, PeerError::NotConnected | PeerError::Overloaded),
+        Ok(_) => false,
+    }
 }
