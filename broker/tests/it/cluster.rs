@@ -346,8 +346,13 @@ impl Cluster {
 
 /// Waits until `seen`, or fails the test.
 pub(crate) async fn wait_for(what: &str, seen: impl Fn() -> bool) {
+    wait_until(what, async || seen()).await;
+}
+
+/// The same where it takes a request to see it.
+pub(crate) async fn wait_until(what: &str, mut seen: impl AsyncFnMut() -> bool) {
     let waited = tokio::time::timeout(PATIENCE, async {
-        while !seen() {
+        while !seen().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });

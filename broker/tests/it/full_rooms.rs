@@ -3,14 +3,14 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use broker::views::{GroupSpec, StartAt};
-use flotilla_proto::rocketmq::Code;
-use tokio::time::{Instant, timeout};
+use flotilla_proto::rocketmq::{Code, ReceiveMessageRequest};
+use tokio::time::Instant;
 
-use crate::cluster::{Cluster, PATIENCE, code, properties, receive, send};
+use crate::cluster::{
+    Cluster, caller, code, properties, receive, receive_request, send, wait_for, wait_until,
+};
 
 const LONG: Duration = Duration::from_secs(15);
-/// Between two tries of a client that was refused.
-const AGAIN: Duration = Duration::from_millis(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_more_gets_what_is_there_at_any_node_and_does_not_wait() {
@@ -30,22 +30,42 @@ async fn one_more_gets_what_is_there_at_any_node_and_does_not_wait() {
     }
     // Its queues are led by the other two.
     let mut seen = BTreeSet::new();
-    let all = async {
-        while seen.len() < sent.len() {
-            let (status, messages) = receive(service, "orders", "readers", LONG).await;
-            assert!([Code::Ok, Code::TooManyRequests].contains(&status), "{status:?}");
-            let ids = messages
-                .iter()
-                .map(|message| properties(message).message_id.clone());
-            seen.extend(ids);
-            if status != Code::Ok {
-                tokio::time::sleep(AGAIN).await;
-            }
-        }
-    };
-    let all = timeout(PATIENCE, all).await;
-    assert!(all.is_ok(), "{} of 20 came", seen.len());
+    wait_until("all to come", async || {
+        let (status, messages) = receive(service, "orders", "readers", LONG).await;
+        assert!([Code::Ok, Code::TooManyRequests].contains(&status), "{status:?}");
+        let ids = messages
+            .iter()
+            .map(|message| properties(message).message_id.clone());
+        seen.extend(ids);
+        seen.len() == sent.len()
+    })
+    .await;
     assert_eq!(seen, sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_more_leaves_is_told_to_nodes_that_wait_for_it() {
+    let cluster = Cluster::start_with_full_rooms(3).await;
+    let (first, second) = cluster.two_leaders().await;
+    let service = cluster.service(first);
+    let (status, _) = receive(service, "orders", "readers", Duration::ZERO).await;
+    assert_eq!(status, Code::TooManyRequests);
+    for i in 0..8 {
+        let answer = send(service, "orders", &format!("id-{i}")).await;
+        assert_eq!(code(&answer.status), Code::Ok);
+    }
+    let node = service.node();
+    let topic = node.meta().topic("orders").expect("it was made").id;
+    let group = node.meta().group("readers").expect("it was made").id;
+    let hints = cluster.forwarded("flotilla.Hints");
+    // It found the queue taken, let us say.
+    node.hub().tell_later(second, (topic, group));
+    let request = ReceiveMessageRequest {
+        batch_size: 1,
+        ..receive_request("orders", "readers", Duration::ZERO)
+    };
+    service.receive_message(&caller(), request).await;
+    wait_for("word of the rest", || cluster.forwarded("flotilla.Hints") > hints).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,7 +79,7 @@ pub(super) fn stray(body: &Body) -> Body {
 pub(super) fn says_not_done(answer: &Result<Body, PeerError>) -> bool {
     match answer {
         Ok(Body::ForwardAnswer(said)) => said.not_leader && !said.unsure,
-        // It was not sent, so there is no copy of it on any way.
+        // It was not sent, or not taken, so there is no copy of it on any way.
         Err(error) => matches!(error, PeerError::NotConnected | PeerError::Overloaded),
         Ok(_) => false,
     }

@@ -98,8 +98,8 @@ impl Plan {
             Bug::GoodByeIgnored => self.push && self.good_byes,
             // It is lost while somebody else's is seen to.
             Bug::GoodByeDuringLookLost => self.push && self.good_byes && self.topics * self.consumers > 1,
-            // Else none is refused.
             Bug::InFlightWithoutBound => self.limits.bounds.in_flight_per_queue < 100,
+            // Else none is refused.
             Bug::FullRoomTurnsAway => self.limits.bounds.waiting_receives < 100,
             Bug::TurnNeverMoves => self.queues > 1,
             Bug::UnsureForwardCountsAsUndone => self.nodes > 1,
