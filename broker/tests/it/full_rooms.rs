@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use broker::views::{GroupSpec, StartAt};
-use flotilla_proto::rocketmq::{Code, ReceiveMessageRequest};
+use broker::{
+    service::Caller,
+    views::{GroupSpec, StartAt},
+};
+use flotilla_proto::rocketmq::{Code, receive_message_response::Content};
 use tokio::time::Instant;
 
-use crate::cluster::{
-    Cluster, caller, code, properties, receive, receive_request, send, wait_for, wait_until,
-};
+use crate::cluster::{Cluster, Fault, caller, code, properties, receive, receive_request, send, wait_until};
 
 const LONG: Duration = Duration::from_secs(15);
 
@@ -44,33 +45,8 @@ async fn one_more_gets_what_is_there_at_any_node_and_does_not_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_more_leaves_is_told_to_nodes_that_wait_for_it() {
-    let cluster = Cluster::start_with_full_rooms(3).await;
-    let (first, second) = cluster.two_leaders().await;
-    let service = cluster.service(first);
-    let (status, _) = receive(service, "orders", "readers", Duration::ZERO).await;
-    assert_eq!(status, Code::TooManyRequests);
-    for i in 0..8 {
-        let answer = send(service, "orders", &format!("id-{i}")).await;
-        assert_eq!(code(&answer.status), Code::Ok);
-    }
-    let node = service.node();
-    let topic = node.meta().topic("orders").expect("it was made").id;
-    let group = node.meta().group("readers").expect("it was made").id;
-    let hints = cluster.forwarded("flotilla.Hints");
-    // It found the queue taken, let us say.
-    node.hub().tell_later(second, (topic, group));
-    let request = ReceiveMessageRequest {
-        batch_size: 1,
-        ..receive_request("orders", "readers", Duration::ZERO)
-    };
-    service.receive_message(&caller(), request).await;
-    wait_for("word of the rest", || cluster.forwarded("flotilla.Hints") > hints).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn one_more_does_not_wait_for_its_groups_beginning_either() {
-    let mut cluster = Cluster::start_with_full_rooms(3).await;
+    let cluster = Cluster::start_with_full_rooms(3).await;
     let (first, second) = cluster.two_leaders().await;
     let third = 6 - first - second;
     let spec = GroupSpec {
@@ -83,10 +59,18 @@ async fn one_more_does_not_wait_for_its_groups_beginning_either() {
     // The topic comes into being.
     let (status, _) = receive(service, "orders", "readers", Duration::ZERO).await;
     assert_eq!(status, Code::TooManyRequests);
-    cluster.kill(first).await;
-    cluster.kill(second).await;
+    cluster.fail("flotilla.Begin", Fault::Hang);
     let asked = Instant::now();
-    let (status, _) = receive(cluster.service(third), "orders", "late", LONG).await;
-    assert_eq!(status, Code::HaNotAvailable);
+    let caller = Caller {
+        deadline: Some(LONG * 2),
+        ..caller()
+    };
+    let request = receive_request("orders", "late", LONG);
+    let answer = cluster.service(third).receive_message(&caller, request).await;
+    let refused = answer.iter().find_map(|each| match &each.content {
+        Some(Content::Status(status)) => Some(status.code),
+        _ => None,
+    });
+    assert_eq!(refused, Some(Code::HaNotAvailable as i32));
     assert!(asked.elapsed() < LONG * 2 / 3, "{:?}", asked.elapsed());
 }
