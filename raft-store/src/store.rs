@@ -1,9 +1,8 @@
 //! Everything a node stores: one log, one state engine, and the replicas that share them.
 
 use std::{
-    collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -23,8 +22,10 @@ use crate::{
 mod flush;
 mod identity;
 mod retention;
+mod slots;
 
 pub use retention::RetentionError;
+use slots::Slots;
 
 /// How a store behaves.
 #[derive(Debug, Clone)]
@@ -83,6 +84,9 @@ pub enum StoreError {
     /// The shard is open, or being opened.
     #[error("shard {0} is already open")]
     AlreadyOpen(u32),
+    /// The store closes, or is closed.
+    #[error("the store is closing")]
+    Closing,
     /// The disk failed, is full, or is used by another process.
     #[error("the data directory cannot be used: {0}")]
     Failed(String),
@@ -126,13 +130,7 @@ struct Inner {
     engine: Arc<dyn Engine>,
     health: Health,
     traffic: Traffic,
-    replicas: Mutex<BTreeMap<u32, Slot>>,
-}
-
-/// A shard's place in the store: taken before its replica is open, so that nobody opens it twice.
-enum Slot {
-    Opening,
-    Open(Replica),
+    slots: Slots,
 }
 
 /// What a store has done since it was opened.
@@ -157,26 +155,9 @@ impl WeakStore {
 
     /// Takes a replica that was shut down off the list.
     pub(crate) fn forget(&self, replica: &Replica) {
-        let Some(inner) = self.0.upgrade() else { return };
-        let mut replicas = inner.replicas();
-        if matches!(replicas.get(&replica.shard()), Some(Slot::Open(open)) if open.is(replica)) {
-            replicas.remove(&replica.shard());
+        if let Some(inner) = self.0.upgrade() {
+            inner.slots.forget(replica);
         }
-    }
-}
-
-impl Inner {
-    fn replicas(&self) -> MutexGuard<'_, BTreeMap<u32, Slot>> {
-        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn open_replicas(&self) -> Vec<Replica> {
-        let replicas = self.replicas();
-        let open = |slot: &Slot| match slot {
-            Slot::Open(replica) => Some(replica.clone()),
-            Slot::Opening => None,
-        };
-        replicas.values().filter_map(open).collect()
     }
 }
 
@@ -218,7 +199,7 @@ impl Store {
             engine,
             health: Health::new(),
             traffic: Traffic::new(options.snapshot_piece_bytes),
-            replicas: Mutex::default(),
+            slots: Slots::default(),
         });
         tokio::spawn(watch_log(inner.log.clone(), inner.health.clone()));
         tokio::spawn(flush::run(
@@ -266,7 +247,8 @@ impl Store {
     pub async fn flush(&self) -> Result<(), EngineError> {
         let applied: Vec<_> = self
             .inner
-            .open_replicas()
+            .slots
+            .open()
             .into_iter()
             .map(|replica| (replica.applied(), replica))
             .collect();
@@ -314,7 +296,7 @@ impl Store {
     /// [`StoreError::WrongReplica`] when they are another replica's.
     pub async fn open_replica(&self, options: ReplicaOptions) -> Result<Replica, StoreError> {
         let shard = options.shard;
-        let opening = Opening::take(self, shard)?;
+        let taken = self.inner.slots.take(shard)?;
         let shared = replica::Shared {
             log: self.inner.log.clone(),
             engine: self.inner.engine.clone(),
@@ -323,16 +305,13 @@ impl Store {
             traffic: self.inner.traffic.clone(),
         };
         let replica = replica::open(shared, options).await?;
-        opening.done(replica.clone());
+        taken.done(replica.clone());
         Ok(replica)
     }
 
     /// The open replica of a shard.
     pub fn replica(&self, shard: u32) -> Option<Replica> {
-        match self.inner.replicas().get(&shard) {
-            Some(Slot::Open(replica)) => Some(replica.clone()),
-            _ => None,
-        }
+        self.inner.slots.replica(shard)
     }
 
     /// The shards that have data here, with the replica id each was opened for.
@@ -342,7 +321,7 @@ impl Store {
 
     /// Forgets everything of a shard whose replica is not open. Its replica id must never be used again.
     pub async fn drop_replica(&self, shard: u32) -> Result<(), StoreError> {
-        let _opening = Opening::take(self, shard)?;
+        let _taken = self.inner.slots.take(shard)?;
         // The log first: a state without a log is refused when it is opened, a log without a state is not.
         self.inner.log.drop_shard(shard).await?;
         let engine = self.inner.engine.clone();
@@ -350,48 +329,17 @@ impl Store {
         Ok(cleared?)
     }
 
-    /// Stops all replicas, flushes the state and closes the log: the next start has nothing to replay.
+    /// Stops all replicas, flushes the state and closes the log: the next start has nothing to replay. A replica that is being
+    /// opened is waited for.
     pub async fn close(&self) -> Result<(), StoreError> {
-        for replica in self.inner.open_replicas() {
+        self.inner.slots.close().await;
+        for replica in self.inner.slots.open() {
             replica.shutdown().await;
         }
         let flushed = plant!(ShutdownWithoutFlush => Ok(()), else self.flush().await);
         self.inner.health.stop(StoreStopped::Closed);
         self.inner.log.clone().close().await;
         Ok(flushed?)
-    }
-}
-
-/// Holds a shard's place while its replica opens, or is dropped.
-struct Opening<'a> {
-    store: &'a Store,
-    shard: u32,
-}
-
-impl<'a> Opening<'a> {
-    fn take(store: &'a Store, shard: u32) -> Result<Self, StoreError> {
-        let mut replicas = store.inner.replicas();
-        if replicas.contains_key(&shard) {
-            return Err(StoreError::AlreadyOpen(shard));
-        }
-        replicas.insert(shard, Slot::Opening);
-        Ok(Self { store, shard })
-    }
-
-    fn done(self, replica: Replica) {
-        self.store
-            .inner
-            .replicas()
-            .insert(self.shard, Slot::Open(replica));
-    }
-}
-
-impl Drop for Opening<'_> {
-    fn drop(&mut self) {
-        let mut replicas = self.store.inner.replicas();
-        if matches!(replicas.get(&self.shard), Some(Slot::Opening)) {
-            replicas.remove(&self.shard);
-        }
     }
 }
 

@@ -9,12 +9,16 @@ use broker::{
     limits::{Bounds, RENEW_AT_MOST},
     views::BackoffView,
 };
-use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
+use madsim::{
+    rand::{Rng, seq::SliceRandom, thread_rng},
+    runtime::Handle,
+};
 
 use crate::{machine::Slowness, oracle::late::LONGEST_BACKOFF};
 
 mod fault;
 mod habits;
+mod leaning;
 mod limits;
 mod offers;
 mod simpler;
@@ -201,6 +205,9 @@ impl Plan {
             operator: !limits.forget() && rng.gen_bool(0.5),
         };
         habits.prepare(&mut plan);
+        if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
+            leaning.lean(&mut plan);
+        }
         plan
     }
 

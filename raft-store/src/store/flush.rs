@@ -18,7 +18,7 @@ pub(super) async fn run(store: Weak<Inner>, every_bytes: u64, every: Duration) {
         if inner.health.stopped().is_some() {
             return;
         }
-        for replica in inner.open_replicas() {
+        for replica in inner.slots.open() {
             replica.tidy();
         }
         let written = inner.log.stats().bytes_written;

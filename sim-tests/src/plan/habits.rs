@@ -20,6 +20,8 @@ pub struct Habits {
     pub hide: f64,
     /// Sent to the dead-letter topic.
     pub bury: f64,
+    /// Acknowledged as well, without waiting for the answer.
+    pub twice: bool,
     /// Acknowledged only when the lease is over.
     pub late: f64,
     /// Messages that a receive asks for, at most, and most of the time.
@@ -38,6 +40,7 @@ impl Habits {
         forget: 0.0,
         hide: 0.0,
         bury: 0.0,
+        twice: false,
         late: 0.0,
         batch: 8,
         lease: MIN_INVISIBLE,
@@ -52,6 +55,7 @@ impl Habits {
             forget: share(rng, 0.1),
             hide: share(rng, 0.1),
             bury: share(rng, 0.05),
+            twice: false,
             late: share(rng, 0.05),
             batch: *batches.choose(rng).expect("there are some"),
             lease: match rng.gen_bool(0.5) {

@@ -27,12 +27,28 @@ pub(super) async fn acknowledge(context: &Context, node: u32, group: &str, messa
     acknowledge_all(context, node, group, &[message]).await == 1
 }
 
+/// A message whose lease the client has asked to be ended otherwise, too.
+pub(super) async fn also(context: &Context, node: u32, group: &str, message: &Received) {
+    until_certain(context, node, group, &[message], true).await;
+}
+
 /// Messages of one topic together; how many were accepted.
 pub(super) async fn acknowledge_all(
+    context: &Context,
+    node: u32,
+    group: &str,
+    messages: &[&Received],
+) -> usize {
+    until_certain(context, node, group, messages, false).await
+}
+
+/// `unsure` where somebody else may have ended the leases.
+async fn until_certain(
     context: &Context,
     mut node: u32,
     group: &str,
     messages: &[&Received],
+    unsure: bool,
 ) -> usize {
     let asked = now();
     let mut pending: Vec<Pending<'_>> = Vec::new();
@@ -42,7 +58,7 @@ pub(super) async fn acknowledge_all(
         pending.push(Pending {
             message,
             receipt: message.receipt(group),
-            unsure: false,
+            unsure,
         });
     }
     let mut accepted = 0;

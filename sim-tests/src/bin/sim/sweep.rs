@@ -15,7 +15,7 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 500;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 52] = [
+const MUST_HAPPEN: [&str; 53] = [
     "command release: retry",
     "command written",
     "command renew",
@@ -41,6 +41,7 @@ const MUST_HAPPEN: [&str; 52] = [
     "hide done",
     "hide refused",
     "bury done",
+    "buries and acknowledges",
     "consumer forgets",
     "consumer is late",
     "push holds long",

@@ -1,0 +1,109 @@
+//! Worlds that lean to what hardly any other has. Which they are follows from the number of the seed, and nothing is drawn for
+//! them: all other worlds stay what they are.
+
+use std::time::Duration;
+
+use super::{Fault, Plan};
+
+/// One world in so many leans to each. (Of the seeds that are kept none does: they show what they found.)
+const ONE_IN: u64 = 30;
+/// How much more often than others the faults come that a world leans to.
+const OFTEN: u32 = 10;
+
+/// What a world leans to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaning {
+    /// Clients acknowledge what they bury, without waiting for the answer, while leaderships move.
+    SettlesTwice,
+    /// Disks are slow to read what has waited for its consumers.
+    SlowReads,
+    /// More is asked of new leaders than they have room for.
+    Crowd,
+}
+
+impl Leaning {
+    /// That of a seed's world, if it has one.
+    pub(super) fn of(seed: u64) -> Option<Leaning> {
+        match seed % ONE_IN {
+            6 => Some(Leaning::SettlesTwice),
+            12 => Some(Leaning::SlowReads),
+            22 => Some(Leaning::Crowd),
+            _ => None,
+        }
+    }
+
+    /// Makes a world such a one.
+    pub(super) fn lean(self, plan: &mut Plan) {
+        match self {
+            Leaning::SettlesTwice => settle_twice(plan),
+            Leaning::SlowReads => read_slowly(plan),
+            Leaning::Crowd => crowd(plan),
+        }
+    }
+}
+
+fn settle_twice(plan: &mut Plan) {
+    plan.nodes = plan.nodes.max(3);
+    (plan.habits.bury, plan.habits.twice) = (0.3, true);
+    // What became of a dead letter must not be forgotten.
+    plan.limits.keep();
+    change_leaders(plan);
+}
+
+fn read_slowly(plan: &mut Plan) {
+    plan.nodes = 3;
+    (plan.shards, plan.consumers) = (1, 1);
+    plan.queues = plan.queues.max(2);
+    (
+        plan.slowness.percent,
+        plan.slowness.long_ms,
+        plan.slowness.longest_ms,
+    ) = (90, 600, 6_000);
+    // Many deliveries, of messages that are there still, and in memory no more.
+    plan.limits.keep();
+    plan.habits.batch = 2;
+    plan.limits.cache_bytes = 4 * 1024;
+    plan.consumers_from = Duration::from_secs(20);
+    plan.faults_for = plan.faults_for.max(Duration::from_secs(40));
+}
+
+fn crowd(plan: &mut Plan) {
+    plan.nodes = plan.nodes.max(3);
+    (plan.shards, plan.groups, plan.consumers, plan.producers) = (1, 3, 2, 3);
+    (
+        plan.limits.bounds.queued_commands,
+        plan.limits.bounds.entry_commands,
+    ) = (6, 1);
+    // Where requests come twice nobody believes that nothing was done.
+    plan.faults.remove(&Fault::Disorder);
+    change_leaders(plan);
+}
+
+/// One leader after the other, while there is something to do.
+fn change_leaders(plan: &mut Plan) {
+    plan.faults.insert(Fault::MovedLeader, OFTEN);
+    plan.faults.insert(Fault::KillLeader, OFTEN / 3);
+    plan.fault_every_ms = plan.fault_every_ms.min(800);
+    plan.faults_for = plan.faults_for.max(Duration::from_secs(30));
+    plan.messages = plan.messages.max(150);
+    plan.pause_ms = 1..300;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_tenth_of_the_seeds_leans_and_of_those_that_are_kept_none() {
+        assert_eq!((0..3_000).filter_map(Leaning::of).count(), 300);
+        let kept: BTreeSet<u64> = include_str!("../../seeds.txt")
+            .lines()
+            .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+            .collect();
+        assert!(!kept.is_empty());
+        let leaning: Vec<_> = kept.iter().filter(|&&seed| Leaning::of(seed).is_some()).collect();
+        assert_eq!(leaning, Vec::<&u64>::new());
+    }
+}
