@@ -48,11 +48,15 @@ pub(super) async fn run(node: Node) {
     }
 }
 
-/// Damaged data condemns the directory; anything else needs a person.
+/// Damaged data condemns the directory; anything else needs a person. Nobody knows which of the parts of two directories belongs here.
 fn unusable(error: StoreError) -> StopReason {
     match error {
         StoreError::Corrupt(what) => StopReason::Condemned(what),
         StoreError::Newer(what) => StopReason::Newer(what),
+        StoreError::WrongReplica { .. } => StopReason::Refused(format!(
+            "{error}: parts of different directories of this node were put together. Put back the parts that belong together, or move \
+             the directory away and start the node with an empty one, which the other nodes fill"
+        )),
         other => StopReason::Fatal(other.to_string()),
     }
 }

@@ -71,7 +71,12 @@ pub(super) async fn leave(scene: &Scene) -> bool {
     }
     let led = led(&node);
     let most = if is_alone { ENDS } else { NOBODY_TAKES_OVER };
-    let (ended, handed_over) = await_end(scene, (victim, most), trouble, &led).await;
+    let (ended, handed_over) = await_end(scene, (victim, &node, most), trouble, &led).await;
+    if ended.is_none() && lost_power(victim, &node) {
+        // What was told to stop ended as it was, and its next life was told nothing.
+        scene.coverage.count("stop cut short by a power failure");
+        return true;
+    }
     let synced = node.hello().synced;
     let bound = (HANDED_OVER + slow) * u32::try_from(led.len().max(1)).unwrap_or(u32::MAX);
     let bound = (is_calm && trouble.is_none()).then_some(bound);
@@ -173,10 +178,16 @@ fn led(node: &Node) -> Led {
         .collect()
 }
 
+/// Whether the power has failed since, and with it this life of the process has ended.
+fn lost_power(victim: &Host, node: &Node) -> bool {
+    let is_another = |now: Node| now.hello().session != node.hello().session;
+    victim.lost_power() || victim.node().is_some_and(is_another)
+}
+
 /// Tells it to stop; when it has ended, and when others have what it led, if they have at most so long after that.
 async fn await_end(
     scene: &Scene,
-    (victim, most): (&Host, Duration),
+    (victim, node, most): (&Host, &Node, Duration),
     trouble: Option<Trouble<'_>>,
     led: &Led,
 ) -> (Option<Duration>, Option<Duration>) {
@@ -185,7 +196,9 @@ async fn await_end(
     let (mut ended, mut handed_over) = (None, None);
     let over = |ended: Option<Duration>, handed_over: Option<Duration>| {
         let elapsed = TimeHandle::current().elapsed() - told;
-        elapsed >= ENDS || ended.is_some_and(|ended| handed_over.is_some() || elapsed >= ended + most)
+        elapsed >= ENDS
+            || ended.is_some_and(|ended| handed_over.is_some() || elapsed >= ended + most)
+            || ended.is_none() && lost_power(victim, node)
     };
     let usual = Some(Duration::from_micros(scene.plan.sync_us));
     while !over(ended, handed_over) {

@@ -49,3 +49,19 @@ fn a_registration_that_changes_nothing_is_tried_again_ever_more_rarely() {
 fn a_changed_entry_is_put_right_soon_but_not_at_once() {
     assert_eq!(tries(9_000, 3_200), [0, 1_000, 3_000, 4_000, 5_000, 7_000]);
 }
+
+#[test]
+fn parts_of_two_directories_are_for_a_person_to_sort_out_and_damage_is_not() {
+    let mixed = StoreError::WrongReplica {
+        shard: 0,
+        stored: 65_537,
+        asked: 65_538,
+    };
+    assert!(
+        matches!(unusable(mixed), StopReason::Refused(why) if why.contains("stored here for replica 65537, not 65538: parts of"))
+    );
+    assert_eq!(
+        unusable(StoreError::Corrupt("it".into())),
+        StopReason::Condemned("it".into())
+    );
+}
