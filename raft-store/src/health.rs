@@ -1,6 +1,9 @@
 //! Whether a store can still be trusted. The first thing that breaks it ends it.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use crate::{damage::Damages, engine::EngineError, log::ReadError, runtime::watch};
 
@@ -25,6 +28,7 @@ pub enum StoreStopped {
 #[derive(Clone)]
 pub(crate) struct Health {
     stopped: watch::Sender<Option<StoreStopped>>,
+    closing: Arc<AtomicBool>,
     pub(crate) damages: Arc<Damages>,
 }
 
@@ -32,8 +36,19 @@ impl Health {
     pub(crate) fn new() -> Self {
         Self {
             stopped: watch::channel(None).0,
+            closing: Arc::default(),
             damages: Arc::default(),
         }
+    }
+
+    /// The store is about to close: what is being opened waits for nobody else from now on.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it stopped, or is about to.
+    pub(crate) fn ends(&self) -> bool {
+        self.closing.load(Ordering::SeqCst) || self.stopped().is_some()
     }
 
     /// Ends the store; the first cause stays.

@@ -42,6 +42,10 @@ pub const READ_SPAN_BYTES: u32 = 1 << 20;
 pub const READ_POSITIONS: u64 = 512;
 /// Records that cannot be read and are known to be so, per node.
 pub const MAX_DAMAGES: usize = 1024;
+/// How long a store that closes waits for what its replicas are in the middle of: a vote or an append that waits for room in the log,
+/// a snapshot that is put in, a replica that is being opened. Less than `flotilla serve` gives all of a stop (15 s), more than
+/// a slow disk takes for one piece of work.
+pub const SETTLES_WITHIN_MS: u64 = 8_000;
 /// How long whoever needs a record that could not be repaired waits before it is tried again.
 pub const REPAIR_EVERY_MS: u64 = 1_000;
 /// How long a full log waits before it looks for room again, unless segments were recycled meanwhile.

@@ -112,6 +112,8 @@ struct Inner {
     repairs: Arc<Repairs>,
     /// What of the state is known to survive a crash.
     flushed: Mutex<Option<RaftLogId>>,
+    /// Ends when nothing is done to the state any more.
+    work: tokio::sync::Mutex<mpsc::Receiver<()>>,
 }
 
 impl Replica {
@@ -303,6 +305,8 @@ impl Replica {
     pub async fn shutdown(&self) {
         self.inner.repairs.close();
         let _ = self.inner.raft.shutdown().await;
+        // Nobody sends anything: it is over when the senders are gone.
+        while self.inner.work.lock().await.recv().await.is_some() {}
         self.inner.store.forget(self);
     }
 

@@ -6,6 +6,9 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
+use tokio::time::timeout;
+
 use crate::{
     blocking::{Work, blocking},
     damage::Damage,
@@ -329,17 +332,34 @@ impl Store {
         Ok(cleared?)
     }
 
-    /// Stops all replicas, flushes the state and closes the log: the next start has nothing to replay. A replica that is being
-    /// opened is waited for.
+    /// Stops all replicas, flushes the state and closes the log: the next start has nothing to replay. What is being opened is
+    /// waited for, and what a replica is in the middle of, but not for longer than [`limits::SETTLES_WITHIN_MS`]: a log that waits for
+    /// room would keep them for ever.
     pub async fn close(&self) -> Result<(), StoreError> {
-        self.inner.slots.close().await;
-        for replica in self.inner.slots.open() {
-            replica.shutdown().await;
+        self.inner.slots.close();
+        let settled = timeout(Duration::from_millis(limits::SETTLES_WITHIN_MS), self.settle()).await;
+        if settled.is_err() {
+            tracing::warn!(
+                "a replica is in the middle of something and cannot end; the log is closed under it"
+            );
         }
         let flushed = plant!(ShutdownWithoutFlush => Ok(()), else self.flush().await);
         self.inner.health.stop(StoreStopped::Closed);
         self.inner.log.clone().close().await;
         Ok(flushed?)
+    }
+
+    async fn settle(&self) {
+        self.shut_down().await;
+        // Now those only that are being opened: what they wait for will not come.
+        self.inner.health.close();
+        self.inner.slots.settled().await;
+        self.shut_down().await;
+    }
+
+    async fn shut_down(&self) {
+        let open = self.inner.slots.open();
+        join_all(open.iter().map(Replica::shutdown)).await;
     }
 }
 

@@ -91,7 +91,13 @@ impl Damage {
             .filter(|host| is_well(host))
             .map(|host| host.id)
             .collect();
-        self.forgetful.retain(|node| !well.contains(node));
+        self.forgive(&well);
+    }
+
+    /// Not those that a fault holds: it may destroy later what it was allowed to.
+    fn forgive(&mut self, well: &BTreeSet<u32>) {
+        let Damage { forgetful, held } = self;
+        forgetful.retain(|node| held.contains(node) || !well.contains(node));
     }
 }
 
@@ -147,4 +153,25 @@ pub fn whole(hosts: &[Host]) -> bool {
         && leaders.values().all(|leader| {
             leader.voters.len() == 1 && leader.learners.is_empty() && leader.voters[0].len() == hosts.len()
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_still_be_destroyed_counts_as_destroyed_however_well_it_is() {
+        let atlas = Atlas::default();
+        let hold = atlas.hold(5);
+        let well = BTreeSet::from([3, 5]);
+        let after = |forgetful: &[u32]| {
+            let mut damage = atlas.damage();
+            damage.forgetful = forgetful.iter().copied().collect();
+            damage.forgive(&well);
+            damage.forgetful.clone()
+        };
+        assert_eq!(after(&[2, 3, 5]), BTreeSet::from([2, 5]));
+        drop(hold);
+        assert_eq!(after(&[2, 3, 5]), BTreeSet::from([2]));
+    }
 }

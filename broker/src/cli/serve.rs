@@ -92,7 +92,13 @@ fn is_damage(error: &StartError) -> bool {
 async fn run(config: &Config) -> Result<StopReason, StartError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
-    let assembly = Assembly::start(config).await?;
+    // Opening may take long, and until it is over the node has promised nothing in this life: a signal ends it as a kill would.
+    let assembly = tokio::select! {
+        biased;
+        _ = interrupt.recv() => return Ok(StopReason::Shutdown),
+        _ = terminate.recv() => return Ok(StopReason::Shutdown),
+        started = Assembly::start(config) => started?,
+    };
     let reason = tokio::select! {
         biased;
         reason = assembly.node.wait_stopped() => reason,

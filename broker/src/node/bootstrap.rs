@@ -34,6 +34,9 @@ const REGISTER_BATCHES: u64 = 256;
 const REGISTER_EVERY_MS: u64 = 60_000;
 /// How long a registration waits for the one before; twice as long each time while the catalogue's entry stays as it was.
 const REGISTER_PAUSE_MS: std::ops::RangeInclusive<u64> = 1_000..=60_000;
+/// What became of such a directory, and what to do.
+const MIXED: &str = "parts of different directories were put together. Put back the parts that belong together, or move the \
+                     directory away and start the node with an empty one, which the other nodes fill";
 /// Data shards per node of a new cluster. Measured: see docs/performance.md.
 const SHARDS_PER_NODE: u32 = 1;
 
@@ -53,10 +56,7 @@ fn unusable(error: StoreError) -> StopReason {
     match error {
         StoreError::Corrupt(what) => StopReason::Condemned(what),
         StoreError::Newer(what) => StopReason::Newer(what),
-        StoreError::WrongReplica { .. } => StopReason::Refused(format!(
-            "{error}: parts of different directories of this node were put together. Put back the parts that belong together, or move \
-             the directory away and start the node with an empty one, which the other nodes fill"
-        )),
+        StoreError::WrongReplica { .. } => StopReason::Refused(format!("{error}: {MIXED}")),
         other => StopReason::Fatal(other.to_string()),
     }
 }
@@ -163,8 +163,7 @@ async fn follow_catalogue(node: &Node, identity: &Identity) -> Result<(), StopRe
         let meta = changes.borrow_and_update().clone();
         if let Some(cluster) = meta.cluster().filter(|&cluster| cluster != identity.cluster) {
             return Err(StopReason::Refused(format!(
-                "the state in this data directory is of cluster {cluster:016x}, its file NODE of cluster {:016x}: parts of \
-                 different directories were put together",
+                "the state in this data directory is of cluster {cluster:016x}, its file NODE of cluster {:016x}: {MIXED}",
                 identity.cluster
             )));
         }

@@ -17,6 +17,7 @@ use crate::{
     storage::{LogStore, StateMachine, Synced},
     store::{StoreError, WeakStore},
     transport::Network,
+    types::convert,
 };
 
 /// What a store lends its replicas.
@@ -82,6 +83,7 @@ pub(crate) async fn open(shared: Shared, options: ReplicaOptions) -> Result<Repl
         health.clone(),
         repairs.clone(),
     );
+    let (at_work, work) = mpsc::channel(1);
     let state_machine = StateMachine {
         state: state.clone(),
         machine: machine.clone(),
@@ -89,6 +91,7 @@ pub(crate) async fn open(shared: Shared, options: ReplicaOptions) -> Result<Repl
         synced,
         snapshots: snapshots.clone(),
         health: health.clone(),
+        _at_work: at_work,
     };
     let network = Network {
         shard,
@@ -126,6 +129,7 @@ pub(crate) async fn open(shared: Shared, options: ReplicaOptions) -> Result<Repl
         snapshots,
         repairs,
         flushed,
+        work: tokio::sync::Mutex::new(work),
     };
     Ok(Replica {
         inner: Arc::new(inner),
@@ -153,7 +157,7 @@ async fn own(state: &Arc<ShardState>, replica: u64) -> Result<(), StoreError> {
     }
 }
 
-/// Log and state must fit: neither may be older than the other allows. Otherwise a part of the directory was lost or
+/// Log and state must fit: neither may be older than the other allows, or of another history. Otherwise a part of the directory was lost or
 /// replaced, and this replica might have forgotten votes or entries it has answered for.
 fn check(log: &NodeLog, state: &ShardState) -> Result<(), StoreError> {
     let stored = log.shard(state.shard());
@@ -176,6 +180,11 @@ fn check(log: &NodeLog, state: &ShardState) -> Result<(), StoreError> {
     }
     if applied.is_some() && stored.vote.is_none() {
         return corrupt("the vote is missing");
+    }
+    // A place of which nothing can be read says nothing: that is found out, and repaired, by who needs it.
+    let here = applied.and_then(|index| log.log_id(state.shard(), index).ok().flatten());
+    if here.is_some() && here != state.applied().as_ref().map(convert::from_raft) {
+        return corrupt("the state was made by entries that the log does not have");
     }
     Ok(())
 }

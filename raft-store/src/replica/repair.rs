@@ -87,7 +87,7 @@ impl Repairs {
         };
         self.health.damages.note(&damage);
         while !self.mend(index).await {
-            if self.closing.load(Ordering::SeqCst) || self.health.stopped().is_some() {
+            if self.closing.load(Ordering::SeqCst) || self.health.ends() {
                 return Err(std::io::Error::other(damage));
             }
             tokio::time::sleep(Duration::from_millis(REPAIR_EVERY_MS)).await;

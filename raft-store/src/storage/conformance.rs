@@ -89,6 +89,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Fresh {
                 repairs.clone(),
             )),
             health: health.clone(),
+            _at_work: tokio::sync::mpsc::channel(1).0,
         };
         Ok((
             (),

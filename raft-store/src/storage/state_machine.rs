@@ -7,6 +7,7 @@ use openraft::{
     OptionalSend,
     storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot},
 };
+use tokio::sync::mpsc;
 
 use super::Synced;
 use crate::{
@@ -29,6 +30,8 @@ pub(crate) struct StateMachine {
     pub(crate) synced: Arc<Synced>,
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) health: Health,
+    /// Gone with this: what openraft's worker does it does to its end, also when nobody waits for the worker any more.
+    pub(crate) _at_work: mpsc::Sender<()>,
 }
 
 type Batch = Vec<EntryResponder<TypeConfig>>;

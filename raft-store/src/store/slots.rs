@@ -76,10 +76,14 @@ impl Slots {
         }
     }
 
-    /// No place is taken from now on; those that are, are waited for: what is half open would go on without a log. That takes as
-    /// long as opening does: whoever has less time gives up the wait.
-    pub(super) async fn close(&self) {
+    /// No place is taken from now on.
+    pub(super) fn close(&self) {
         self.places().closing = true;
+    }
+
+    /// Waits until none is taken: what is half open would go on without a log. That takes as long as opening does: whoever has
+    /// less time gives up the wait.
+    pub(super) async fn settled(&self) {
         loop {
             let settled = self.settled.notified();
             let is_settled = !self
@@ -139,7 +143,8 @@ mod tests {
     fn closing_waits_for_what_is_being_opened_and_lets_nothing_else_begin() {
         let slots = Slots::default();
         let (first, second) = (slots.take(1), slots.take(2));
-        let mut closing = Box::pin(slots.close());
+        slots.close();
+        let mut closing = Box::pin(slots.settled());
         assert_eq!(closing.as_mut().now_or_never(), None);
         assert!(matches!(slots.take(3), Err(StoreError::Closing)));
         drop(first);

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use flotilla_proto::peer::{RaftRequest, RaftResponse, raft_request};
 use futures::StreamExt;
 use raft_store::{
-    MemoryEngine, ProposeError, RaftOptions, Replica, ReplicaOptions, Store, StoreError, StoreOptions,
-    Transport, TransportError,
+    Machine, MemoryEngine, ProposeError, RaftOptions, Replica, ReplicaOptions, Store, StoreError,
+    StoreOptions, Transport, TransportError,
     disk::{SimDisk, sim::Loss},
 };
 
@@ -118,21 +118,27 @@ impl Node {
         &self.running.as_ref().expect("the node is up").store
     }
 
+    pub(crate) async fn open_store(&self) -> Result<Store, StoreError> {
+        Store::open(self.disk.mount(), self.engine.mount(), self.options.clone()).await
+    }
+
+    pub(crate) fn replica_options(&self, machine: Arc<dyn Machine>) -> ReplicaOptions {
+        ReplicaOptions {
+            shard: SHARD,
+            replica: replica_id(self.id),
+            machine,
+            transport: Arc::new(Wire {
+                from: replica_id(self.id),
+                net: self.net.clone(),
+            }),
+            raft: RaftOptions::default(),
+        }
+    }
+
     pub(crate) async fn try_start(&mut self) -> Result<(), StoreError> {
-        let store = Store::open(self.disk.mount(), self.engine.mount(), self.options.clone()).await?;
+        let store = self.open_store().await?;
         let machine = Arc::new(Ledger::default());
-        let replica = store
-            .open_replica(ReplicaOptions {
-                shard: SHARD,
-                replica: replica_id(self.id),
-                machine: machine.clone(),
-                transport: Arc::new(Wire {
-                    from: replica_id(self.id),
-                    net: self.net.clone(),
-                }),
-                raft: RaftOptions::default(),
-            })
-            .await?;
+        let replica = store.open_replica(self.replica_options(machine.clone())).await?;
         self.net
             .lock()
             .unwrap()

@@ -8,7 +8,7 @@ use crate::cluster::{Cluster, SHARD, eventually, options, payloads, replica_id};
 const PUTS: u64 = 200;
 
 /// Little in memory, many closed segments.
-fn small(node: u32) -> StoreOptions {
+pub(crate) fn small(node: u32) -> StoreOptions {
     StoreOptions {
         cache_bytes: 1,
         segment_bytes: 64 << 10,
@@ -16,7 +16,7 @@ fn small(node: u32) -> StoreOptions {
     }
 }
 
-fn filler() -> String {
+pub(crate) fn filler() -> String {
     "x".repeat(1000)
 }
 
@@ -35,13 +35,13 @@ fn place(disk: &SimDisk, number: u64) -> (String, u64) {
     found.next_back().expect("the entry is stored")
 }
 
-fn flip(disk: &SimDisk, number: u64) {
+pub(crate) fn flip(disk: &SimDisk, number: u64) {
     let (name, at) = place(disk, number);
     disk.flip_bit(&name, at + 7 + number % 900, (number % 8) as u8);
 }
 
 /// A cluster whose nodes have nothing in memory, with `PUTS` entries.
-async fn filled() -> Cluster {
+pub(crate) async fn filled() -> Cluster {
     let cluster = Cluster::start_with(3, small).await;
     cluster.put_many(&filler(), PUTS).await;
     cluster.agree().await;

@@ -2,6 +2,7 @@
 
 #![cfg(not(madsim))]
 
+mod closing;
 mod cluster;
 mod damage;
 mod elections;

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use super::{Departures, Oracle, SHORTEST_LEASE, unseen_lease};
-use crate::history::{DEAD_LETTERS, Event, Receipt};
+use super::{Departures, GOOD_BYE_WORKS, Oracle, SHORTEST_LEASE, unseen_lease};
+use crate::history::{DEAD_LETTERS, Event, Receipt, topic_of};
 
 /// A message, for a consumer group.
 type Owed = (String, String);
@@ -22,6 +22,8 @@ pub(super) struct EarlyDeath {
     sent: BTreeMap<String, Duration>,
     ways: BTreeMap<Owed, Way>,
     departures: Departures,
+    /// All good-byes, by consumer group and topic.
+    good_byes: BTreeMap<(String, String), Vec<Duration>>,
 }
 
 #[derive(Default)]
@@ -45,6 +47,7 @@ impl EarlyDeath {
             sent: BTreeMap::new(),
             ways: BTreeMap::new(),
             departures: Departures::default(),
+            good_byes: BTreeMap::new(),
         }
     }
 
@@ -62,13 +65,25 @@ impl EarlyDeath {
         }
     }
 
+    /// How many that may have had an effect since then.
+    fn good_byes_since(&self, then: Duration, group: &str, topic: &str) -> u32 {
+        let all = self.good_byes.get(&(group.to_owned(), topic.to_owned()));
+        let works = |said: &&Duration| **said + GOOD_BYE_WORKS > then;
+        all.map_or(0, |all| all.iter().filter(works).count()) as u32
+    }
+
     fn judge(&self, at: Duration, group: &str, id: &str, wrong: &mut Vec<String>) {
         let key = (group.to_owned(), id.to_owned());
         let never = Way::default();
         let way = self.ways.get(&key).unwrap_or(&never);
         let Some(sent) = self.sent.get(id) else { return };
         let lease = way.unseen.max(SHORTEST_LEASE);
-        let earliest = way.until.max(*sent) + lease * (self.max_attempts.saturating_sub(way.attempt));
+        let mut unseen = self.max_attempts.saturating_sub(way.attempt);
+        if way.attempt == 0 {
+            // Of those whose answers never came each may have been cut short by the good-bye of whoever had asked.
+            unseen = unseen.saturating_sub(self.good_byes_since(*sent, group, topic_of(id)));
+        }
+        let earliest = way.until.max(*sent) + lease * unseen;
         if at < earliest && !way.may_be_dead {
             wrong.push(format!(
                 "P9: {id} is a dead letter of {group} at {at:?}, after attempt {} of {}; not before {earliest:?}",
@@ -102,6 +117,8 @@ impl Oracle for EarlyDeath {
             }
             Event::Leaving { client, group, topic } => {
                 self.departures.leaving(at, client, group, topic);
+                let all = self.good_byes.entry((group.clone(), topic.clone()));
+                all.or_default().push(at);
                 for ((of, id), way) in &mut self.ways {
                     way.may_be_dead |= of == group && id.starts_with(topic.as_str());
                 }
@@ -200,7 +217,13 @@ mod tests {
             ]
         };
         assert_eq!((judged(&again(62)), judged(&again(63))), (0, 1));
-        let no_attempt_since = [(3, leaving()), (10, dead("t/1"))];
-        assert_eq!(judged(&no_attempt_since), 1, "nobody had it");
+        // Nobody saw any of the three attempts; each good-bye may have ended one.
+        let unseen = |good_byes, at| {
+            let mut events = vec![(3, leaving()); good_byes];
+            events.push((at, dead("t/1")));
+            judged(&events)
+        };
+        assert_eq!((unseen(1, 20), unseen(1, 21)), (1, 0));
+        assert_eq!((unseen(2, 10), unseen(2, 11), unseen(3, 3)), (1, 0, 0));
     }
 }
