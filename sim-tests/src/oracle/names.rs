@@ -55,6 +55,8 @@ pub struct Names {
     unnumbered: BTreeMap<Name, (Duration, Spec)>,
     /// The fewest attempts that were ever asked for, by consumer group.
     fewest: BTreeMap<String, u32>,
+    /// Names of consumer groups of which one may start at the end.
+    from_end: BTreeSet<String>,
     messages: BTreeMap<String, Message>,
     /// When a consumer group's first receive of a topic was answered, both by number.
     begun: BTreeMap<(u32, u32), Duration>,
@@ -104,7 +106,10 @@ impl Names {
             let Some(number) = lasting(group) else { continue };
             for (id, message) in &self.messages {
                 let dead = || self.dead.contains_key(&(group.to_owned(), id.clone()));
-                if self.is_for(number, message) && !self.came.contains(&(number, id.clone())) && !dead() {
+                if self.is_for((group, number), message)
+                    && !self.came.contains(&(number, id.clone()))
+                    && !dead()
+                {
                     owed.push(format!("{id} for {group}, number {number}"));
                 }
             }
@@ -126,7 +131,7 @@ impl Names {
     }
 
     /// Whether a message stands in a topic that lasts, and behind where this consumer group began.
-    fn is_for(&self, group: u32, message: &Message) -> bool {
+    fn is_for(&self, (name, group): (&str, u32), message: &Message) -> bool {
         let Some(life) = self.lives.get(&Name::topic(&message.topic)) else {
             return false;
         };
@@ -139,7 +144,11 @@ impl Names {
             (Some(asked), Some(calm)) => message.sent > asked && message.sent > life.over.max(calm) + STALE,
             (Some(_), None) => false,
         };
-        let from_end = self.rules(group).is_some_and(|(_, rules)| rules.from_end);
+        let from_end = match self.rules(group) {
+            Some((_, rules)) => rules.from_end,
+            // Nobody knows who made it.
+            None => self.from_end.contains(name),
+        };
         let began = || {
             self.begun
                 .get(&(topic, group))
@@ -276,6 +285,9 @@ impl Names {
         if let Request::Create(Spec::Group(rules)) = request {
             let fewest = self.fewest.entry(name.name.clone()).or_insert(u32::MAX);
             *fewest = rules.max_attempts.min(*fewest);
+            if rules.from_end {
+                self.from_end.insert(name.name.clone());
+            }
         }
     }
 

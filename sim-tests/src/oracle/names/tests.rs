@@ -155,6 +155,28 @@ fn what_starts_at_the_end_gets_what_is_sent_after_its_first_receive_and_nothing_
 }
 
 #[test]
+fn what_perhaps_starts_at_the_end_owes_nothing_older_and_what_does_not_does() {
+    let story = |from_end| {
+        let mut made = group_made(8, 1, from_end);
+        for (_, event) in &mut made {
+            if let Event::Named(Named::Answered { answer, number, .. }) = event {
+                (*answer, *number) = (Answer::Unsure, None);
+            }
+        }
+        vec![
+            topic_made(1, 1),
+            sent(3, "spare-0/1"),
+            made,
+            vec![named(10, Named::Polled { topic: 1, group: 1 })],
+            lasting(20, Name::topic(TOPIC), 1),
+            lasting(20, Name::group(GROUP), 1),
+        ]
+    };
+    good(&story(true));
+    bad(&story(false), "has not come");
+}
+
+#[test]
 fn a_topic_that_was_deleted_owes_nothing_and_what_is_sent_to_it_soon_after_neither() {
     let story = |sent_at| {
         vec![
