@@ -111,8 +111,12 @@ impl Service {
                     let at_ms = shard.now_ms().saturating_add(asked.as_millis() as u64);
                     Ok(
                         match release(&shard, &handle, action, Some(at_ms), new.nonce).await? {
-                            // The first try may have been the last attempt, and made a dead letter of it.
+                            // The first try may have been the last attempt, and made a dead letter of it. Where a time was asked
+                            // for only a lease that was renewed ends so, and of one that is over nobody knows whether it was.
                             Try::Done(ReleaseResult::Stale) if retried && is_over(&shard, &handle) => {
+                                if !asked.is_zero() {
+                                    return Err(unknown());
+                                }
                                 self.check_dead_letter(&shard, &handle)?;
                                 Try::Done(ReleaseResult::DeadLettered)
                             }
@@ -199,10 +203,7 @@ impl Service {
         });
         match found {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Refused::new(
-                Code::HaNotAvailable,
-                "an earlier try of this request may have been carried out; the message is not delivered again",
-            )),
+            Ok(false) => Err(unknown()),
             Err(fault) => {
                 let refused = Refused::new(Code::InternalServerError, fault.to_string());
                 self.node().stop(stop_reason(fault));
@@ -268,6 +269,14 @@ fn next_nonce(nonce: u64, asked: Duration) -> u64 {
 pub(super) fn to_duration(duration: &prost_types::Duration) -> Duration {
     let seconds = u64::try_from(duration.seconds).unwrap_or(0);
     Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(duration.nanos).unwrap_or(0))
+}
+
+/// Of a request that was tried before, about a message that is over by now.
+fn unknown() -> Refused {
+    Refused::new(
+        Code::HaNotAvailable,
+        "an earlier try of this request may have been carried out; the message is not delivered again",
+    )
 }
 
 fn pass_on(status: Option<Status>) -> Result<(), Refused> {
