@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Fault, Plan};
 
-/// One world in so many leans to each. (Of the seeds that are kept none does: they show what they found.)
+/// One world in so many leans to each. (Of the seeds that were kept before there were such worlds none does: they show what they found.)
 const ONE_IN: u64 = 30;
 /// How much more often than others the faults come that a world leans to.
 const OFTEN: u32 = 10;
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenth_of_the_seeds_leans_and_of_those_that_are_kept_none() {
+    fn a_tenth_of_the_seeds_leans_and_of_those_that_are_kept_what_leaning_found() {
         assert_eq!((0..3_000).filter_map(Leaning::of).count(), 300);
         let kept: BTreeSet<u64> = include_str!("../../seeds.txt")
             .lines()
@@ -104,6 +104,6 @@ mod tests {
             .collect();
         assert!(!kept.is_empty());
         let leaning: Vec<_> = kept.iter().filter(|&&seed| Leaning::of(seed).is_some()).collect();
-        assert_eq!(leaning, Vec::<&u64>::new());
+        assert_eq!(leaning, [&25_008_532]);
     }
 }
