@@ -11,24 +11,21 @@ use std::{
 use bytes::Bytes;
 use futures::FutureExt;
 use raft_store::{
-    Applied, EngineError, LogId, Machine, ProposeError, StateRead, StateWrite, StoreError, disk::SimDisk,
-    limits::SETTLES_WITHIN_MS,
+    Applied, EngineError, LogId, Machine, ProposeError, Replica, StateRead, StateWrite, Store, StoreError,
+    disk::SimDisk, limits::SETTLES_WITHIN_MS,
 };
+use tokio::task::JoinHandle;
 
 use crate::{
     cluster::{Cluster, eventually},
-    damage::{filled, flip},
+    damage::{crash_damaged, filled},
     ledger::Ledger,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_closes_while_a_replica_that_opens_waits_for_a_record_that_nobody_gives_it() {
     let mut cluster = filled().await;
-    let id = cluster.leader().await % 3 + 1;
-    for number in [3, 50, 120] {
-        flip(&cluster.nodes[&id].disk, number);
-    }
-    cluster.node(id).crash(0).await;
+    let id = crash_damaged(&mut cluster).await;
     cluster.cut(id);
     let node = cluster.node(id);
     let store = node.open_store().await.unwrap();
@@ -92,18 +89,15 @@ impl Machine for Gate {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_replica_has_stopped_when_its_machine_has() {
-    let mut cluster = Cluster::start(1).await;
+/// A store with a replica whose machine stands still, until the last value is dropped.
+async fn at_a_standstill(cluster: &mut Cluster) -> (Store, Replica, JoinHandle<bool>, Opens) {
     cluster.node(1).stop().await;
     let node = cluster.node(1);
     let gate = Arc::new(Gate::default());
     let opens = Opens(gate.clone());
     let store = node.open_store().await.unwrap();
-    let replica = store
-        .open_replica(node.replica_options(gate.clone()))
-        .await
-        .unwrap();
+    let options = node.replica_options(gate.clone());
+    let replica = store.open_replica(options).await.unwrap();
     eventually("a leader", || async { replica.status().is_leader.then_some(()) }).await;
     gate.set(true);
     let proposing = tokio::spawn({
@@ -114,6 +108,24 @@ async fn a_replica_has_stopped_when_its_machine_has() {
         gate.inside.load(Ordering::SeqCst).then_some(())
     })
     .await;
+    (store, replica, proposing, opens)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_store_closes_though_one_of_its_replicas_does_not_end() {
+    let mut cluster = Cluster::start(1).await;
+    let (store, _replica, _proposing, _opens) = at_a_standstill(&mut cluster).await;
+    let closing = tokio::spawn(async move { store.close().await.is_ok() });
+    let bound = Duration::from_millis(2 * SETTLES_WITHIN_MS);
+    let closed = tokio::time::timeout(bound, closing).await;
+    assert!(closed.expect("in time").unwrap(), "the state is flushed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_replica_has_stopped_when_its_machine_has() {
+    let mut cluster = Cluster::start(1).await;
+    let (store, replica, proposing, opens) = at_a_standstill(&mut cluster).await;
+    let gate = opens.0.clone();
     let mut stopping = Box::pin(replica.shutdown());
     // The core ends at once; that it has can be seen.
     eventually("the core's end", || {

@@ -8,7 +8,7 @@ use crate::cluster::{Cluster, SHARD, eventually, options, payloads, replica_id};
 const PUTS: u64 = 200;
 
 /// Little in memory, many closed segments.
-pub(crate) fn small(node: u32) -> StoreOptions {
+fn small(node: u32) -> StoreOptions {
     StoreOptions {
         cache_bytes: 1,
         segment_bytes: 64 << 10,
@@ -16,7 +16,7 @@ pub(crate) fn small(node: u32) -> StoreOptions {
     }
 }
 
-pub(crate) fn filler() -> String {
+fn filler() -> String {
     "x".repeat(1000)
 }
 
@@ -35,7 +35,7 @@ fn place(disk: &SimDisk, number: u64) -> (String, u64) {
     found.next_back().expect("the entry is stored")
 }
 
-pub(crate) fn flip(disk: &SimDisk, number: u64) {
+fn flip(disk: &SimDisk, number: u64) {
     let (name, at) = place(disk, number);
     disk.flip_bit(&name, at + 7 + number % 900, (number % 8) as u8);
 }
@@ -46,6 +46,16 @@ pub(crate) async fn filled() -> Cluster {
     cluster.put_many(&filler(), PUTS).await;
     cluster.agree().await;
     cluster
+}
+
+/// A node that loses power, and has to apply what it cannot read.
+pub(crate) async fn crash_damaged(cluster: &mut Cluster) -> u32 {
+    let node = cluster.leader().await % 3 + 1;
+    for number in [3, 50, 120] {
+        flip(&cluster.nodes[&node].disk, number);
+    }
+    cluster.node(node).crash(0).await;
+    node
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,11 +114,7 @@ async fn a_leader_repairs_what_it_has_to_send_to_a_replica_that_lost_everything(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_repairs_what_it_applies_again_after_a_crash() {
     let mut cluster = filled().await;
-    let node = cluster.leader().await % 3 + 1;
-    for number in [3, 50, 120] {
-        flip(&cluster.nodes[&node].disk, number);
-    }
-    cluster.node(node).crash(0).await;
+    let node = crash_damaged(&mut cluster).await;
     cluster.node(node).start().await;
     cluster.agree().await;
     cluster.check_all_there(&filler(), PUTS);
