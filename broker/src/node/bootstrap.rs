@@ -34,7 +34,7 @@ const REGISTER_BATCHES: u64 = 256;
 const REGISTER_EVERY_MS: u64 = 60_000;
 /// How long a registration waits for the one before; twice as long each time while the catalogue's entry stays as it was.
 const REGISTER_PAUSE_MS: std::ops::RangeInclusive<u64> = 1_000..=60_000;
-/// What became of such a directory, and what to do.
+/// Said of a data directory whose parts do not belong together, with what to do.
 const MIXED: &str = "parts of different directories were put together. Put back the parts that belong together, or move the \
                      directory away and start the node with an empty one, which the other nodes fill";
 /// Data shards per node of a new cluster. Measured: see docs/performance.md.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use broker::service::handle::Handle;
+use broker::service::{Caller, handle::Handle};
 use flotilla_proto::rocketmq::{
     ChangeInvisibleDurationRequest, Code, ForwardMessageToDeadLetterQueueRequest, MessageType,
     NotifyClientTerminationRequest, Permission, QueryRouteRequest, ReceiveMessageRequest, SendMessageRequest,
@@ -129,7 +129,7 @@ async fn what_a_push_consumer_holds_when_it_says_good_bye_soon_comes_to_another(
     let cluster = Cluster::start(1).await;
     let service = cluster.service(1);
     send(service, "orders", "left behind").await;
-    let push = broker::service::Caller {
+    let push = Caller {
         client_id: "push@1".into(),
         ..caller()
     };
@@ -186,6 +186,44 @@ async fn a_message_given_up_is_read_from_the_dead_letter_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_was_tried_before_is_not_done_because_the_message_is_a_dead_letter() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    send(service, "orders", "poison").await;
+    let (_, messages) = receive(service, "orders", "readers", LONG).await;
+    let (group, topic) = (Some(resource("readers")), Some(resource("orders")));
+    let handle = properties(&messages[0]).receipt_handle.clone().unwrap();
+    let request = ForwardMessageToDeadLetterQueueRequest {
+        group: group.clone(),
+        topic: topic.clone(),
+        receipt_handle: handle.clone(),
+        ..Default::default()
+    };
+    let given_up = service
+        .forward_message_to_dead_letter_queue(&caller(), request)
+        .await;
+    assert_eq!(code(&given_up.status), Code::Ok);
+    let retried = Caller {
+        retried: true,
+        ..caller()
+    };
+    let change = |caller: Caller, seconds| {
+        let request = ChangeInvisibleDurationRequest {
+            group: group.clone(),
+            topic: topic.clone(),
+            receipt_handle: handle.clone(),
+            invisible_duration: Some(prost_types::Duration { seconds, nanos: 0 }),
+            ..Default::default()
+        };
+        async move { code(&service.change_invisible_duration(&caller, request).await.status) }
+    };
+    assert_eq!(change(retried.clone(), 10).await, Code::HaNotAvailable);
+    assert_eq!(change(caller(), 10).await, Code::InvalidReceiptHandle);
+    // "Again, at once", of the last attempt, makes a dead letter.
+    assert_eq!(change(retried, 0).await, Code::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_get_the_right_codes() {
     let cluster = Cluster::start(1).await;
     let service = cluster.service(1);
@@ -205,7 +243,7 @@ async fn bad_requests_get_the_right_codes() {
         .send_message(&caller(), SendMessageRequest { messages: vec![fifo] })
         .await;
     assert_eq!(code(&refused.status), Code::MessagePropertyConflictWithType);
-    let nobody = broker::service::Caller::default();
+    let nobody = Caller::default();
     let request = SendMessageRequest {
         messages: vec![message("orders", "x")],
     };
