@@ -77,30 +77,33 @@ pub trait Oracle: Send {
 /// and what its client asked for before may come a little later.
 const GOOD_BYE_WORKS: Duration = Duration::from_secs(60);
 
-/// When consumers said good-bye last: by consumer group and topic, and by client.
+/// When consumers said good-bye: by consumer group and topic, and by client.
 #[derive(Default)]
-struct Departures(BTreeMap<(String, String), BTreeMap<String, Duration>>);
+struct Departures(BTreeMap<(String, String), BTreeMap<String, Vec<Duration>>>);
 
 impl Departures {
     fn leaving(&mut self, at: Duration, client: &str, group: &str, topic: &str) {
         let of_all = self.0.entry((group.to_owned(), topic.to_owned())).or_default();
-        of_all.insert(client.to_owned(), at);
+        of_all.entry(client.to_owned()).or_default().push(at);
     }
 
-    fn of_all(&self, it: &Delivery) -> Option<&BTreeMap<String, Duration>> {
-        self.0.get(&(it.group.clone(), it.place.topic.clone()))
+    fn of_all(&self, group: &str, topic: &str) -> Option<&BTreeMap<String, Vec<Duration>>> {
+        self.0.get(&(group.to_owned(), topic.to_owned()))
     }
 
-    /// Some consumer of this delivery's consumer group and topic said good-bye, and what nobody saw since then may have been over
+    /// How many good-byes of this consumer group and topic may have had an effect since then: each may have ended what nobody saw
     /// before its time.
-    fn worked_since(&self, then: Duration, it: &Delivery) -> bool {
-        let mut left = self.of_all(it).into_iter().flat_map(BTreeMap::values);
-        left.any(|left| *left + GOOD_BYE_WORKS > then)
+    fn worked_since(&self, then: Duration, group: &str, topic: &str) -> usize {
+        let left = self.of_all(group, topic).into_iter().flat_map(BTreeMap::values);
+        left.flatten()
+            .filter(|left| **left + GOOD_BYE_WORKS > then)
+            .count()
     }
 
     /// It was given to somebody who has left since: its lease may be over, and later attempts may have come already.
     fn concern(&self, it: &Delivery) -> bool {
-        let left = self.of_all(it).and_then(|all| all.get(&it.client));
+        let left = self.of_all(&it.group, &it.place.topic);
+        let left = left.and_then(|all| all.get(&it.client)?.last());
         left.is_some_and(|left| it.asked <= *left)
     }
 }

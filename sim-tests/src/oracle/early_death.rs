@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Departures, GOOD_BYE_WORKS, Oracle, SHORTEST_LEASE, unseen_lease};
+use super::{Departures, Oracle, SHORTEST_LEASE, unseen_lease};
 use crate::history::{DEAD_LETTERS, Event, Receipt, topic_of};
 
 /// A message, for a consumer group.
@@ -22,8 +22,6 @@ pub(super) struct EarlyDeath {
     sent: BTreeMap<String, Duration>,
     ways: BTreeMap<Owed, Way>,
     departures: Departures,
-    /// All good-byes, by consumer group and topic.
-    good_byes: BTreeMap<(String, String), Vec<Duration>>,
 }
 
 #[derive(Default)]
@@ -47,7 +45,6 @@ impl EarlyDeath {
             sent: BTreeMap::new(),
             ways: BTreeMap::new(),
             departures: Departures::default(),
-            good_byes: BTreeMap::new(),
         }
     }
 
@@ -65,13 +62,6 @@ impl EarlyDeath {
         }
     }
 
-    /// How many that may have had an effect since then.
-    fn good_byes_since(&self, then: Duration, group: &str, topic: &str) -> u32 {
-        let all = self.good_byes.get(&(group.to_owned(), topic.to_owned()));
-        let works = |said: &&Duration| **said + GOOD_BYE_WORKS > then;
-        all.map_or(0, |all| all.iter().filter(works).count()) as u32
-    }
-
     fn judge(&self, at: Duration, group: &str, id: &str, wrong: &mut Vec<String>) {
         let key = (group.to_owned(), id.to_owned());
         let never = Way::default();
@@ -81,7 +71,8 @@ impl EarlyDeath {
         let mut unseen = self.max_attempts.saturating_sub(way.attempt);
         if way.attempt == 0 {
             // Of those whose answers never came each may have been cut short by the good-bye of whoever had asked.
-            unseen = unseen.saturating_sub(self.good_byes_since(*sent, group, topic_of(id)));
+            let good_byes = self.departures.worked_since(*sent, group, topic_of(id));
+            unseen = unseen.saturating_sub(good_byes as u32);
         }
         let earliest = way.until.max(*sent) + lease * unseen;
         if at < earliest && !way.may_be_dead {
@@ -105,7 +96,7 @@ impl Oracle for EarlyDeath {
                     return;
                 }
                 // Whose lease may be over by a good-bye that nobody saw in time.
-                let may_be_over = self.departures.worked_since(it.asked, it);
+                let may_be_over = self.departures.worked_since(it.asked, &it.group, &it.place.topic) > 0;
                 let way = self.ways.entry((it.group.clone(), it.id.clone())).or_default();
                 if it.attempt > way.attempt as i32 {
                     way.attempt = it.attempt as u32;
@@ -117,8 +108,6 @@ impl Oracle for EarlyDeath {
             }
             Event::Leaving { client, group, topic } => {
                 self.departures.leaving(at, client, group, topic);
-                let all = self.good_byes.entry((group.clone(), topic.clone()));
-                all.or_default().push(at);
                 for ((of, id), way) in &mut self.ways {
                     way.may_be_dead |= of == group && id.starts_with(topic.as_str());
                 }

@@ -47,7 +47,11 @@ impl Oracle for Leases {
                     if over && it.attempt < *attempt {
                         return;
                     }
-                    let unseen = match self.departures.worked_since(before.asked, it) {
+                    let unseen = match self
+                        .departures
+                        .worked_since(before.asked, &it.group, &it.place.topic)
+                        > 0
+                    {
                         true => 0,
                         false => u32::try_from(it.attempt - attempt - 1).unwrap_or(0),
                     };
