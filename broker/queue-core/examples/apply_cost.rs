@@ -83,6 +83,7 @@ impl Log {
         let context = Context {
             position,
             time_ms: 1_000_000 + entry,
+            wall_ms: 1_700_000_000_000 + entry,
         };
         Ok(self.core.apply(kv, context, command)?.reply)
     }

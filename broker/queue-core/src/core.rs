@@ -15,7 +15,8 @@ use crate::{
     outcome::{Effect, Outcome, Refusal, Reply},
     places::{Floor, on},
     queue::{Message, Queue},
-    subscription::{self, InFlight, Rules, Subscription},
+    rules::Rules,
+    subscription::{self, InFlight, Subscription},
     view::{InFlightView, QueueView, Selection, Stored, SubscriptionView},
 };
 
@@ -27,6 +28,8 @@ pub struct Context {
     /// The shard's time as its leader reckoned it, milliseconds. The core's time never goes back: to a leader that was
     /// behind, times in its commands are later by as much, so that what was to last as long as it should does.
     pub time_ms: u64,
+    /// The leader's wall clock, milliseconds since 1970. It may jump: it dates messages, and decides nothing else.
+    pub wall_ms: u64,
 }
 
 /// One data shard's state.
@@ -37,6 +40,8 @@ pub struct Core {
     pub(crate) deletions: u64,
     pub(crate) queues: BTreeMap<QueueId, Queue>,
     pub(crate) subscriptions: BTreeMap<(QueueId, GroupId), Subscription>,
+    /// Of every consumer group that is on a queue.
+    pub(crate) rules: BTreeMap<GroupId, Rules>,
     /// Leases by their end.
     pub(crate) deadlines: BTreeSet<(u64, QueueId, GroupId, u64)>,
     /// Leases that the server prolongs, by who holds them.
@@ -75,11 +80,9 @@ impl Core {
             Ok(())
         })?;
         keys::each(kv, Key::of(keys::RULES), |key, value| {
-            let (queue, group, _) = subscription_key(key)?;
-            let rules = Rules::load(Reader::value("rules", value)?)?;
-            core.subscription_mut(queue, group).ok_or_else(orphan)?.rules = rules;
-            Ok(())
+            core.load_rules(Reader::key("rules", key)?, Reader::value("rules", value)?)
         })?;
+        core.check_rules()?;
         keys::each(kv, Key::of(keys::IN_FLIGHT), |key, value| {
             let (queue, group, mut rest) = subscription_key(key)?;
             let offset = rest.key_long()?;
@@ -120,14 +123,14 @@ impl Core {
             value.put_u64_le(self.now_ms);
             kv.put(keys::NOW, &value)?;
         }
-        let at = context.position;
+        let (at, wall_ms) = (context.position, context.wall_ms);
         let late_ms = self.now_ms - context.time_ms;
         match &command.command {
-            Some(command::Command::Append(append)) => commands::append::apply(self, kv, at, append),
+            Some(command::Command::Append(append)) => commands::append::apply(self, kv, context, append),
             Some(command::Command::Deliver(deliver)) => commands::deliver::apply(self, kv, late_ms, deliver),
             Some(command::Command::Ack(ack)) => commands::ack::apply(self, kv, ack),
-            Some(command::Command::Release(release)) => commands::release::apply(self, kv, late_ms, release),
-            Some(command::Command::Tick(tick)) => commands::tick::apply(self, kv, tick),
+            Some(command::Command::Release(release)) => commands::release::apply(self, kv, context, release),
+            Some(command::Command::Tick(tick)) => commands::tick::apply(self, kv, wall_ms, tick),
             Some(command::Command::Trim(trim)) => commands::trim::apply(self, kv, trim),
             Some(command::Command::Configure(configure)) => commands::configure::apply(self, kv, configure),
             Some(command::Command::CopyForward(copy)) => commands::copy_forward::apply(self, kv, at, copy),
@@ -246,17 +249,18 @@ impl Core {
     pub fn subscription(&self, group: GroupId, queue: QueueId) -> Option<SubscriptionView> {
         self.subscriptions
             .get(&(queue, group))
-            .map(|known| self.view(queue, known))
+            .map(|known| self.view(group, queue, known))
     }
 
     /// All subscriptions.
     pub fn subscriptions(&self) -> impl Iterator<Item = (GroupId, QueueId, SubscriptionView)> + '_ {
         self.subscriptions
             .iter()
-            .map(|(&(queue, group), known)| (group, queue, self.view(queue, known)))
+            .map(|(&(queue, group), known)| (group, queue, self.view(group, queue, known)))
     }
 
-    fn view(&self, queue: QueueId, known: &Subscription) -> SubscriptionView {
+    fn view(&self, group: GroupId, queue: QueueId, known: &Subscription) -> SubscriptionView {
+        let rules = self.rules(group);
         let next = self.queues.get(&queue).map_or(0, |queue| queue.next);
         let due = known.waiting().range(..=(self.now_ms, u64::MAX)).count();
         SubscriptionView {
@@ -267,9 +271,9 @@ impl Core {
             acked: known.acked,
             dead_lettered: known.dead_lettered,
             trimmed: known.trimmed,
-            max_attempts: known.rules.max_attempts,
-            backoff: known.rules.backoff.clone(),
-            dead_letter_queue: known.rules.dead_letter_queue,
+            max_attempts: rules.max_attempts,
+            backoff: rules.backoff.clone(),
+            dead_letter_queue: rules.dead_letter_queue,
         }
     }
 
@@ -403,12 +407,10 @@ impl Core {
     pub(crate) fn dead_letter(
         &mut self,
         kv: &mut dyn KeyValue,
-        queue: QueueId,
-        group: GroupId,
-        offset: u64,
+        wall_ms: u64,
+        (queue, group, offset): (QueueId, GroupId, u64),
     ) -> Result<Option<Effect>, Fault> {
-        let known = &self.subscriptions[&(queue, group)];
-        let target = known.rules.dead_letter_queue;
+        let target = self.rules(group).dead_letter_queue;
         if target == QueueId(0) || target == queue {
             return Ok(None);
         }
@@ -422,8 +424,9 @@ impl Core {
             queue,
             to: target,
         };
-        plant!(DeadLetterTwice => self.push(kv, target, message.stored.position, true)?);
-        plant!(DeadLetterLost => 0, else self.push(kv, target, message.stored.position, true)?);
+        let position = message.stored.position;
+        plant!(DeadLetterTwice => self.push(kv, target, position, wall_ms, true)?);
+        plant!(DeadLetterLost => 0, else self.push(kv, target, position, wall_ms, true)?);
         self.remove_in_flight(kv, queue, group, offset)?;
         let known = self.subscription_mut(queue, group).expect("just read");
         known.dead_lettered += 1;

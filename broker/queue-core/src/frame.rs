@@ -1,7 +1,7 @@
 //! How commands stand in an entry of a data shard's log.
 //!
 //! ```text
-//! payload = u8 version (1) | u64 leader's time in ms | frame*
+//! payload = u8 version (2) | u64 the shard's time in ms | u64 the leader's wall clock in ms | frame*
 //! frame   = u32 length | encoded record.v1.Command
 //! ```
 //! Little endian. A message is found again by entry index, offset and length of its
@@ -13,8 +13,8 @@ use prost::Message;
 
 use crate::limits::MAX_ENTRY_PAYLOAD;
 
-const VERSION: u8 = 1;
-const HEAD: usize = 9;
+const VERSION: u8 = 2;
+const HEAD: usize = 17;
 const LENGTH: usize = 4;
 
 /// Bytes that are no entry.
@@ -40,10 +40,11 @@ pub struct EntryBuilder {
 
 impl EntryBuilder {
     /// An empty entry, stamped by the leader.
-    pub fn new(time_ms: u64) -> Self {
+    pub fn new(time_ms: u64, wall_ms: u64) -> Self {
         let mut bytes = BytesMut::with_capacity(1024);
         bytes.put_u8(VERSION);
         bytes.put_u64_le(time_ms);
+        bytes.put_u64_le(wall_ms);
         Self { bytes, count: 0 }
     }
 
@@ -77,8 +78,10 @@ impl EntryBuilder {
 /// An entry, its frames not yet decoded.
 #[derive(Debug)]
 pub struct Entry {
-    /// The leader's clock.
+    /// The shard's time as its leader reckoned it, milliseconds.
     pub time_ms: u64,
+    /// The leader's wall clock, milliseconds since 1970.
+    pub wall_ms: u64,
     /// The commands.
     pub frames: Frames,
 }
@@ -98,9 +101,10 @@ pub fn decode_entry(payload: &Bytes) -> Result<Entry, FrameError> {
     if payload[0] != VERSION {
         return Err(FrameError::Version(payload[0]));
     }
-    let time_ms = u64::from_le_bytes(payload[1..HEAD].try_into().expect("eight bytes"));
+    let long = |at: usize| u64::from_le_bytes(payload[at..at + 8].try_into().expect("eight bytes"));
     Ok(Entry {
-        time_ms,
+        time_ms: long(1),
+        wall_ms: long(9),
         frames: Frames {
             payload: payload.clone(),
             at: HEAD,
@@ -165,16 +169,17 @@ mod tests {
         #[test]
         fn what_is_written_is_read(
             time_ms: u64,
+            wall_ms: u64,
             commands in prop::collection::vec((any::<u64>(), "[a-z]{0,9}", prop::collection::vec(any::<u8>(), 0..99)), 0..9),
         ) {
             let commands: Vec<Command> = commands.into_iter().map(|(q, id, body)| append(q, &id, body)).collect();
-            let mut builder = EntryBuilder::new(time_ms);
+            let mut builder = EntryBuilder::new(time_ms, wall_ms);
             for command in &commands {
                 builder.push(command);
             }
             let payload = builder.finish();
             let entry = decode_entry(&payload).unwrap();
-            prop_assert_eq!(entry.time_ms, time_ms);
+            prop_assert_eq!((entry.time_ms, entry.wall_ms), (time_ms, wall_ms));
             let frames: Vec<_> = entry.frames.map(Result::unwrap).collect();
             prop_assert_eq!(frames.len(), commands.len());
             for ((offset, length, read), written) in frames.iter().zip(&commands) {
@@ -195,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_message_is_a_slice_of_its_entry() {
-        let mut builder = EntryBuilder::new(1);
+        let mut builder = EntryBuilder::new(1, 2);
         builder.push(&append(1, "id", vec![7; 100]));
         let payload = builder.finish();
         let (_, _, command) = decode_entry(&payload).unwrap().frames.next().unwrap().unwrap();

@@ -1,13 +1,14 @@
 //! Keys and values, byte by byte. Numbers in keys are big endian, so scans are ordered;
-//! numbers in values are little endian. Every value begins with a format byte, 1.
+//! numbers in values are little endian. Every value begins with a format byte, 2.
 //!
 //! ```text
 //! n                                   -> fmt | u64 now_ms
 //! g                                   -> fmt | u64 deletions
-//! q | u64 queue                       -> fmt | u64 first | u64 next | u64 in_order_end
-//! m | u64 queue | u64 offset          -> fmt | u8 displaced | u64 index | u32 frame_offset | u32 frame_len | u64 stored_ms
+//! q | u64 queue                       -> fmt | u64 first | u64 next | u64 in_order_end | u64 stored_ms
+//! m | u64 queue | u64 offset          -> fmt | u8 displaced | u64 index | u32 frame_offset | u32 frame_len
+//!                                            | u64 time_ms | u64 stored_ms
 //! x | u64 index | u64 queue | u64 off -> fmt | u32 frame_len     (displaced messages by the entry they are in)
-//! r | u64 queue | u32 group           -> fmt | u32 max_attempts | u64 dead_letter_queue | encoded Backoff or nothing
+//! r | u32 group                       -> fmt | u32 version | u32 max_attempts | u64 dead_letter_queue | encoded Backoff or nothing
 //! s | u64 queue | u32 group           -> fmt | u64 start | u64 cursor | u64 acked | u64 dead_lettered | u64 trimmed
 //! f | u64 queue | u32 group | u64 off -> fmt | u8 leased | u8 auto_renew | u8 written | u32 attempt | u64 at_ms
 //!                                            | u64 nonce | u64 client | u64 first_leased_ms
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// Format byte of every value.
-pub(crate) const FORMAT: u8 = 1;
+pub(crate) const FORMAT: u8 = 2;
 
 pub(crate) const NOW: &[u8] = b"n";
 pub(crate) const DELETIONS: &[u8] = b"g";
@@ -107,8 +108,8 @@ pub(crate) fn displaced(index: u64, queue: QueueId, offset: u64) -> Key {
     Key::of(DISPLACED).long(index).long(queue.0).long(offset)
 }
 
-pub(crate) fn rules(queue: QueueId, group: GroupId) -> Key {
-    Key::of(RULES).long(queue.0).group(group)
+pub(crate) fn rules(group: GroupId) -> Key {
+    Key::of(RULES).group(group)
 }
 
 pub(crate) fn subscription(queue: QueueId, group: GroupId) -> Key {

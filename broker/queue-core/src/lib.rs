@@ -27,6 +27,7 @@ mod places;
 #[path = "../../../sim-tests/plant/bodies/queue_core.rs"]
 mod planted;
 mod queue;
+mod rules;
 mod subscription;
 mod view;
 

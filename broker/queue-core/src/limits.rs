@@ -13,6 +13,8 @@ pub const MAX_IN_FLIGHT: usize = 65_536;
 pub const MAX_DELIVER: usize = 1024;
 /// Clients in one command that prolongs or ends their leases.
 pub const MAX_RENEW_CLIENTS: usize = 256;
+/// Leases ended by one tick command.
+pub const MAX_EXPIRIES: usize = 4096;
 /// Leases changed by one command that prolongs or ends them, or that says that they were written out.
 pub const MAX_RENEW_LEASES: usize = 4096;
 /// Rows that one trim or drop command removes at most, whatever it asks for: the shard's other commands wait meanwhile.

@@ -87,7 +87,7 @@ pub struct Lease {
     pub attempt: u32,
     /// Where its bytes are.
     pub position: Position,
-    /// When it was stored, by the core's time.
+    /// When it was stored, by the wall clock, milliseconds since 1970.
     pub stored_ms: u64,
 }
 

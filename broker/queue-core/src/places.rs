@@ -41,10 +41,7 @@ impl Core {
         (group, queue, offset): (GroupId, QueueId, u64),
         within: u64,
     ) -> Result<bool, Fault> {
-        let dead_letters = self
-            .subscriptions
-            .get(&(queue, group))
-            .map(|known| known.rules.dead_letter_queue);
+        let dead_letters = self.rules.get(&group).map(|rules| rules.dead_letter_queue);
         let Some((target, ends)) = dead_letters.and_then(|target| Some((target, self.queues.get(&target)?)))
         else {
             return Ok(false);
@@ -177,11 +174,14 @@ impl Core {
         kv: &mut dyn KeyValue,
         id: QueueId,
         position: Position,
+        wall_ms: u64,
         displaced: bool,
     ) -> Result<u64, Fault> {
         let queue = self.queues.entry(id).or_default();
         let offset = queue.next;
         queue.next = offset.checked_add(1).expect("offsets do not run out");
+        queue.stored_ms = queue.stored_ms.max(wall_ms);
+        let stored_ms = queue.stored_ms;
         if !displaced {
             queue.in_order_end = queue.next;
             if queue.oldest.is_none() {
@@ -192,7 +192,8 @@ impl Core {
         queue.store(kv, id)?;
         let stored = Stored {
             position,
-            stored_ms: self.now_ms,
+            time_ms: self.now_ms,
+            stored_ms,
         };
         Message { displaced, stored }.put(kv, id, offset)?;
         if displaced {
@@ -211,10 +212,14 @@ impl Core {
         position: Position,
     ) -> Result<(), Fault> {
         self.forget(kv, queue, offset, message)?;
-        let stored_ms = plant!(CopyMakesYoung => self.now_ms, else message.stored.stored_ms);
+        let time_ms = plant!(CopyMakesYoung => self.now_ms, else message.stored.time_ms);
         let moved = Message {
             displaced: true,
-            stored: Stored { position, stored_ms },
+            stored: Stored {
+                position,
+                time_ms,
+                ..message.stored
+            },
         };
         moved.put(kv, queue, offset)?;
         self.displaced_at(position);

@@ -18,6 +18,8 @@ pub(crate) struct Queue {
     pub(crate) next: u64,
     /// Messages from here on are displaced. So a queue of dead letters is not searched for others.
     pub(crate) in_order_end: u64,
+    /// When its last message was stored, by the wall clock: none after it counts as stored before.
+    pub(crate) stored_ms: u64,
     /// Its first message that stands in order: offset, and index of the entry. Found again when the state is loaded.
     pub(crate) oldest: Option<(u64, u64)>,
 }
@@ -25,10 +27,11 @@ pub(crate) struct Queue {
 impl Queue {
     pub(crate) fn store(&self, kv: &mut dyn KeyValue, id: QueueId) -> Result<(), Fault> {
         plant!(QueueEndSavedRarely => if self.next % 4 != 1 { return Ok(()) });
-        let mut value = keys::value(24);
+        let mut value = keys::value(32);
         value.put_u64_le(self.first);
         value.put_u64_le(self.next);
         value.put_u64_le(self.in_order_end);
+        value.put_u64_le(self.stored_ms);
         kv.put(&keys::queue(id), &value)
     }
 
@@ -37,6 +40,7 @@ impl Queue {
             first: value.long()?,
             next: value.long()?,
             in_order_end: value.long()?,
+            stored_ms: value.long()?,
             oldest: None,
         };
         value.end()?;
@@ -58,11 +62,12 @@ impl Message {
             frame_offset,
             frame_len,
         } = self.stored.position;
-        let mut value = keys::value(25);
+        let mut value = keys::value(33);
         value.put_u8(u8::from(self.displaced));
         value.put_u64_le(index);
         value.put_u32_le(frame_offset);
         value.put_u32_le(frame_len);
+        value.put_u64_le(self.stored.time_ms);
         value.put_u64_le(self.stored.stored_ms);
         kv.put(&keys::message(queue, offset), &value)?;
         if self.displaced {
@@ -85,11 +90,15 @@ impl Message {
             frame_offset: value.short()?,
             frame_len: value.short()?,
         };
-        let stored_ms = value.long()?;
+        let (time_ms, stored_ms) = (value.long()?, value.long()?);
         value.end()?;
         Ok(Self {
             displaced,
-            stored: Stored { position, stored_ms },
+            stored: Stored {
+                position,
+                time_ms,
+                stored_ms,
+            },
         })
     }
 

@@ -6,50 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BufMut;
-use flotilla_proto::record::Backoff;
-use prost::Message as _;
 
 use crate::{
     ids::{GroupId, QueueId},
     keys::{self, Reader},
     kv::{Fault, KeyValue},
 };
-
-/// How a subscription treats its messages.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Rules {
-    pub(crate) max_attempts: u32,
-    pub(crate) backoff: Option<Backoff>,
-    pub(crate) dead_letter_queue: QueueId,
-}
-
-impl Rules {
-    pub(crate) fn store(&self, kv: &mut dyn KeyValue, queue: QueueId, group: GroupId) -> Result<(), Fault> {
-        let mut value = keys::value(12);
-        value.put_u32_le(self.max_attempts);
-        value.put_u64_le(self.dead_letter_queue.0);
-        if let Some(backoff) = &self.backoff {
-            backoff.encode(&mut value).expect("a vector grows");
-        }
-        kv.put(&keys::rules(queue, group), &value)
-    }
-
-    pub(crate) fn load(mut value: Reader) -> Result<Self, Fault> {
-        let max_attempts = value.short()?;
-        let dead_letter_queue = QueueId(value.long()?);
-        let rest = value.rest();
-        let backoff = if rest.is_empty() {
-            None
-        } else {
-            Some(Backoff::decode(rest).map_err(|error| Fault::Corrupt(format!("rules: {error}")))?)
-        };
-        Ok(Self {
-            max_attempts,
-            backoff,
-            dead_letter_queue,
-        })
-    }
-}
 
 /// A message that was delivered and is not over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +66,6 @@ impl InFlight {
 /// A consumer group's place in a queue.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Subscription {
-    pub(crate) rules: Rules,
     /// Where it began.
     pub(crate) start: u64,
     /// The next offset to be delivered for the first time.
@@ -120,9 +81,8 @@ pub(crate) struct Subscription {
 
 impl Subscription {
     /// A consumer group that begins at `start`.
-    pub(crate) fn starting(rules: Rules, start: u64) -> Self {
+    pub(crate) fn starting(start: u64) -> Self {
         Self {
-            rules,
             start,
             cursor: start,
             ..Self::default()

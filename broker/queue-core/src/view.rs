@@ -69,7 +69,10 @@ pub struct InFlightView {
 pub struct Stored {
     /// Its frame in the log.
     pub position: Position,
-    /// When it was stored, by the core's time.
+    /// When it was stored, by the shard's time: how old it is follows from this.
+    pub time_ms: u64,
+    /// When it was stored, by the wall clock, milliseconds since 1970: for people, and to be found by. Never before that of
+    /// the message before it in the queue.
     pub stored_ms: u64,
 }
 
@@ -92,22 +95,19 @@ impl Core {
         known.map(|known| known.cursor)
     }
 
-    /// True if a consumer group has begun on a queue with these rules.
-    pub fn has_rules(
+    /// True if a consumer group has begun on a queue, with the rules of this version of it or a newer one.
+    pub fn has_begun(
         &self,
         group: GroupId,
         queue: QueueId,
-        max_attempts: u32,
-        backoff: Option<&Backoff>,
+        version: u32,
         dead_letter_queue: QueueId,
     ) -> bool {
-        // One without a strategy is none.
-        let backoff = backoff.filter(|backoff| backoff.strategy.is_some());
-        let known = self.subscriptions.get(&(queue, group));
-        known.is_some_and(|known| {
-            known.rules.max_attempts == max_attempts
-                && known.rules.backoff.as_ref() == backoff
-                && known.rules.dead_letter_queue == dead_letter_queue
-        })
+        let rules = self.rules.get(&group);
+        let current = rules.is_some_and(|rules| {
+            (rules.version, rules.dead_letter_queue) == (version, dead_letter_queue)
+                || rules.version > version
+        });
+        current && self.subscriptions.contains_key(&(queue, group))
     }
 }

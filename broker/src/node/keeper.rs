@@ -47,16 +47,16 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
 /// Expires what is due; tells how long nothing will be.
 async fn tick(shard: &DataShard) -> Duration {
     loop {
-        let Some(deadline) = shard.machine.read(|core| core.next_deadline()) else {
-            return LOOK_EVERY;
-        };
         let now = shard.now_ms();
-        if deadline > now {
-            return Duration::from_millis(deadline - now);
+        let limit = shard.bounds.tick as usize;
+        let (expiries, deadline) = shard
+            .machine
+            .read(|core| (core.expiries(now, limit), core.next_deadline()));
+        if expiries.is_empty() {
+            let next = deadline.map(|deadline| Duration::from_millis(deadline.saturating_sub(now)));
+            return next.unwrap_or(LOOK_EVERY);
         }
-        let tick = command::Command::Tick(record::Tick {
-            limit: shard.bounds.tick,
-        });
+        let tick = command::Command::Tick(record::Tick { expiries });
         let tick = Command { command: Some(tick) };
         let ticked = plant!(TickStopsAfterRefusal => super::planted::tick_until_refused(shard, tick).await, else shard.proposer.submit(tick).await);
         match ticked {

@@ -123,7 +123,7 @@ impl Machine for QueueMachine {
     }
 
     fn apply(&self, at: LogId, payload: &Bytes, state: &mut dyn StateWrite) -> Result<Applied, EngineError> {
-        let (time_ms, commands) = understood(at, payload)?;
+        let ((time_ms, wall_ms), commands) = understood(at, payload)?;
         let time_ms = plant!(LocalTimeInState => self.time.now_ms(), else time_ms);
         let mut core = self.core.lock().expect("a panic in the core stops the node");
         let mut replies: Vec<Reply> = Vec::new();
@@ -136,6 +136,7 @@ impl Machine for QueueMachine {
                     frame_len,
                 },
                 time_ms,
+                wall_ms,
             };
             let outcome = core.apply(&mut view, context, &command).map_err(engine)?;
             self.hint(&outcome.effects, at.node == self.replica);
@@ -161,9 +162,12 @@ impl Machine for QueueMachine {
 /// Offset and length of a frame, and the command in it.
 type Framed = (u32, u32, Command);
 
+/// The shard's time and the leader's wall clock.
+type Times = (u64, u64);
+
 /// An entry as this release understands it: all of it or nothing, before the first command is applied. A quorum agreed on it,
 /// so a command that is not known may not be skipped, or this replica would go its own way.
-fn understood(at: LogId, payload: &Bytes) -> Result<(u64, Vec<Framed>), EngineError> {
+fn understood(at: LogId, payload: &Bytes) -> Result<(Times, Vec<Framed>), EngineError> {
     let newer = |what: String| {
         let release = env!("CARGO_PKG_VERSION");
         EngineError::Newer(format!(
@@ -186,7 +190,7 @@ fn understood(at: LogId, payload: &Bytes) -> Result<(u64, Vec<Framed>), EngineEr
         }
         commands.push((offset, bytes, command));
     }
-    Ok((entry.time_ms, commands))
+    Ok(((entry.time_ms, entry.wall_ms), commands))
 }
 
 #[cfg(test)]
@@ -210,7 +214,7 @@ mod tests {
         let known = Command {
             command: Some(command::Command::Append(append)),
         };
-        let mut builder = EntryBuilder::new(5);
+        let mut builder = EntryBuilder::new(5, 6);
         builder.push(&known);
         let mut payload = builder.finish().to_vec();
         let mut frame = known.encode_to_vec();
@@ -243,7 +247,7 @@ mod tests {
             );
         }
         let mut newer = entry(&[]).to_vec();
-        newer[0] = 2;
-        assert!(stops(&newer.into()).contains("has version 2"));
+        newer[0] = 3;
+        assert!(stops(&newer.into()).contains("has version 3"));
     }
 }

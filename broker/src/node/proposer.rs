@@ -186,7 +186,9 @@ impl Batches {
                     let small = usize::from(!with_sends);
                     let entry = UnderWay { commands: batch.items.len(), bytes: batch.bytes, small };
                     all.begin(entry);
-                    let proposed = propose(self.replica.clone(), self.machine.time.now_ms(), batch.items);
+                    let time = &self.machine.time;
+                    let builder = EntryBuilder::new(time.now_ms(), time.wall_ms());
+                    let proposed = propose(self.replica.clone(), builder, batch.items);
                     on_their_way.push(proposed.map(move |()| entry));
                 }
                 () = self.queue.came.notified(), if cut.is_none() => {}
@@ -230,8 +232,7 @@ fn cut<T>(lanes: &Lanes<T>, all: AllUnderWay) -> Option<bool> {
     ((enough || !room) && all.sum.small == 0 && lanes.has_small()).then_some(false)
 }
 
-async fn propose(replica: Replica, time_ms: u64, batch: Vec<Proposal>) {
-    let mut entry = EntryBuilder::new(time_ms);
+async fn propose(replica: Replica, mut entry: EntryBuilder, batch: Vec<Proposal>) {
     for proposal in &batch {
         entry.push(&proposal.command);
     }

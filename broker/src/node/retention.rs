@@ -220,7 +220,7 @@ async fn trim_aged(node: &Node, shard: &DataShard, from: QueueId) -> Result<Queu
         .read(|core| core.queues_from(from).take(SWEEP_AT_ONCE).collect());
     let mut trims = Vec::new();
     for &queue in &page {
-        let first = first_kept(shard, queue, |stored| stored.stored_ms < before_ms)?;
+        let first = first_kept(shard, queue, |stored| stored.time_ms < before_ms)?;
         trims.extend(first.map(|first| (queue, first)));
     }
     // What it takes no commands for now is trimmed in the next round.

@@ -152,6 +152,8 @@ pub struct Delivery {
     pub attempt: u32,
     /// With the offset, the name of the lease.
     pub nonce: u64,
+    /// When it was stored, milliseconds since 1970.
+    pub stored_ms: u64,
     /// The stored message.
     pub message: record::StoredMessage,
 }
@@ -266,6 +268,7 @@ impl DataShard {
                 offset: lease.offset,
                 attempt: lease.attempt,
                 nonce,
+                stored_ms: lease.stored_ms,
                 message,
             })
         });
@@ -336,13 +339,7 @@ impl DataShard {
             if core.queue(queue).is_none() && plant!(EmptyQueueNotBegun => true, else first) {
                 return (true, is_behind); // nothing was ever stored: the beginning is not over yet
             }
-            let known = core.has_rules(
-                GroupId(group.id),
-                queue,
-                group.max_attempts,
-                group.backoff.as_ref(),
-                want.dead_letter_queue,
-            );
+            let known = core.has_begun(GroupId(group.id), queue, group.version, want.dead_letter_queue);
             (known, is_behind)
         });
         if known {
@@ -360,6 +357,7 @@ impl DataShard {
             backoff: group.backoff.clone(),
             dead_letter_queue: want.dead_letter_queue.0,
             deletions: want.deletions,
+            version: group.version,
         };
         let configure = record::Configure {
             what: Some(configure::What::Subscribe(subscribe)),

@@ -61,6 +61,11 @@ impl ShardTime {
         self.clock.steady_ms()
     }
 
+    /// The wall clock of this node, milliseconds since 1970: what is dated by it, and nothing that lasts.
+    pub fn wall_ms(&self) -> u64 {
+        self.clock.wall_ms()
+    }
+
     /// Milliseconds, by this replica's reckoning.
     pub fn now_ms(&self) -> u64 {
         plant!(WallClockDeadlines => return self.clock.wall_ms());

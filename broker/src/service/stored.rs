@@ -39,7 +39,6 @@ pub fn to_stored(caller: &Caller, topic: &str, message: Message, now_ms: u64, ho
         message_type: MessageType::Normal as i32,
         born_ms,
         born_host,
-        stored_ms: now_ms,
         store_host: host.to_owned(),
         message_group: properties.message_group,
         trace_context: properties.trace_context,
@@ -64,7 +63,7 @@ pub fn to_client(topic: &Resource, full_topic: &str, shard: u32, group: u32, del
     };
     let body = plant!(BodyTruncated => super::planted::without_its_end(stored.body), else stored.body);
     let digest = digest::of(&body);
-    let stored_ms = plant!(StoredWhenBorn => stored.born_ms, else stored.stored_ms);
+    let stored_ms = plant!(StoredWhenBorn => stored.born_ms, else delivery.stored_ms);
     let dead_letter_queue = (stored.topic != full_topic).then(|| DeadLetterQueue {
         topic: plant!(DeadLetterNamesItself => full_topic.to_owned(), else stored.topic.clone()),
         message_id: stored.message_id.clone(),

@@ -3,8 +3,8 @@
 use flotilla_proto::record::Append;
 
 use crate::{
-    core::Core,
-    ids::{Position, QueueId},
+    core::{Context, Core},
+    ids::QueueId,
     kv::{Fault, KeyValue},
     outcome::{Effect, Outcome, Reply},
 };
@@ -12,7 +12,7 @@ use crate::{
 pub(crate) fn apply(
     core: &mut Core,
     kv: &mut dyn KeyValue,
-    at: Position,
+    context: Context,
     append: &Append,
 ) -> Result<Outcome, Fault> {
     let queue = QueueId(append.queue);
@@ -26,7 +26,7 @@ pub(crate) fn apply(
         }
         .into());
     }
-    let offset = core.push(kv, queue, at, false)?;
+    let offset = core.push(kv, queue, context.position, context.wall_ms, false)?;
     core.dedup
         .remember(kv, &append.message_id, queue, offset, core.now_ms)?;
     Ok(Outcome {

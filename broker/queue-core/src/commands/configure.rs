@@ -11,7 +11,8 @@ use crate::{
     limits::MAX_FORGET,
     outcome::{Outcome, Refusal, Reply},
     queue::Message,
-    subscription::{Rules, Subscription},
+    rules::Rules,
+    subscription::Subscription,
 };
 
 pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, configure: &Configure) -> Result<Outcome, Fault> {
@@ -30,18 +31,8 @@ fn start(core: &mut Core, kv: &mut dyn KeyValue, subscribe: &Subscribe) -> Resul
         return Ok(Reply::Refused(Refusal::Behind).into());
     }
     let ends = core.queues.get(&queue).copied().unwrap_or_default();
-    let rules = Rules {
-        max_attempts: subscribe.max_attempts,
-        // One without a strategy is none, and is stored as none.
-        backoff: subscribe
-            .backoff
-            .clone()
-            .filter(|backoff| backoff.strategy.is_some()),
-        dead_letter_queue: QueueId(subscribe.dead_letter_queue),
-    };
-    rules.store(kv, queue, group)?;
-    if let Some(known) = core.subscription_mut(queue, group) {
-        known.rules = rules;
+    core.set_rules(kv, group, Rules::of(subscribe))?;
+    if core.subscriptions.contains_key(&(queue, group)) {
         return Ok(Reply::Configured { more: false }.into());
     }
     let start = if subscribe.start_at == StartAt::Last as i32 {
@@ -49,7 +40,7 @@ fn start(core: &mut Core, kv: &mut dyn KeyValue, subscribe: &Subscribe) -> Resul
     } else {
         ends.first
     };
-    let known = Subscription::starting(rules, start);
+    let known = Subscription::starting(start);
     known.store(kv, queue, group)?;
     core.subscriptions.insert((queue, group), known);
     core.by_group.insert((group, queue));
@@ -137,6 +128,6 @@ fn drop_subscription(
     core.subscriptions.remove(&(queue, group));
     core.by_group.remove(&(group, queue));
     kv.delete(&keys::subscription(queue, group))?;
-    plant!(RulesLeftBehind => (), else kv.delete(&keys::rules(queue, group))?);
+    core.drop_unused_rules(kv, group)?;
     Ok(true)
 }

@@ -4,7 +4,7 @@ use flotilla_proto::record::{Release, release::Action};
 
 use crate::{
     backoff::delay_ms,
-    core::Core,
+    core::{Context, Core},
     ids::{GroupId, QueueId},
     kv::{Fault, KeyValue},
     outcome::{Effect, Outcome, Refusal, ReleaseResult, Reply},
@@ -14,7 +14,7 @@ use crate::{
 pub(crate) fn apply(
     core: &mut Core,
     kv: &mut dyn KeyValue,
-    late_ms: u64,
+    context: Context,
     release: &Release,
 ) -> Result<Outcome, Fault> {
     let (queue, group) = (QueueId(release.queue), GroupId(release.group));
@@ -22,15 +22,17 @@ pub(crate) fn apply(
         return Ok(Reply::Refused(Refusal::Malformed).into());
     };
     let now = core.now_ms;
+    let late_ms = now - context.time_ms;
     let known = core.subscriptions.get(&(queue, group));
     let row = known
         .and_then(|known| known.in_flight().get(&lease.offset))
         .copied();
-    let (Some(known), Some(row)) = (known, row.filter(|row| row.holds(lease.nonce))) else {
+    let Some(row) = row.filter(|row| row.holds(lease.nonce)) else {
         return Ok(Reply::Released(ReleaseResult::Stale).into());
     };
-    let exhausted = row.attempt >= known.rules.max_attempts;
-    let by_backoff = now.saturating_add(delay_ms(known.rules.backoff.as_ref(), row.attempt));
+    let rules = core.rules(group);
+    let exhausted = row.attempt >= rules.max_attempts;
+    let by_backoff = now.saturating_add(delay_ms(rules.backoff.as_ref(), row.attempt));
     let asked = release.at_ms.map(|at_ms| at_ms.saturating_add(late_ms));
     let at_ms = asked.unwrap_or(by_backoff).max(now);
     let at_ms = plant!(ShorterTimeIgnored => at_ms.max(row.at_ms), else at_ms);
@@ -42,7 +44,7 @@ pub(crate) fn apply(
                 at_ms,
                 ..row
             };
-            return give_up(core, kv, queue, group, lease.offset, waits);
+            return give_up(core, kv, context.wall_ms, (queue, group, lease.offset), waits);
         }
         Action::Retry => {
             let waits = InFlight {
@@ -53,7 +55,7 @@ pub(crate) fn apply(
                 ..row
             };
             if exhausted {
-                return give_up(core, kv, queue, group, lease.offset, waits);
+                return give_up(core, kv, context.wall_ms, (queue, group, lease.offset), waits);
             }
             waits
         }
@@ -90,12 +92,11 @@ pub(crate) fn apply(
 fn give_up(
     core: &mut Core,
     kv: &mut dyn KeyValue,
-    queue: QueueId,
-    group: GroupId,
-    offset: u64,
+    wall_ms: u64,
+    (queue, group, offset): (QueueId, GroupId, u64),
     waits: InFlight,
 ) -> Result<Outcome, Fault> {
-    if let Some(effect) = core.dead_letter(kv, queue, group, offset)? {
+    if let Some(effect) = core.dead_letter(kv, wall_ms, (queue, group, offset))? {
         return Ok(Outcome {
             reply: Reply::Released(ReleaseResult::DeadLettered),
             effects: vec![effect],

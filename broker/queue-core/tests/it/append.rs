@@ -137,7 +137,27 @@ fn a_leader_with_a_slow_clock_does_not_turn_time_back() {
     shard.now_ms -= 500;
     shard.fill(Q, 1);
     let stored = shard.core.locate(&shard.kv, QueueId(Q), 1).unwrap().unwrap();
-    assert_eq!((shard.core.now_ms(), stored.stored_ms), (START_MS, START_MS));
+    assert_eq!((shard.core.now_ms(), stored.time_ms), (START_MS, START_MS));
+}
+
+#[test]
+fn messages_are_dated_by_the_wall_clock_which_never_dates_one_before_its_predecessor() {
+    let mut shard = Shard::new();
+    let dates = |shard: &Shard, queue: u64, offset| {
+        let stored = shard.core.locate(&shard.kv, QueueId(queue), offset).unwrap();
+        stored.unwrap().stored_ms
+    };
+    for (wall_ms, queue, offset, date) in [
+        (7_000, Q, 0, 7_000),
+        (9_000, Q, 1, 9_000),
+        (8_000, Q, 2, 9_000),
+        (8_000, Q_OTHER, 0, 8_000),
+        (9_001, Q, 3, 9_001),
+    ] {
+        shard.wall_ms = wall_ms;
+        shard.fill(queue, 1);
+        assert_eq!(dates(&shard, queue, offset), date);
+    }
 }
 
 #[test]

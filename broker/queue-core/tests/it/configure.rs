@@ -61,6 +61,41 @@ fn subscribing_again_changes_the_rules_and_nothing_else() {
     assert_eq!(shard.next(Q_OTHER), 1);
 }
 
+#[test]
+fn rules_are_the_consumer_groups_on_all_its_queues() {
+    let mut shard = Shard::subscribed();
+    shard.subscribe(G, Q_OTHER, StartAt::First);
+    let subscribe = |version, max_attempts| Subscribe {
+        version,
+        ..subscription(G, Q_OTHER, StartAt::First, max_attempts, DLQ)
+    };
+    shard.apply(configure(What::Subscribe(subscribe(2, 7))));
+    assert_eq!(shard.view(G, Q).max_attempts, 7);
+    assert!(shard.core.has_begun(GroupId(G), QueueId(Q), 2, QueueId(DLQ)));
+    assert!(!shard.core.has_begun(GroupId(G), QueueId(Q), 3, QueueId(DLQ)));
+    assert!(!shard.core.has_begun(GroupId(G), QueueId(Q), 2, QueueId(Q_TWIN)));
+    assert!(!shard.core.has_begun(GroupId(G), QueueId(Q_TWIN), 2, QueueId(DLQ)));
+}
+
+#[test]
+fn older_rules_change_nothing_and_are_not_asked_for_again() {
+    let mut shard = Shard::new();
+    let subscribe = |version, max_attempts| Subscribe {
+        version,
+        ..subscription(G, Q, StartAt::First, max_attempts, DLQ)
+    };
+    shard.apply(configure(What::Subscribe(subscribe(2, 7))));
+    shard.apply(configure(What::Subscribe(subscribe(1, 3))));
+    assert_eq!(shard.view(G, Q).max_attempts, 7);
+    assert!(shard.core.has_begun(GroupId(G), QueueId(Q), 1, QueueId(DLQ)));
+    shard.apply(configure(What::Subscribe(subscribe(2, 5))));
+    assert_eq!(
+        shard.view(G, Q).max_attempts,
+        5,
+        "the same version may name another dead-letter queue"
+    );
+}
+
 /// Found by reading: an empty backoff was stored as none, and the loaded state differed.
 #[test]
 fn a_backoff_without_a_strategy_is_none() {
@@ -176,6 +211,7 @@ fn one_command_that_drops_or_trims_is_bounded_and_reads_what_it_removes_once() {
         let context = Context {
             position: place(20_000),
             time_ms: START_MS,
+            wall_ms: 0,
         };
         shard.core.apply(&mut counting, context, &command).unwrap();
         let (asked, rows) = (counting.asked.get(), counting.rows.get());

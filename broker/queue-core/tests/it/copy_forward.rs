@@ -13,7 +13,7 @@ fn copy_forward_moves_the_position() {
     assert!(shard.copy_forward(Q, 0));
     let stored = shard.core.locate(&shard.kv, QueueId(Q), 0).unwrap().unwrap();
     assert_eq!(
-        (stored.position.index, stored.stored_ms),
+        (stored.position.index, stored.time_ms),
         (4, START_MS),
         "a copy is not younger"
     );

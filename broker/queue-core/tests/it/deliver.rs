@@ -6,7 +6,7 @@ use queue_core::{
     limits::{MAX_DELIVER, MAX_IN_FLIGHT},
 };
 
-use crate::support::{G, G_OTHER, LEASE_MS, Q, START_MS, Shard, command, offsets, place};
+use crate::support::{G, G_OTHER, LEASE_MS, Q, START_MS, Shard, WALL_MS, command, offsets, place};
 
 fn new_ones(first_new: u64, new_count: u32) -> Deliver {
     Deliver {
@@ -29,7 +29,7 @@ fn new_messages_are_leased_once_and_in_order() {
         offset,
         attempt: 1,
         position: place(index),
-        stored_ms: START_MS,
+        stored_ms: WALL_MS,
     };
     assert_eq!(leases, [lease(0, 2), lease(1, 3)]);
     assert_eq!(offsets(&shard.deliver(G, Q, 9, 6)), [2]);

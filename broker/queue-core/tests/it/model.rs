@@ -6,7 +6,7 @@ mod time;
 mod upkeep;
 
 use flotilla_proto::record::{
-    Ack, Append, Backoff, Command, Configure, CopyForward, Deliver, Depart, LeaseRef, Release, Renew,
+    Ack, Append, Backoff, Command, Configure, CopyForward, Deliver, Depart, Expiry, LeaseRef, Release, Renew,
     StartAt, Subscribe, Tick, Trim, Written, backoff::Strategy, command::Command as Kind, configure::What,
     release::Action,
 };
@@ -20,6 +20,8 @@ use queue_core::{
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
     pub(crate) now: u64,
+    /// The wall clock of the last command's leader.
+    wall: u64,
     /// Known of by the newest catalogue that something was dropped for.
     deletions: u64,
     pub(crate) queues: Vec<Queue>,
@@ -38,7 +40,8 @@ pub(crate) struct Queue {
 #[derive(Debug, Clone)]
 pub(crate) struct Message {
     pub(crate) position: Position,
-    stored_ms: u64,
+    pub(crate) time_ms: u64,
+    pub(crate) stored_ms: u64,
     /// Not in the order of its queue: a dead letter, or copied forward.
     moved: bool,
 }
@@ -176,9 +179,11 @@ impl Model {
     }
 
     fn push(&mut self, id: u64, position: Position, moved: bool) -> u64 {
+        let before = self.queue(id).and_then(|queue| queue.messages.last());
         let message = Message {
             position,
-            stored_ms: self.now,
+            time_ms: self.now,
+            stored_ms: before.map_or(self.wall, |before| before.stored_ms.max(self.wall)),
             moved,
         };
         for sub in self.subs.iter_mut().filter(|sub| sub.queue == id) {
@@ -202,6 +207,7 @@ impl Model {
 
     pub(crate) fn apply(&mut self, context: Context, command: &Command) -> Reply {
         self.now = self.now.max(context.time_ms);
+        self.wall = context.wall_ms;
         let late = self.now - context.time_ms;
         match &command.command {
             None => Reply::Refused(Refusal::Malformed),

@@ -127,7 +127,7 @@ fn kinds(reply: &Reply) -> Vec<&'static str> {
 fn random_logs_reach_every_kind_of_reply() {
     let mut runner = TestRunner::deterministic();
     let mut reached = BTreeSet::new();
-    for _ in 0..100 {
+    for _ in 0..150 {
         let (log, _) = log_of(&steps(150).new_tree(&mut runner).expect("no filters").current());
         let (outcomes, _) = run(&mut Core::default(), &mut Map::default(), &log);
         reached.extend(outcomes.iter().flat_map(|outcome| kinds(&outcome.reply)));

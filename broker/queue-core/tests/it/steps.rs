@@ -2,7 +2,7 @@
 //! turned into a command that fits the state well, or on purpose badly.
 
 use flotilla_proto::record::{
-    Ack, Backoff, Command, Configure, CustomizedBackoff, Deliver, Depart, DropGroup, DropQueue,
+    Ack, Backoff, Command, Configure, CustomizedBackoff, Deliver, Depart, DropGroup, DropQueue, Expiry,
     ExponentialBackoff, LeaseRef, Renew, StartAt, Subscribe, Written, WrittenLeases,
     backoff::Strategy as Rule, command::Command as Kind, configure::What,
 };
@@ -22,6 +22,8 @@ pub(crate) struct Step {
     /// The command stands in the same entry as the one before, so at the same time.
     pub(crate) same_entry: bool,
     pub(crate) clock_ms: i64,
+    /// The leader's wall clock, which jumps as it likes.
+    pub(crate) wall_ms: u64,
     pub(crate) what: Act,
 }
 
@@ -79,7 +81,11 @@ pub(crate) enum Act {
         limit: u32,
     },
     Tick {
-        limit: u32,
+        limit: usize,
+        /// What is named at last, whatever it is.
+        wrong: Option<(u32, u64, u64)>,
+        /// What becomes of the first is not what is said.
+        lie: bool,
     },
     Trim {
         queue: u64,
@@ -108,6 +114,7 @@ pub(crate) enum Choice {
 #[derive(Debug, Clone)]
 pub(crate) struct Cursor {
     clock_ms: u64,
+    wall_ms: u64,
     position: Position,
 }
 
@@ -115,6 +122,7 @@ impl Default for Cursor {
     fn default() -> Self {
         Self {
             clock_ms: START_MS,
+            wall_ms: 0,
             position: Position {
                 index: 0,
                 frame_offset: 13,
@@ -133,10 +141,12 @@ impl Cursor {
             self.position.index += 1;
             self.position.frame_offset = 13;
             self.clock_ms = self.clock_ms.saturating_add_signed(step.clock_ms);
+            self.wall_ms = step.wall_ms;
         }
         let context = Context {
             position: self.position,
             time_ms: self.clock_ms,
+            wall_ms: self.wall_ms,
         };
         (context, fit(model, self.clock_ms.max(model.now), &step.what))
     }
@@ -247,7 +257,20 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
             at_ms: now.saturating_add_signed(at_ms),
             limit,
         })),
-        Act::Tick { limit } => tick(limit),
+        Act::Tick { limit, wrong, lie } => {
+            let over = model.expiries(now).into_iter().map(|(_, expiry)| expiry);
+            let wrong = wrong.map(|(group, queue, offset)| Expiry {
+                group,
+                queue,
+                offset,
+                exhausted: lie,
+            });
+            let mut expiries: Vec<Expiry> = over.take(limit).chain(wrong).collect();
+            if let Some(first) = expiries.first_mut() {
+                first.exhausted ^= lie;
+            }
+            tick(expiries)
+        }
         Act::Trim { queue, first, limit } => trim(queue, first, limit),
         Act::CopyForward { queue, offset } => copy_forward(queue, offset),
         Act::DropQueue(drop) => configure(What::DropQueue(drop)),
@@ -302,9 +325,10 @@ fn subscribe() -> impl Strategy<Value = Act> {
         rule,
         dead_letter_queue,
         deletions(),
+        0..3u32,
     )
         .prop_map(
-            |(group, queue, start_at, max_attempts, backoff, dead_letter_queue, deletions)| {
+            |(group, queue, start_at, max_attempts, backoff, dead_letter_queue, deletions, version)| {
                 Act::Subscribe(Subscribe {
                     group,
                     queue,
@@ -313,6 +337,7 @@ fn subscribe() -> impl Strategy<Value = Act> {
                     backoff,
                     dead_letter_queue,
                     deletions,
+                    version,
                 })
             },
         )
@@ -391,14 +416,14 @@ fn prolonged() -> impl Strategy<Value = Act> {
             stale,
             until_ms,
         }),
-        2 => (clients(), times, 0..4u32).prop_map(|(clients, (before_ms, until_ms, since_ms), limit)| Act::Renew {
+        2 => (clients(), times, 0..3u32).prop_map(|(clients, (before_ms, until_ms, since_ms), limit)| Act::Renew {
             clients,
             before_ms,
             until_ms,
             since_ms,
             limit,
         }),
-        1 => (clients(), -500..2_000i64, 0..4u32)
+        1 => (clients(), -500..2_000i64, 0..2u32)
             .prop_map(|(clients, at_ms, limit)| Act::Depart { clients, at_ms, limit }),
     ]
 }
@@ -412,7 +437,8 @@ fn what() -> impl Strategy<Value = Act> {
         8 => (group(), queue(), picks).prop_map(|(group, queue, picks)| Act::Ack { group, queue, picks }),
         12 => released(),
         9 => prolonged(),
-        14 => (0..6u32).prop_map(|limit| Act::Tick { limit }),
+        14 => (0..6usize, prop::option::weighted(0.2, (group(), queue(), 0..9u64)), prop::bool::weighted(0.1))
+            .prop_map(|(limit, wrong, lie)| Act::Tick { limit, wrong, lie }),
         3 => (queue(), 0..12u64, 0..6u32).prop_map(|(queue, first, limit)| Act::Trim { queue, first, limit }),
         4 => (queue(), 0..9u64).prop_map(|(queue, offset)| Act::CopyForward { queue, offset }),
         1 => (queue(), 0..9u32, deletions()).prop_map(|(queue, limit, deletions)| {
@@ -432,9 +458,11 @@ fn step() -> impl Strategy<Value = Step> {
         2 => -4_000..0i64,
         1 => window - 1..window + 2,
     ];
-    (prop::bool::weighted(0.3), clock_ms, what()).prop_map(|(same_entry, clock_ms, what)| Step {
+    let drawn = (prop::bool::weighted(0.3), clock_ms, 0..100u64, what());
+    drawn.prop_map(|(same_entry, clock_ms, wall_ms, what)| Step {
         same_entry,
         clock_ms,
+        wall_ms,
         what,
     })
 }
@@ -450,6 +478,7 @@ pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
                 Step {
                     same_entry: false,
                     clock_ms: 0,
+                    wall_ms: 0,
                     what,
                 },
             );

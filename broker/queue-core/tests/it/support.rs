@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use flotilla_proto::record::{
     Ack, Append, Backoff, Command, Configure, CopyForward, CustomizedBackoff, Deliver, DropGroup, DropQueue,
-    LeaseRef, Release, StartAt, Subscribe, Tick, Trim, Written, WrittenLeases, backoff::Strategy, command,
-    configure, release::Action,
+    Expiry, LeaseRef, Release, StartAt, Subscribe, Tick, Trim, Written, WrittenLeases, backoff::Strategy,
+    command, configure, release::Action,
 };
 use queue_core::{
     AckResult, Context, Core, Effect, Fault, GroupId, InFlightView, KeyValue, Lease, Outcome, Position,
@@ -26,6 +26,8 @@ pub(crate) const LEASE_MS: u64 = 1_000;
 pub(crate) const BACKOFF_MS: [u64; 2] = [100, 300];
 /// When time begins here.
 pub(crate) const START_MS: u64 = 1_000_000;
+/// What the wall clock shows here.
+pub(crate) const WALL_MS: u64 = 1_700_000_000_000;
 
 /// Ordered keys in memory.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -64,6 +66,8 @@ pub(crate) struct Shard {
     pub(crate) kv: Map,
     pub(crate) index: u64,
     pub(crate) now_ms: u64,
+    /// The leader's wall clock.
+    pub(crate) wall_ms: u64,
     /// Check everything after each command.
     pub(crate) careful: bool,
 }
@@ -75,6 +79,7 @@ impl Shard {
             kv: Map::default(),
             index: 0,
             now_ms: START_MS,
+            wall_ms: WALL_MS,
             careful: true,
         }
     }
@@ -91,6 +96,7 @@ impl Shard {
         let context = Context {
             position: place(self.index),
             time_ms: self.now_ms,
+            wall_ms: self.wall_ms,
         };
         let outcome = self.core.apply(&mut self.kv, context, &command).unwrap();
         if self.careful {
@@ -204,14 +210,8 @@ impl Shard {
 
     /// (expired, dead lettered, more)
     pub(crate) fn tick(&mut self, limit: u32) -> (u32, u32, bool) {
-        match self.apply(tick(limit)) {
-            Reply::Ticked {
-                expired,
-                dead_lettered,
-                more,
-            } => (expired, dead_lettered, more),
-            other => panic!("{other:?}"),
-        }
+        let command = tick(self.core.expiries(self.now_ms, limit as usize));
+        ticked(self.apply(command))
     }
 
     /// (first, more)
@@ -373,8 +373,20 @@ pub(crate) fn written(nonce: u64, offsets: &[u64], until_ms: u64) -> Command {
     }))
 }
 
-pub(crate) fn tick(limit: u32) -> Command {
-    command(command::Command::Tick(Tick { limit }))
+/// (expired, dead_lettered, more)
+pub(crate) fn ticked(reply: Reply) -> (u32, u32, bool) {
+    match reply {
+        Reply::Ticked {
+            expired,
+            dead_lettered,
+            more,
+        } => (expired, dead_lettered, more),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn tick(expiries: Vec<Expiry>) -> Command {
+    command(command::Command::Tick(Tick { expiries }))
 }
 
 pub(crate) fn trim(queue: u64, first: u64, limit: u32) -> Command {
@@ -415,5 +427,6 @@ pub(crate) fn subscription(
         }),
         dead_letter_queue,
         deletions: 0,
+        version: 1,
     }
 }

@@ -5,7 +5,7 @@ use queue_core::{AckResult, Effect, GroupId, Outcome, QueueId, Reply};
 
 use crate::support::{
     BACKOFF_MS, DLQ, G, G_OTHER, LEASE_MS, Q, START_MS, Shard, configure, offsets, subscription, tick,
-    visible, written,
+    ticked, visible, written,
 };
 
 fn leased(count: u64, auto_renew: bool) -> Shard {
@@ -37,7 +37,7 @@ fn a_lease_is_not_over_before_its_deadline() {
 fn lease_past_deadline_returns_to_waiting() {
     let mut shard = leased(1, false);
     shard.pass(LEASE_MS + 30);
-    let outcome = shard.outcome(tick(9));
+    let outcome = shard.outcome(tick(shard.core.expiries(shard.now_ms, 9)));
     let reply = Reply::Ticked {
         expired: 1,
         dead_lettered: 0,
@@ -96,6 +96,42 @@ fn the_oldest_leases_end_first_and_no_more_than_the_limit() {
 }
 
 #[test]
+fn what_no_longer_holds_is_left_out() {
+    let mut shard = leased(2, false);
+    shard.pass(LEASE_MS);
+    let decided = shard.core.expiries(shard.now_ms, 9);
+    assert_eq!(shard.ack(G, Q, &[(0, 5)]), [AckResult::Done]);
+    let twice = [&decided[..], &decided[1..]].concat();
+    assert_eq!(ticked(shard.apply(tick(twice))), (1, 0, false));
+    assert!(!shard.in_flight(1).unwrap().leased);
+}
+
+#[test]
+fn what_was_decided_by_other_rules_is_decided_anew() {
+    let mut shard = leased(1, false);
+    shard.pass(LEASE_MS);
+    let decided = shard.core.expiries(shard.now_ms, 9);
+    shard.apply(configure(What::Subscribe(subscription(
+        G,
+        Q,
+        StartAt::First,
+        1,
+        DLQ,
+    ))));
+    assert_eq!(ticked(shard.apply(tick(decided))), (0, 0, true));
+    assert_eq!(shard.tick(9), (1, 1, false));
+}
+
+#[test]
+fn no_lease_ends_before_its_end_whoever_says_so() {
+    let mut shard = leased(1, false);
+    let early = shard.core.expiries(shard.now_ms + LEASE_MS, 9);
+    assert_eq!(early.len(), 1);
+    shard.pass(LEASE_MS - 1);
+    assert_eq!(ticked(shard.apply(tick(early))), (0, 0, false));
+}
+
+#[test]
 fn a_clock_that_goes_back_ends_no_lease_early_and_starts_none_again() {
     let mut shard = leased(1, false);
     shard.now_ms -= 2 * LEASE_MS;
@@ -112,7 +148,7 @@ fn after_max_attempts_exactly_one_dead_letter() {
     expire(&mut shard, G, Q, 1);
     assert_eq!(shard.deliver(G, Q, 1, 5)[0].attempt, 3);
     shard.pass(LEASE_MS);
-    let outcome = shard.outcome(tick(9));
+    let outcome = shard.outcome(tick(shard.core.expiries(shard.now_ms, 9)));
     let reply = Reply::Ticked {
         expired: 1,
         dead_lettered: 1,
@@ -173,7 +209,7 @@ fn a_dead_letter_is_delivered_like_any_message() {
     let leases = shard.deliver(G, DLQ, 9, 8);
     assert_eq!(
         (leases[0].offset, leases[0].attempt, leases[0].stored_ms),
-        (0, 1, shard.now_ms)
+        (0, 1, shard.wall_ms)
     );
     assert_eq!(shard.ack(G, DLQ, &[(0, 8)]), [AckResult::Done]);
 }

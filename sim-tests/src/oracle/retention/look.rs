@@ -260,7 +260,7 @@ impl Seen {
             }
             let row = Row {
                 id,
-                stored_ms: stored.stored_ms,
+                stored_ms: stored.time_ms,
                 // What is forgotten and in flight may have been copied since: it stood in some entry after the last look.
                 index: match offset < look.first {
                     true => self.index + 1,

@@ -19,8 +19,9 @@ impl Model {
                     .locate(kv, QueueId(queue.id), offset)
                     .map_err(|fault| fault.to_string())?;
                 let expected = kept.iter().find(|kept| (kept.0, kept.1) == (queue.id, offset));
-                let expected = expected.map(|(_, _, message)| (message.position, message.stored_ms));
-                let stored = stored.map(|stored| (stored.position, stored.stored_ms));
+                let expected =
+                    expected.map(|(_, _, message)| (message.position, message.time_ms, message.stored_ms));
+                let stored = stored.map(|stored| (stored.position, stored.time_ms, stored.stored_ms));
                 equal("place", (queue.id, offset, stored), (queue.id, offset, expected))?;
             }
         }
@@ -35,6 +36,15 @@ impl Model {
             "next deadline",
             core.next_deadline(),
             leases.first().map(|lease| lease.0),
+        )?;
+        let over = self
+            .expiries(self.now + 700)
+            .into_iter()
+            .map(|(_, expiry)| expiry);
+        equal(
+            "leases that are over",
+            core.expiries(self.now + 700, 3),
+            over.take(3).collect(),
         )?;
         let mut holders: Vec<(u64, Option<u64>)> = Vec::new();
         for (_, _, view) in self.held() {

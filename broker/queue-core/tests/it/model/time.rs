@@ -96,16 +96,39 @@ impl Model {
         leases
     }
 
-    pub(super) fn tick(&mut self, tick: &Tick) -> Reply {
+    /// Leases that are over then, with their ends, earliest first.
+    pub(crate) fn expiries(&self, now: u64) -> Vec<(u64, Expiry)> {
         let mut over = self.leases();
-        over.retain(|&(deadline, ..)| deadline <= self.now);
-        let more = over.len() > tick.limit as usize;
-        over.truncate(tick.limit as usize);
-        let mut dead_lettered = 0;
-        for &(deadline, queue, group, offset) in &over {
+        over.retain(|&(deadline, ..)| deadline <= now);
+        let expiry = |(deadline, queue, group, offset)| {
             let sub = self.sub(group, queue).unwrap();
             let view = *sub.states[offset as usize - sub.start].view().unwrap();
-            let last = view.attempt >= sub.rules.max_attempts;
+            let exhausted = view.attempt >= sub.rules.max_attempts;
+            (
+                deadline,
+                Expiry {
+                    group,
+                    queue,
+                    offset,
+                    exhausted,
+                },
+            )
+        };
+        over.into_iter().map(expiry).collect()
+    }
+
+    pub(super) fn tick(&mut self, tick: &Tick) -> Reply {
+        let (mut expired, mut dead_lettered) = (0, 0);
+        for expiry in &tick.expiries {
+            let (group, queue, offset) = (expiry.group, expiry.queue, expiry.offset);
+            let over = self.expiries(self.now);
+            let Some((deadline, _)) = over.into_iter().find(|(_, over)| over == expiry) else {
+                continue;
+            };
+            expired += 1;
+            let sub = self.sub(group, queue).unwrap();
+            let view = *sub.states[offset as usize - sub.start].view().unwrap();
+            let last = expiry.exhausted;
             let wait = if last || view.written {
                 sub.wait(view.attempt)
             } else {
@@ -123,9 +146,9 @@ impl Model {
             }
         }
         Reply::Ticked {
-            expired: over.len() as u32,
+            expired,
             dead_lettered,
-            more,
+            more: !self.expiries(self.now).is_empty(),
         }
     }
 }

@@ -94,8 +94,18 @@ impl Model {
     pub(super) fn subscribe(&mut self, rules: &Subscribe) {
         let mut rules = rules.clone();
         rules.backoff = rules.backoff.filter(|backoff| backoff.strategy.is_some());
-        if let Some(sub) = self.sub_mut(rules.group, rules.queue) {
-            sub.rules = rules;
+        let newest = self.subs.iter().find(|sub| sub.group == rules.group);
+        if let Some(newest) = newest.filter(|known| known.rules.version > rules.version) {
+            rules = Subscribe {
+                queue: rules.queue,
+                start_at: rules.start_at,
+                ..newest.rules.clone()
+            };
+        }
+        for sub in self.subs.iter_mut().filter(|sub| sub.group == rules.group) {
+            sub.rules = rules.clone();
+        }
+        if self.sub(rules.group, rules.queue).is_some() {
             return;
         }
         let (first, next) = self
