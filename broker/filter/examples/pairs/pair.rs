@@ -1,0 +1,68 @@
+//! A pair of an expression and the properties of a message, and how it is written in one line for the reference's program.
+
+use std::collections::BTreeMap;
+
+use flotilla_filter::{EvaluationError, Expression, Kind};
+
+/// An expression and the properties that it is asked about.
+#[derive(Debug, Clone)]
+pub(crate) struct Pair {
+    pub(crate) kind: Kind,
+    pub(crate) text: String,
+    pub(crate) properties: BTreeMap<String, String>,
+}
+
+impl Pair {
+    /// Fields with tabs between: the kind, the expression, names and values.
+    pub(crate) fn line(&self) -> String {
+        let mut line = String::from(if self.kind == Kind::Tag { "tag" } else { "sql" });
+        let properties = self.properties.iter().flat_map(|(name, value)| [name, value]);
+        for field in std::iter::once(&self.text).chain(properties) {
+            line.push('\t');
+            for c in field.chars() {
+                match c {
+                    '\\' => line.push_str("\\\\"),
+                    '\t' => line.push_str("\\t"),
+                    '\n' => line.push_str("\\n"),
+                    '\r' => line.push_str("\\r"),
+                    c => line.push(c),
+                }
+            }
+        }
+        line
+    }
+
+    /// What this crate answers.
+    pub(crate) fn answer(&self) -> &'static str {
+        let Ok(expression) = Expression::compile(self.kind, &self.text) else {
+            return "refused";
+        };
+        word(expression.evaluate(|name| self.properties.get(name).map(String::as_str)))
+    }
+
+    /// Whether ours is what the reference's answer asks for. What the reference takes while it ignores the rest is refused
+    /// here, unless the rest is a comment that lacks its line's end.
+    pub(crate) fn agrees(&self, ours: &str, reference: &str) -> bool {
+        match reference.strip_prefix("trailing ") {
+            None => ours == reference,
+            Some(reference) => ours == "refused" || (ours == reference && self.ends_with_comment()),
+        }
+    }
+
+    fn ends_with_comment(&self) -> bool {
+        self.text
+            .rsplit(['\n', '\r'])
+            .next()
+            .is_some_and(|line| line.contains("--"))
+    }
+}
+
+/// The answer in a word.
+pub(crate) fn word(answer: Result<Option<bool>, EvaluationError>) -> &'static str {
+    match answer {
+        Ok(Some(true)) => "true",
+        Ok(Some(false)) => "false",
+        Ok(None) => "null",
+        Err(_) => "error",
+    }
+}
