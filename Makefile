@@ -9,6 +9,7 @@
 #   make bench      load against one and three local nodes, with calibration
 #   make test-sdk   the official SDKs, unmodified, against a node (SDKS="python rust go java node")
 #   make hostile SECONDS=1800  every request and every field of it, at and over its bounds, against a node that must live
+#   make filter-diff PAIRS=200000 SEED=1  filter expressions against the reference's own library (Java and Maven), pair by pair
 #   make sim-smoke  what CI runs of the simulator: a few seeds twice, some once, its own tests
 #   make sim N=100  so many simulated worlds, from seed FIRST on
 #   make sim-meta N=10      the same, each in two processes that must agree in everything
@@ -32,11 +33,13 @@ MAX ?= 2000
 BUGS ?=
 # Another build of the simulator, to compare with.
 AGAINST ?=
+# Pairs of an expression and a message that the reference is asked about (200000).
+PAIRS ?=
 # How long chaos makes faults (60), or hostile sends (1800).
 SECONDS ?=
 SIM := CARGO_FLAGS="$(CARGO_FLAGS)" scripts/sim.sh
 
-.PHONY: help run cluster build test verify fix bench test-sdk sim sim-meta sim-replay sim-shrink sim-speed sim-plant sim-smoke chaos hostile
+.PHONY: help run cluster build test verify fix bench test-sdk sim sim-meta sim-replay sim-shrink sim-speed sim-plant sim-smoke chaos hostile filter-diff
 .DEFAULT_GOAL := help
 
 help:
@@ -92,3 +95,6 @@ chaos: build
 
 hostile: build
 	@SECONDS=$(or $(SECONDS),1800) scripts/acceptance/hostile-1.py
+
+filter-diff:
+	@PAIRS=$(or $(PAIRS),200000) SEED=$(or $(SEED),1) CARGO_FLAGS="$(CARGO_FLAGS)" scripts/acceptance/filter-diff.sh

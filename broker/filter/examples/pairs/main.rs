@@ -87,7 +87,7 @@ fn judge(pairs: impl Iterator<Item = Pair>, answers: &str) -> ExitCode {
     let (mut counts, mut compared, mut different) = (BTreeMap::new(), 0, 0);
     let mut answers = answers.lines();
     for pair in pairs {
-        let Some(reference) = answers.next() else { break };
+        let reference = answers.next().unwrap_or("nothing");
         let ours = pair.answer();
         compared += 1;
         *counts
