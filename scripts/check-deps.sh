@@ -32,7 +32,7 @@ never() {
 only() {
     crate=$1
     owner=$2
-    for manifest in proto raft-store broker broker/queue-core sim-tests; do
+    for manifest in proto raft-store broker broker/queue-core broker/filter sim-tests; do
         package=$(sed -n 's/^name = "\(.*\)"/\1/p' "$manifest/Cargo.toml" | head -n 1)
         [ "$package" = "$owner" ] && continue
         if cargo tree -q -p "$package" -e normal,build,dev --all-features --depth 1 --prefix none -f '{p}' | awk '{ print $1 }' | grep -qx -- "$crate"; then
@@ -44,6 +44,7 @@ only() {
 
 never flotilla-proto "--all-features" queue-core raft-store broker
 never queue-core "" tokio madsim-tokio madsim tonic openraft rocksdb raft-store broker rand
+never flotilla-filter "" tokio madsim-tokio madsim tonic openraft rocksdb raft-store broker queue-core flotilla-proto rand
 never raft-store "--no-default-features" queue-core broker tonic axum rocksdb
 never raft-store "--all-features" queue-core broker tonic axum
 # Bugs on purpose: a macro that is empty outside the simulator (check-plants.sh), and depends on nothing.
