@@ -30,7 +30,7 @@ say "building"
 # shellcheck disable=SC2086 # a list of flags
 cargo build -q ${CARGO_FLAGS:-} -p flotilla-filter --example pairs
 program=${CARGO_TARGET_DIR:-$root/target}/debug/examples/pairs
-mvn -q -B -ntp -Dstyle.color=never -f broker/filter/tests/reference/pom.xml package -Dreference.output="$out/reference" </dev/null
+mvn -q -B -ntp -f broker/filter/tests/reference/pom.xml package -Dreference.output="$out/reference" </dev/null
 
 reference() { java -cp "$out/reference/filter-reference-0.jar:$out/reference/lib/*" flotilla.Reference; }
 

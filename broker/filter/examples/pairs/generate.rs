@@ -4,147 +4,10 @@ use std::collections::BTreeMap;
 
 use flotilla_filter::Kind;
 
-use super::pair::Pair;
-
-const NAMES: [&str; 8] = ["a", "b", "c", "d", "TAGS", "_x1", "$y", "Between1"];
-const BLANKS: [&str; 8] = [
-    " ",
-    " ",
-    " ",
-    " ",
-    "  ",
-    "\t\n",
-    " /* - * ' ( */ ",
-    " -- it's (\n",
-];
-const ORDERS: [&str; 4] = ["<", "<=", ">", ">="];
-const SEARCHES: [&str; 3] = ["CONTAINS", "STARTSWITH", "ENDSWITH"];
-/// Numbers that an expression can hold, and some that it cannot.
-const NUMBERS: [&str; 40] = [
-    "0",
-    "1",
-    "2",
-    "5",
-    "7",
-    "10",
-    "05",
-    "007",
-    "0L",
-    "5L",
-    "5l",
-    "2147483647",
-    "2147483648",
-    "2147483647L",
-    "9223372036854775807",
-    "9223372036854775807L",
-    "9223372036854775808",
-    "99999999999999999999",
-    "0.0",
-    ".5",
-    "5.",
-    "5.0",
-    "05.5",
-    "5E0",
-    "5e1",
-    "5.e1",
-    ".5E+1",
-    "50E-1",
-    "1e308",
-    "1e309",
-    "1e400",
-    "1E-323",
-    "4.9e-324",
-    "1e-400",
-    "0e5",
-    "1e",
-    "0x10",
-    "1.5.5",
-    "9007199254740993",
-    "9007199254740992.0",
-];
-/// Values of properties, most of which are a number to some reader.
-const VALUES: [&str; 72] = [
-    "",
-    " ",
-    "0",
-    "1",
-    "2",
-    "5",
-    "7",
-    "10",
-    "-1",
-    "-5",
-    "+5",
-    "+",
-    "-",
-    "--5",
-    "05",
-    "007",
-    "-0",
-    "0.0",
-    "-0.0",
-    " 5",
-    "5 ",
-    "\t5\n",
-    "\u{a0}5",
-    "5.",
-    ".5",
-    ".",
-    "5.0",
-    "5e0",
-    "5E+0",
-    "5e",
-    "50e-1",
-    "5L",
-    "5d",
-    "5F",
-    "5ff",
-    "1_0",
-    "1,5",
-    "0x",
-    "0x5",
-    "0x10",
-    "0x1p3",
-    "0X.8p3f",
-    "0x1p",
-    "2147483647",
-    "2147483648",
-    "-2147483648",
-    "9223372036854775807",
-    "9223372036854775808",
-    "-9223372036854775808",
-    "-9223372036854775809",
-    "9007199254740993",
-    "1e308",
-    "1e309",
-    "1e400",
-    "-1e400",
-    "1e-400",
-    "4.9e-324",
-    "NaN",
-    "-NaN",
-    "nan",
-    "Infinity",
-    "-Infinity",
-    "inf",
-    "٥",
-    "５",
-    "5\u{661}",
-    "true",
-    "TRUE",
-    "true ",
-    "false",
-    "null",
-    "yes",
-];
-const TEXTS: [&str; 16] = [
-    "", "red", "Red", "re", "ed", "e", "it's", "''", "日本", "本", "🦀", "a b", "--", "/*", "(", "\n",
-];
-const ODDITIES: [&str; 36] = [
-    "!=", "==", "=", "<>", "<", ">", "(", ")", ",", "+", "-", "--", "/*", "*/", "*", "/", "'", "\"", ".",
-    "AND", "OR", "NOT", "IN", "IS", "NULL", "TRUE", "BETWEEN", "CONTAINS", "LIKE", "é", "\u{a0}", "\u{0}",
-    "a.b", "a-b", "5x", "\u{b}",
-];
+use super::{
+    pair::Pair,
+    pools::{BLANKS, NAMES, NUMBERS, ODDITIES, ORDERS, SEARCHES, TEXTS, VALUES},
+};
 
 /// A generator of pairs.
 pub(crate) struct Generator {
@@ -158,6 +21,9 @@ impl Generator {
 
     /// The next pair.
     pub(crate) fn pair(&mut self) -> Pair {
+        if self.one_in(25) {
+            return self.rounding();
+        }
         let kind = if self.one_in(12) { Kind::Tag } else { Kind::Sql };
         let mut text = match kind {
             Kind::Tag => self.tags(),
@@ -172,6 +38,61 @@ impl Generator {
             kind,
             text,
             properties,
+        }
+    }
+
+    /// Two ways to write nearly the same double: one of them between two doubles, more or less in the middle.
+    fn rounding(&mut self) -> Pair {
+        let exponent = match self.below(4) {
+            0 => self.below(3) as u64,
+            1 => 2046 - self.below(3) as u64,
+            _ => 1023 - 70 + self.below(140) as u64,
+        };
+        let mantissa = match self.below(3) {
+            0 => (1 << 52) - 1 - self.below(3) as u64,
+            1 => self.below(3) as u64,
+            _ => self.next() >> 12,
+        };
+        let plain = f64::from_bits(exponent << 52 | mantissa);
+        let tails = [
+            "",
+            "0",
+            "4",
+            "7fffffffffff",
+            "8",
+            "800",
+            "80000000000000000001",
+            "8000000000000000000000",
+            "c",
+            "f",
+        ];
+        let (tail, lead) = (self.pick(&tails), u64::from(exponent > 0));
+        let power = exponent.max(1) as i64 - 1023;
+        let hexadecimal = match self.below(3) {
+            0 => format!(
+                "0x{:x}{tail}p{}",
+                lead << 52 | mantissa,
+                power - 52 - 4 * tail.len() as i64
+            ),
+            1 => format!("0X.00{lead}{mantissa:013X}{tail}P{}", power + 12),
+            _ => format!("0x{lead}.{mantissa:013x}{tail}p{power:+}d"),
+        };
+        let digits = format!("{plain:.25e}");
+        let near = if self.one_in(4) { digits } else { hexadecimal };
+        let text = self
+            .pick(&[
+                "a <= b AND a >= b",
+                "a < b",
+                "a > b",
+                "a = b",
+                "b BETWEEN a AND a",
+            ])
+            .to_owned();
+        let properties = [("a".to_owned(), near), ("b".to_owned(), format!("{plain:e}"))];
+        Pair {
+            kind: Kind::Sql,
+            text,
+            properties: properties.into(),
         }
     }
 

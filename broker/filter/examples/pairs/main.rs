@@ -12,6 +12,7 @@
 mod cases;
 mod generate;
 mod pair;
+mod pools;
 mod record;
 
 use std::{

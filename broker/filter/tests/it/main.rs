@@ -8,6 +8,8 @@ mod hostile;
 mod naive;
 #[path = "../../examples/pairs/pair.rs"]
 mod pair;
+#[path = "../../examples/pairs/pools.rs"]
+mod pools;
 mod random;
 #[path = "../../examples/pairs/record.rs"]
 mod record;
