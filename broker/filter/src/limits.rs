@@ -3,8 +3,9 @@
 
 /// Bytes of an expression. A receive that waits, and carries its expression, has twice as much in all.
 pub const MAX_EXPRESSION_BYTES: usize = 8 * 1024;
-/// Parentheses that are open at the same time: the parser and the compiler go down one level for each.
-pub const MAX_OPEN_PARENTHESES: usize = 64;
+/// Parentheses that are open at the same time: the parser and the compiler go down one level for each, with 4 KiB of stack
+/// (20 KiB without optimization).
+pub const MAX_OPEN_PARENTHESES: usize = 48;
 /// Levels of operators above one another, as in `NOT NOT NOT a`: an evaluation goes down one level for each. Terms of one AND
 /// or OR, however many, are one level.
 pub const MAX_OPERATOR_LEVELS: usize = 256;

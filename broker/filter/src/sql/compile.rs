@@ -207,7 +207,6 @@ impl Compiler<'_> {
             self.check_order(operand)?;
         }
         if !negated
-            && let (Class::Number, Class::Number) = (low.class, high.class)
             && let (Node::Constant(from), Node::Constant(to)) =
                 (&self.nodes[low.index], &self.nodes[high.index])
             && value::order(from.value(), to.value()).is_ok_and(Ordering::is_gt)

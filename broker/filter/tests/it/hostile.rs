@@ -135,67 +135,90 @@ fn tags_are_refused_from_the_first_that_is_too_many() {
     assert_eq!(error.position.byte, 3 * limits::MAX_TAGS);
 }
 
+/// What means something to the scanner, the parser or the compiler when it comes again and again.
+const UNITS: [&str; 48] = [
+    "(",
+    ")",
+    "()",
+    "NOT ",
+    "-",
+    "--",
+    "- -",
+    "--\n",
+    "/*",
+    "/**/",
+    "*/",
+    "'",
+    "''",
+    "'a' ",
+    "a ",
+    "1",
+    "0",
+    ".",
+    "1.",
+    "1e",
+    "e",
+    "=",
+    "<>",
+    "<",
+    ",",
+    "+",
+    "\n",
+    "\u{a0}",
+    "🦀",
+    "\"",
+    "a=",
+    "a=1=",
+    "-a=",
+    "TRUE=",
+    "a AND ",
+    "a=--a AND ",
+    "a NOT ",
+    "a IS ",
+    " IS NOT NULL",
+    "a IN (",
+    "a IN ('',",
+    "aNOTIN('')OR ",
+    "a BETWEEN ",
+    "a BETWEEN 1 AND ",
+    "a CONTAINS ",
+    "a CONTAINS '' ",
+    "'--\n'=",
+    "NOT(",
+];
+
 #[test]
 fn repetitions_of_anything_end() {
-    let units = [
-        "(",
-        ")",
-        "()",
-        "NOT ",
-        "-",
-        "--",
-        "- -",
-        "--\n",
-        "/*",
-        "/**/",
-        "*/",
-        "'",
-        "''",
-        "'a' ",
-        "a ",
-        "a=--a AND ",
-        "1",
-        "0",
-        ".",
-        "1.",
-        "1e",
-        "e",
-        "a IN (",
-        "a IN ('',",
-        "a BETWEEN ",
-        "a BETWEEN 1 AND ",
-        "a IS ",
-        " IS NOT NULL",
-        "=",
-        "<>",
-        "<",
-        "a=",
-        "a AND ",
-        ",",
-        "\n",
-        "\u{a0}",
-        "🦀",
-        "a NOT ",
-        "a CONTAINS ",
-        "a CONTAINS '' ",
-        "\"",
-        "TRUE=",
-        "a=1=",
-        "+",
-        "-a=",
-        "aNOTIN('')OR ",
-        "'--\n'=",
-    ];
-    for (first, second) in units
+    let all = UNITS.iter().map(|unit| filled(unit));
+    let mixed = UNITS
         .iter()
-        .flat_map(|first| units.iter().map(move |second| (first, second)))
-    {
-        let half = limits::MAX_EXPRESSION_BYTES / 2;
-        let text = first.repeat(half / first.len()) + &second.repeat(half / second.len());
+        .flat_map(|first| UNITS.iter().map(|second| first.repeat(40) + &second.repeat(40)));
+    for text in all.chain(mixed) {
         if let Ok(expression) = sql(&text) {
             expression.matches(|_| Some("1"));
         }
     }
+}
+
+#[test]
+fn the_deepest_expressions_need_little_stack() {
+    let depth = limits::MAX_OPEN_PARENTHESES;
+    let nested = |open: &str, close: &str| format!("{}a{}", open.repeat(depth), close.repeat(depth));
+    let texts = [
+        nested("NOT (FALSE OR TRUE AND ", ")"),
+        nested("-(", ") BETWEEN 1 AND 2"),
+        nested("a BETWEEN -(", ") AND 1"),
+        nested("TRUE = (", ")"),
+        format!("{}a", "NOT ".repeat(limits::MAX_OPERATOR_LEVELS - 2)),
+    ];
+    let all = move || {
+        for text in &texts {
+            sql(text).expect("accepted").matches(|_| Some("1"));
+        }
+    };
+    // A worker has 2 MiB, and most of it may be taken: this is a build without optimization, which takes five times as much.
+    let thread = std::thread::Builder::new().stack_size(1 << 20);
+    thread.spawn(all).expect("a thread").join().expect("enough stack");
 }
 
 /// Words that make garbage look like an expression.
