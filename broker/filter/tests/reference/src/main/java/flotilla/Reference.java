@@ -14,6 +14,7 @@ import org.apache.rocketmq.filter.expression.EvaluationContext;
 import org.apache.rocketmq.filter.expression.Expression;
 import org.apache.rocketmq.filter.expression.MQFilterException;
 import org.apache.rocketmq.filter.parser.SelectorParser;
+import org.apache.rocketmq.filter.parser.Token;
 import org.apache.rocketmq.remoting.protocol.filter.FilterAPI;
 import org.apache.rocketmq.remoting.protocol.heartbeat.SubscriptionData;
 
@@ -108,7 +109,7 @@ public final class Reference {
         }
     }
 
-    /** What the parser has not looked at when it is satisfied. */
+    /** What the parser has not looked at when it is satisfied; a comment without a line's end, two signs to it, is nothing. */
     private static final class Rest extends SelectorParser {
         Rest(String text) {
             super(text);
@@ -118,12 +119,18 @@ public final class Reference {
             ComparisonExpression.CONVERT_STRING_EXPRESSIONS.set(true);
             try {
                 JmsSelector();
-                return getNextToken().kind == EOF;
+                Token next = getNextToken();
+                return next.kind == EOF || isMinus(next) && isMinus(getNextToken()) && token.beginLine == next.beginLine
+                    && token.beginColumn == next.endColumn + 1;
             } catch (Throwable broken) {
                 return false;
             } finally {
                 ComparisonExpression.CONVERT_STRING_EXPRESSIONS.remove();
             }
+        }
+
+        private static boolean isMinus(Token token) {
+            return token.image.equals("-");
         }
     }
 }
