@@ -118,10 +118,11 @@ async fn ask(context: &Context, node: u32, group: &str, pending: &[Pending<'_>])
     }
     match context.client.ack(node, group, &messages).await {
         Ok(mut answers) => {
-            // Once the message is over, whoever repeats a request that began elsewhere cannot tell it from one that was done.
+            // Once the message is over, whoever repeats a request that began elsewhere cannot tell it from one that was done. Then the
+            // right handle would be answered so, too, and not be refused; where there was no room for it nobody knows.
             if let Some(invented) = invented
                 && answers.remove(0).is_ok()
-                && answers[0].is_err()
+                && matches!(answers[0], Err(Failure::Status(Code::InvalidReceiptHandle, _)))
             {
                 context.history.broken(format!(
                     "P3: {group} acknowledged {invented:?}, which nobody gave it"
