@@ -12,7 +12,12 @@ mod unread;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 
-use axum::{Router, extract::DefaultBodyLimit, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    response::IntoResponse,
+    routing::{get, post},
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
@@ -67,6 +72,7 @@ struct Api {
         consumer_groups::create,
         consumer_groups::list,
         consumer_groups::describe,
+        consumer_groups::seek,
         consumer_groups::delete,
         health::live,
         health::ready,
@@ -89,6 +95,7 @@ fn router(api: Api) -> Router {
             "/v1/consumer-groups/{group}",
             get(consumer_groups::describe).delete(consumer_groups::delete),
         )
+        .route("/v1/consumer-groups/{group}/seek", post(consumer_groups::seek))
         .route("/healthz/live", get(health::live))
         .route("/healthz/ready", get(health::ready))
         .route("/metrics", get(health::metrics))

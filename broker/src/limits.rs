@@ -61,6 +61,26 @@ pub const REPAIRS_AT_ONCE: usize = 64;
 pub const MAX_RECEIVE_BATCH: usize = 32;
 /// Bytes of bodies in one receive answer (at least one message is always given).
 pub const MAX_RECEIVE_BYTES: usize = 8 * 1024 * 1024;
+/// New messages of a queue that one look for a filter goes through; nothing is applied meanwhile.
+pub const FILTER_LOOKS_AT: usize = 256;
+/// So many messages that a filter does not let through are worth an entry of the log, though nothing is delivered.
+pub const PASS_OVER_AT: u64 = 1024;
+/// A receive looks through at most so many messages of a queue.
+pub const PASS_OVER_MOST: u64 = 16_384;
+/// Places where consumer groups have looked in vain that a shard remembers.
+pub const MAX_LOOKED: usize = 4_096;
+/// Runs of messages remembered for one of them.
+pub const MAX_LOOKED_RUNS: usize = 512;
+/// Filter expressions that a node keeps compiled.
+pub const MAX_FILTERS: usize = 1_024;
+/// Bytes of messages read at once to evaluate a condition.
+pub const FILTER_READ_BYTES: usize = 1024 * 1024;
+/// Receives of a node that read messages at the same time to evaluate a condition; others wait for their turn.
+pub const MAX_FILTER_READS: usize = 8;
+/// Queues that one seek of an administrator moves at the same time.
+pub const SEEK_AT_ONCE: usize = 16;
+/// How long a seek of one queue may take before it is told as not known to be done.
+pub const SEEK_PATIENCE: Duration = Duration::from_secs(10);
 /// What an answer adds to a message as it is stored, at most as a rule, bytes; it is counted exactly when it is there.
 pub const DELIVERED_OVERHEAD_BYTES: usize = 1024;
 /// Bytes of answers that wait until one connection has read them, or another node: all answers of its receives. Over it
@@ -251,6 +271,8 @@ pub struct Bounds {
     pub trim: u32,
     /// [`COPY_COMMANDS_AT_ONCE`].
     pub copy_commands: usize,
+    /// [`DROP_LIMIT`], of what a seek ends.
+    pub seek: u32,
 }
 
 impl Default for Bounds {
@@ -264,6 +286,7 @@ impl Default for Bounds {
             tick: TICK_LIMIT,
             trim: TRIM_LIMIT,
             copy_commands: COPY_COMMANDS_AT_ONCE,
+            seek: DROP_LIMIT,
         }
     }
 }

@@ -14,7 +14,7 @@ use flotilla_proto::{peer as wire, record, rocketmq as mq};
 
 use crate::{
     limits::{DEFAULT_REQUEST, MAX_REQUEST, REPLY_MARGIN},
-    node::{Node, catalogue::CatalogueError, clients::Who},
+    node::{Node, catalogue::CatalogueError, clients::Who, filter::Filters},
     unread::{Reader, Unread},
 };
 
@@ -35,6 +35,7 @@ mod planted;
 pub mod receive;
 mod release;
 pub mod route;
+mod seek;
 pub mod send;
 pub mod session;
 pub mod stored;
@@ -43,6 +44,7 @@ pub mod written;
 pub use access::not_implemented;
 use answer::Refused;
 use counters::Counters;
+pub use seek::RPC as SEEK;
 pub use session::Session;
 
 /// Who calls, from the request's metadata.
@@ -104,6 +106,7 @@ pub struct Service {
 
 struct Inner {
     node: Node,
+    filters: Filters,
     counters: Counters,
     unread: Unread,
     /// Other nodes as readers of answers.
@@ -120,6 +123,7 @@ impl Service {
     pub fn with_unread(node: Node, unread: Unread) -> Self {
         let inner = Inner {
             node: node.clone(),
+            filters: Filters::default(),
             counters: Counters::default(),
             unread,
             nodes: Mutex::default(),
@@ -134,6 +138,11 @@ impl Service {
     /// The node behind it.
     pub fn node(&self) -> &Node {
         &self.inner.node
+    }
+
+    /// Filter expressions of consumers, compiled.
+    pub(crate) fn filters(&self) -> &Filters {
+        &self.inner.filters
     }
 
     /// What this node counted.

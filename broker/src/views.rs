@@ -266,6 +266,63 @@ pub struct Lag {
     pub waiting: u64,
 }
 
+/// Where a consumer group is to go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum SeekTo {
+    /// At the oldest kept message of each queue.
+    First,
+    /// At messages stored from now on.
+    Last,
+    /// At this offset, or the nearest that is kept.
+    Offset(u64),
+    /// At the first message that was stored then or later, ms since 1970.
+    AtMs(u64),
+}
+
+/// What a consumer group is to read again, or to pass over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SeekSpec {
+    /// Of this topic.
+    pub topic: String,
+    /// In this queue only.
+    #[serde(default)]
+    pub queue: Option<u32>,
+    /// From here on.
+    pub to: SeekTo,
+    /// Say what would be, and change nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What became of a seek.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct SeekReport {
+    /// Nothing was changed, because that was asked for.
+    pub dry_run: bool,
+    /// Every queue that was meant.
+    pub queues: Vec<QueueSeek>,
+}
+
+/// The same for one queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct QueueSeek {
+    /// Queue number, from 0.
+    pub queue: u32,
+    /// The offset that would have come next.
+    pub before: Option<u64>,
+    /// The offset that comes next now.
+    pub after: Option<u64>,
+    /// Why it is not known to be done: ask again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
 /// Why an administrative request was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdminErrorKind {

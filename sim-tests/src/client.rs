@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const ON_ITS_WAY: Duration = Duration::from_secs(6);
 
 /// What a receive asks for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Ask {
     /// So many messages at most.
     pub most: i32,
@@ -42,8 +42,8 @@ pub struct Ask {
     pub invisible: Option<Duration>,
     /// Of this queue, or of any, which comes to the same: brokers serve any of theirs.
     pub queue: i32,
-    /// The ways in which SDKs say that they want everything.
-    pub filter: Option<&'static str>,
+    /// What of the topic; SDKs have several ways to say everything.
+    pub filter: Option<(mq::FilterType, String)>,
 }
 
 /// One client, with a connection to every node.
@@ -70,6 +70,8 @@ pub struct Received {
     pub changes: u32,
     /// What was sent.
     pub letter: Letter,
+    /// When it was stored, milliseconds since 1970.
+    pub stored_ms: u64,
 }
 
 impl Received {
@@ -232,7 +234,7 @@ impl Client {
         &self,
         node: u32,
         (topic, group): (&str, &str),
-        ask: Ask,
+        ask: &Ask,
     ) -> Result<Vec<Received>, Failure> {
         let asked = TimeHandle::current().elapsed();
         let request = mq::ReceiveMessageRequest {
@@ -242,9 +244,9 @@ impl Client {
                 id: ask.queue,
                 ..Default::default()
             }),
-            filter_expression: ask.filter.map(|expression| mq::FilterExpression {
-                r#type: mq::FilterType::Tag.into(),
-                expression: expression.into(),
+            filter_expression: ask.filter.clone().map(|(kind, expression)| mq::FilterExpression {
+                r#type: kind.into(),
+                expression,
             }),
             batch_size: ask.most,
             invisible_duration: ask.invisible.map(span),
@@ -424,6 +426,9 @@ fn receipt(topic: &str, message: mq::Message) -> Received {
         handle: properties.receipt_handle.unwrap_or_default(),
         changes: 0,
         letter,
+        stored_ms: properties.store_timestamp.map_or(0, |stored| {
+            stored.seconds as u64 * 1_000 + stored.nanos as u64 / 1_000_000
+        }),
     }
 }
 

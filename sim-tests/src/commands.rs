@@ -58,6 +58,13 @@ impl Counted {
                         wrong.extend(self.again.add(place, index, is_kept));
                     }
                 }
+                for command in commands.iter().flatten() {
+                    if let Command::Deliver(deliver) = command
+                        && deliver.new.iter().any(|run| run.filtered)
+                    {
+                        coverage.count("messages passed over");
+                    }
+                }
                 let names: Vec<&str> = commands.iter().map(name).collect();
                 debug!(
                     shard = shard.id,
@@ -103,6 +110,7 @@ fn name(command: &Option<Command>) -> &'static str {
         Some(Command::Depart(_)) => "command depart",
         Some(Command::Trim(_)) => "command trim",
         Some(Command::Configure(_)) => "command configure",
+        Some(Command::Seek(_)) => "command seek",
         Some(Command::CopyForward(_)) => "command copy forward",
         None => "command unknown",
     }

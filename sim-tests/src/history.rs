@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use crate::oracle::{self, Oracle, names::Names};
+use crate::{
+    oracle::{self, Oracle, names::Names},
+    readers::Readers,
+};
 
 pub mod names;
 
@@ -220,7 +223,7 @@ struct Book {
     events: Vec<(Duration, Event)>,
     violations: Vec<String>,
     tally: Tally,
-    groups: BTreeSet<String>,
+    readers: Readers,
     /// Of stored messages: the consumer groups that are not done with them.
     left: BTreeMap<(String, String), BTreeSet<String>>,
     /// Of each queue, by topic and number: the offset after the last message that came from it, or was forgotten.
@@ -236,15 +239,15 @@ struct Book {
 }
 
 impl History {
-    /// An empty one, with all oracles; every message is for each of these consumer groups.
+    /// An empty one, with all oracles; messages are for these consumer groups.
     #[must_use]
-    pub fn new(groups: BTreeSet<String>, rules: Rules) -> History {
+    pub fn new(readers: Readers, rules: Rules) -> History {
         History(Arc::new(Mutex::new(Book {
-            oracles: oracle::all(&groups, rules),
+            oracles: oracle::all(&readers, rules),
             events: Vec::new(),
             violations: Vec::new(),
             tally: Tally::default(),
-            groups,
+            readers,
             left: BTreeMap::new(),
             ends: BTreeMap::new(),
             dead: BTreeMap::new(),
@@ -376,8 +379,8 @@ impl Book {
                     let key = (group.clone(), topic.clone(), id.clone());
                     self.done.contains(&key)
                 };
-                let left: BTreeSet<String> =
-                    self.groups.iter().filter(|group| !done(group)).cloned().collect();
+                let readers = self.readers.of(&id);
+                let left: BTreeSet<String> = readers.filter(|group| !done(group)).cloned().collect();
                 if !left.is_empty() {
                     self.left.insert((topic, id), left);
                 }

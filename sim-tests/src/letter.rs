@@ -29,11 +29,11 @@ impl Letter {
     #[must_use]
     pub fn of(id: &str, most: usize) -> Letter {
         let seed = fnv_of(id.as_bytes());
-        let part = |at: u64| (seed >> (8 * at)) % 256;
+        let part = part_of(id);
         let more = more_of(id);
         Letter {
             body: body(seed, 1 + (seed % most as u64) as usize),
-            tag: (part(1) < 128).then(|| format!("tag-{}", part(2))),
+            tag: tag_of(id),
             keys: (0..part(3) % 3)
                 .map(|number| format!("key-{number}-{}", part(4)))
                 .collect(),
@@ -109,6 +109,19 @@ impl Letter {
                 .map(|born| (system.born_host, born_ms(born))),
         }
     }
+}
+
+/// The tag of the message of this id.
+#[must_use]
+pub fn tag_of(id: &str) -> Option<String> {
+    let part = part_of(id);
+    (part(1) < 128).then(|| format!("tag-{}", part(2)))
+}
+
+/// Bytes that are drawn for this message.
+fn part_of(id: &str) -> impl Fn(u64) -> u64 {
+    let seed = fnv_of(id.as_bytes());
+    move |at| (seed >> (8 * at)) % 256
 }
 
 /// Further bytes that are drawn for this message.

@@ -16,6 +16,7 @@
 //! | `quiet` | timers and streams that do not wake a task for nothing |
 //! | `host` | one machine: what lasts, and the broker process that can be killed |
 //! | `plan` | the world a seed draws |
+//! | `readers` | which messages are for which consumer groups |
 //! | `client`, `workload` | a client of the service over the simulated network, and what clients do |
 //! | `letter` | what is in the messages |
 //! | `answers` | what an answer must be, field by field |
@@ -66,6 +67,7 @@ pub mod peers;
 pub mod plan;
 #[cfg(madsim)]
 mod quiet;
+pub mod readers;
 #[cfg(madsim)]
 pub mod trace;
 #[cfg(madsim)]

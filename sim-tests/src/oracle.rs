@@ -28,12 +28,12 @@
 //! | `retention` | nothing is forgotten before its time, and what is past it goes |
 //! | `votes` | Raft's own: no vote is taken back |
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::history::{Delivery, Event, Rules};
+use crate::{
+    history::{Delivery, Event, Rules},
+    readers::Readers,
+};
 
 mod available;
 #[cfg(madsim)]
@@ -121,9 +121,9 @@ fn unseen_lease(it: &Delivery) -> Duration {
 }
 
 /// All that watch histories.
-pub(crate) fn all(groups: &BTreeSet<String>, rules: Rules) -> Vec<Box<dyn Oracle>> {
+pub(crate) fn all(readers: &Readers, rules: Rules) -> Vec<Box<dyn Oracle>> {
     vec![
-        Box::new(durable::Durable::new(groups.clone())),
+        Box::new(durable::Durable::new(readers.clone())),
         Box::<lease::Leases>::default(),
         Box::<receipt::Receipts>::default(),
         Box::<conserve::Conserve>::default(),
@@ -132,10 +132,13 @@ pub(crate) fn all(groups: &BTreeSet<String>, rules: Rules) -> Vec<Box<dyn Oracle
         Box::<offsets::Offsets>::default(),
         Box::<poll::Polls>::default(),
         Box::new(dead::Dead::new(rules.max_attempts)),
-        Box::new(early_death::EarlyDeath::new(groups.clone(), rules.max_attempts)),
+        Box::new(early_death::EarlyDeath::new(
+            readers.groups().clone(),
+            rules.max_attempts,
+        )),
         Box::<retention::Retention>::default(),
         Box::new(renewal::Renewals::new(rules.renew_at_most)),
-        Box::new(late::Late::new(groups.clone(), rules)),
+        Box::new(late::Late::new(readers.clone(), rules)),
     ]
 }
 

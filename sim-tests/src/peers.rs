@@ -46,7 +46,9 @@ use crate::{
 mod disorder;
 
 pub use disorder::Disorder;
-use disorder::{ANSWER_LOST, DELAYED, DELAYED_MS, deletes, is_change, may_stray, says_not_done, stray};
+use disorder::{
+    ANSWER_LOST, DELAYED, DELAYED_MS, deletes, is_change, may_stray, says_not_done, seeks, stray,
+};
 
 /// A line that is silent for so long while an answer is waited for is broken.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -116,7 +118,7 @@ impl PeerTransport for SimTransport {
                 .map(|link| link.calls.clone())
                 .ok_or(PeerError::NotConnected)?
         };
-        if deletes(&body) && self.disorder.happens(DELAYED) {
+        if (deletes(&body) || seeks(&body)) && self.disorder.happens(DELAYED) {
             let later = Duration::from_millis(thread_rng().gen_range(0..DELAYED_MS));
             tokio::spawn(async move {
                 sleep(later).await;

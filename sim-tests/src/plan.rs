@@ -14,7 +14,7 @@ use madsim::{
     runtime::Handle,
 };
 
-use crate::{machine::Slowness, oracle::late::LONGEST_BACKOFF};
+use crate::{letter, machine::Slowness, oracle::late::LONGEST_BACKOFF, readers::Readers};
 
 mod fault;
 mod habits;
@@ -22,10 +22,12 @@ mod leaning;
 mod limits;
 mod offers;
 mod simpler;
+mod wanted;
 
 pub use fault::Fault;
 pub use habits::Habits;
 pub use limits::Limits;
+pub use wanted::Wanted;
 
 /// A segment of this size holds the largest entry, twice, bytes.
 const HOLDS_AN_ENTRY: u64 = 1 << 19;
@@ -102,6 +104,10 @@ pub struct Plan {
     pub limits: Limits,
     /// Whether an operator makes, deletes and makes again topics and consumer groups.
     pub operator: bool,
+    /// What one consumer group wants, by its number, if not everything.
+    pub wanted: Option<(u32, Wanted)>,
+    /// Whether a consumer group is put elsewhere again and again.
+    pub replays: bool,
 }
 
 impl Plan {
@@ -203,11 +209,14 @@ impl Plan {
             limits,
             // What he looks for must not be forgotten meanwhile.
             operator: !limits.forget() && rng.gen_bool(0.5),
+            wanted: None,
+            replays: false,
         };
         habits.prepare(&mut plan);
         if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
             leaning.lean(&mut plan);
         }
+        Wanted::choose(Handle::current().seed(), &mut plan);
         plan
     }
 
@@ -249,6 +258,8 @@ impl Plan {
             backoff: BackoffView::Customized { next_ms: vec![1_000] },
             limits: Limits::large(),
             operator: false,
+            wanted: None,
+            replays: false,
         }
     }
 
@@ -274,6 +285,25 @@ impl Plan {
         format!("topic-{number}")
     }
 
+    /// What a consumer group wants, if not everything.
+    #[must_use]
+    pub fn wanted_by(&self, group: &str) -> Option<Wanted> {
+        let choosy = self.wanted.filter(|&(number, _)| group == self.group(number));
+        choosy.map(|(_, wanted)| wanted)
+    }
+
+    /// Who is to get what.
+    #[must_use]
+    pub fn readers(&self) -> Readers {
+        let readers: Readers = (0..self.groups).map(|number| self.group(number)).collect();
+        match self.wanted {
+            Some((number, wanted)) => readers.with_choosy(self.group(number), move |id| {
+                wanted.takes(letter::tag_of(id).as_deref())
+            }),
+            None => readers,
+        }
+    }
+
     /// The consumer groups' names.
     #[must_use]
     pub fn group(&self, number: u32) -> String {
@@ -292,7 +322,7 @@ impl fmt::Display for Plan {
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
              loss {:.3} skew {} ms sync {} us {:?} segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} \
-             deaths {} from {:?} work {} ms backoff {:?} {} operator {}",
+             deaths {} from {:?} work {} ms backoff {:?} {} operator {} wanted {:?} replays {}",
             self.nodes,
             self.shards,
             self.topics,
@@ -325,7 +355,9 @@ impl fmt::Display for Plan {
             self.work_ms,
             self.backoff,
             self.limits,
-            self.operator
+            self.operator,
+            self.wanted,
+            self.replays
         )
     }
 }

@@ -62,7 +62,10 @@ pub async fn run(
         ),
     );
     let mut led = BTreeMap::new();
-    let groups: Vec<String> = (0..plan.groups).map(|number| plan.group(number)).collect();
+    let groups = (0..plan.groups).map(|number| plan.group(number));
+    let groups: Vec<_> = groups
+        .map(|group| (group.clone(), plan.wanted_by(&group)))
+        .collect();
     // Where few may be in flight a queue waits for those who hold them, where few commands may wait a turn may be spent on a
     // refusal, and what is forgotten moves a queue, too. Each consumer reads at every node.
     let (bounds, usual) = (plan.limits.bounds, Bounds::default());

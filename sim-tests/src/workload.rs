@@ -36,11 +36,13 @@ mod hide;
 pub mod operator;
 mod push;
 mod receive;
+mod replay;
 mod rest;
 mod send;
 mod spare;
 mod window;
 
+use replay::Replay;
 use rest::Rest;
 use window::Window;
 
@@ -56,6 +58,7 @@ pub struct Clients {
     producing: Arc<AtomicU32>,
     stopped: Arc<AtomicBool>,
     window: Window,
+    replay: Replay,
 }
 
 /// What lasts of a client when its process dies.
@@ -237,6 +240,14 @@ impl Clients {
                 .build()
                 .spawn(async move { window.run(program.run(), hosts).await });
         }
+        let replay = Replay::new(plan.replays);
+        if plan.replays {
+            let (machine, id) = machine();
+            let (program, replay, hosts) = (program(id, false), replay.clone(), hosts.clone());
+            machine
+                .build()
+                .spawn(async move { replay.run(program.run(), hosts).await });
+        }
         for (topic, group, rests) in consumers(plan) {
             let (machine, id) = machine();
             let mortal = plan.deaths && group != UNDERTAKER && !rests;
@@ -256,6 +267,7 @@ impl Clients {
             producing,
             stopped,
             window,
+            replay,
         }
     }
 
@@ -264,10 +276,10 @@ impl Clients {
         self.window.calm();
     }
 
-    /// Whether all producers have sent everything, and the dedup window was tried, if it is in this world.
+    /// Whether all producers have sent everything, and the dedup window and replay were tried, if they are in this world.
     #[must_use]
     pub fn have_sent(&self) -> bool {
-        self.producers_left() == 0 && self.window.is_done()
+        self.producers_left() == 0 && self.window.is_done() && self.replay.is_done()
     }
 
     /// Producers that have not sent everything.

@@ -164,7 +164,6 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         plan.change(change)?;
     }
     let plan = plan;
-    let groups = (0..plan.groups).map(|number| plan.group(number)).collect();
     let rules = Rules {
         max_attempts: plan.max_attempts,
         renew_at_most: plan.renew_at_most,
@@ -172,7 +171,7 @@ async fn story(changes: &[String], trace: Trace) -> Result<Story, String> {
         room_in_flight: plan.limits.bounds.in_flight_per_queue >= limits::MAX_IN_FLIGHT_PER_QUEUE,
         loses_answers: plan.loss > 0.0,
     };
-    let history = History::new(groups, rules);
+    let history = History::new(plan.readers(), rules);
     let (coverage, harms) = (Coverage::default(), Harms::default());
     nemesis::usual_network(&plan);
     let disorder = Disorder::default();

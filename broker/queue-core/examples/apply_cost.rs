@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, error::Error, hint::black_box, time::Instant};
 
 use bytes::Bytes;
 use flotilla_proto::record::{
-    Ack, Append, Command, Configure, Deliver, LeaseRef, StartAt, Subscribe, command::Command as Kind,
+    Ack, Append, Command, Configure, Deliver, LeaseRef, Run, StartAt, Subscribe, command::Command as Kind,
     configure::What,
 };
 use queue_core::{Context, Core, Fault, KeyValue, Position, Reply, limits::MAX_IN_FLIGHT};
@@ -148,6 +148,7 @@ fn appends(messages: usize) -> Vec<Command> {
             u128::from(at.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64 | u128::from(at)
         ),
         message: message.clone(),
+        ..Append::default()
     };
     (0..messages as u64)
         .map(|at| Command {
@@ -177,7 +178,10 @@ fn deliver(queue: u64, first_new: u64) -> Command {
         group: 1,
         queue,
         first_new,
-        new_count: BATCH as u32,
+        new: vec![Run {
+            count: BATCH as u32,
+            filtered: false,
+        }],
         deadline_ms: 2_000_000,
         nonce: 7,
         ..Deliver::default()

@@ -70,6 +70,7 @@ impl Core {
                 rows.keys()
             ));
         }
+        check_dates(rows)?;
         let mut before: Option<(QueueId, u64)> = None;
         for (&(queue, offset), message) in rows.iter().filter(|(_, message)| !message.displaced) {
             let index = message.stored.position.index;
@@ -85,6 +86,16 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// None is dated before its predecessor in its queue.
+fn check_dates(rows: &BTreeMap<(QueueId, u64), Message>) -> Result<(), String> {
+    for (((before, _), earlier), ((queue, offset), later)) in rows.iter().zip(rows.iter().skip(1)) {
+        if before == queue && earlier.stored.stored_ms > later.stored.stored_ms {
+            return Err(format!("{queue:?}/{offset} is dated before its predecessor"));
+        }
+    }
+    Ok(())
 }
 
 fn rows(kv: &dyn KeyValue) -> Result<BTreeMap<(QueueId, u64), Message>, Fault> {

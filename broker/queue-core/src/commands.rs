@@ -8,6 +8,7 @@ pub(crate) mod deliver;
 pub(crate) mod depart;
 pub(crate) mod release;
 pub(crate) mod renew;
+pub(crate) mod seek;
 pub(crate) mod tick;
 pub(crate) mod trim;
 pub(crate) mod written;

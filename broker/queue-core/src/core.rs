@@ -13,7 +13,7 @@ use crate::{
     keys::{self, Key, Reader},
     kv::{Fault, KeyValue},
     outcome::{Effect, Outcome, Refusal, Reply},
-    places::{Floor, on},
+    places::{Arrival, Floor, on},
     queue::{Message, Queue},
     rules::Rules,
     subscription::{self, InFlight, Subscription},
@@ -49,6 +49,8 @@ pub struct Core {
     pub(crate) dedup: Dedup,
     /// Subscriptions by their consumer group.
     pub(crate) by_group: BTreeSet<(GroupId, QueueId)>,
+    /// Where consumer groups are on their way to another message.
+    pub(crate) seeking: BTreeSet<(QueueId, GroupId)>,
     /// Each queue's first message that stands in order, by its entry.
     pub(crate) in_order: BTreeSet<(u64, QueueId)>,
     /// Bytes in the log of what is displaced.
@@ -75,6 +77,9 @@ impl Core {
         keys::each(kv, Key::of(keys::SUBSCRIPTION), |key, value| {
             let (queue, group, _) = subscription_key(key)?;
             let loaded = Subscription::load(Reader::value("subscription", value)?)?;
+            if loaded.seeks_to.is_some() {
+                core.seeking.insert((queue, group));
+            }
             core.subscriptions.insert((queue, group), loaded);
             core.by_group.insert((group, queue));
             Ok(())
@@ -136,6 +141,7 @@ impl Core {
             Some(command::Command::CopyForward(copy)) => commands::copy_forward::apply(self, kv, at, copy),
             Some(command::Command::Written(written)) => commands::written::apply(self, kv, late_ms, written),
             Some(command::Command::Renew(renew)) => commands::renew::apply(self, kv, late_ms, renew),
+            Some(command::Command::Seek(seek)) => commands::seek::apply(self, kv, seek),
             Some(command::Command::Depart(depart)) => commands::depart::apply(self, kv, late_ms, depart),
             None => Ok(Reply::Refused(Refusal::Malformed).into()),
         }
@@ -271,6 +277,10 @@ impl Core {
             acked: known.acked,
             dead_lettered: known.dead_lettered,
             trimmed: known.trimmed,
+            filtered: known.filtered,
+            sought: known.sought,
+            epoch: known.epoch,
+            seeks_to: known.seeks_to,
             max_attempts: rules.max_attempts,
             backoff: rules.backoff.clone(),
             dead_letter_queue: rules.dead_letter_queue,
@@ -286,7 +296,8 @@ impl Core {
         max: usize,
         max_in_flight: usize,
     ) -> Selection {
-        let Some(known) = self.subscriptions.get(&(queue, group)) else {
+        let known = self.subscriptions.get(&(queue, group));
+        let Some(known) = known.filter(|known| known.seeks_to.is_none()) else {
             return Selection::default();
         };
         let now_ms = now_ms.max(self.now_ms);
@@ -338,6 +349,26 @@ impl Core {
     /// Where a message's bytes are; nothing if it is forgotten.
     pub fn locate(&self, kv: &dyn KeyValue, queue: QueueId, offset: u64) -> Result<Option<Stored>, Fault> {
         Ok(Message::get(kv, queue, offset)?.map(|message| message.stored))
+    }
+
+    /// What is known of the messages of a queue from an offset on, without a gap; at most so many.
+    pub fn stored_from(
+        &self,
+        kv: &dyn KeyValue,
+        queue: QueueId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<Stored>, Fault> {
+        let (start, end) = (keys::message(queue, from), keys::message(queue, u64::MAX));
+        let rows = kv.scan(&start, &end, limit)?;
+        let mut found = Vec::with_capacity(rows.len());
+        for ((key, value), expected) in rows.into_iter().zip(from..) {
+            if keys::offset(key)? != expected {
+                break;
+            }
+            found.push(Message::read(value)?.stored);
+        }
+        Ok(found)
     }
 
     pub(crate) fn subscription_mut(&mut self, queue: QueueId, group: GroupId) -> Option<&mut Subscription> {
@@ -424,9 +455,14 @@ impl Core {
             queue,
             to: target,
         };
-        let position = message.stored.position;
-        plant!(DeadLetterTwice => self.push(kv, target, position, wall_ms, true)?);
-        plant!(DeadLetterLost => 0, else self.push(kv, target, position, wall_ms, true)?);
+        let arrival = Arrival {
+            position: message.stored.position,
+            tag: message.stored.tag,
+            wall_ms,
+            displaced: true,
+        };
+        plant!(DeadLetterTwice => self.push(kv, target, arrival)?);
+        plant!(DeadLetterLost => 0, else self.push(kv, target, arrival)?);
         self.remove_in_flight(kv, queue, group, offset)?;
         let known = self.subscription_mut(queue, group).expect("just read");
         known.dead_lettered += 1;

@@ -159,6 +159,7 @@ mod tests {
             queue,
             message_id: id.into(),
             message: body.into(),
+            tag: 3,
         };
         Command {
             command: Some(command::Command::Append(append)),

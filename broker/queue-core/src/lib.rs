@@ -29,6 +29,7 @@ mod planted;
 mod queue;
 mod rules;
 mod subscription;
+mod tag;
 mod view;
 
 pub use crate::{
@@ -37,5 +38,6 @@ pub use crate::{
     ids::{GroupId, Position, QueueId},
     kv::{Fault, KeyValue},
     outcome::{AckResult, Effect, Lease, Outcome, Refusal, ReleaseResult, Reply},
+    tag::tag_hash,
     view::{InFlightView, QueueView, Selection, Stored, SubscriptionView},
 };

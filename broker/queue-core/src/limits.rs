@@ -9,8 +9,10 @@ pub const DEDUP_WINDOW_MESSAGES: usize = 262_144;
 pub const DEDUP_FORGET_PER_APPEND: usize = 4;
 /// Messages leased or waiting in one subscription.
 pub const MAX_IN_FLIGHT: usize = 65_536;
-/// Messages in one deliver command.
+/// Messages leased by one deliver command.
 pub const MAX_DELIVER: usize = 1024;
+/// Messages passed over by one deliver command. It costs no row.
+pub const MAX_PASSED_OVER: u64 = 65_536;
 /// Clients in one command that prolongs or ends their leases.
 pub const MAX_RENEW_CLIENTS: usize = 256;
 /// Leases ended by one tick command.

@@ -69,6 +69,11 @@ pub enum Reply {
     },
     /// True if the message still exists and is read from the new place now.
     Copied(bool),
+    /// Where the consumer group goes on from; nothing while some of what it had is left: repeat the command.
+    Sought {
+        /// The offset that comes next.
+        at: Option<u64>,
+    },
     /// The rules stand.
     Configured {
         /// The limit was reached; repeat the command.
@@ -118,6 +123,8 @@ pub enum Refusal {
     NoSubscription,
     /// A newer release wrote the command, or it lacks a part.
     Malformed,
+    /// The consumer group was put elsewhere since this was decided. Nothing was done.
+    Outdated,
     /// The leader's catalogue lacked deletions that this state has carried out. Nothing was done.
     Behind,
 }

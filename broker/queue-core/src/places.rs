@@ -24,6 +24,16 @@ impl PartialEq for Floor {
     }
 }
 
+/// A message that comes to a queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival {
+    pub(crate) position: Position,
+    pub(crate) tag: u64,
+    /// What the leader's wall clock shows.
+    pub(crate) wall_ms: u64,
+    pub(crate) displaced: bool,
+}
+
 impl Core {
     /// The smallest index of an entry that still holds a message somebody may get.
     pub fn oldest_live_index(&self, kv: &dyn KeyValue) -> Result<Option<u64>, Fault> {
@@ -56,6 +66,28 @@ impl Core {
             }
         }
         Ok(false)
+    }
+
+    /// The first message of a queue that is dated `at_ms` or later: its offset, or the end of the queue.
+    pub fn offset_at(&self, kv: &dyn KeyValue, queue: QueueId, at_ms: u64) -> Result<u64, Fault> {
+        let Some(ends) = self.queues.get(&queue) else {
+            return Ok(0);
+        };
+        let (mut from, mut to) = (ends.first, ends.next);
+        while from < to {
+            let middle = from + (to - from) / 2;
+            let Some(message) = Message::get(kv, queue, middle)? else {
+                return Err(Fault::Corrupt(format!(
+                    "message {queue:?}/{middle} is kept but has no place"
+                )));
+            };
+            if message.stored.stored_ms < at_ms {
+                from = middle + 1;
+            } else {
+                to = middle;
+            }
+        }
+        Ok(plant!(DateFoundOneOff => from.saturating_sub(1).max(ends.first), else from))
     }
 
     /// Queues with a message that stands in order at or below entry `through`, the oldest first.
@@ -173,14 +205,18 @@ impl Core {
         &mut self,
         kv: &mut dyn KeyValue,
         id: QueueId,
-        position: Position,
-        wall_ms: u64,
-        displaced: bool,
+        arrival: Arrival,
     ) -> Result<u64, Fault> {
+        let Arrival {
+            position,
+            tag,
+            wall_ms,
+            displaced,
+        } = arrival;
         let queue = self.queues.entry(id).or_default();
         let offset = queue.next;
         queue.next = offset.checked_add(1).expect("offsets do not run out");
-        queue.stored_ms = queue.stored_ms.max(wall_ms);
+        queue.stored_ms = plant!(DatesGoBack => wall_ms, else queue.stored_ms.max(wall_ms));
         let stored_ms = queue.stored_ms;
         if !displaced {
             queue.in_order_end = queue.next;
@@ -194,6 +230,7 @@ impl Core {
             position,
             time_ms: self.now_ms,
             stored_ms,
+            tag,
         };
         Message { displaced, stored }.put(kv, id, offset)?;
         if displaced {

@@ -62,13 +62,14 @@ impl Message {
             frame_offset,
             frame_len,
         } = self.stored.position;
-        let mut value = keys::value(33);
+        let mut value = keys::value(41);
         value.put_u8(u8::from(self.displaced));
         value.put_u64_le(index);
         value.put_u32_le(frame_offset);
         value.put_u32_le(frame_len);
         value.put_u64_le(self.stored.time_ms);
         value.put_u64_le(self.stored.stored_ms);
+        value.put_u64_le(self.stored.tag);
         kv.put(&keys::message(queue, offset), &value)?;
         if self.displaced {
             let mut value = keys::value(4);
@@ -90,7 +91,7 @@ impl Message {
             frame_offset: value.short()?,
             frame_len: value.short()?,
         };
-        let (time_ms, stored_ms) = (value.long()?, value.long()?);
+        let (time_ms, stored_ms, tag) = (value.long()?, value.long()?, value.long()?);
         value.end()?;
         Ok(Self {
             displaced,
@@ -98,6 +99,7 @@ impl Message {
                 position,
                 time_ms,
                 stored_ms,
+                tag,
             },
         })
     }

@@ -1,7 +1,7 @@
 //! A consumer group on a queue: how far it is, and what is in flight.
 //!
 //! Whatever lies below the cursor and is not in flight is over: acknowledged, a dead
-//! letter, or trimmed. The counters say which.
+//! letter, trimmed, filtered, or sought over. The counters say how many of each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,6 +74,16 @@ pub(crate) struct Subscription {
     pub(crate) dead_lettered: u64,
     /// Forgotten before they were delivered.
     pub(crate) trimmed: u64,
+    /// Passed over by a filter.
+    pub(crate) filtered: u64,
+    /// Passed over by a seek that is not done.
+    pub(crate) sought: u64,
+    /// Seeks that were done.
+    pub(crate) epoch: u64,
+    /// The seek that was begun last.
+    pub(crate) last_seek: u64,
+    /// It is on its way there: nothing is delivered.
+    pub(crate) seeks_to: Option<u64>,
     in_flight: BTreeMap<u64, InFlight>,
     /// (time, offset) of what waits.
     waiting: BTreeSet<(u64, u64)>,
@@ -90,28 +100,40 @@ impl Subscription {
     }
 
     pub(crate) fn store(&self, kv: &mut dyn KeyValue, queue: QueueId, group: GroupId) -> Result<(), Fault> {
-        let mut value = keys::value(40);
+        let mut value = keys::value(81);
         for number in [
             self.start,
             self.cursor,
             self.acked,
             self.dead_lettered,
             self.trimmed,
+            self.filtered,
+            self.sought,
+            self.epoch,
+            self.last_seek,
         ] {
             value.put_u64_le(number);
         }
+        value.put_u8(u8::from(self.seeks_to.is_some()));
+        value.put_u64_le(self.seeks_to.unwrap_or(0));
         kv.put(&keys::subscription(queue, group), &value)
     }
 
     pub(crate) fn load(mut value: Reader) -> Result<Self, Fault> {
-        let subscription = Self {
+        let mut subscription = Self {
             start: value.long()?,
             cursor: value.long()?,
             acked: value.long()?,
             dead_lettered: value.long()?,
             trimmed: value.long()?,
+            filtered: value.long()?,
+            sought: value.long()?,
+            epoch: value.long()?,
+            last_seek: value.long()?,
             ..Self::default()
         };
+        let (seeks, to) = (value.flag()?, value.long()?);
+        subscription.seeks_to = seeks.then_some(to);
         value.end()?;
         Ok(subscription)
     }
@@ -145,8 +167,8 @@ impl Subscription {
 
     /// Messages over or in flight must be exactly those below the cursor.
     pub(crate) fn conserves(&self) -> bool {
-        self.acked + self.dead_lettered + self.trimmed + self.in_flight.len() as u64
-            == self.cursor - self.start
+        let over = self.acked + self.dead_lettered + self.trimmed + self.filtered + self.sought;
+        over + self.in_flight.len() as u64 == self.cursor - self.start
     }
 }
 

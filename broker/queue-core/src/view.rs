@@ -33,6 +33,14 @@ pub struct SubscriptionView {
     pub dead_lettered: u64,
     /// Forgotten before they were delivered.
     pub trimmed: u64,
+    /// Passed over, because the filter of the consumer whose turn it was did not let them through.
+    pub filtered: u64,
+    /// In flight when a seek began that is not done yet, and over by it.
+    pub sought: u64,
+    /// Seeks that were done since the subscription began. The counts began anew with each.
+    pub epoch: u64,
+    /// Where it goes on from once what it had in flight is over.
+    pub seeks_to: Option<u64>,
     /// Deliveries of one message, first one included.
     pub max_attempts: u32,
     /// Waits between them.
@@ -64,7 +72,7 @@ pub struct InFlightView {
     pub first_leased_ms: u64,
 }
 
-/// Where a message's bytes are, and since when.
+/// What the state knows of a message: where its bytes are, since when, and its tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stored {
     /// Its frame in the log.
@@ -74,6 +82,8 @@ pub struct Stored {
     /// When it was stored, by the wall clock, milliseconds since 1970: for people, and to be found by. Never before that of
     /// the message before it in the queue.
     pub stored_ms: u64,
+    /// [Hash](crate::tag_hash) of its tag; 0 if it has none.
+    pub tag: u64,
 }
 
 /// What a deliver command could take now.

@@ -26,6 +26,9 @@ pub(crate) enum CliError {
     /// The command line makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// It was done in part.
+    #[error("{0}")]
+    InPart(String),
     /// Nobody answers.
     #[error(
         "no node answers at {address} ({named}): {reason}; start one with `flotilla serve`, or name another with --http-addr HOST:PORT"
@@ -52,7 +55,7 @@ impl CliError {
     /// The exit code of the process.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            CliError::Refused(_) => 1,
+            CliError::Refused(_) | CliError::InPart(_) => 1,
             CliError::Usage(_) => 2,
             CliError::Unreachable { .. } | CliError::Unavailable { .. } => 3,
         }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     config::Period,
-    views::{BackoffView, GroupDetail, GroupSpec, GroupView, Lag, StartAt},
+    views::{BackoffView, GroupDetail, GroupSpec, GroupView, Lag, SeekReport, SeekSpec, SeekTo, StartAt},
 };
 
 #[derive(clap::Subcommand)]
@@ -26,6 +26,8 @@ pub(super) enum GroupCommand {
         #[command(flatten)]
         target: Target,
     },
+    /// Let a consumer group read a topic again from a message, or pass over messages
+    Seek(Box<SeekArgs>),
     /// Delete a consumer group and what it has read; its messages stay
     Delete {
         /// Name of the consumer group
@@ -33,6 +35,89 @@ pub(super) enum GroupCommand {
         #[command(flatten)]
         target: Target,
     },
+}
+
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("place").required(true))]
+pub(super) struct SeekArgs {
+    /// Name of the consumer group
+    name: String,
+    /// The topic that it reads
+    #[arg(long)]
+    topic: String,
+    /// Only this queue of it
+    #[arg(long, value_name = "N")]
+    queue: Option<u32>,
+    /// To the oldest message that is kept
+    #[arg(long, group = "place")]
+    to_first: bool,
+    /// To what is stored from now on
+    #[arg(long, group = "place")]
+    to_last: bool,
+    /// To an offset, or the nearest that is kept
+    #[arg(long, group = "place", value_name = "OFFSET")]
+    to_offset: Option<u64>,
+    /// To the first message stored then or later: 2026-11-30T10:00:00Z, or milliseconds since 1970
+    #[arg(long, group = "place", value_name = "TIME", value_parser = output::parse_time)]
+    to_time: Option<u64>,
+    /// Show where it would go on from, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl SeekArgs {
+    fn spec(&self) -> SeekSpec {
+        let to = match (self.to_offset, self.to_time) {
+            (Some(offset), _) => SeekTo::Offset(offset),
+            (None, Some(at_ms)) => SeekTo::AtMs(at_ms),
+            (None, None) if self.to_last => SeekTo::Last,
+            (None, None) => SeekTo::First,
+        };
+        SeekSpec {
+            topic: self.topic.clone(),
+            queue: self.queue,
+            to,
+            dry_run: self.dry_run,
+        }
+    }
+}
+
+/// Fails if it is not known of every queue that it was done.
+async fn seek(args: &SeekArgs) -> Result<(), CliError> {
+    let path = format!("{}/seek", path(&args.name));
+    let report: SeekReport = args.target.client().post(&path, &args.spec()).await?;
+    if args.target.json {
+        output::json(&report);
+    } else {
+        let number = |at: Option<u64>| at.map_or_else(|| "-".to_owned(), |at| at.to_string());
+        let rows = report.queues.iter().map(|queue| {
+            let problem = queue.problem.clone().unwrap_or_default();
+            vec![
+                queue.queue.to_string(),
+                number(queue.before),
+                number(queue.after),
+                problem,
+            ]
+        });
+        output::table(&["queue", "before", "after", "problem"], rows.collect());
+        if report.dry_run {
+            println!("\nnothing was changed: it is only shown");
+        }
+    }
+    let open = report
+        .queues
+        .iter()
+        .filter(|queue| queue.problem.is_some())
+        .count();
+    match open {
+        0 => Ok(()),
+        _ => Err(CliError::InPart(format!(
+            "{open} of {} queues are not known to be done; run the same command again",
+            report.queues.len()
+        ))),
+    }
 }
 
 #[derive(clap::Args)]
@@ -141,6 +226,7 @@ pub(super) async fn run(command: GroupCommand) -> Result<(), CliError> {
                 describe(&group);
             }
         }
+        GroupCommand::Seek(args) => seek(&args).await?,
         GroupCommand::Delete { name, target } => {
             target.client().delete(&path(&name)).await?;
             if !target.json {

@@ -2,6 +2,7 @@
 
 use comfy_table::{Cell, CellAlignment, Table, presets::NOTHING};
 use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Prints as the HTTP API would send it, indented.
 pub(super) fn json(value: &impl Serialize) {
@@ -65,6 +66,17 @@ pub(super) fn time(ms: u64) -> String {
     )
 }
 
+/// A point in time as people write it: RFC 3339, or milliseconds since 1970.
+pub(super) fn parse_time(text: &str) -> Result<u64, String> {
+    if let Ok(ms) = text.parse() {
+        return Ok(ms);
+    }
+    let parsed = OffsetDateTime::parse(text, &Rfc3339).map_err(|error| {
+        format!("{error}; write it as 2026-11-30T10:00:00Z, or in milliseconds since 1970")
+    })?;
+    u64::try_from(parsed.unix_timestamp_nanos() / 1_000_000).map_err(|_| "that is before 1970".to_owned())
+}
+
 /// Gregorian date of a day counted from 1970-01-01. Years are counted from March, so that the
 /// leap day is the last one, in cycles of 400 years.
 fn civil(days: u64) -> (u64, u64, u64) {
@@ -96,6 +108,16 @@ mod tests {
         assert_eq!(time(951_782_400_000), "2000-02-29 00:00:00Z");
         assert_eq!(time(1_795_356_059_999), "2026-11-22 14:00:59Z");
         assert_eq!(time(4_107_542_400_000), "2100-03-01 00:00:00Z");
+    }
+
+    #[test]
+    fn a_time_is_read_as_people_and_programs_write_it() {
+        assert_eq!(parse_time("2026-11-22T14:00:59.999Z"), Ok(1_795_356_059_999));
+        assert_eq!(parse_time("2026-11-22T15:00:59+01:00"), Ok(1_795_356_059_000));
+        assert_eq!(parse_time("1795356059999"), Ok(1_795_356_059_999));
+        for wrong in ["", "yesterday", "2026-11-22", "1969-12-31T23:59:59Z", "-5"] {
+            assert!(parse_time(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

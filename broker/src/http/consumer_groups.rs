@@ -10,7 +10,7 @@ use super::{
     Api,
     error::{ApiError, Body, ErrorBody},
 };
-use crate::views::{GroupDetail, GroupSpec, GroupView};
+use crate::views::{GroupDetail, GroupSpec, GroupView, SeekReport, SeekSpec};
 
 /// Create a consumer group, and the topic of its dead letters.
 #[utoipa::path(
@@ -50,6 +50,27 @@ pub(super) async fn describe(
     Path(group): Path<String>,
 ) -> Result<Json<GroupDetail>, ApiError> {
     Ok(Json(api.service.describe_group(&group).await?))
+}
+
+/// Let a consumer group go on from another message of a topic: replay, or pass over.
+#[utoipa::path(
+    post,
+    path = "/v1/consumer-groups/{group}/seek",
+    params(("group" = String, Path, description = "Name of the consumer group")),
+    request_body = SeekSpec,
+    responses(
+        (status = 200, description = "Where it was and is in each queue, or why that is not known", body = SeekReport),
+        (status = 400, description = "The specification is wrong", body = ErrorBody),
+        (status = 404, body = ErrorBody),
+        (status = 503, description = "No majority: try again", body = ErrorBody),
+    )
+)]
+pub(super) async fn seek(
+    State(api): State<Api>,
+    Path(group): Path<String>,
+    Body(spec): Body<SeekSpec>,
+) -> Result<Json<SeekReport>, ApiError> {
+    Ok(Json(api.service.seek_group(&group, spec).await?))
 }
 
 /// Delete a consumer group and what it has read.

@@ -31,6 +31,7 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
         let leads = shard.leads();
         let mut wait = LOOK_EVERY;
         if leads {
+            go_on_seeking(&shard).await;
             wait = wait.min(tick(&shard).await);
         }
         tokio::select! {
@@ -42,6 +43,28 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// Takes a step of a seek that whoever began it has not finished: the leader died, or whoever asked gave up.
+async fn go_on_seeking(shard: &DataShard) {
+    let Some(seek) = shard.machine.read(|core| core.next_seek()) else {
+        return;
+    };
+    let seek = record::Seek {
+        limit: shard.bounds.seek,
+        ..seek
+    };
+    let command = Command {
+        command: Some(command::Command::Seek(seek)),
+    };
+    if !matches!(
+        shard.proposer.submit(command).await,
+        Ok(Reply::Sought { at: None })
+    ) {
+        return;
+    }
+    // The next step after what has come meanwhile.
+    shard.machine.timer.notify_one();
 }
 
 /// Expires what is due; tells how long nothing will be.

@@ -41,7 +41,9 @@ impl Lane {
             Some(Kind::Configure(configure)) if matches!(configure.what, Some(What::Subscribe(_))) => {
                 Lane::Deliver
             }
-            Some(Kind::Configure(_) | Kind::Trim(_) | Kind::CopyForward(_)) | None => Lane::Upkeep,
+            Some(Kind::Configure(_) | Kind::Trim(_) | Kind::CopyForward(_) | Kind::Seek(_)) | None => {
+                Lane::Upkeep
+            }
             Some(Kind::Append(_)) => Lane::Send,
         }
     }

@@ -16,7 +16,7 @@ use raft_store::{Applied, EngineError, LogId, Machine, StateRead, StateWrite};
 use tokio::sync::Notify;
 
 use super::{
-    hub::Hub,
+    hub::{Hub, Pair},
     kv::{Reading, Writing, engine},
     shard_time::ShardTime,
 };
@@ -92,6 +92,11 @@ impl QueueMachine {
     /// Reads the core. Keep it short: applying waits meanwhile.
     pub fn read<R>(&self, f: impl FnOnce(&Core) -> R) -> R {
         f(&self.core.lock().expect("a panic in the core stops the node"))
+    }
+
+    /// Waiters of a consumer group look again.
+    pub(super) fn ring_group(&self, pair: Pair) {
+        self.hub.ring_group(pair);
     }
 
     /// Every replica applies; only where the message can be had is there anything to wake for.

@@ -143,6 +143,7 @@ mod tests {
                 queue: queue.0,
                 message_id: id.into(),
                 message: stored.encode_to_vec().into(),
+                ..Default::default()
             };
             let command = Some(command::Command::Append(append));
             shard.proposer.submit(record::Command { command }).await.unwrap();

@@ -6,18 +6,19 @@ use std::{
 };
 
 use flotilla_proto::record::{self, Command, command, configure};
-use queue_core::{Fault, GroupId, QueueId, Refusal, Reply, Selection};
+use queue_core::{Fault, GroupId, QueueId, Refusal, Reply};
 use raft_store::{PayloadError, Replica, ReplicaStatus};
 
 use super::{
-    kv::Reading,
+    filter::Filter,
+    looked::Looked,
     machine::QueueMachine,
     proposer::{Proposer, SubmitError},
     written::Marking,
 };
 use crate::{
     clock::Clock,
-    limits::{Bounds, DELIVERED_OVERHEAD_BYTES, MAX_RECEIVE_BYTES},
+    limits::{Bounds, MAX_FILTER_READS},
     unread::Room,
 };
 
@@ -35,9 +36,13 @@ pub struct DataShard {
     leadership: Leadership,
     clock: Arc<dyn Clock>,
     /// How much it takes on.
-    pub(super) bounds: Bounds,
+    pub(crate) bounds: Bounds,
     /// (consumer group, queue) pairs with a delivery under way: one at a time, so that nothing is chosen twice.
     delivering: Mutex<BTreeSet<(GroupId, QueueId)>>,
+    /// What consumer groups know of new messages.
+    pub(super) looked: Looked,
+    /// Taken by who reads messages to evaluate a condition.
+    pub(super) filter_reads: tokio::sync::Semaphore,
     /// What nodes reported as written out and is on its way into the log.
     pub(super) marking: Marking,
     /// Held while messages are copied forward, so that none is copied twice.
@@ -139,6 +144,10 @@ pub struct Want {
     pub auto_renew: bool,
     /// Hash of the client id.
     pub client: u64,
+    /// What it wants of the topic's messages.
+    pub filter: Filter,
+    /// It does not wait any longer: what it was not shown is passed over for good.
+    pub is_last: bool,
 }
 
 /// A leased message, as read back from the log.
@@ -196,6 +205,8 @@ impl DataShard {
             clock,
             bounds,
             delivering: Mutex::default(),
+            looked: Looked::default(),
+            filter_reads: tokio::sync::Semaphore::new(MAX_FILTER_READS),
             marking: Marking::default(),
             copying: tokio::sync::Mutex::default(),
         }
@@ -228,25 +239,19 @@ impl DataShard {
             return Ok(Vec::new());
         };
         self.subscribe_if_needed(queue, want).await?;
-        let now = self.now_ms();
-        let choice = self.choose(group, queue, now, want.count, room)?;
-        if choice.redeliver.is_empty() && choice.new_count == 0 {
+        let Some((choice, now)) = self.choose_any(queue, want, room).await? else {
             return Ok(Vec::new());
-        }
+        };
         let nonce = self.clock.random_u64();
-        let deliver = command::Command::Deliver(record::Deliver {
-            group: group.0,
-            queue: queue.0,
-            redeliver: choice.redeliver,
-            first_new: choice.first_new,
-            new_count: choice.new_count,
+        let deliver = record::Deliver {
             deadline_ms: now + want.lease_ms,
             nonce,
             auto_renew: want.auto_renew,
             client: want.client,
-        });
+            ..choice.to_command(queue, want)
+        };
         let command = Command {
-            command: Some(deliver),
+            command: Some(command::Command::Deliver(deliver)),
         };
         let reply = plant!(DeposedLeaderDelivers => super::planted::submit(self, command).await?, else self.proposer.submit(command).await?);
         let Reply::Delivered { leases } = reply else {
@@ -273,56 +278,6 @@ impl DataShard {
             })
         });
         Ok(delivered.collect())
-    }
-
-    /// What to deliver now: as many as wanted, but no more bytes than one answer may carry and there is room for.
-    fn choose(
-        &self,
-        group: GroupId,
-        queue: QueueId,
-        now: u64,
-        count: usize,
-        room: &mut Room,
-    ) -> Result<Selection, DeliverError> {
-        self.replica.read_state(|state| {
-            self.machine.read(|core| {
-                let bound = self.bounds.in_flight_per_queue;
-                let bound = plant!(InFlightWithoutBound => usize::MAX, else bound);
-                let mut choice = core.selectable(group, queue, now, count, bound);
-                let mut left = MAX_RECEIVE_BYTES;
-                let mut fits = |offset: u64, first: bool| -> Result<bool, Fault> {
-                    let stored = core.locate(&Reading(state), queue, offset)?;
-                    let bytes = stored.map_or(0, |stored| stored.position.frame_len as usize);
-                    let fits =
-                        (first || bytes <= left) && room.grow((bytes + DELIVERED_OVERHEAD_BYTES) as u64);
-                    left = left.saturating_sub(bytes);
-                    Ok(fits)
-                };
-                let mut kept = 0;
-                while kept < choice.redeliver.len() && fits(choice.redeliver[kept], kept == 0)? {
-                    kept += 1;
-                }
-                if kept == 0 && !choice.redeliver.is_empty() {
-                    return Err(DeliverError::NoRoom);
-                }
-                if kept < choice.redeliver.len() {
-                    choice.redeliver.truncate(kept);
-                    choice.new_count = 0;
-                    return Ok(choice);
-                }
-                let mut new = 0;
-                while new < choice.new_count
-                    && fits(choice.first_new + u64::from(new), kept == 0 && new == 0)?
-                {
-                    new += 1;
-                }
-                if kept + new as usize == 0 && choice.new_count > 0 {
-                    return Err(DeliverError::NoRoom);
-                }
-                choice.new_count = new;
-                Ok(choice)
-            })
-        })
     }
 
     /// When a waiting message of this subscription becomes visible next.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_proto::{
-    peer::{ForwardRequest, ForwardResponse},
+    peer::{ForwardRequest, ForwardResponse, SeekAnswer},
     rocketmq::Status,
 };
 use futures::{FutureExt, future::BoxFuture};
@@ -71,6 +71,18 @@ impl Service {
                     let response = self.forward_message_to_dead_letter_queue(&caller, message).await;
                     moved(&response.status).unwrap_or_else(|| one(&response))
                 }
+                None => malformed(),
+            },
+            super::seek::RPC => match decode(request.request) {
+                Some(seek) => match self.seek_for(&caller, request.shard, seek).await {
+                    Ok(answer) => one(&answer),
+                    Err(refused) => moved(&refused.status()).unwrap_or_else(|| {
+                        one(&SeekAnswer {
+                            refused: refused.message,
+                            ..Default::default()
+                        })
+                    }),
+                },
                 None => malformed(),
             },
             // A newer node asks for something this release does not know.

@@ -6,8 +6,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use flotilla_proto::rocketmq::{
-    Code, ReceiveMessageRequest, ReceiveMessageResponse, receive_message_response::Content,
+use flotilla_proto::{
+    record,
+    rocketmq::{Code, ReceiveMessageRequest, ReceiveMessageResponse, receive_message_response::Content},
 };
 use prost::Message as _;
 use queue_core::QueueId;
@@ -22,6 +23,7 @@ use crate::{
     limits::MAX_DELIVERED_BYTES,
     meta::MetaState,
     node::{
+        filter::Filter,
         kv::stop_reason,
         proposer::SubmitError,
         shard::{DeliverError, Delivery, Want},
@@ -169,6 +171,7 @@ impl Service {
             let Some(want) = self.want(receive, shard_id) else {
                 break;
             };
+            let want = Want { is_last, ..want };
             let queue = QueueId::new(receive.topic.id, number);
             match shard.deliver(queue, &want, room).await {
                 Ok(deliveries) if deliveries.is_empty() => {}
@@ -201,7 +204,7 @@ impl Service {
         is_gone(&self.node().meta(), receive)
     }
 
-    fn not_delivered(&self, error: DeliverError) -> Refused {
+    pub(super) fn not_delivered(&self, error: DeliverError) -> Refused {
         let text = error.to_string();
         match error {
             DeliverError::Submit(error) => return error.into(),
@@ -219,7 +222,20 @@ impl Service {
         if is_gone(&meta, receive) {
             return None;
         }
-        let dead_letters = crate::meta::dead_letter_topic(&receive.group.name);
+        Some(Want {
+            deletions: plant!(DroppedGroupBeginsAnew => u64::MAX, else meta.deletions()),
+            count: receive.count,
+            lease_ms: receive.lease_ms,
+            auto_renew: receive.auto_renew,
+            client: receive.client,
+            filter: receive.filter.clone(),
+            ..self.want_of(&meta, &receive.group, shard)
+        })
+    }
+
+    /// What has to be known of a consumer group to let it begin on a queue of a shard. It wants no message.
+    pub(super) fn want_of(&self, meta: &MetaState, group: &Arc<record::ConsumerGroup>, shard: u32) -> Want {
+        let dead_letters = crate::meta::dead_letter_topic(&group.name);
         let dead_letter_queue = meta
             .topic(&dead_letters)
             .and_then(|topic| {
@@ -227,15 +243,17 @@ impl Service {
                 Some(QueueId::new(topic.id, number as u32))
             })
             .unwrap_or(QueueId(0));
-        Some(Want {
-            group: Arc::clone(&receive.group),
+        Want {
+            group: Arc::clone(group),
             dead_letter_queue,
-            deletions: plant!(DroppedGroupBeginsAnew => u64::MAX, else meta.deletions()),
-            count: receive.count,
-            lease_ms: receive.lease_ms,
-            auto_renew: receive.auto_renew,
-            client: receive.client,
-        })
+            deletions: meta.deletions(),
+            count: 0,
+            lease_ms: 0,
+            auto_renew: false,
+            client: 0,
+            filter: Filter::everything(),
+            is_last: false,
+        }
     }
 
     /// How long a waiter sleeps unless it is woken.

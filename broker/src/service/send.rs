@@ -13,7 +13,7 @@ use flotilla_proto::{
 };
 use futures::future::join_all;
 use prost::Message as _;
-use queue_core::{QueueId, Reply};
+use queue_core::{QueueId, Reply, tag_hash};
 use tokio::time::Instant;
 
 use super::{
@@ -36,6 +36,8 @@ const MAX_SEND_WAIT: Duration = Duration::from_millis(MAX_SEND_WAIT_MS);
 /// A message that is checked and encoded, on its way to a queue.
 struct Outgoing {
     message_id: String,
+    /// Hash of its tag; 0 if it has none.
+    tag: u64,
     encoded: Bytes,
     result: Option<SendResultEntry>,
 }
@@ -96,9 +98,15 @@ impl Service {
             encoded: None,
         };
         for message in request.messages {
+            let tag = message
+                .system_properties
+                .as_ref()
+                .and_then(|all| all.tag.as_deref());
+            let tag = tag.map_or(0, tag_hash);
             let (message_id, encoded) = to_stored(caller, &name, message, now, host);
             outgoing.push(Outgoing {
                 message_id,
+                tag,
                 encoded,
                 result: None,
             });
@@ -364,6 +372,7 @@ async fn append_all(
             queue: queue.0,
             message_id: message.message_id.clone(),
             message: message.encoded.clone(),
+            tag: message.tag,
         };
         let answer = shard.proposer.enqueue(Command {
             command: Some(command::Command::Append(append)),

@@ -150,6 +150,7 @@ async fn a_message_that_is_too_large_to_be_delivered_does_not_take_its_batch_wit
             queue: QueueId::new(topic.id, 0).0,
             message_id: id.into(),
             message: stored.encode_to_vec().into(),
+            ..Default::default()
         };
         let command = Some(command::Command::Append(append));
         let appended = shard.proposer.submit(Command { command }).await;

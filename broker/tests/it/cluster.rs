@@ -441,9 +441,16 @@ pub(crate) async fn receive(
     group: &str,
     wait: Duration,
 ) -> (Code, Vec<Message>) {
-    let responses = service
-        .receive_message(&caller(), receive_request(topic, group, wait))
-        .await;
+    let (status, messages) = ask(service, receive_request(topic, group, wait)).await;
+    (code(&status), messages)
+}
+
+/// What a receive is answered.
+pub(crate) async fn ask(
+    service: &Service,
+    request: ReceiveMessageRequest,
+) -> (Option<flotilla_proto::rocketmq::Status>, Vec<Message>) {
+    let responses = service.receive_message(&caller(), request).await;
     let mut status = None;
     let mut messages = Vec::new();
     for response in responses {
@@ -453,7 +460,7 @@ pub(crate) async fn receive(
             Content::DeliveryTimestamp(_) => {}
         }
     }
-    (code(&status), messages)
+    (status, messages)
 }
 
 pub(crate) fn properties(message: &Message) -> &SystemProperties {

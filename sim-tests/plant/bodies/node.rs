@@ -72,7 +72,12 @@ pub(super) async fn submit(shard: &DataShard, command: Command) -> Result<Reply,
 /// What a delivery would give out, by this node's state.
 fn read(shard: &DataShard, deliver: record::Deliver) -> Result<Reply, DeliverError> {
     let (group, queue) = (GroupId(deliver.group), QueueId(deliver.queue));
-    let new = deliver.first_new..deliver.first_new + u64::from(deliver.new_count);
+    let fates = deliver
+        .new
+        .iter()
+        .flat_map(|run| vec![run.filtered; run.count as usize]);
+    let new = (deliver.first_new..).zip(fates).filter(|(_, filtered)| !filtered);
+    let new = new.map(|(offset, _)| offset);
     shard.replica.read_state(|state| {
         shard.machine.read(|core| {
             let mut leases = Vec::new();

@@ -261,6 +261,18 @@ bugs! {
         "a queue's end is written with every fourth message only";
     CursorNotSaved, "cursor-not-saved", "consumer position lost at a restart",
         "a delivery does not write the consumer group's position";
+    FilteredNotCounted, "filtered-not-counted", "counts that no longer add up once there is a new way to be done",
+        "what a filter passes over is counted nowhere";
+    FilteredPositionNotSaved, "filtered-position-not-saved", "memory updated, write-through forgotten on one path",
+        "a consumer group that is only moved past what it does not want is moved in memory only";
+    LateSeekCounts, "late-seek-counts", "an administrative request that comes twice is carried out twice",
+        "a seek is carried out whatever was done since it was decided";
+    SoughtNotCounted, "sought-not-counted", "counts that no longer add up once there is a new way to be done",
+        "what was in flight when a seek began is counted nowhere until the seek is done";
+    DateFoundOneOff, "date-found-one-off", "a search by halving that is off by one",
+        "a date is found at the message before the first that has it or a later one";
+    DatesGoBack, "dates-go-back", "a list searched by halving that is not in order",
+        "a message is dated by the wall clock alone, be it before its predecessor";
     LostAnswersRenewed, "lost-answers-renewed", "a delivery whose answer was lost is leased for as long as its client lives",
         "the server renews leases whether their answers were written out or not";
     DedupIgnored, "dedup-ignored", "retried send stored twice",
@@ -359,6 +371,12 @@ bugs! {
         "a body is stored whatever the checksum that came with it says";
     BatchSizeIgnored, "batch-size-ignored", "a limit of the request that the server replaces by its own",
         "a receive takes as many messages as any may, whatever it asks for";
+    FilterIgnored, "filter-ignored", "a subscription's filter that one path does not look at",
+        "a receive takes whatever comes next";
+    FilterPassesOverTheRest, "filter-passes-over-the-rest", "a page that is done with though only a part of it was used",
+        "when an answer is full, whatever else was looked at for it is passed over";
+    FilterHintAges, "filter-hint-ages", "a cache that is used for another place than it was filled for",
+        "what a filter lets through is remembered from the wrong message on";
     AlwaysShortestLease, "always-shortest-lease", "a parameter that is checked and then not used",
         "every lease that a consumer chooses is as long as the shortest";
     HeartbeatIsNoSign, "heartbeat-is-no-sign", "keep-alive answered by a layer that tells nobody",

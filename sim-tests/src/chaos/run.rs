@@ -81,8 +81,7 @@ pub(super) async fn run(options: &Options, cleanup: &Cleanup) -> Result<Verdict,
     println!("chaos: seed {seed}, faults for {} s", options.seconds);
     let text = |error: io::Error| error.to_string();
     fs::create_dir_all(&options.out).map_err(text)?;
-    let groups = GROUPS.map(String::from).into_iter().collect::<BTreeSet<_>>();
-    let history = History::new(groups, RULES);
+    let history = History::new(GROUPS.map(String::from).into(), RULES);
     let book = Book::new(history, &options.out.join("history.log")).map_err(text)?;
     let scene = prepare(options, cleanup, &book, &mut random)
         .await

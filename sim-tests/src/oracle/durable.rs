@@ -1,5 +1,5 @@
 //! P1: an acknowledged send survives ("lost"), and nothing comes that nobody sent ("unexpected"), that was refused
-//! ("aborted read") or that is not what was sent ("corrupt"). What retention takes, with good reason, before a consumer group
+//! ("aborted read"), that a consumer group did not want ("unwanted") or that is not what was sent ("corrupt"). What retention takes, with good reason, before a consumer group
 //! had it is not lost for that group.
 
 use std::{
@@ -8,11 +8,14 @@ use std::{
 };
 
 use super::Oracle;
-use crate::history::{DEAD_LETTERS, Event, topic_of};
+use crate::{
+    history::{DEAD_LETTERS, Event, topic_of},
+    readers::Readers,
+};
 
 /// Who got what.
 pub(super) struct Durable {
-    groups: BTreeSet<String>,
+    readers: Readers,
     sent: BTreeSet<String>,
     stored: BTreeSet<String>,
     refused: BTreeSet<String>,
@@ -23,10 +26,10 @@ pub(super) struct Durable {
 }
 
 impl Durable {
-    /// Every message is for each of these consumer groups.
-    pub(super) fn new(groups: BTreeSet<String>) -> Durable {
+    /// Messages are for these consumer groups.
+    pub(super) fn new(readers: Readers) -> Durable {
         Durable {
-            groups,
+            readers,
             sent: BTreeSet::new(),
             stored: BTreeSet::new(),
             refused: BTreeSet::new(),
@@ -72,6 +75,12 @@ impl Oracle for Durable {
                     wrong.push(format!("P1 corrupt: the body of {} is not what was sent", it.id));
                 }
                 let group = dead_of.unwrap_or(&it.group).to_owned();
+                if !self.readers.wants(&group, &it.id) {
+                    wrong.push(format!(
+                        "P1 unwanted: {} came at {at:?} through the filter of {group}",
+                        it.id
+                    ));
+                }
                 self.came.entry(group).or_default().insert(it.id.clone());
             }
             Event::Forgotten {
@@ -86,9 +95,9 @@ impl Oracle for Durable {
     }
 
     fn end(&mut self, wrong: &mut Vec<String>) {
-        for group in &self.groups {
-            let came = self.came.get(group);
-            for id in &self.stored {
+        for id in &self.stored {
+            for group in self.readers.of(id) {
+                let came = self.came.get(group);
                 let is_forgotten = self.forgotten.contains(&(group.clone(), id.clone()));
                 if !is_forgotten && !came.is_some_and(|came| came.contains(id)) {
                     wrong.push(format!(
@@ -106,7 +115,7 @@ mod tests {
     use crate::history::Why;
 
     fn oracle() -> Durable {
-        Durable::new(BTreeSet::from(["g".to_owned()]))
+        Durable::new(Readers::from(["g".to_owned()]))
     }
 
     #[test]
@@ -130,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_retention_takes_is_lost_for_those_who_should_have_it_still() {
-        let mut oracle = Durable::new(BTreeSet::from(["g".to_owned(), "h".to_owned()]));
+        let mut oracle = Durable::new(Readers::from(["g".to_owned(), "h".to_owned()]));
         let events = [
             (0, sending("t/1")),
             (1, stored("t/1", 0)),
@@ -142,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_message_that_only_another_group_got_is_lost() {
-        let mut oracle = Durable::new(BTreeSet::from(["g".to_owned(), "h".to_owned()]));
+        let mut oracle = Durable::new(Readers::from(["g".to_owned(), "h".to_owned()]));
         let events = [
             (0, sending("t/1")),
             (1, stored("t/1", 0)),
@@ -150,6 +159,19 @@ mod tests {
         ];
         let wrong = judge(&mut oracle, &events);
         assert!(wrong.len() == 1 && wrong[0].ends_with("to h"), "{wrong:?}");
+    }
+
+    #[test]
+    fn what_a_group_does_not_want_need_not_come_and_must_not() {
+        let readers = || Readers::from(["g".to_owned()]).with_choosy("g".into(), |id| id != "t/1");
+        let events = [(0, sending("t/1")), (1, stored("t/1", 0))];
+        assert_eq!(judge(&mut Durable::new(readers()), &events), Vec::<String>::new());
+        let came = [events.as_slice(), &[(2, delivered("t/1", 0, 1, 2))]].concat();
+        let wrong = judge(&mut Durable::new(readers()), &came);
+        assert!(
+            wrong.len() == 1 && wrong[0].starts_with("P1 unwanted"),
+            "{wrong:?}"
+        );
     }
 
     #[test]

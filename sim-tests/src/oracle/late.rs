@@ -11,7 +11,10 @@ use std::{
 };
 
 use super::{Departures, Oracle};
-use crate::history::{DEAD_LETTERS, Delivery, Event, Receipt, Rules, VANISHES_WITHIN, topic_of};
+use crate::{
+    history::{DEAD_LETTERS, Delivery, Event, Receipt, Rules, VANISHES_WITHIN, topic_of},
+    readers::Readers,
+};
 
 /// Longest wait between two attempts that a world draws.
 pub const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
@@ -44,7 +47,7 @@ type Owed = (String, String);
 
 /// What is owed, and from when on it can be had at the latest.
 pub(super) struct Late {
-    groups: BTreeSet<String>,
+    readers: Readers,
     rules: Rules,
     calm: Option<Duration>,
     /// Since when the present leaders lead.
@@ -67,10 +70,10 @@ pub(super) struct Late {
 }
 
 impl Late {
-    /// Every message is for each of these consumer groups.
-    pub(super) fn new(groups: BTreeSet<String>, rules: Rules) -> Late {
+    /// Messages are for these consumer groups.
+    pub(super) fn new(readers: Readers, rules: Rules) -> Late {
         Late {
-            groups,
+            readers,
             rules,
             calm: None,
             led: Duration::ZERO,
@@ -112,7 +115,7 @@ impl Late {
         self.holders.remove(&owed);
         self.of_the_gone.remove(&owed);
         self.of_the_calm.remove(&owed);
-        if dead_of.is_some() || !self.groups.contains(&it.group) {
+        if dead_of.is_some() || !self.readers.groups().contains(&it.group) {
             return self.set(owed, None);
         }
         let lease = match it.renewed {
@@ -239,8 +242,8 @@ impl Oracle for Late {
             Event::Calm => self.calm = Some(at),
             Event::Led => self.led = at,
             Event::Stored { id, .. } => {
-                for group in self.groups.clone() {
-                    let owed = (group, id.clone());
+                for group in self.readers.clone().of(id) {
+                    let owed = (group.clone(), id.clone());
                     if !self.seen.contains(&owed) {
                         self.set(owed, Some(at));
                     }

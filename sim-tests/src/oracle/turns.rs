@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use broker::node::Node;
+use broker::node::{Node, kv::Reading};
 use queue_core::{GroupId, QueueId};
+
+use crate::plan::Wanted;
 
 /// A queue's turn comes in every round; once it may be spent on a look at another node.
 const ROUNDS: u64 = 2;
@@ -20,6 +22,8 @@ type Key = (u32, u32, u32, u32, QueueId);
 struct Place {
     /// What comes next.
     cursor: u64,
+    /// Of what was before it, messages that a filter passed over: no receive was spent on them.
+    filtered: u64,
     /// The end of the queue.
     next: u64,
     /// Changes whenever something is delivered, be it again, or ends.
@@ -50,36 +54,52 @@ impl Turns {
         }
     }
 
-    /// Looks at all queues where they are led, for consumer groups with these names.
-    pub fn look(&mut self, nodes: &[Node], groups: &[String], wrong: &mut Vec<String>) {
+    /// Looks at all queues where they are led, for consumer groups with these names, and what they want if not everything.
+    pub fn look(&mut self, nodes: &[Node], groups: &[(String, Option<Wanted>)], wrong: &mut Vec<String>) {
         let mut now = BTreeMap::new();
         for node in nodes {
             let meta = node.meta();
-            let groups = groups.iter().filter_map(|name| meta.group(name));
-            let groups: Vec<GroupId> = groups.map(|group| GroupId(group.id)).collect();
+            let groups = groups
+                .iter()
+                .filter_map(|(name, wanted)| Some((meta.group(name)?, *wanted)));
+            let groups: Vec<(GroupId, Option<Wanted>)> = groups
+                .map(|(group, wanted)| (GroupId(group.id), wanted))
+                .collect();
             // What cannot be read is nobody's turn.
             if !node.store().damages().is_empty() {
                 continue;
             }
             for shard in node.shards().iter().filter(|shard| shard.leads()) {
-                shard.machine.read(|core| {
-                    let mut given: BTreeMap<(GroupId, QueueId), u64> = BTreeMap::new();
-                    for (group, queue, row) in core.all_in_flight() {
-                        let sum = given.entry((group, queue)).or_default();
-                        *sum = sum.wrapping_add(row.nonce);
-                    }
-                    for (queue, view) in core.queues() {
-                        for &group in &groups {
-                            let topic = meta.topic_by_id(queue.topic());
-                            let place = Place {
-                                queues: topic.map_or(0, |topic| topic.queue_shards.len() as u64),
-                                cursor: core.cursor(group, queue).unwrap_or(view.first),
-                                next: view.next,
-                                given: given.get(&(group, queue)).copied().unwrap_or_default(),
-                            };
-                            now.insert((node.id(), shard.id, queue.topic(), group.0, queue), place);
+                shard.replica.read_state(|state| {
+                    shard.machine.read(|core| {
+                        let mut given: BTreeMap<(GroupId, QueueId), u64> = BTreeMap::new();
+                        for (group, queue, row) in core.all_in_flight() {
+                            let sum = given.entry((group, queue)).or_default();
+                            *sum = sum.wrapping_add(row.nonce);
                         }
-                    }
+                        for (queue, view) in core.queues() {
+                            for &(group, wanted) in &groups {
+                                let topic = meta.topic_by_id(queue.topic());
+                                let cursor = core.cursor(group, queue).unwrap_or(view.first);
+                                let new = (view.next - cursor) as usize;
+                                let new = core
+                                    .stored_from(&Reading(state), queue, cursor, new)
+                                    .unwrap_or_default();
+                                let is_wanted = |tag| wanted.is_none_or(|wanted| wanted.takes_hash(tag));
+                                let has_any = new.iter().any(|stored| is_wanted(stored.tag));
+                                let place = Place {
+                                    queues: topic.map_or(0, |topic| topic.queue_shards.len() as u64),
+                                    cursor,
+                                    filtered: core
+                                        .subscription(group, queue)
+                                        .map_or(0, |known| known.filtered),
+                                    next: if has_any { view.next } else { cursor },
+                                    given: given.get(&(group, queue)).copied().unwrap_or_default(),
+                                };
+                                now.insert((node.id(), shard.id, queue.topic(), group.0, queue), place);
+                            }
+                        }
+                    })
                 });
             }
         }
@@ -93,11 +113,12 @@ impl Turns {
         }
         let mut moved: BTreeMap<_, u64> = BTreeMap::new();
         for (key, place) in &now {
+            let given = |place: &Place| place.cursor - place.filtered;
             let before = self
                 .seen
                 .get(key)
-                .map_or(place.cursor, |(before, _)| before.cursor);
-            *moved.entry(together(*key)).or_default() += place.cursor.saturating_sub(before);
+                .map_or(given(place), |(before, _)| given(before));
+            *moved.entry(together(*key)).or_default() += given(place).saturating_sub(before);
         }
         let before = std::mem::take(&mut self.seen);
         for (key, place) in now {
@@ -133,6 +154,7 @@ mod tests {
         for look in 0..looks {
             let busy = Place {
                 cursor: look * taken,
+                filtered: 0,
                 next: 1_000,
                 given: look,
                 queues: 2,
@@ -150,6 +172,7 @@ mod tests {
     fn waits(next: u64) -> Place {
         Place {
             cursor: 7,
+            filtered: 0,
             next,
             given: 0,
             queues: 2,
@@ -167,6 +190,7 @@ mod tests {
         assert_eq!(judged(100, 8, |_| waits(7)), 0);
         let moves = |look| Place {
             cursor: look / 5,
+            filtered: 0,
             ..waits(1_000)
         };
         assert_eq!(judged(100, 8, moves), 0);

@@ -6,7 +6,10 @@ use std::{
 };
 
 use broker::peer::{Body, PeerError};
-use flotilla_proto::record::{MetaCommand, meta_command::Command as Kind};
+use flotilla_proto::{
+    peer::SeekQueue,
+    record::{MetaCommand, meta_command::Command as Kind},
+};
 use madsim::rand::{Rng, thread_rng};
 use prost::Message;
 
@@ -19,8 +22,8 @@ pub struct Disorder(Arc<Mutex<f64>>);
 const STRAY_MS: u64 = 1_500;
 /// There are few changes of the catalogue. Of so many the answer is lost with its connection.
 pub(super) const ANSWER_LOST: f64 = 0.3;
-/// So many deletions lie in a connection that was given up, and come when nobody waits for an answer any more: they say
-/// what they mean, and leave alone what bears its name by then.
+/// So many deletions and seeks lie in a connection that was given up, and come when nobody waits for an answer any more: they say
+/// what they mean, and leave alone what bears its name, or was put elsewhere, by then.
 pub(super) const DELAYED: f64 = 0.5;
 /// How much later they come at most, milliseconds.
 pub(super) const DELAYED_MS: u64 = 4_000;
@@ -58,6 +61,15 @@ pub(super) fn deletes(body: &Body) -> bool {
     let command = is_change(body).then(|| MetaCommand::decode(request.request.clone()));
     let command = command.and_then(Result::ok).and_then(|it| it.command);
     matches!(command, Some(Kind::DeleteTopic(_) | Kind::DeleteConsumerGroup(_)))
+}
+
+/// Whether it has a consumer group put elsewhere.
+pub(super) fn seeks(body: &Body) -> bool {
+    let Body::Forward(request) = body else {
+        return false;
+    };
+    let seek = (request.rpc == broker::service::SEEK).then(|| SeekQueue::decode(request.request.clone()));
+    seek.is_some_and(|seek| seek.is_ok_and(|seek| !seek.only_look))
 }
 
 /// Nobody sends a change of the catalogue again when its answer is lost: he is told that nobody knows.

@@ -116,6 +116,12 @@ impl Plan {
             | Bug::RulesLeftBehind
             | Bug::DropLeavesGroups
             | Bug::OrphanedDeadLettersDeleted => self.operator,
+            Bug::FilterIgnored
+            | Bug::FilterPassesOverTheRest
+            | Bug::FilterHintAges
+            | Bug::FilteredNotCounted
+            | Bug::FilteredPositionNotSaved => self.wanted.is_some(),
+            Bug::LateSeekCounts | Bug::DateFoundOneOff | Bug::SoughtNotCounted => self.replays,
             Bug::BatchAnswersShifted => self.batches,
             // Else all of a batch is in one entry.
             Bug::PartialAckRepeatedAsNew => {

@@ -45,6 +45,8 @@ impl Plan {
             "work" if value == "none" => (self.work_ms, self.consumers_from) = (0, Duration::ZERO),
             "batches" if value == "none" => self.batches = false,
             "operator" if value == "none" => self.operator = false,
+            "wanted" if value == "everything" => self.wanted = None,
+            "replays" if value == "none" => self.replays = false,
             // Not simpler: to have an operator in every world of a search.
             "operator" if value == "all" => self.operator = true,
             "habits" if value == "none" => self.habits = Habits::NONE,
@@ -85,7 +87,7 @@ impl Plan {
         );
         less("messages", self.messages, 1);
         less("producers", self.producers, 1);
-        less("groups", self.groups, 1);
+        less("groups", self.groups, if self.wanted.is_some() { 2 } else { 1 });
         less("topics", self.topics, 1);
         less("queues", self.queues, 1);
         less("shards", self.shards, 1);
@@ -114,6 +116,12 @@ impl Plan {
         }
         if self.limits.forget() {
             changes.push("retention=none".into());
+        }
+        if self.replays {
+            changes.push("replays=none".into());
+        }
+        if self.wanted.is_some() {
+            changes.push("wanted=everything".into());
         }
         if self.operator {
             changes.push("operator=none".into());

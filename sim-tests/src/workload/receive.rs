@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use broker::limits::MIN_INVISIBLE;
+use flotilla_proto::rocketmq::FilterType;
 use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use tokio::time::sleep;
 use tracing::debug;
@@ -12,6 +13,7 @@ use crate::{
     client::{Ask, Received},
     history::{Delivery, Event},
     letter::Letter,
+    plan::Wanted,
 };
 
 /// After a receive that failed, the next one waits so long.
@@ -44,9 +46,13 @@ fn ask(context: &Context, group: &str) -> Ask {
         poll,
         invisible: (!context.is_push(group)).then_some(chosen),
         queue: rng.gen_range(-1..context.plan.queues as i32),
-        filter: *[None, Some(""), Some("*"), Some("*")]
-            .choose(&mut rng)
-            .expect("there are some"),
+        filter: {
+            let everything = *[None, Some(""), Some("*"), Some("*")]
+                .choose(&mut rng)
+                .expect("there are some");
+            let wanted = context.plan.wanted_by(group).map(Wanted::expression);
+            wanted.or(everything.map(|text| (FilterType::Tag, text.to_owned())))
+        },
     }
 }
 
@@ -60,7 +66,7 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
             ask_what_to_read(&context, node, &topic, &group).await;
         }
         let (asked, ask) = (now(), ask(&context, &group));
-        let messages = match context.client.receive(node, (&topic, &group), ask).await {
+        let messages = match context.client.receive(node, (&topic, &group), &ask).await {
             Ok(messages) => messages,
             Err(failure) => {
                 context.failed("receive", node, &failure);
@@ -98,7 +104,7 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
         }
         work(&context, &group, messages.len()).await;
         for message in &messages {
-            if deal_with(&context, node, &group, message, (asked, ask)).await {
+            if deal_with(&context, node, &group, message, (asked, &ask)).await {
                 done.push(message);
             }
         }
@@ -132,7 +138,7 @@ async fn deal_with(
     node: u32,
     group: &str,
     message: &Received,
-    (asked, ask): (Duration, Ask),
+    (asked, ask): (Duration, &Ask),
 ) -> bool {
     // Who rests has no time for habits.
     if group == UNDERTAKER || context.rest.is_any() {

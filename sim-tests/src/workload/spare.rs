@@ -43,7 +43,7 @@ const ASK: Ask = Ask {
     poll: Duration::from_secs(1),
     invisible: Some(LEASE),
     queue: -1,
-    filter: Some("*"),
+    filter: None,
 };
 /// Between two messages, milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 100..1_500;
@@ -245,7 +245,7 @@ async fn consume(world: &World, client: &Client, group: &str, topics: &[String])
             let node = world.any_node();
             world.desk.enter(&[topic, group]).await;
             let (asked, before) = (now(), world.numbers(node, topic, group));
-            let answer = client.receive(node, (topic, group), ASK).await;
+            let answer = client.receive(node, (topic, group), &ASK).await;
             let after = world.numbers(node, topic, group);
             world.coverage.count(&said("name receive", &answer));
             if let (Ok(messages), Some((topic, group))) = (&answer, before.filter(|_| before == after)) {

@@ -7,6 +7,7 @@ use crate::{
     ids::QueueId,
     kv::{Fault, KeyValue},
     outcome::{Effect, Outcome, Reply},
+    places::Arrival,
 };
 
 pub(crate) fn apply(
@@ -26,7 +27,13 @@ pub(crate) fn apply(
         }
         .into());
     }
-    let offset = core.push(kv, queue, context.position, context.wall_ms, false)?;
+    let arrival = Arrival {
+        position: context.position,
+        tag: append.tag,
+        wall_ms: context.wall_ms,
+        displaced: false,
+    };
+    let offset = core.push(kv, queue, arrival)?;
     core.dedup
         .remember(kv, &append.message_id, queue, offset, core.now_ms)?;
     Ok(Outcome {

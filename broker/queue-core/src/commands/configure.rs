@@ -127,6 +127,7 @@ fn drop_subscription(
     *budget -= 1;
     core.subscriptions.remove(&(queue, group));
     core.by_group.remove(&(group, queue));
+    core.seeking.remove(&(queue, group));
     kv.delete(&keys::subscription(queue, group))?;
     core.drop_unused_rules(kv, group)?;
     Ok(true)

@@ -1,4 +1,4 @@
-//! Deliver: messages become leases of one consumer.
+//! Deliver: messages become leases of one consumer, and what its filter does not let through is passed over.
 //!
 //! The leader chose them; what no longer holds is left out of the reply.
 
@@ -8,10 +8,10 @@ use crate::{
     core::Core,
     ids::{GroupId, QueueId},
     kv::{Fault, KeyValue},
-    limits::{MAX_DELIVER, MAX_IN_FLIGHT},
+    limits::{MAX_DELIVER, MAX_IN_FLIGHT, MAX_PASSED_OVER},
     outcome::{Effect, Lease, Outcome, Refusal, Reply},
     queue::Message,
-    subscription::InFlight,
+    subscription::{InFlight, Subscription},
 };
 
 pub(crate) fn apply(
@@ -25,7 +25,9 @@ pub(crate) fn apply(
     let Some(known) = core.subscriptions.get(&(queue, group)) else {
         return Ok(Reply::Refused(Refusal::NoSubscription).into());
     };
-    let next = core.queues.get(&queue).map_or(0, |queue| queue.next);
+    if known.seeks_to.is_some() {
+        return Ok(Reply::Delivered { leases: Vec::new() }.into());
+    }
     let mut chosen: Vec<(u64, u32)> = Vec::new();
     for &offset in deliver.redeliver.iter().take(MAX_DELIVER) {
         let due = known
@@ -37,15 +39,8 @@ pub(crate) fn apply(
             chosen.push((offset, plant!(AttemptNotCounted => row.attempt, else attempt)));
         }
     }
-    if deliver.first_new == known.cursor {
-        let room = MAX_IN_FLIGHT
-            .saturating_sub(known.in_flight().len())
-            .min(MAX_DELIVER - chosen.len());
-        let count = u64::from(deliver.new_count)
-            .min(room as u64)
-            .min(next - known.cursor);
-        chosen.extend((known.cursor..known.cursor + count).map(|offset| (offset, 1)));
-    }
+    let (new, filtered, cursor) = look_through(core, known, deliver, MAX_DELIVER - chosen.len());
+    chosen.extend(new.into_iter().map(|offset| (offset, 1)));
     let deadline_ms = deliver.deadline_ms.saturating_add(late_ms).max(now);
     let deadline_ms = plant!(LeaseTwiceAsLong => deadline_ms + (deadline_ms - now), else deadline_ms);
     let mut leases = Vec::with_capacity(chosen.len());
@@ -73,17 +68,52 @@ pub(crate) fn apply(
             position: stored.position,
             stored_ms: stored.stored_ms,
         });
-        let known = core.subscription_mut(queue, group).expect("just read");
-        known.cursor = known.cursor.max(offset + 1);
     }
     let mut effects = Vec::new();
+    let known = core.subscription_mut(queue, group).expect("just read");
+    known.cursor = cursor;
+    known.filtered += plant!(FilteredNotCounted => 0, else filtered);
     plant!(CursorNotSaved => if deliver.redeliver.is_empty() { return Ok(crate::planted::unsaved(leases, deadline_ms)) });
-    if !leases.is_empty() {
+    let moved = plant!(FilteredPositionNotSaved => false, else filtered > 0);
+    if !leases.is_empty() || moved {
         core.subscriptions[&(queue, group)].store(kv, queue, group)?;
+    }
+    if !leases.is_empty() {
         effects.push(Effect::LeaseDeadline { at_ms: deadline_ms });
     }
     Ok(Outcome {
         reply: Reply::Delivered { leases },
         effects,
     })
+}
+
+/// New messages as far as the command names them, there are any, and there is room: those to be leased, how many are passed
+/// over, and the cursor behind all of them.
+fn look_through(core: &Core, known: &Subscription, deliver: &Deliver, most: usize) -> (Vec<u64>, u64, u64) {
+    let queue = QueueId(deliver.queue);
+    let next = core.queues.get(&queue).map_or(0, |queue| queue.next);
+    let mut cursor = known.cursor;
+    let mut room = MAX_IN_FLIGHT.saturating_sub(known.in_flight().len()).min(most) as u64;
+    let (mut new, mut filtered) = (Vec::new(), 0);
+    // Decided for another place: nothing of it holds.
+    let runs = deliver.new.iter().filter(|_| deliver.first_new == known.cursor);
+    for run in runs {
+        let left = if run.filtered {
+            MAX_PASSED_OVER - filtered
+        } else {
+            room
+        };
+        let count = u64::from(run.count).min(left).min(next - cursor);
+        if run.filtered {
+            filtered += count;
+        } else {
+            room -= count;
+            new.extend(cursor..cursor + count);
+        }
+        cursor += count;
+        if count < u64::from(run.count) {
+            break;
+        }
+    }
+    (new, filtered, cursor)
 }

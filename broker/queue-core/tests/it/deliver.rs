@@ -1,19 +1,22 @@
 //! Deliver.
 
-use flotilla_proto::record::{Deliver, StartAt, command::Command, release::Action};
+use flotilla_proto::record::{Append, Deliver, StartAt, command::Command, release::Action};
 use queue_core::{
     Effect, GroupId, InFlightView, Lease, QueueId, Refusal, Reply,
     limits::{MAX_DELIVER, MAX_IN_FLIGHT},
+    tag_hash,
 };
 
-use crate::support::{G, G_OTHER, LEASE_MS, Q, START_MS, Shard, WALL_MS, command, offsets, place};
+use crate::support::{
+    DLQ, G, G_OTHER, LEASE_MS, Q, START_MS, Shard, WALL_MS, command, offsets, place, runs, taken,
+};
 
 fn new_ones(first_new: u64, new_count: u32) -> Deliver {
     Deliver {
         group: G,
         queue: Q,
         first_new,
-        new_count,
+        new: taken(new_count),
         deadline_ms: START_MS + LEASE_MS,
         nonce: 5,
         ..Deliver::default()
@@ -34,6 +37,71 @@ fn new_messages_are_leased_once_and_in_order() {
     assert_eq!(leases, [lease(0, 2), lease(1, 3)]);
     assert_eq!(offsets(&shard.deliver(G, Q, 9, 6)), [2]);
     assert_eq!(offsets(&shard.deliver(G, Q, 9, 7)), [] as [u64; 0]);
+}
+
+#[test]
+fn what_a_filter_does_not_let_through_is_passed_over_and_over() {
+    let mut shard = Shard::subscribed();
+    shard.fill(Q, 9);
+    let deliver = Deliver {
+        new: runs(&[(1, true), (2, false), (3, true)]),
+        ..new_ones(0, 0)
+    };
+    assert_eq!(offsets(&shard.delivered(deliver.clone())), [1, 2]);
+    let view = shard.view(G, Q);
+    assert_eq!(
+        (view.cursor, view.filtered, view.leased, view.ready),
+        (6, 4, 2, 3)
+    );
+    assert_eq!(
+        offsets(&shard.delivered(deliver)),
+        [] as [u64; 0],
+        "decided for another place"
+    );
+    let rest = Deliver {
+        new: runs(&[(99, true)]),
+        ..new_ones(6, 0)
+    };
+    assert_eq!(offsets(&shard.delivered(rest)), [] as [u64; 0]);
+    let view = shard.view(G, Q);
+    assert_eq!(
+        (view.cursor, view.filtered, view.ready),
+        (9, 7, 0),
+        "no further than there are any"
+    );
+}
+
+#[test]
+fn nothing_is_passed_over_behind_what_finds_no_room() {
+    let mut shard = Shard::subscribed();
+    shard.careful = false;
+    let most = MAX_DELIVER as u32;
+    shard.fill(Q, u64::from(most) + 3);
+    let deliver = Deliver {
+        new: runs(&[(most + 1, false), (1, true)]),
+        ..new_ones(0, 0)
+    };
+    assert_eq!(shard.delivered(deliver).len(), MAX_DELIVER);
+    let view = shard.view(G, Q);
+    assert_eq!((view.cursor, view.filtered), (u64::from(most), 0));
+}
+
+#[test]
+fn a_tag_stands_in_the_row_of_its_message_and_of_its_dead_letter() {
+    let mut shard = Shard::subscribed();
+    let sent = Append {
+        queue: Q,
+        message_id: "tagged".into(),
+        tag: tag_hash("red"),
+        ..Append::default()
+    };
+    shard.apply(command(Command::Append(sent)));
+    shard.deliver(G, Q, 1, 5);
+    shard.release(0, 5, Action::DeadLetter, None, 6);
+    for queue in [Q, DLQ] {
+        let stored = shard.core.locate(&shard.kv, QueueId(queue), 0).unwrap().unwrap();
+        assert_eq!(stored.tag, tag_hash("red"));
+    }
 }
 
 #[test]

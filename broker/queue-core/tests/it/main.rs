@@ -10,6 +10,7 @@ mod random;
 mod reading;
 mod release;
 mod renew;
+mod seek;
 mod steps;
 mod support;
 mod tick;

@@ -7,8 +7,8 @@ mod upkeep;
 
 use flotilla_proto::record::{
     Ack, Append, Backoff, Command, Configure, CopyForward, Deliver, Depart, Expiry, LeaseRef, Release, Renew,
-    StartAt, Subscribe, Tick, Trim, Written, backoff::Strategy, command::Command as Kind, configure::What,
-    release::Action,
+    Seek, StartAt, Subscribe, Tick, Trim, Written, backoff::Strategy, command::Command as Kind,
+    configure::What, release::Action,
 };
 use queue_core::{
     AckResult, Context, Core, GroupId, InFlightView, KeyValue, Lease, Position, QueueId, QueueView, Refusal,
@@ -53,6 +53,10 @@ pub(crate) struct Sub {
     pub(crate) queue: u64,
     pub(crate) rules: Subscribe,
     start: usize,
+    /// Seeks that were done, and where one that is not done goes to.
+    pub(crate) epoch: u64,
+    last_seek: u64,
+    seeks_to: Option<u64>,
     states: Vec<State>,
 }
 
@@ -65,6 +69,8 @@ pub(crate) enum State {
     Acked,
     Dead,
     Trimmed,
+    Filtered,
+    Sought,
 }
 
 #[derive(Debug, Clone)]
@@ -216,6 +222,7 @@ impl Model {
             Some(Kind::Ack(ack)) => self.ack(ack),
             Some(Kind::Release(release)) => self.release(late, release),
             Some(Kind::Tick(tick)) => self.tick(tick),
+            Some(Kind::Seek(seek)) => self.seek(seek),
             Some(Kind::Trim(trim)) => self.trim(trim),
             Some(Kind::CopyForward(copy)) => self.copy_forward(context.position, copy),
             Some(Kind::Written(written)) => self.written(late, written),
@@ -262,6 +269,9 @@ impl Model {
         let Some(sub) = self.sub_mut(deliver.group, deliver.queue) else {
             return Reply::Refused(Refusal::NoSubscription);
         };
+        if sub.seeks_to.is_some() {
+            return Reply::Delivered { leases: Vec::new() };
+        }
         let mut wanted: Vec<(u64, u32)> = Vec::new();
         for &offset in &deliver.redeliver {
             if let Some(due) = sub.due(now).iter().find(|view| view.offset == offset)
@@ -272,12 +282,17 @@ impl Model {
         }
         let cursor = sub.cursor() as u64;
         if cursor == deliver.first_new {
-            let end = messages.len() as u64;
-            wanted.extend(
-                (cursor..end)
-                    .take(deliver.new_count as usize)
-                    .map(|offset| (offset, 1)),
-            );
+            let fates = deliver
+                .new
+                .iter()
+                .flat_map(|run| vec![run.filtered; run.count as usize]);
+            for (offset, filtered) in (cursor..messages.len() as u64).zip(fates) {
+                if filtered {
+                    *sub.state(offset).unwrap() = State::Filtered;
+                } else {
+                    wanted.push((offset, 1));
+                }
+            }
         }
         let mut leases = Vec::new();
         for (offset, attempt) in wanted {

@@ -114,9 +114,11 @@ fn kinds(reply: &Reply) -> Vec<&'static str> {
             is("trimmed in part", *more);
         }
         Reply::Copied(copied) => is(if *copied { "copied" } else { "not copied" }, true),
+        Reply::Sought { at } => is(if at.is_some() { "sought" } else { "seeks" }, true),
         Reply::Configured { more } => is(if *more { "dropped in part" } else { "configured" }, true),
         Reply::Refused(Refusal::NoSubscription) => is("no subscription", true),
         Reply::Refused(Refusal::Malformed) => is("malformed", true),
+        Reply::Refused(Refusal::Outdated) => is("outdated", true),
         Reply::Refused(Refusal::Behind) => is("behind", true),
     }
     kinds
@@ -127,12 +129,12 @@ fn kinds(reply: &Reply) -> Vec<&'static str> {
 fn random_logs_reach_every_kind_of_reply() {
     let mut runner = TestRunner::deterministic();
     let mut reached = BTreeSet::new();
-    for _ in 0..150 {
+    for _ in 0..200 {
         let (log, _) = log_of(&steps(150).new_tree(&mut runner).expect("no filters").current());
         let (outcomes, _) = run(&mut Core::default(), &mut Map::default(), &log);
         reached.extend(outcomes.iter().flat_map(|outcome| kinds(&outcome.reply)));
     }
-    assert_eq!(reached.len(), 25, "{reached:?}");
+    assert_eq!(reached.len(), 28, "{reached:?}");
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 
 use flotilla_proto::record::{
     Ack, Backoff, Command, Configure, CustomizedBackoff, Deliver, Depart, DropGroup, DropQueue, Expiry,
-    ExponentialBackoff, LeaseRef, Renew, StartAt, Subscribe, Written, WrittenLeases,
+    ExponentialBackoff, LeaseRef, Renew, Run, StartAt, Subscribe, Written, WrittenLeases,
     backoff::Strategy as Rule, command::Command as Kind, configure::What,
 };
 use proptest::prelude::*;
@@ -12,7 +12,8 @@ use queue_core::{Context, Position, limits::DEDUP_WINDOW_MS};
 use crate::{
     model::Model,
     support::{
-        DLQ, G, Q, Q_OTHER, Q_TWIN, START_MS, append, command, configure, copy_forward, release, tick, trim,
+        DLQ, G, Q, Q_OTHER, Q_TWIN, START_MS, append, command, configure, copy_forward, release, seek, tick,
+        trim,
     },
 };
 
@@ -40,7 +41,7 @@ pub(crate) enum Act {
         queue: u64,
         choice: Choice,
         cursor_off: i8,
-        count: u32,
+        runs: Vec<Run>,
         lease_ms: i64,
         nonce: u64,
         auto_renew: bool,
@@ -91,6 +92,14 @@ pub(crate) enum Act {
         queue: u64,
         first: u64,
         limit: u32,
+    },
+    Seek {
+        group: u32,
+        queue: u64,
+        to: u64,
+        limit: u32,
+        late: u64,
+        id: u64,
     },
     CopyForward {
         queue: u64,
@@ -168,7 +177,7 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
             queue,
             choice,
             cursor_off,
-            count,
+            runs,
             lease_ms,
             nonce,
             auto_renew,
@@ -183,11 +192,12 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
                 queue,
                 redeliver,
                 first_new: cursor.saturating_add_signed(cursor_off.into()),
-                new_count: count,
+                new: runs,
                 deadline_ms: now.saturating_add_signed(lease_ms),
                 nonce,
                 auto_renew,
                 client: nonce + 100,
+                filter: 0,
             }))
         }
         Act::Ack { group, queue, picks } => {
@@ -272,6 +282,17 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
             tick(expiries)
         }
         Act::Trim { queue, first, limit } => trim(queue, first, limit),
+        Act::Seek {
+            group,
+            queue,
+            to,
+            limit,
+            late,
+            id,
+        } => {
+            let epoch = model.sub(group, queue).map_or(0, |sub| sub.epoch);
+            seek((group, queue, to, limit), epoch.saturating_sub(late), id)
+        }
         Act::CopyForward { queue, offset } => copy_forward(queue, offset),
         Act::DropQueue(drop) => configure(What::DropQueue(drop)),
         Act::DropGroup(drop) => configure(What::DropGroup(drop)),
@@ -350,23 +371,24 @@ fn deliver() -> impl Strategy<Value = Act> {
     ];
     let cursor_off = prop_oneof![6 => Just(0i8), 1 => -2..3i8];
     let lease_ms = prop_oneof![5 => 0..3_000i64, 1 => -2_000..0i64];
+    let run = (0..6u32, prop::bool::weighted(0.2)).prop_map(|(count, filtered)| Run { count, filtered });
     (
         group(),
         queue(),
         choice,
         cursor_off,
-        0..5u32,
+        prop::collection::vec(run, 0..4),
         lease_ms,
         nonce(),
         any::<bool>(),
     )
         .prop_map(
-            |(group, queue, choice, cursor_off, count, lease_ms, nonce, auto_renew)| Act::Deliver {
+            |(group, queue, choice, cursor_off, runs, lease_ms, nonce, auto_renew)| Act::Deliver {
                 group,
                 queue,
                 choice,
                 cursor_off,
-                count,
+                runs,
                 lease_ms,
                 nonce,
                 auto_renew,
@@ -416,7 +438,7 @@ fn prolonged() -> impl Strategy<Value = Act> {
             stale,
             until_ms,
         }),
-        2 => (clients(), times, 0..3u32).prop_map(|(clients, (before_ms, until_ms, since_ms), limit)| Act::Renew {
+        3 => (clients(), times, 0..3u32).prop_map(|(clients, (before_ms, until_ms, since_ms), limit)| Act::Renew {
             clients,
             before_ms,
             until_ms,
@@ -440,6 +462,9 @@ fn what() -> impl Strategy<Value = Act> {
         14 => (0..6usize, prop::option::weighted(0.2, (group(), queue(), 0..9u64)), prop::bool::weighted(0.1))
             .prop_map(|(limit, wrong, lie)| Act::Tick { limit, wrong, lie }),
         3 => (queue(), 0..12u64, 0..6u32).prop_map(|(queue, first, limit)| Act::Trim { queue, first, limit }),
+        3 => (group(), queue(), 0..12u64, 0..4u32, 0..2u64, 0..2u64).prop_map(|(group, queue, to, limit, late, id)| {
+            Act::Seek { group, queue, to, limit, late, id }
+        }),
         4 => (queue(), 0..9u64).prop_map(|(queue, offset)| Act::CopyForward { queue, offset }),
         1 => (queue(), 0..9u32, deletions()).prop_map(|(queue, limit, deletions)| {
             Act::DropQueue(DropQueue { queue, limit, deletions })

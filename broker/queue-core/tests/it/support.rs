@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use flotilla_proto::record::{
     Ack, Append, Backoff, Command, Configure, CopyForward, CustomizedBackoff, Deliver, DropGroup, DropQueue,
-    Expiry, LeaseRef, Release, StartAt, Subscribe, Tick, Trim, Written, WrittenLeases, backoff::Strategy,
-    command, configure, release::Action,
+    Expiry, LeaseRef, Release, Run, Seek, StartAt, Subscribe, Tick, Trim, Written, WrittenLeases,
+    backoff::Strategy, command, configure, release::Action,
 };
 use queue_core::{
     AckResult, Context, Core, Effect, Fault, GroupId, InFlightView, KeyValue, Lease, Outcome, Position,
@@ -162,11 +162,12 @@ impl Shard {
             queue,
             redeliver: chosen.redeliver,
             first_new: chosen.first_new,
-            new_count: chosen.new_count,
+            new: taken(chosen.new_count),
             deadline_ms: self.now_ms + LEASE_MS,
             nonce,
             auto_renew,
             client: 7,
+            filter: 0,
         };
         self.delivered(deliver)
     }
@@ -329,6 +330,7 @@ pub(crate) fn append(queue: u64, id: &str) -> Command {
         queue,
         message_id: id.into(),
         message,
+        ..Append::default()
     }))
 }
 
@@ -373,6 +375,17 @@ pub(crate) fn written(nonce: u64, offsets: &[u64], until_ms: u64) -> Command {
     }))
 }
 
+/// So many new ones, none passed over.
+pub(crate) fn taken(count: u32) -> Vec<Run> {
+    runs(&[(count, false)])
+}
+
+/// So many new ones, passed over or not.
+pub(crate) fn runs(runs: &[(u32, bool)]) -> Vec<Run> {
+    let runs = runs.iter();
+    runs.map(|&(count, filtered)| Run { count, filtered }).collect()
+}
+
 /// (expired, dead_lettered, more)
 pub(crate) fn ticked(reply: Reply) -> (u32, u32, bool) {
     match reply {
@@ -391,6 +404,18 @@ pub(crate) fn tick(expiries: Vec<Expiry>) -> Command {
 
 pub(crate) fn trim(queue: u64, first: u64, limit: u32) -> Command {
     command(command::Command::Trim(Trim { queue, first, limit }))
+}
+
+pub(crate) fn seek((group, queue, to, limit): (u32, u64, u64, u32), epoch: u64, id: u64) -> Command {
+    command(command::Command::Seek(Seek {
+        group,
+        queue,
+        from: 0,
+        to,
+        limit,
+        epoch,
+        id,
+    }))
 }
 
 pub(crate) fn copy_forward(queue: u64, offset: u64) -> Command {

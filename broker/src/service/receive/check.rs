@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use flotilla_filter::Kind;
 use flotilla_proto::{
     record,
     rocketmq::{Code, FilterType, ReceiveMessageRequest, Resource},
@@ -14,7 +15,7 @@ use crate::{
         AUTO_RENEW_LEASE_MS, DEFAULT_POLL, MAX_INVISIBLE, MAX_POLL, MAX_RECEIVE_BATCH,
         MAX_SMALL_REQUEST_BYTES, MIN_INVISIBLE, POLL_MARGIN, REPLY_MARGIN,
     },
-    node::{clients::client_hash, hub::Pair},
+    node::{clients::client_hash, filter::Filter, hub::Pair},
 };
 
 /// A receive, checked.
@@ -27,6 +28,7 @@ pub(super) struct Receive {
     pub(super) lease_ms: u64,
     pub(super) auto_renew: bool,
     pub(super) client: u64,
+    pub(super) filter: Filter,
     pub(super) until: Instant,
 }
 
@@ -60,7 +62,7 @@ impl Service {
         names::check_topic(&full_name)?;
         let group_name = names::full_name(caller, request.group.as_ref());
         names::check_group(&group_name)?;
-        check_filter(request)?;
+        let filter = self.filter(request)?;
         let lease_ms = lease_ms(request)?;
         let topic = self.topic(&full_name).await?;
         let group = self.group(&group_name).await?;
@@ -74,23 +76,27 @@ impl Service {
             lease_ms,
             auto_renew: request.auto_renew,
             client: client_hash(&caller.client_id),
+            filter,
             until: Instant::now() + poll_time(caller, request),
         })
     }
-}
 
-fn check_filter(request: &ReceiveMessageRequest) -> Result<(), Refused> {
-    let Some(filter) = &request.filter_expression else {
-        return Ok(());
-    };
-    let everything = filter.expression.is_empty() || filter.expression.trim() == "*";
-    if everything && filter.r#type != FilterType::Sql as i32 {
-        return Ok(());
+    /// What the consumer wants of the topic. A request without an expression wants everything.
+    fn filter(&self, request: &ReceiveMessageRequest) -> Result<Filter, Refused> {
+        let asked = request.filter_expression.as_ref();
+        let (kind, text) = asked.map_or((0, ""), |asked| (asked.r#type, asked.expression.as_str()));
+        let kind = match FilterType::try_from(kind) {
+            Ok(FilterType::Sql) => Kind::Sql,
+            // Some SDKs leave the kind out.
+            Ok(FilterType::Tag | FilterType::Unspecified) => Kind::Tag,
+            Err(_) => {
+                let unknown = format!("filter expressions of type {kind} are not known; use TAG or SQL");
+                return Err(Refused::new(Code::IllegalFilterExpression, unknown));
+            }
+        };
+        let compiled = self.filters().get(kind, text);
+        compiled.map_err(|error| Refused::new(Code::IllegalFilterExpression, error.to_string()))
     }
-    Err(Refused::new(
-        Code::NotImplemented,
-        "this release does not filter yet; subscribe with the expression *",
-    ))
 }
 
 fn lease_ms(request: &ReceiveMessageRequest) -> Result<u64, Refused> {

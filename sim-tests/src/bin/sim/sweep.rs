@@ -15,7 +15,7 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 500;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 53] = [
+const MUST_HAPPEN: [&str; 55] = [
     "command release: retry",
     "command written",
     "command renew",
@@ -60,7 +60,9 @@ const MUST_HAPPEN: [&str; 53] = [
     "push rests",
     "handle invented",
     "assignment",
-    "command release: retry",
+    "messages passed over",
+    "command seek",
+    "seek done",
     "forgotten for its age",
     "forgotten for room",
     "segment recycled",

@@ -88,6 +88,13 @@ impl Model {
             view.trimmed,
             sub.count(|state| *state == State::Trimmed),
         )?;
+        equal(
+            "filtered",
+            view.filtered,
+            sub.count(|state| *state == State::Filtered),
+        )?;
+        equal("sought", view.sought, sub.count(|state| *state == State::Sought))?;
+        equal("seek", (view.epoch, view.seeks_to), (sub.epoch, sub.seeks_to))?;
         equal("cursor", view.cursor, sub.cursor() as u64)?;
         equal("attempts", view.max_attempts, sub.rules.max_attempts)?;
         equal("backoff", view.backoff, sub.rules.backoff.clone())?;
@@ -119,6 +126,10 @@ impl Model {
                 redeliver,
                 first_new: sub.cursor() as u64,
                 new_count: room.min(new) as u32,
+            };
+            let chosen = match sub.seeks_to {
+                Some(_) => Selection::default(),
+                None => chosen,
             };
             equal("selection", core.selectable(group, queue, 0, max, most), chosen)?;
         }

@@ -122,9 +122,41 @@ impl Model {
             queue: rules.queue,
             rules,
             start,
+            epoch: 0,
+            last_seek: 0,
+            seeks_to: None,
             states,
         });
         self.subs.sort_by_key(|sub| (sub.queue, sub.group));
+    }
+
+    pub(super) fn seek(&mut self, seek: &Seek) -> Reply {
+        let ends = self.queue(seek.queue);
+        let (first, next) = ends.map_or((0, 0), |queue| (queue.first, queue.messages.len()));
+        let Some(sub) = self.sub_mut(seek.group, seek.queue) else {
+            return Reply::Refused(Refusal::NoSubscription);
+        };
+        if sub.epoch != seek.epoch {
+            let is_done = sub.last_seek == seek.id && sub.epoch == seek.epoch + 1;
+            return match is_done {
+                true => Reply::Sought {
+                    at: Some(sub.start as u64),
+                },
+                false => Reply::Refused(Refusal::Outdated),
+            };
+        }
+        sub.last_seek = seek.id;
+        let held = sub.states.iter_mut().filter(|state| state.view().is_some());
+        held.take(seek.limit as usize)
+            .for_each(|state| *state = State::Sought);
+        if !sub.in_flight().is_empty() {
+            sub.seeks_to = Some(seek.to);
+            return Reply::Sought { at: None };
+        }
+        let at = (seek.to as usize).clamp(first, next);
+        (sub.start, sub.states) = (at, vec![State::New; next - at]);
+        (sub.epoch, sub.seeks_to) = (sub.epoch + 1, None);
+        Reply::Sought { at: Some(at as u64) }
     }
 
     /// One unit of the budget for each message in flight, one for the subscription.

@@ -1,0 +1,220 @@
+//! Replay: a consumer group goes on from another message, by offset or by date, queue by queue, each at its leader.
+
+use std::sync::Arc;
+
+use flotilla_proto::{
+    peer::{SeekAnswer, SeekQueue, seek_queue::To},
+    record::{self, Command, command},
+    rocketmq::Code,
+};
+use futures::{StreamExt, stream};
+use prost::Message;
+use queue_core::{GroupId, QueueId, Refusal, Reply};
+
+use super::{
+    Caller, Service,
+    answer::Refused,
+    at_leader::{At, Try, undecodable},
+    names,
+};
+use crate::{
+    limits::{SEEK_AT_ONCE, SEEK_PATIENCE},
+    node::{proposer::SubmitError, shard::DataShard},
+    views::{AdminError, AdminErrorKind, QueueSeek, SeekReport, SeekSpec, SeekTo},
+};
+
+/// The name under which a node asks a queue's leader.
+pub const RPC: &str = "flotilla.Seek";
+
+impl Service {
+    /// Lets a consumer group go on from another message in each queue of a topic, or in one. What it has in flight there is
+    /// over. A queue that is not known to be done is told with the reason; to ask again does no harm.
+    pub async fn seek_group(&self, name: &str, spec: SeekSpec) -> Result<SeekReport, AdminError> {
+        names::check_group(name)?;
+        names::check_topic(&spec.topic)?;
+        let invalid = |kind, message: String| AdminError::new(kind, message);
+        self.node().catch_up_meta().await?;
+        let meta = self.node().meta();
+        let group = meta.group(name).ok_or_else(|| {
+            let none = format!("consumer group {name} does not exist; see `flotilla group list`");
+            invalid(AdminErrorKind::NotFound, none)
+        })?;
+        let topic = meta.topic(&spec.topic).ok_or_else(|| {
+            let none = format!("topic {} does not exist; see `flotilla topic list`", spec.topic);
+            invalid(AdminErrorKind::NotFound, none)
+        })?;
+        let count = topic.queue_shards.len() as u32;
+        if let Some(queue) = spec.queue.filter(|&queue| queue >= count) {
+            let none = format!("topic {} has queues 0 to {}, not {queue}", spec.topic, count - 1);
+            return Err(invalid(AdminErrorKind::Invalid, none));
+        }
+        let numbers = (0..count).filter(|&number| spec.queue.is_none_or(|only| only == number));
+        let seeks = numbers.map(|number| {
+            let shard = topic.queue_shards[number as usize];
+            self.seek_queue(shard, seek_of(group.id, QueueId::new(topic.id, number), &spec))
+        });
+        let queues = stream::iter(seeks.collect::<Vec<_>>()).buffered(SEEK_AT_ONCE);
+        Ok(SeekReport {
+            dry_run: spec.dry_run,
+            queues: queues.collect().await,
+        })
+    }
+
+    /// One queue, at its leader.
+    async fn seek_queue(&self, shard: u32, seek: SeekQueue) -> QueueSeek {
+        let queue = QueueId(seek.queue).number();
+        let caller = Caller {
+            deadline: Some(SEEK_PATIENCE),
+            ..Caller::default()
+        };
+        let problem = |why: String| QueueSeek {
+            queue,
+            problem: Some(why),
+            ..QueueSeek::default()
+        };
+        // First a look: where it is put by this depends on what was done before, and a late repetition must not do it again.
+        let look = SeekQueue {
+            only_look: true,
+            ..seek
+        };
+        let mut answer = self.seek_for(&caller, shard, look).await;
+        if let Ok(looked) = &answer
+            && looked.refused.is_empty()
+            && !seek.only_look
+        {
+            let seek = SeekQueue {
+                epoch: looked.epoch,
+                id: self.node().clock().random_u64(),
+                ..seek
+            };
+            let before = looked.before;
+            let done = self.seek_for(&caller, shard, seek).await;
+            answer = done.map(|done| SeekAnswer { before, ..done });
+        }
+        match answer {
+            Ok(answer) if answer.refused.is_empty() => QueueSeek {
+                queue,
+                before: Some(answer.before),
+                after: Some(answer.after),
+                problem: None,
+            },
+            Ok(answer) => problem(answer.refused),
+            Err(refused) => problem(refused.message),
+        }
+    }
+
+    /// The same, here or elsewhere.
+    pub(super) async fn seek_for(
+        &self,
+        caller: &Caller,
+        shard: u32,
+        seek: SeekQueue,
+    ) -> Result<SeekAnswer, Refused> {
+        let here = |shard, _| self.seek_here(shard, seek);
+        match self.at_leader(caller, shard, RPC, &seek, here).await? {
+            At::Here(answer) => Ok(answer),
+            At::There(bytes) => SeekAnswer::decode(bytes).map_err(|_| undecodable()),
+        }
+    }
+
+    /// Carries it out on the leader, step by step.
+    async fn seek_here(&self, shard: Arc<DataShard>, seek: SeekQueue) -> Result<Try<SeekAnswer>, Refused> {
+        let (group, queue) = (GroupId(seek.group), QueueId(seek.queue));
+        // A look changes nothing.
+        if !seek.only_look
+            && let Err(error) = self.begin_for_seek(&shard, group, queue).await?
+        {
+            return elsewhere(error);
+        }
+        let Some(to) = seek.to else {
+            return Err(Refused::new(Code::BadRequest, "a seek without a place"));
+        };
+        let target = shard.seek_target(group, queue, to);
+        let target = target.map_err(|fault| self.not_delivered(fault.into()))?;
+        let (before, mut after) = (target.before, target.after);
+        while !seek.only_look {
+            let step = record::Seek {
+                group: group.0,
+                queue: queue.0,
+                from: before,
+                to: after,
+                limit: shard.bounds.seek,
+                epoch: seek.epoch,
+                id: seek.id,
+            };
+            let command = Command {
+                command: Some(command::Command::Seek(step)),
+            };
+            match shard.proposer.submit(command).await {
+                Ok(Reply::Sought { at: Some(at) }) => {
+                    after = at;
+                    break;
+                }
+                Ok(Reply::Sought { at: None }) => {}
+                // Nothing was ever stored there, and the consumer group begins with the first message.
+                Ok(Reply::Refused(Refusal::NoSubscription)) => break,
+                Ok(Reply::Refused(Refusal::Outdated)) => {
+                    let other =
+                        "the consumer group was put elsewhere meanwhile; look where it is, and ask again";
+                    return Err(Refused::new(Code::BadRequest, other));
+                }
+                Ok(other) => {
+                    let odd = format!("the shard answered a seek with {other:?}");
+                    return Err(Refused::new(Code::InternalServerError, odd));
+                }
+                Err(error) => return elsewhere(error),
+            }
+        }
+        Ok(Try::Done(SeekAnswer {
+            before,
+            after,
+            refused: String::new(),
+            epoch: target.epoch,
+        }))
+    }
+
+    /// A consumer group that has never read the queue begins first.
+    async fn begin_for_seek(
+        &self,
+        shard: &DataShard,
+        group: GroupId,
+        queue: QueueId,
+    ) -> Result<Result<(), SubmitError>, Refused> {
+        let meta = self.node().meta();
+        let gone = || {
+            Refused::new(
+                Code::NotFound,
+                "the topic or the consumer group was deleted meanwhile",
+            )
+        };
+        let known = meta.group_by_id(group.0).ok_or_else(gone)?;
+        if meta.topic_is_gone(queue.topic()) || meta.group_is_gone(group.0) {
+            return Err(gone());
+        }
+        let want = self.want_of(&meta, &known, shard.id);
+        Ok(shard.subscribe_if_needed(queue, &want).await)
+    }
+}
+
+fn elsewhere<T>(error: SubmitError) -> Result<Try<T>, Refused> {
+    match error {
+        SubmitError::NotLeader { unsure, .. } => Ok(Try::Elsewhere { unsure }),
+        other => Err(other.into()),
+    }
+}
+
+fn seek_of(group: u32, queue: QueueId, spec: &SeekSpec) -> SeekQueue {
+    let to = match spec.to {
+        SeekTo::First => To::First(true),
+        SeekTo::Last => To::Last(true),
+        SeekTo::Offset(offset) => To::Offset(offset),
+        SeekTo::AtMs(at_ms) => To::AtMs(at_ms),
+    };
+    SeekQueue {
+        group,
+        queue: queue.0,
+        to: Some(to),
+        only_look: spec.dry_run,
+        ..SeekQueue::default()
+    }
+}
