@@ -131,42 +131,24 @@ impl Service {
         };
         let target = shard.seek_target(group, queue, to);
         let target = target.map_err(|fault| self.not_delivered(fault.into()))?;
-        let (before, mut after) = (target.before, target.after);
-        while !seek.only_look {
-            let step = record::Seek {
-                group: group.0,
-                queue: queue.0,
-                from: before,
-                to: after,
-                limit: shard.bounds.seek,
-                epoch: seek.epoch,
-                id: seek.id,
-            };
-            let command = Command {
-                command: Some(command::Command::Seek(step)),
-            };
-            match shard.proposer.submit(command).await {
-                Ok(Reply::Sought { at: Some(at) }) => {
-                    after = at;
-                    break;
-                }
-                Ok(Reply::Sought { at: None }) => {}
-                // Nothing was ever stored there, and the consumer group begins with the first message.
-                Ok(Reply::Refused(Refusal::NoSubscription)) => break,
-                Ok(Reply::Refused(Refusal::Outdated)) => {
-                    let other =
-                        "the consumer group was put elsewhere meanwhile; look where it is, and ask again";
-                    return Err(Refused::new(Code::BadRequest, other));
-                }
-                Ok(other) => {
-                    let odd = format!("the shard answered a seek with {other:?}");
-                    return Err(Refused::new(Code::InternalServerError, odd));
-                }
-                Err(error) => return elsewhere(error),
-            }
-        }
+        let step = record::Seek {
+            group: group.0,
+            queue: queue.0,
+            from: target.before,
+            to: target.after,
+            limit: shard.bounds.seek,
+            epoch: seek.epoch,
+            id: seek.id,
+        };
+        let after = match seek.only_look {
+            true => target.after,
+            false => match carry_out(&shard, step).await? {
+                Try::Done(at) => at,
+                Try::Elsewhere { unsure } => return Ok(Try::Elsewhere { unsure }),
+            },
+        };
         Ok(Try::Done(SeekAnswer {
-            before,
+            before: target.before,
             after,
             refused: String::new(),
             epoch: target.epoch,
@@ -193,6 +175,30 @@ impl Service {
         }
         let want = self.want_of(&meta, &known, shard.id);
         Ok(shard.subscribe_if_needed(queue, &want).await)
+    }
+}
+
+/// Step by step; where the consumer group is then. Each step ends some of what it has in flight, and nothing comes to that.
+async fn carry_out(shard: &DataShard, seek: record::Seek) -> Result<Try<u64>, Refused> {
+    let command = Command {
+        command: Some(command::Command::Seek(seek)),
+    };
+    loop {
+        match shard.proposer.submit(command.clone()).await {
+            Ok(Reply::Sought { at: Some(at) }) => return Ok(Try::Done(at)),
+            Ok(Reply::Sought { at: None }) => {}
+            // Nothing was ever stored there, and the consumer group begins with the first message.
+            Ok(Reply::Refused(Refusal::NoSubscription)) => return Ok(Try::Done(seek.to)),
+            Ok(Reply::Refused(Refusal::Outdated)) => {
+                let other = "the consumer group was put elsewhere meanwhile; look where it is, and ask again";
+                return Err(Refused::new(Code::BadRequest, other));
+            }
+            Ok(other) => {
+                let odd = format!("the shard answered a seek with {other:?}");
+                return Err(Refused::new(Code::InternalServerError, odd));
+            }
+            Err(error) => return elsewhere(error),
+        }
     }
 }
 
