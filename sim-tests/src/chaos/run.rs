@@ -4,7 +4,6 @@
 //! replica has caught up (P11). The oracles watch all the time.
 
 use std::{
-    collections::BTreeSet,
     fs, io,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
