@@ -1,8 +1,8 @@
 """The unmodified Python SDK against a running broker: send, receive and acknowledge, with a simple and a push consumer.
 
 Usage: roundtrip.py ENDPOINT TOPIC GROUP COUNT [tls]
-The push consumer reads the same messages as the consumer group GROUP-push. Ends with 1 unless every message that was
-sent arrived exactly once in both consumer groups.
+The push consumer reads the same messages as the consumer group GROUP-push, and GROUP-tag, GROUP-sql and GROUP-none want
+some of them. Ends with 1 unless every message that was sent arrived exactly once in every consumer group that wants it.
 """
 
 import sys
@@ -12,6 +12,7 @@ from collections import Counter
 
 from rocketmq import (ClientConfiguration, ConsumeResult, Credentials, FilterExpression, Message, MessageListener,
                       Producer, PushConsumer, SimpleConsumer)
+from rocketmq.v5.model.filter_expression import FilterType
 
 DEADLINE_S = 120
 INVISIBLE_S = 60
@@ -36,9 +37,10 @@ def send(config, topic, count, tls):
     return sent
 
 
-def receive_simple(config, topic, group, count, tls):
-    """Receives and acknowledges with a simple consumer until everything came and nothing more does."""
-    consumer = SimpleConsumer(config, group, {topic: FilterExpression()}, await_duration=1, tls_enable=tls)
+def receive_simple(config, topic, group, count, tls, expression=None):
+    """Receives and acknowledges with a simple consumer until everything it wants came and nothing more does."""
+    subscription = {topic: expression or FilterExpression()}
+    consumer = SimpleConsumer(config, group, subscription, await_duration=1, tls_enable=tls)
     consumer.startup()
     received, wrong, empty, deadline = Counter(), [], 0, time.monotonic() + DEADLINE_S
     while (len(received) < count or empty < EMPTY_RECEIVES) and time.monotonic() < deadline:
@@ -94,6 +96,23 @@ def report(name, sent, received, wrong):
     return not (duplicates or missing or foreign or wrong)
 
 
+def filters(config, topic, group, sent, tls):
+    """Consumer groups that want some of the messages, by tag and by condition, and one that wants none."""
+    def last(body, most=50):
+        return int(body.decode().split()[1]) >= len(sent) - most
+    cases = [
+        ("tag", FilterExpression("other || python"), lambda body: True),
+        ("sql", FilterExpression(f"number >= {len(sent) - 50} AND TAGS = 'python'", FilterType.SQL), last),
+        ("none", FilterExpression("other"), lambda body: False),
+    ]
+    good = True
+    for name, expression, wants in cases:
+        wanted = {id: body for id, body in sent.items() if wants(body)}
+        received = receive_simple(config, topic, f"{group}-{name}", len(wanted), tls, expression)
+        good &= report(name, wanted, *received)
+    return good
+
+
 def main():
     endpoint, topic, group, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
     tls = "tls" in sys.argv[5:]
@@ -102,6 +121,7 @@ def main():
     good = len(sent) == count
     good &= report("simple", sent, *receive_simple(config, topic, group, count, tls))
     good &= report("push", sent, *receive_push(config, topic, f"{group}-push", count, tls))
+    good &= filters(config, topic, group, sent, tls)
     sys.exit(0 if good else 1)
 
 
