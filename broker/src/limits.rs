@@ -65,6 +65,8 @@ pub const MAX_RECEIVE_BYTES: usize = 8 * 1024 * 1024;
 pub const FILTER_LOOKS_AT: usize = 256;
 /// So many messages that a filter does not let through are worth an entry of the log, though nothing is delivered.
 pub const PASS_OVER_AT: u64 = 1024;
+/// A receive looks through new messages of a queue for so long; whoever comes next goes on.
+pub const FILTER_LOOKS_FOR: Duration = Duration::from_millis(500);
 /// A receive looks through at most so many messages of a queue.
 pub const PASS_OVER_MOST: u64 = 16_384;
 /// Places where consumer groups have looked in vain that a shard remembers.

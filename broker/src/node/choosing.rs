@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     limits::{
-        DELIVERED_OVERHEAD_BYTES, FILTER_LOOKS_AT, FILTER_READ_BYTES, MAX_RECEIVE_BYTES, PASS_OVER_AT,
-        PASS_OVER_MOST,
+        DELIVERED_OVERHEAD_BYTES, FILTER_LOOKS_AT, FILTER_LOOKS_FOR, FILTER_READ_BYTES, MAX_RECEIVE_BYTES,
+        PASS_OVER_AT, PASS_OVER_MOST,
     },
     unread::Room,
 };
@@ -31,6 +31,8 @@ pub(super) struct Choice {
     first_new: u64,
     /// From there on.
     new: Runs,
+    /// There may be more behind them: it was not looked at any further for now.
+    more: bool,
 }
 
 impl Choice {
@@ -100,14 +102,15 @@ impl DataShard {
             return Ok(Some((choice, now)));
         }
         let looked = choice.new.len();
-        if looked >= PASS_OVER_AT || (want.is_last && looked > 0) {
+        let tells = looked >= PASS_OVER_AT || choice.more || want.is_last;
+        if tells && looked > 0 {
             let command = command::Command::Deliver(choice.to_command(queue, want));
             let command = Command {
                 command: Some(command),
             };
             self.proposer.submit(command).await?;
         }
-        if looked >= PASS_OVER_MOST {
+        if choice.more {
             self.machine.ring_group((queue.topic(), want.group.id));
         }
         Ok(None)
@@ -197,9 +200,14 @@ impl DataShard {
         let (key, filter) = ((GroupId(want.group.id), queue), want.filter.id());
         let mut ahead = self.looked.from(key, filter, choice.first_new);
         let mut most = most;
+        let until_ms = self.time_ms() + FILTER_LOOKS_FOR.as_millis() as u64;
         loop {
             let is_full = self.take_passing(queue, &mut ahead, &mut most, choice, sizing)?;
-            if is_full || choice.new.len() >= PASS_OVER_MOST {
+            if is_full {
+                break;
+            }
+            choice.more = choice.new.len() >= PASS_OVER_MOST || self.time_ms() >= until_ms;
+            if choice.more {
                 break;
             }
             ahead = self.look(queue, choice.next(), &want.filter).await?;
@@ -249,6 +257,10 @@ impl DataShard {
             }
         }
         Ok(*most == 0)
+    }
+
+    fn time_ms(&self) -> u64 {
+        self.machine.time.steady_ms()
     }
 
     /// Which of the next messages from an offset on a filter lets through. Nothing if there are none, or they cannot be read now.
