@@ -15,6 +15,7 @@ pub mod cli;
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
+pub mod filter;
 #[cfg(feature = "server")]
 pub mod grpc;
 #[cfg(feature = "server")]

@@ -63,10 +63,14 @@ pub const MAX_RECEIVE_BATCH: usize = 32;
 pub const MAX_RECEIVE_BYTES: usize = 8 * 1024 * 1024;
 /// New messages of a queue that one look for a filter goes through; nothing is applied meanwhile.
 pub const FILTER_LOOKS_AT: usize = 256;
+/// A receive looks through new messages of a queue for so long, or until it finds something; whoever comes next goes on.
+pub const FILTER_LOOKS_FOR: Duration = Duration::from_millis(200);
+/// While a condition is evaluated others have their turn so often, milliseconds.
+pub const FILTER_RESTS_EVERY_MS: u64 = 2;
 /// So many messages that a filter does not let through are worth an entry of the log, though nothing is delivered.
 pub const PASS_OVER_AT: u64 = 1024;
-/// A receive looks through new messages of a queue for so long; whoever comes next goes on.
-pub const FILTER_LOOKS_FOR: Duration = Duration::from_millis(500);
+/// Fewer are told to the log after so long, so that nobody takes them for something left to do.
+pub const PASS_OVER_AFTER: Duration = Duration::from_secs(20);
 /// A receive looks through at most so many messages of a queue.
 pub const PASS_OVER_MOST: u64 = 16_384;
 /// Places where consumer groups have looked in vain that a shard remembers.
@@ -77,6 +81,10 @@ pub const MAX_LOOKED_RUNS: usize = 512;
 pub const MAX_FILTERS: usize = 1_024;
 /// Bytes of messages read at once to evaluate a condition.
 pub const FILTER_READ_BYTES: usize = 1024 * 1024;
+/// Entries of the log read for that at once, each of which may be as large as any.
+pub const FILTER_READ_ENTRIES: usize = 32;
+/// Bytes of all compiled filter expressions that a node keeps or that its receives hold.
+pub const MAX_FILTER_BYTES: usize = 64 * 1024 * 1024;
 /// Receives of a node that read messages at the same time to evaluate a condition; others wait for their turn.
 pub const MAX_FILTER_READS: usize = 8;
 /// Queues that one seek of an administrator moves at the same time.
@@ -275,6 +283,14 @@ pub struct Bounds {
     pub copy_commands: usize,
     /// [`DROP_LIMIT`], of what a seek ends.
     pub seek: u32,
+    /// [`FILTER_LOOKS_AT`].
+    pub filter_page: usize,
+    /// [`PASS_OVER_AT`].
+    pub pass_over_at: u64,
+    /// [`PASS_OVER_MOST`].
+    pub pass_over_most: u64,
+    /// [`PASS_OVER_AFTER`], milliseconds.
+    pub pass_over_after_ms: u64,
 }
 
 impl Default for Bounds {
@@ -289,6 +305,10 @@ impl Default for Bounds {
             trim: TRIM_LIMIT,
             copy_commands: COPY_COMMANDS_AT_ONCE,
             seek: DROP_LIMIT,
+            filter_page: FILTER_LOOKS_AT,
+            pass_over_at: PASS_OVER_AT,
+            pass_over_most: PASS_OVER_MOST,
+            pass_over_after_ms: PASS_OVER_AFTER.as_millis() as u64,
         }
     }
 }

@@ -25,11 +25,9 @@ use crate::{
 
 pub mod bootstrap;
 pub mod catalogue;
-mod choosing;
 pub mod clients;
 pub mod damage;
 pub mod dropping;
-pub mod filter;
 pub mod forgetting;
 pub mod forward;
 mod health;
@@ -39,7 +37,6 @@ pub mod identity;
 pub mod keeper;
 pub mod kv;
 mod lanes;
-mod looked;
 pub mod machine;
 pub mod meeting;
 pub mod membership;

@@ -20,7 +20,7 @@ pub mod stream;
 pub type Body = frame::Body;
 
 /// The version of the peer protocol this build speaks; another one is refused at the handshake.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Knows who this node is, and whom it talks to.
 pub trait Greeter: Send + Sync + 'static {

@@ -13,8 +13,9 @@ use std::{
 use flotilla_proto::{peer as wire, record, rocketmq as mq};
 
 use crate::{
+    filter::Filters,
     limits::{DEFAULT_REQUEST, MAX_REQUEST, REPLY_MARGIN},
-    node::{Node, catalogue::CatalogueError, clients::Who, filter::Filters},
+    node::{Node, catalogue::CatalogueError, clients::Who},
     unread::{Reader, Unread},
 };
 

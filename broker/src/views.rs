@@ -252,6 +252,12 @@ pub struct QueueLag {
     /// Messages by what they wait for.
     #[serde(flatten)]
     pub lag: Lag,
+    /// Passed over by a filter since it began, or was put elsewhere.
+    #[serde(default)]
+    pub filtered: u64,
+    /// It is on its way there: nothing is delivered before it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeks_to: Option<u64>,
 }
 
 /// Messages a consumer group is not done with.
@@ -296,6 +302,9 @@ pub struct SeekSpec {
     /// Say what would be, and change nothing.
     #[serde(default)]
     pub dry_run: bool,
+    /// Names this seek, so that asking for it again does not undo what came after it. Drawn if it is left out; the report has it.
+    #[serde(default)]
+    pub id: Option<u64>,
 }
 
 /// What became of a seek.
@@ -304,6 +313,8 @@ pub struct SeekSpec {
 pub struct SeekReport {
     /// Nothing was changed, because that was asked for.
     pub dry_run: bool,
+    /// Names this seek: to ask for it again with this does no harm.
+    pub id: u64,
     /// Every queue that was meant.
     pub queues: Vec<QueueSeek>,
 }
@@ -314,7 +325,7 @@ pub struct SeekReport {
 pub struct QueueSeek {
     /// Queue number, from 0.
     pub queue: u32,
-    /// The offset that would have come next.
+    /// The offset that would have come next; not known of what was done before.
     pub before: Option<u64>,
     /// The offset that comes next now.
     pub after: Option<u64>,

@@ -237,6 +237,7 @@ mod tests {
                 cursor,
                 lag,
                 queue: 0,
+                ..QueueLag::default()
             }];
             of_group("g", lag, &queues, &ends).len()
         };

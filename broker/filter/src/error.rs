@@ -68,6 +68,9 @@ pub enum Reason {
     /// More than [`MAX_OPERATOR_LEVELS`](crate::limits::MAX_OPERATOR_LEVELS).
     #[error("more than {limit} operators are applied to one another here")]
     TooManyLevels { limit: usize },
+    /// More than [`MAX_OPERATIONS`](crate::limits::MAX_OPERATIONS).
+    #[error("it has more than {limit} operations and operands")]
+    TooManyOperations { limit: usize },
     /// More than [`MAX_IN_TERMS`](crate::limits::MAX_IN_TERMS).
     #[error("the list after IN has more than {limit} texts")]
     TooManyTerms { limit: usize },

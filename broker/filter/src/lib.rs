@@ -105,6 +105,15 @@ impl Expression {
         }
     }
 
+    /// Bytes in memory, about.
+    pub fn bytes(&self) -> usize {
+        match &self.form {
+            Form::Everything => 0,
+            Form::Tags(tags) => tags.iter().map(|tag| tag.len() + size_of::<Box<str>>()).sum(),
+            Form::Sql(program) => program.bytes(),
+        }
+    }
+
     /// Whether it takes a message with these properties, the system's ones included.
     pub fn matches<'p>(&self, properties: impl Fn(&str) -> Option<&'p str>) -> bool {
         self.evaluate(properties) == Ok(Some(true))

@@ -9,6 +9,10 @@ pub const MAX_OPEN_PARENTHESES: usize = 48;
 /// Levels of operators above one another, as in `NOT NOT NOT a`: an evaluation goes down one level for each. Terms of one AND
 /// or OR, however many, are one level.
 pub const MAX_OPERATOR_LEVELS: usize = 256;
+/// Operations and operands of an expression: an evaluation looks at each once at most.
+pub const MAX_OPERATIONS: usize = 1024;
+/// Bytes of a property that is read as a number; a longer one is none.
+pub const MAX_NUMBER_BYTES: usize = 512;
 /// Texts in one IN list.
 pub const MAX_IN_TERMS: usize = 1024;
 /// Different or equal tags in one tag expression.

@@ -279,6 +279,8 @@ impl Core {
             trimmed: known.trimmed,
             filtered: known.filtered,
             sought: known.sought,
+            last_seek: known.last_seek,
+            start: known.start,
             epoch: known.epoch,
             seeks_to: known.seeks_to,
             max_attempts: rules.max_attempts,

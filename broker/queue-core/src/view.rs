@@ -37,6 +37,10 @@ pub struct SubscriptionView {
     pub filtered: u64,
     /// In flight when a seek began that is not done yet, and over by it.
     pub sought: u64,
+    /// The seek that was begun last, and where the consumer group began, by the last that was done.
+    pub last_seek: u64,
+    /// The first offset that counts.
+    pub start: u64,
     /// Seeks that were done since the subscription began. The counts began anew with each.
     pub epoch: u64,
     /// Where it goes on from once what it had in flight is over.

@@ -63,6 +63,9 @@ pub(super) struct SeekArgs {
     /// Show where it would go on from, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Asks again for a seek of which not every queue was known to be done; it printed this number
+    #[arg(long)]
+    id: Option<u64>,
     #[command(flatten)]
     target: Target,
 }
@@ -80,6 +83,7 @@ impl SeekArgs {
             queue: self.queue,
             to,
             dry_run: self.dry_run,
+            id: self.id,
         }
     }
 }
@@ -114,8 +118,9 @@ async fn seek(args: &SeekArgs) -> Result<(), CliError> {
     match open {
         0 => Ok(()),
         _ => Err(CliError::InPart(format!(
-            "{open} of {} queues are not known to be done; run the same command again",
-            report.queues.len()
+            "{open} of {} queues are not known to be done; run the same command with --id {}",
+            report.queues.len(),
+            report.id
         ))),
     }
 }
@@ -298,14 +303,25 @@ fn describe(detail: &GroupDetail) {
             queue.lag.ready,
             queue.lag.leased,
             queue.lag.waiting,
+            queue.filtered,
         ];
         row.extend(numbers.map(|number| number.to_string()));
         row
     });
     output::table(
-        &["topic", "queue", "next new", "ready", "leased", "waiting"],
+        &[
+            "topic", "queue", "next new", "ready", "leased", "waiting", "filtered",
+        ],
         rows.collect(),
     );
+    for queue in &detail.queues {
+        if let Some(to) = queue.seeks_to {
+            println!(
+                "\n{} {} is on its way to {to}: nothing is delivered before it is there",
+                queue.topic, queue.queue
+            );
+        }
+    }
     if !detail.unreachable_shards.is_empty() {
         println!(
             "\nno leader answered for shards {:?}: their queues are missing here",

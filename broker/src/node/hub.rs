@@ -15,9 +15,9 @@ use std::{
 };
 
 use futures::FutureExt;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
-use crate::limits::{MAX_INTERESTS, MAX_WAITING_RECEIVES};
+use crate::limits::{MAX_FILTER_READS, MAX_INTERESTS, MAX_WAITING_RECEIVES};
 
 /// A topic and a consumer group, by their ids.
 pub type Pair = (u32, u32);
@@ -29,6 +29,8 @@ pub struct Hub {
     ears: Mutex<Ears>,
     /// Receives that wait here.
     waiting: AtomicUsize,
+    /// Taken by receives that read messages to evaluate a condition.
+    pub(super) filter_reads: Semaphore,
     /// Those, and interests of other nodes: with none there is nobody to look for.
     listening: AtomicUsize,
     /// Rings when another node is to be told something.
@@ -140,6 +142,7 @@ impl Hub {
             places,
             ears: Mutex::default(),
             waiting: AtomicUsize::default(),
+            filter_reads: Semaphore::new(MAX_FILTER_READS),
             listening: AtomicUsize::default(),
             due: Notify::default(),
         }

@@ -31,8 +31,8 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
         let leads = shard.leads();
         let mut wait = LOOK_EVERY;
         if leads {
-            go_on_seeking(&shard).await;
             wait = wait.min(tick(&shard).await);
+            go_on_seeking(&shard).await;
         }
         tokio::select! {
             biased;

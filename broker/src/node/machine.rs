@@ -13,7 +13,7 @@ use queue_core::{
     frame::{self, FrameError},
 };
 use raft_store::{Applied, EngineError, LogId, Machine, StateRead, StateWrite};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::{
     hub::{Hub, Pair},
@@ -92,6 +92,11 @@ impl QueueMachine {
     /// Reads the core. Keep it short: applying waits meanwhile.
     pub fn read<R>(&self, f: impl FnOnce(&Core) -> R) -> R {
         f(&self.core.lock().expect("a panic in the core stops the node"))
+    }
+
+    /// Taken by who reads messages to evaluate a condition.
+    pub(super) fn filter_reads(&self) -> &Semaphore {
+        &self.hub.filter_reads
     }
 
     /// Waiters of a consumer group look again.

@@ -8,19 +8,19 @@ use std::{
 use flotilla_proto::record::{self, Command, command, configure};
 use queue_core::{Fault, GroupId, QueueId, Refusal, Reply};
 use raft_store::{PayloadError, Replica, ReplicaStatus};
+use tokio::time::Instant;
 
 use super::{
-    filter::Filter,
-    looked::Looked,
     machine::QueueMachine,
     proposer::{Proposer, SubmitError},
     written::Marking,
 };
-use crate::{
-    clock::Clock,
-    limits::{Bounds, MAX_FILTER_READS},
-    unread::Room,
-};
+use crate::{clock::Clock, filter::Filter, limits::Bounds, unread::Room};
+
+mod choosing;
+mod looked;
+
+use looked::Looked;
 
 /// A replica of one data shard with everything around it.
 pub struct DataShard {
@@ -40,9 +40,7 @@ pub struct DataShard {
     /// (consumer group, queue) pairs with a delivery under way: one at a time, so that nothing is chosen twice.
     delivering: Mutex<BTreeSet<(GroupId, QueueId)>>,
     /// What consumer groups know of new messages.
-    pub(super) looked: Looked,
-    /// Taken by who reads messages to evaluate a condition.
-    pub(super) filter_reads: tokio::sync::Semaphore,
+    looked: Looked,
     /// What nodes reported as written out and is on its way into the log.
     pub(super) marking: Marking,
     /// Held while messages are copied forward, so that none is copied twice.
@@ -146,8 +144,8 @@ pub struct Want {
     pub client: u64,
     /// What it wants of the topic's messages.
     pub filter: Filter,
-    /// It does not wait any longer: what it was not shown is passed over for good.
-    pub is_last: bool,
+    /// Whoever asks does not wait for an answer any longer than this.
+    pub give_up: Option<Instant>,
 }
 
 /// A leased message, as read back from the log.
@@ -206,7 +204,6 @@ impl DataShard {
             bounds,
             delivering: Mutex::default(),
             looked: Looked::default(),
-            filter_reads: tokio::sync::Semaphore::new(MAX_FILTER_READS),
             marking: Marking::default(),
             copying: tokio::sync::Mutex::default(),
         }

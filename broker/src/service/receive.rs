@@ -20,10 +20,10 @@ use super::{
     stored::{to_client, to_timestamp},
 };
 use crate::{
+    filter::Filter,
     limits::MAX_DELIVERED_BYTES,
     meta::MetaState,
     node::{
-        filter::Filter,
         kv::stop_reason,
         proposer::SubmitError,
         shard::{DeliverError, Delivery, Want},
@@ -171,7 +171,6 @@ impl Service {
             let Some(want) = self.want(receive, shard_id) else {
                 break;
             };
-            let want = Want { is_last, ..want };
             let queue = QueueId::new(receive.topic.id, number);
             match shard.deliver(queue, &want, room).await {
                 Ok(deliveries) if deliveries.is_empty() => {}
@@ -229,6 +228,7 @@ impl Service {
             auto_renew: receive.auto_renew,
             client: receive.client,
             filter: receive.filter.clone(),
+            give_up: Some(receive.give_up),
             ..self.want_of(&meta, &receive.group, shard)
         })
     }
@@ -252,7 +252,7 @@ impl Service {
             auto_renew: false,
             client: 0,
             filter: Filter::everything(),
-            is_last: false,
+            give_up: None,
         }
     }
 

@@ -44,6 +44,8 @@ impl Service {
             invalid(AdminErrorKind::NotFound, none)
         })?;
         let count = topic.queue_shards.len() as u32;
+        // Never 0, which is that of no seek.
+        let id = spec.id.unwrap_or_else(|| self.node().clock().random_u64()).max(1);
         if let Some(queue) = spec.queue.filter(|&queue| queue >= count) {
             let none = format!("topic {} has queues 0 to {}, not {queue}", spec.topic, count - 1);
             return Err(invalid(AdminErrorKind::Invalid, none));
@@ -51,11 +53,16 @@ impl Service {
         let numbers = (0..count).filter(|&number| spec.queue.is_none_or(|only| only == number));
         let seeks = numbers.map(|number| {
             let shard = topic.queue_shards[number as usize];
-            self.seek_queue(shard, seek_of(group.id, QueueId::new(topic.id, number), &spec))
+            let seek = SeekQueue {
+                id,
+                ..seek_of(group.id, QueueId::new(topic.id, number), &spec)
+            };
+            self.seek_queue(shard, seek)
         });
         let queues = stream::iter(seeks.collect::<Vec<_>>()).buffered(SEEK_AT_ONCE);
         Ok(SeekReport {
             dry_run: spec.dry_run,
+            id,
             queues: queues.collect().await,
         })
     }
@@ -82,9 +89,16 @@ impl Service {
             && looked.refused.is_empty()
             && !seek.only_look
         {
+            // It was done when it was asked for before, and what came after it stands.
+            if looked.last == seek.id && looked.epoch > 0 {
+                return QueueSeek {
+                    queue,
+                    after: Some(looked.start),
+                    ..QueueSeek::default()
+                };
+            }
             let seek = SeekQueue {
                 epoch: looked.epoch,
-                id: self.node().clock().random_u64(),
                 ..seek
             };
             let before = looked.before;
@@ -152,6 +166,8 @@ impl Service {
             after,
             refused: String::new(),
             epoch: target.epoch,
+            last: target.last_seek,
+            start: target.start,
         }))
     }
 
@@ -162,6 +178,10 @@ impl Service {
         group: GroupId,
         queue: QueueId,
     ) -> Result<Result<(), SubmitError>, Refused> {
+        if self.node().meta().group_by_id(group.0).is_none() {
+            // It may be new, and not heard of here yet.
+            let _ = self.node().catch_up_meta().await;
+        }
         let meta = self.node().meta();
         let gone = || {
             Refused::new(
@@ -180,6 +200,7 @@ impl Service {
 
 /// Step by step; where the consumer group is then. Each step ends some of what it has in flight, and nothing comes to that.
 async fn carry_out(shard: &DataShard, seek: record::Seek) -> Result<Try<u64>, Refused> {
+    let queue = QueueId(seek.queue);
     let command = Command {
         command: Some(command::Command::Seek(seek)),
     };
@@ -188,7 +209,13 @@ async fn carry_out(shard: &DataShard, seek: record::Seek) -> Result<Try<u64>, Re
             Ok(Reply::Sought { at: Some(at) }) => return Ok(Try::Done(at)),
             Ok(Reply::Sought { at: None }) => {}
             // Nothing was ever stored there, and the consumer group begins with the first message.
-            Ok(Reply::Refused(Refusal::NoSubscription)) => return Ok(Try::Done(seek.to)),
+            Ok(Reply::Refused(Refusal::NoSubscription))
+                if shard.machine.read(|core| core.queue(queue).is_none()) =>
+            {
+                return Ok(Try::Done(seek.to));
+            }
+            // The first message has come meanwhile: it begins, and then seeks.
+            Ok(Reply::Refused(Refusal::NoSubscription)) => return Ok(Try::Elsewhere { unsure: false }),
             Ok(Reply::Refused(Refusal::Outdated)) => {
                 let other = "the consumer group was put elsewhere meanwhile; look where it is, and ask again";
                 return Err(Refused::new(Code::BadRequest, other));

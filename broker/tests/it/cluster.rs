@@ -170,6 +170,15 @@ impl Cluster {
         Self::start_with(size, u64::MAX, bounds).await
     }
 
+    /// Whatever a filter does not let through is told to the log at once.
+    pub(crate) async fn start_telling(size: u32) -> Self {
+        let bounds = Bounds {
+            pass_over_after_ms: 0,
+            ..Bounds::default()
+        };
+        Self::start_with(size, u64::MAX, bounds).await
+    }
+
     async fn start_with(size: u32, retention_bytes: u64, bounds: Bounds) -> Self {
         let machines = (1..=size).map(|id| (id, Machine::empty(u64::from(id)))).collect();
         let mut cluster = Self {

@@ -55,7 +55,7 @@ async fn drain(service: &Service, group: &str, kind: FilterType, expression: &st
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consumer_groups_get_what_they_want_and_nothing_of_it_is_left() {
-    let cluster = Cluster::start(3).await;
+    let cluster = Cluster::start_telling(3).await;
     send_coloured(cluster.service(1), 200).await;
     let even = |from: usize| {
         (from..200)
@@ -81,8 +81,9 @@ async fn consumer_groups_get_what_they_want_and_nothing_of_it_is_left() {
             expected,
             "{expression}"
         );
-        // What nobody wants is passed over at the end of a poll, so nothing is left.
+        // What nobody wants is passed over, so nothing is left.
         wait_until("nothing to be left", async || {
+            ask(service, asking(group, kind, expression)).await;
             let view = service.describe_group(group).await.expect("it exists");
             view.total.ready == 0 && view.queues.iter().map(|queue| queue.cursor).sum::<u64>() == 200
         })
@@ -133,4 +134,62 @@ async fn a_changed_expression_holds_for_what_was_not_looked_at_yet() {
         drain(service, "readers", FilterType::Tag, "blue").await,
         BTreeSet::from([9_999])
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_found_is_not_kept_back_by_what_is_behind_it() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    send_coloured(service, 1).await;
+    for number in (1..400).filter(|number| number % 2 == 1) {
+        let mut blue = message("orders", &format!("blue-{number:04}"));
+        blue.system_properties.as_mut().expect("it has some").tag = Some("blue".into());
+        let request = SendMessageRequest { messages: vec![blue] };
+        service.send_message(&caller(), request).await;
+    }
+    let began = tokio::time::Instant::now();
+    let asking = ReceiveMessageRequest {
+        long_polling_timeout: Some(prost_types::Duration {
+            seconds: 15,
+            nanos: 0,
+        }),
+        ..asking("readers", FilterType::Sql, "TAGS = 'red'")
+    };
+    let (_, messages) = ask(service, asking).await;
+    assert_eq!(messages.len(), 1);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "it does not wait for a full answer"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_wants_costs_no_entry_of_its_own() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    send_coloured(service, 1).await;
+    assert_eq!(drain(service, "readers", FilterType::Tag, "red").await.len(), 1);
+    let entries = || -> u64 {
+        let shards = service.node().shards();
+        let applied = shards.iter().filter_map(|shard| shard.replica.status().applied);
+        applied.map(|at| at.index).sum()
+    };
+    let before = entries();
+    let waits = ReceiveMessageRequest {
+        long_polling_timeout: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+        ..asking("readers", FilterType::Sql, "TAGS = 'green'")
+    };
+    let caller = caller();
+    let waiting = service.receive_message(&caller, waits);
+    let sending = async {
+        for _ in 0..20 {
+            let mut blue = message("orders", &format!("blue-{}", entries()));
+            blue.system_properties.as_mut().expect("it has some").tag = Some("blue".into());
+            let request = SendMessageRequest { messages: vec![blue] };
+            service.send_message(&caller, request).await;
+        }
+    };
+    futures::join!(waiting, sending);
+    let written = entries() - before;
+    assert!((20..24).contains(&written), "{written} entries for 20 messages");
 }

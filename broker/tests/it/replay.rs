@@ -18,6 +18,7 @@ fn spec(to: SeekTo) -> SeekSpec {
         queue: None,
         to,
         dry_run: false,
+        id: None,
     }
 }
 
@@ -149,6 +150,24 @@ async fn a_dry_run_changes_nothing_and_one_queue_is_one_queue() {
     let left = queue.before.unwrap() - queue.after.unwrap();
     assert_eq!((queue.queue, queue.after), (1, Some(2)));
     assert_eq!(drain(service, true).await.len() as u64, left);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seek_that_is_asked_for_again_by_its_name_undoes_nothing() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    send_some(service, 0..10).await;
+    drain(service, true).await;
+    let named = SeekSpec {
+        id: Some(77),
+        ..spec(SeekTo::First)
+    };
+    let report = service.seek_group("readers", named.clone()).await.unwrap();
+    assert_eq!((report.id, sum(&report, |queue| queue.after)), (77, 0));
+    assert_eq!(drain(service, true).await.len(), 10);
+    let report = service.seek_group("readers", named).await.unwrap();
+    assert_eq!(sum(&report, |queue| queue.after), 0, "where it was put then");
+    assert_eq!(drain(service, true).await.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

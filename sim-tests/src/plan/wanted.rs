@@ -30,11 +30,6 @@ impl Wanted {
     /// Lets a seed's world have replay, or one of its consumer groups be choosy, if it is such a world: the last one, or that which may have push
     /// consumers. Another one gets all messages, so that everybody knows what there is.
     pub(super) fn choose(seed: u64, plan: &mut Plan) {
-        if let Some(wanted) = Wanted::of(seed) {
-            plan.groups = plan.groups.max(2);
-            let number = if seed / 300 % 2 == 0 { plan.groups - 1 } else { 0 };
-            plan.wanted = Some((number, wanted));
-        }
         // What is read again must not be forgotten meanwhile.
         plan.replays = REPLAY.contains(&(seed % 100)) && !plan.limits.forget();
         if plan.replays {
@@ -44,6 +39,18 @@ impl Wanted {
             if seed / 100 % 2 == 0 && plan.nodes > 1 {
                 plan.faults.insert(Fault::Disorder, OFTEN);
             }
+        }
+        if let Some(wanted) = Wanted::of(seed) {
+            plan.groups = plan.groups.max(2);
+            let number = if seed / 300 % 2 == 0 { plan.groups - 1 } else { 0 };
+            plan.wanted = Some((number, wanted));
+            // Small, so that each matters.
+            let bounds = &mut plan.limits.bounds;
+            (bounds.filter_page, bounds.pass_over_at, bounds.pass_over_most) = match seed / 600 % 3 {
+                0 => (2, 3, 5),
+                1 => (3, 1_000, 4),
+                _ => return,
+            };
         }
     }
 

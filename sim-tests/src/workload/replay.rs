@@ -149,6 +149,8 @@ impl Replayer {
             queue: None,
             to,
             dry_run,
+            // The same for all tries: what was done is not done again.
+            id: Some(thread_rng().gen_range(1..u64::MAX)),
         };
         loop {
             let host = self.hosts.choose(&mut thread_rng()).expect("a world has nodes");

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{FilterError, Reason, quote},
-    limits::{MAX_IN_TERMS, MAX_OPERATOR_LEVELS},
+    limits::{MAX_IN_TERMS, MAX_OPERATIONS, MAX_OPERATOR_LEVELS},
 };
 
 /// Compiles what the grammar has found in `text`.
@@ -386,6 +386,10 @@ impl Compiler<'_> {
             .map(|operand| self.levels[operand])
             .max()
             .unwrap_or(0);
+        if self.nodes.len() >= MAX_OPERATIONS {
+            let limit = MAX_OPERATIONS;
+            return Err(self.error(span, Reason::TooManyOperations { limit }));
+        }
         if below >= MAX_OPERATOR_LEVELS {
             return Err(self.error(
                 span,

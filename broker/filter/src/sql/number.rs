@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 
-use crate::tags::trim;
+use crate::{limits::MAX_NUMBER_BYTES, tags::trim};
 
 /// The zeros of the scripts in the basic plane; their other digits follow them.
 const ZEROS: [u32; 37] = [
@@ -17,6 +17,9 @@ const ZEROS: [u32; 37] = [
 
 /// A whole number of 64 bits.
 pub(super) fn long(text: &str) -> Option<i64> {
+    if text.len() > MAX_NUMBER_BYTES {
+        return None;
+    }
     let (negative, digits) = sign(text);
     if digits.is_empty() {
         return None;
@@ -40,6 +43,9 @@ pub(super) fn int(text: &str) -> Option<i32> {
 
 /// A double.
 pub(super) fn double(text: &str) -> Option<f64> {
+    if text.len() > MAX_NUMBER_BYTES {
+        return None;
+    }
     let (negative, digits) = sign(trim(text));
     let size = match digits {
         "NaN" => return Some(f64::NAN),

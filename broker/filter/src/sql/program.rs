@@ -16,6 +16,23 @@ pub(crate) struct Program {
     pub(super) nodes: Box<[Node]>,
 }
 
+impl Program {
+    /// In memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let beside = self.nodes.iter().map(|node| match node {
+            Node::Property(text) | Node::Search { text, .. } => text.len(),
+            Node::All(terms) | Node::Any(terms) => size_of_val::<[Index]>(terms),
+            Node::Member { terms, .. } => {
+                let texts = terms.iter().map(|term| term.len() + size_of::<Box<str>>());
+                texts.sum()
+            }
+            Node::Constant(constant) => constant.bytes(),
+            _ => 0,
+        });
+        size_of_val::<[Node]>(&self.nodes) + beside.sum::<usize>()
+    }
+}
+
 /// One operation.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Node {

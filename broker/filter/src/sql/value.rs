@@ -17,6 +17,14 @@ pub(super) enum Constant {
 }
 
 impl Constant {
+    /// Bytes beside its own.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            _ => 0,
+        }
+    }
+
     pub(super) fn value(&self) -> Value<'_> {
         match self {
             Self::Null => Value::Null,

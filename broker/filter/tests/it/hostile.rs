@@ -87,19 +87,33 @@ fn operators_are_refused_from_the_first_that_is_too_deep() {
 
 #[test]
 fn terms_of_one_operator_are_one_level_however_many() {
-    for (unit, said) in [
-        ("a = 2 OR ", "true"),
-        ("a=1AND ", "true"),
-        ("a OR ", "true"),
-        ("a AND ", "false"),
+    // A term is a property with its conversion, or a comparison of two.
+    for (unit, operations, said) in [
+        ("a = 2 OR ", 3, "true"),
+        ("a=1AND ", 3, "true"),
+        ("a OR ", 2, "true"),
+        ("a AND ", 2, "false"),
     ] {
-        assert_eq!(
-            answer(&(filled(unit)[unit.len()..].to_owned() + "a=1")),
-            said,
-            "{unit}"
+        let terms = (limits::MAX_OPERATIONS - 4) / operations;
+        let text = unit.repeat(terms) + "a=1";
+        assert_eq!(answer(&text), said, "{unit}");
+        let more = unit.repeat(terms + 4) + "a=1";
+        let reason = sql(&more).expect_err("refused").reason;
+        assert!(
+            matches!(reason, Reason::TooManyOperations { .. }),
+            "{unit}: {reason}"
         );
     }
     assert_eq!(answer(&format!("a = {}1", "+".repeat(8000))), "true");
+}
+
+#[test]
+fn a_number_of_any_length_costs_little() {
+    let most = limits::MAX_NUMBER_BYTES;
+    let of = |digits: usize| "1".repeat(digits);
+    let expression = sql("a > 5.5").expect("well-formed");
+    let matches = |value: &str| expression.matches(|_| Some(value));
+    assert!(matches(&format!("{}e-{}", of(most - 5), most - 10)) && !matches(&of(most + 1)));
 }
 
 #[test]

@@ -2,20 +2,19 @@
 //! turned into a command that fits the state well, or on purpose badly.
 
 use flotilla_proto::record::{
-    Ack, Backoff, Command, Configure, CustomizedBackoff, Deliver, Depart, DropGroup, DropQueue, Expiry,
-    ExponentialBackoff, LeaseRef, Renew, Run, StartAt, Subscribe, Written, WrittenLeases,
-    backoff::Strategy as Rule, command::Command as Kind, configure::What,
+    Ack, Command, Configure, Deliver, Depart, DropGroup, DropQueue, Expiry, LeaseRef, Renew, Run, Subscribe,
+    Written, WrittenLeases, command::Command as Kind, configure::What,
 };
-use proptest::prelude::*;
-use queue_core::{Context, Position, limits::DEDUP_WINDOW_MS};
+use queue_core::{Context, Position};
 
 use crate::{
     model::Model,
-    support::{
-        DLQ, G, Q, Q_OTHER, Q_TWIN, START_MS, append, command, configure, copy_forward, release, seek, tick,
-        trim,
-    },
+    support::{START_MS, append, command, configure, copy_forward, release, seek, tick, trim},
 };
+
+mod draw;
+
+pub(crate) use draw::steps;
 
 /// One command to be.
 #[derive(Debug, Clone)]
@@ -298,216 +297,4 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
         Act::DropGroup(drop) => configure(What::DropGroup(drop)),
         Act::Nothing => command(Kind::Configure(Configure { what: None })),
     }
-}
-
-fn queue() -> impl Strategy<Value = u64> {
-    prop_oneof![10 => Just(Q), 1 => Just(Q_TWIN), 1 => Just(Q_OTHER), 2 => Just(DLQ)]
-}
-
-fn group() -> impl Strategy<Value = u32> {
-    prop_oneof![3 => Just(1), 1 => Just(2)]
-}
-
-fn nonce() -> impl Strategy<Value = u64> {
-    0..6u64
-}
-
-/// What a catalogue knows of: mostly one that is not behind.
-fn deletions() -> impl Strategy<Value = u64> {
-    prop_oneof![5 => Just(3), 1 => 0..3u64, 1 => 4..6u64]
-}
-
-fn subscribe() -> impl Strategy<Value = Act> {
-    let dead_letter_queue = prop_oneof![6 => Just(DLQ), 1 => Just(0), 1 => queue()];
-    let start_at =
-        prop_oneof![3 => Just(StartAt::First as i32), 1 => Just(StartAt::Last as i32), 1 => Just(9)];
-    let rule = prop_oneof![
-        Just(None),
-        Just(Some(Backoff { strategy: None })),
-        prop::collection::vec(0..3_000u64, 0..4).prop_map(|next_ms| Some(Backoff {
-            strategy: Some(Rule::Customized(CustomizedBackoff { next_ms }))
-        })),
-        (0..3_000u64, 0..9_000u64, 0..400u32).prop_map(|(initial_ms, max_ms, multiplier_percent)| {
-            let rule = ExponentialBackoff {
-                initial_ms,
-                max_ms,
-                multiplier_percent,
-            };
-            Some(Backoff {
-                strategy: Some(Rule::Exponential(rule)),
-            })
-        }),
-    ];
-    (
-        group(),
-        queue(),
-        start_at,
-        0..6u32,
-        rule,
-        dead_letter_queue,
-        deletions(),
-        0..3u32,
-    )
-        .prop_map(
-            |(group, queue, start_at, max_attempts, backoff, dead_letter_queue, deletions, version)| {
-                Act::Subscribe(Subscribe {
-                    group,
-                    queue,
-                    start_at,
-                    max_attempts,
-                    backoff,
-                    dead_letter_queue,
-                    deletions,
-                    version,
-                })
-            },
-        )
-}
-
-fn deliver() -> impl Strategy<Value = Act> {
-    let choice = prop_oneof![
-        3 => Just(Choice::InFlight),
-        1 => prop::collection::vec(0..12u64, 0..5).prop_map(Choice::Offsets),
-    ];
-    let cursor_off = prop_oneof![6 => Just(0i8), 1 => -2..3i8];
-    let lease_ms = prop_oneof![5 => 0..3_000i64, 1 => -2_000..0i64];
-    let run = (0..6u32, prop::bool::weighted(0.2)).prop_map(|(count, filtered)| Run { count, filtered });
-    (
-        group(),
-        queue(),
-        choice,
-        cursor_off,
-        prop::collection::vec(run, 0..4),
-        lease_ms,
-        nonce(),
-        any::<bool>(),
-    )
-        .prop_map(
-            |(group, queue, choice, cursor_off, runs, lease_ms, nonce, auto_renew)| Act::Deliver {
-                group,
-                queue,
-                choice,
-                cursor_off,
-                runs,
-                lease_ms,
-                nonce,
-                auto_renew,
-            },
-        )
-}
-
-fn released() -> impl Strategy<Value = Act> {
-    let at_ms = prop_oneof![2 => Just(None), 3 => (-500..3_000i64).prop_map(Some)];
-    (
-        group(),
-        queue(),
-        0..9usize,
-        prop::bool::weighted(0.15),
-        0..6i32,
-        at_ms,
-        nonce(),
-    )
-        .prop_map(|(group, queue, pick, stale, action, at_ms, nonce)| Act::Release {
-            group,
-            queue,
-            pick,
-            stale,
-            action,
-            at_ms,
-            nonce,
-        })
-}
-
-/// Of a push consumer's leases, as the leader has them changed.
-fn prolonged() -> impl Strategy<Value = Act> {
-    // As `fit` names them.
-    let clients = || prop::collection::vec(100..106u64, 0..4);
-    let written = (
-        group(),
-        queue(),
-        0..9usize,
-        prop::bool::weighted(0.1),
-        -500..3_000i64,
-    );
-    let times = (-500..3_000i64, -500..6_000i64, -9_000..500i64);
-    prop_oneof![
-        3 => written.prop_map(|(group, queue, pick, stale, until_ms)| Act::Written {
-            group,
-            queue,
-            pick,
-            stale,
-            until_ms,
-        }),
-        3 => (clients(), times, 0..3u32).prop_map(|(clients, (before_ms, until_ms, since_ms), limit)| Act::Renew {
-            clients,
-            before_ms,
-            until_ms,
-            since_ms,
-            limit,
-        }),
-        1 => (clients(), -500..2_000i64, 0..2u32)
-            .prop_map(|(clients, at_ms, limit)| Act::Depart { clients, at_ms, limit }),
-    ]
-}
-
-fn what() -> impl Strategy<Value = Act> {
-    let picks = prop::collection::vec((0..9usize, prop::bool::weighted(0.2)), 0..4);
-    prop_oneof![
-        24 => (queue(), any::<u8>()).prop_map(|(queue, id)| Act::Append { queue, id }),
-        5 => subscribe(),
-        24 => deliver(),
-        8 => (group(), queue(), picks).prop_map(|(group, queue, picks)| Act::Ack { group, queue, picks }),
-        12 => released(),
-        9 => prolonged(),
-        14 => (0..6usize, prop::option::weighted(0.2, (group(), queue(), 0..9u64)), prop::bool::weighted(0.1))
-            .prop_map(|(limit, wrong, lie)| Act::Tick { limit, wrong, lie }),
-        3 => (queue(), 0..12u64, 0..6u32).prop_map(|(queue, first, limit)| Act::Trim { queue, first, limit }),
-        3 => (group(), queue(), 0..12u64, 0..4u32, 0..2u64, 0..2u64).prop_map(|(group, queue, to, limit, late, id)| {
-            Act::Seek { group, queue, to, limit, late, id }
-        }),
-        4 => (queue(), 0..9u64).prop_map(|(queue, offset)| Act::CopyForward { queue, offset }),
-        1 => (queue(), 0..9u32, deletions()).prop_map(|(queue, limit, deletions)| {
-            Act::DropQueue(DropQueue { queue, limit, deletions })
-        }),
-        1 => (group(), 0..6u32, deletions()).prop_map(|(group, limit, deletions)| {
-            Act::DropGroup(DropGroup { group, limit, deletions })
-        }),
-        1 => Just(Act::Nothing),
-    ]
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let window = DEDUP_WINDOW_MS as i64;
-    let clock_ms = prop_oneof![
-        12 => 0..1_500i64,
-        2 => -4_000..0i64,
-        1 => window - 1..window + 2,
-    ];
-    let drawn = (prop::bool::weighted(0.3), clock_ms, 0..100u64, what());
-    drawn.prop_map(|(same_entry, clock_ms, wall_ms, what)| Step {
-        same_entry,
-        clock_ms,
-        wall_ms,
-        what,
-    })
-}
-
-/// Up to `most` steps. The first one often is a subscription where most happens.
-pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
-    let started = (subscribe(), prop::bool::weighted(0.8));
-    (started, prop::collection::vec(step(), 1..most)).prop_map(|((mut what, started), mut steps)| {
-        if let (Act::Subscribe(subscribe), true) = (&mut what, started) {
-            (subscribe.group, subscribe.queue) = (G, Q);
-            steps.insert(
-                0,
-                Step {
-                    same_entry: false,
-                    clock_ms: 0,
-                    wall_ms: 0,
-                    what,
-                },
-            );
-        }
-        steps
-    })
 }

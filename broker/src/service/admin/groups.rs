@@ -80,6 +80,8 @@ impl Service {
                         leased: view.leased,
                         waiting: view.waiting,
                     },
+                    filtered: view.filtered,
+                    seeks_to: view.seeks_to,
                 });
             }
         }

@@ -11,11 +11,12 @@ use tokio::time::Instant;
 
 use super::super::{Caller, Service, answer::Refused, names, release};
 use crate::{
+    filter::{Filter, NoFilter},
     limits::{
         AUTO_RENEW_LEASE_MS, DEFAULT_POLL, MAX_INVISIBLE, MAX_POLL, MAX_RECEIVE_BATCH,
         MAX_SMALL_REQUEST_BYTES, MIN_INVISIBLE, POLL_MARGIN, REPLY_MARGIN,
     },
-    node::{clients::client_hash, filter::Filter, hub::Pair},
+    node::{clients::client_hash, hub::Pair},
 };
 
 /// A receive, checked.
@@ -30,6 +31,8 @@ pub(super) struct Receive {
     pub(super) client: u64,
     pub(super) filter: Filter,
     pub(super) until: Instant,
+    /// Its client does not wait for the answer any longer than this.
+    pub(super) give_up: Instant,
 }
 
 impl Receive {
@@ -62,10 +65,12 @@ impl Service {
         names::check_topic(&full_name)?;
         let group_name = names::full_name(caller, request.group.as_ref());
         names::check_group(&group_name)?;
-        let filter = self.filter(request)?;
         let lease_ms = lease_ms(request)?;
         let topic = self.topic(&full_name).await?;
         let group = self.group(&group_name).await?;
+        // Compiled for nobody who has no topic and no consumer group.
+        let filter = self.filter(request)?;
+        let until = Instant::now() + poll_time(caller, request);
         let most = plant!(BatchSizeIgnored => MAX_RECEIVE_BATCH as i32, else request.batch_size);
         Ok(Receive {
             topic,
@@ -77,7 +82,8 @@ impl Service {
             auto_renew: request.auto_renew,
             client: client_hash(&caller.client_id),
             filter,
-            until: Instant::now() + poll_time(caller, request),
+            until,
+            give_up: give_up(caller, until),
         })
     }
 
@@ -95,7 +101,13 @@ impl Service {
             }
         };
         let compiled = self.filters().get(kind, text);
-        compiled.map_err(|error| Refused::new(Code::IllegalFilterExpression, error.to_string()))
+        compiled.map_err(|error| {
+            let code = match error {
+                NoFilter::Wrong(_) => Code::IllegalFilterExpression,
+                NoFilter::TooMany => Code::TooManyRequests,
+            };
+            Refused::new(code, error.to_string())
+        })
     }
 }
 
@@ -139,6 +151,15 @@ fn poll_time(caller: &Caller, request: &ReceiveMessageRequest) -> Duration {
             .map_or(DEFAULT_POLL, |deadline| deadline.saturating_sub(3 * POLL_MARGIN)),
     };
     asked.min(latest).min(MAX_POLL)
+}
+
+/// When its answer would come too late: what is leased then is leased for nobody.
+fn give_up(caller: &Caller, until: Instant) -> Instant {
+    match caller.deadline {
+        // An answer of another node has a shorter way, and less time.
+        Some(deadline) => Instant::now() + deadline - REPLY_MARGIN.min(deadline / 2),
+        None => until + POLL_MARGIN - REPLY_MARGIN,
+    }
 }
 
 #[cfg(test)]

@@ -8,19 +8,17 @@ use flotilla_proto::{
     peer::seek_queue::To,
     record::{Command, Deliver, command},
 };
-use queue_core::{Fault, GroupId, QueueId, Selection, Stored};
+use queue_core::{Fault, GroupId, Position, QueueId, Selection, Stored};
+use tokio::time::Instant;
 
-use super::{
-    filter::Filter,
-    kv::Reading,
-    looked::Runs,
-    shard::{DataShard, DeliverError, Want},
-};
+use super::{DataShard, DeliverError, Want, looked::Runs};
 use crate::{
+    filter::Filter,
     limits::{
-        DELIVERED_OVERHEAD_BYTES, FILTER_LOOKS_AT, FILTER_LOOKS_FOR, FILTER_READ_BYTES, MAX_RECEIVE_BYTES,
-        PASS_OVER_AT, PASS_OVER_MOST,
+        DELIVERED_OVERHEAD_BYTES, FILTER_LOOKS_FOR, FILTER_READ_BYTES, FILTER_READ_ENTRIES,
+        FILTER_RESTS_EVERY_MS, MAX_RECEIVE_BYTES,
     },
+    node::kv::Reading,
     unread::Room,
 };
 
@@ -66,6 +64,9 @@ pub(crate) struct SeekTarget {
     pub(crate) before: u64,
     pub(crate) after: u64,
     pub(crate) epoch: u64,
+    /// The one that was done last, if none is under way, and where the consumer group began by it.
+    pub(crate) last_seek: u64,
+    pub(crate) start: u64,
 }
 
 /// Bytes of one answer, as it grows.
@@ -88,8 +89,9 @@ impl Sizing<'_> {
 }
 
 impl DataShard {
-    /// What to deliver now, and when that is; nothing if there is nothing. Where much was passed over and nothing found, or nobody
-    /// waits any longer, the log is told. There may be more behind it: then the next receive looks on at once.
+    /// What to deliver now, and when that is; nothing if there is nothing, or its caller has given up by now. Where nothing was
+    /// found the log is told what was passed over, if that is much, or was found long ago. There may be more behind it: then the
+    /// next receive looks on at once.
     pub(super) async fn choose_any(
         &self,
         queue: QueueId,
@@ -99,10 +101,14 @@ impl DataShard {
         let now = self.now_ms();
         let choice = self.choose(queue, want, now, room).await?;
         if choice.has_any() {
-            return Ok(Some((choice, now)));
+            // What is leased for nobody waits for its lease to end, and an attempt is spent.
+            let gone = want.give_up.is_some_and(|at| Instant::now() >= at);
+            return Ok((!gone).then_some((choice, now)));
         }
         let looked = choice.new.len();
-        let tells = looked >= PASS_OVER_AT || choice.more || want.is_last;
+        let key = (GroupId(want.group.id), queue, want.filter.id());
+        let old = self.time_ms().saturating_sub(self.bounds.pass_over_after_ms);
+        let tells = looked >= self.bounds.pass_over_at || choice.more || self.looked.since(key) <= Some(old);
         if tells && looked > 0 {
             let command = command::Command::Deliver(choice.to_command(queue, want));
             let command = Command {
@@ -188,40 +194,40 @@ impl DataShard {
         Ok(())
     }
 
-    /// Looks through new messages, page by page, until there are enough or no more, or it is worth an entry to say so.
+    /// Looks through new messages, page by page, until something is found, or there are no more, or it has taken long. What a page
+    /// has is remembered before the next one: whoever gives up leaves it to those who come after it.
     async fn choose_filtered(
         &self,
         queue: QueueId,
         want: &Want,
-        most: u32,
+        mut most: u32,
         choice: &mut Choice,
         sizing: &mut Sizing<'_>,
     ) -> Result<(), DeliverError> {
-        let (key, filter) = ((GroupId(want.group.id), queue), want.filter.id());
-        let mut ahead = self.looked.from(key, filter, choice.first_new);
-        let mut most = most;
+        let key = (GroupId(want.group.id), queue, want.filter.id());
+        let mut ahead = self.looked.from(key, choice.first_new);
         let until_ms = self.time_ms() + FILTER_LOOKS_FOR.as_millis() as u64;
         loop {
-            let is_full = self.take_passing(queue, &mut ahead, &mut most, choice, sizing)?;
-            if is_full {
-                break;
+            let is_full = self.take_passing(queue, &mut ahead, &mut most, choice, sizing);
+            plant!(FilterPassesOverTheRest => choice.new.add(true, ahead.len() as u32));
+            let mut known = choice.new.clone();
+            ahead.iter().for_each(|run| known.add(run.filtered, run.count));
+            let now = self.time_ms();
+            self.looked.remember(key, choice.first_new, known, now);
+            if is_full? || choice.has_any() {
+                return Ok(());
             }
-            choice.more = choice.new.len() >= PASS_OVER_MOST || self.time_ms() >= until_ms;
+            choice.more = choice.new.len() >= self.bounds.pass_over_most || now >= until_ms;
             if choice.more {
-                break;
+                return Ok(());
             }
-            ahead = self.look(queue, choice.next(), &want.filter).await?;
+            ahead = self.look(queue, choice.next(), &want.filter, until_ms).await?;
             if ahead.len() == 0 {
-                break;
+                return Ok(());
             }
             // Others have their turn between two looks.
             tokio::task::yield_now().await;
         }
-        plant!(FilterPassesOverTheRest => choice.new.add(true, ahead.len() as u32));
-        let mut known = choice.new.clone();
-        ahead.iter().for_each(|run| known.add(run.filtered, run.count));
-        self.looked.remember(key, filter, choice.first_new, known);
-        Ok(())
     }
 
     /// Takes from what is known of the messages behind the choice. True if no more of them have a place in the answer.
@@ -263,29 +269,49 @@ impl DataShard {
         self.machine.time.steady_ms()
     }
 
-    /// Which of the next messages from an offset on a filter lets through. Nothing if there are none, or they cannot be read now.
-    async fn look(&self, queue: QueueId, from: u64, filter: &Filter) -> Result<Runs, DeliverError> {
-        let page = self.new_from(queue, from, FILTER_LOOKS_AT)?;
+    /// Which of the next messages from an offset on a filter lets through. Nothing if there are none.
+    async fn look(
+        &self,
+        queue: QueueId,
+        from: u64,
+        filter: &Filter,
+        until_ms: u64,
+    ) -> Result<Runs, DeliverError> {
+        let page = self.new_from(queue, from, self.bounds.filter_page)?;
         let mut runs = Runs::default();
         let by_tag = page.iter().map_while(|stored| filter.by_tag(stored.tag));
         by_tag.for_each(|passes| runs.add(!passes, 1));
         if runs.len() > 0 || page.is_empty() {
             return Ok(runs);
         }
-        let mut bytes = 0;
-        let fitting = page.iter().enumerate().take_while(|(at, stored)| {
-            bytes += stored.position.frame_len as usize;
-            *at == 0 || bytes <= FILTER_READ_BYTES
-        });
-        let places = (from..).zip(fitting.map(|(_, stored)| stored.position)).collect();
-        let _turn = self.filter_reads.acquire().await.expect("nobody closes it");
-        let messages = self.read_at(queue, places).await?;
-        for ((offset, message), expected) in messages.into_iter().zip(from..) {
-            // Nothing is said of what could not be read, and of what is behind it.
-            if offset != expected {
+        let places: Vec<(u64, Position)> = (from..).zip(at_once(&page)).collect();
+        let asked = places.len();
+        let _turn = self
+            .machine
+            .filter_reads()
+            .acquire()
+            .await
+            .expect("nobody closes it");
+        let messages = match self.read_at(queue, places).await {
+            // As without a filter: who gets it is told, and the others are not kept from what is behind it.
+            Err(DeliverError::Unreadable(_)) => Vec::new(),
+            read => read?,
+        };
+        let mut messages = messages.into_iter().peekable();
+        let mut rested_ms = self.time_ms();
+        for offset in (from..).take(asked) {
+            // One that cannot be read now, or is forgotten, is let through.
+            let message = messages.next_if(|(at, _)| *at == offset);
+            let passes = message.is_none_or(|(_, message)| filter.by_message(&message));
+            runs.add(!passes, 1);
+            let now = self.time_ms();
+            if now >= until_ms {
                 break;
             }
-            runs.add(!filter.by_message(&message), 1);
+            if now > rested_ms + FILTER_RESTS_EVERY_MS {
+                tokio::task::yield_now().await;
+                rested_ms = now;
+            }
         }
         Ok(runs)
     }
@@ -302,10 +328,13 @@ impl DataShard {
                     To::Last(_) => ends.1,
                 };
                 let known = core.subscription(group, queue);
+                let done = known.as_ref().filter(|known| known.seeks_to.is_none());
                 Ok(SeekTarget {
                     before: known.as_ref().map_or(ends.0, |known| known.cursor),
                     after: wanted.clamp(ends.0, ends.1),
-                    epoch: known.map_or(0, |known| known.epoch),
+                    epoch: known.as_ref().map_or(0, |known| known.epoch),
+                    last_seek: done.map_or(0, |known| known.last_seek),
+                    start: known.map_or(ends.0, |known| known.start),
                 })
             })
         })
@@ -333,4 +362,16 @@ impl DataShard {
                 .read(|core| core.stored_from(&Reading(state), queue, from, limit))
         })
     }
+}
+
+/// Of a page, what is read at once: so many bytes, from so many entries, each of which is read as a whole.
+fn at_once(page: &[Stored]) -> impl Iterator<Item = Position> + '_ {
+    let (mut bytes, mut entries, mut last) = (0, 0, 0);
+    let places = page.iter().map(|stored| stored.position);
+    places.take_while(move |at| {
+        bytes += at.frame_len as usize;
+        entries += usize::from(at.index != last);
+        last = at.index;
+        entries == 1 || (bytes <= FILTER_READ_BYTES && entries <= FILTER_READ_ENTRIES)
+    })
 }

@@ -69,37 +69,59 @@ impl Runs {
     }
 }
 
+/// A consumer group on a queue, with a filter's identity.
+type Key = (GroupId, QueueId, u64);
+
 /// What consumer groups know of queues.
 #[derive(Debug, Default)]
-pub(super) struct Looked(Mutex<BTreeMap<(GroupId, QueueId), Known>>);
+pub(super) struct Looked(Mutex<BTreeMap<Key, Known>>);
 
 /// Of messages from an offset on.
 #[derive(Debug, Clone)]
 struct Known {
-    filter: u64,
     first: u64,
+    /// When something was passed over from there on, by the node's steady clock.
+    since_ms: u64,
     runs: Runs,
 }
 
 impl Looked {
     /// What a filter does with the messages from an offset on, as far as it is known.
-    pub(super) fn from(&self, key: (GroupId, QueueId), filter: u64, offset: u64) -> Runs {
+    pub(super) fn from(&self, key: Key, offset: u64) -> Runs {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = all.get(&key).filter(|known| known.filter == filter);
-        let skip = known.and_then(|known| Some((known, offset.checked_sub(known.first)?)));
+        let skip = all
+            .get(&key)
+            .and_then(|known| Some((known, offset.checked_sub(known.first)?)));
         let skip = plant!(FilterHintAges => skip.map(|(known, _)| (known, 0)), else skip);
         skip.map_or_else(Runs::default, |(known, skip)| known.runs.behind(skip))
     }
 
+    /// Since when something is passed over that the log has not been told.
+    pub(super) fn since(&self, key: Key) -> Option<u64> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&key).map(|known| known.since_ms)
+    }
+
     /// Remembers what a filter does with the messages from an offset on.
-    pub(super) fn remember(&self, key: (GroupId, QueueId), filter: u64, first: u64, mut runs: Runs) {
+    pub(super) fn remember(&self, key: Key, first: u64, mut runs: Runs, now_ms: u64) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Rarely, and then they look again.
         if all.len() >= MAX_LOOKED && !all.contains_key(&key) {
             all.clear();
         }
         runs.0.truncate(MAX_LOOKED_RUNS);
-        all.insert(key, Known { filter, first, runs });
+        let before = all
+            .get(&key)
+            .filter(|known| known.first == first && known.runs.len() > 0);
+        let since_ms = before.map_or(now_ms, |known| known.since_ms);
+        all.insert(
+            key,
+            Known {
+                first,
+                since_ms,
+                runs,
+            },
+        );
     }
 }
 
@@ -107,7 +129,7 @@ impl Looked {
 mod tests {
     use super::*;
 
-    const KEY: (GroupId, QueueId) = (GroupId(1), QueueId(2));
+    const KEY: Key = (GroupId(1), QueueId(2), 7);
 
     fn runs(runs: &[(bool, u32)]) -> Runs {
         let mut all = Runs::default();
@@ -127,23 +149,35 @@ mod tests {
     #[test]
     fn what_is_known_counts_from_where_the_group_is_by_now() {
         let looked = Looked::default();
-        looked.remember(KEY, 7, 100, runs(&[(true, 10), (false, 2), (true, 5)]));
-        assert_eq!(looked.from(KEY, 7, 100).len(), 17);
-        assert_eq!(looked.from(KEY, 7, 111), runs(&[(false, 1), (true, 5)]));
+        looked.remember(KEY, 100, runs(&[(true, 10), (false, 2), (true, 5)]), 5);
+        assert_eq!(looked.from(KEY, 100).len(), 17);
+        assert_eq!(looked.from(KEY, 111), runs(&[(false, 1), (true, 5)]));
         for (filter, offset) in [(7, 117), (7, 200), (7, 99), (8, 100)] {
-            assert_eq!(looked.from(KEY, filter, offset), Runs::default());
+            assert_eq!(looked.from((KEY.0, KEY.1, filter), offset), Runs::default());
         }
+    }
+
+    #[test]
+    fn what_is_not_told_is_as_old_as_the_first_of_it() {
+        let looked = Looked::default();
+        assert_eq!(looked.since(KEY), None);
+        looked.remember(KEY, 100, Runs::default(), 3);
+        looked.remember(KEY, 100, runs(&[(true, 1)]), 5);
+        looked.remember(KEY, 100, runs(&[(true, 4)]), 9);
+        assert_eq!(looked.since(KEY), Some(5));
+        looked.remember(KEY, 104, runs(&[(true, 1)]), 11);
+        assert_eq!(looked.since(KEY), Some(11), "the log was told of what was before");
     }
 
     #[test]
     fn it_is_bounded() {
         let looked = Looked::default();
         for group in 0..=MAX_LOOKED as u32 {
-            looked.remember((GroupId(group), KEY.1), 7, 0, runs(&[(true, 1)]));
+            looked.remember((GroupId(group), KEY.1, KEY.2), 0, runs(&[(true, 1)]), 5);
         }
         assert_eq!(looked.0.lock().unwrap().len(), 1);
         let many: Vec<(bool, u32)> = (0..2 * MAX_LOOKED_RUNS).map(|at| (at % 2 == 0, 1)).collect();
-        looked.remember(KEY, 7, 0, runs(&many));
-        assert_eq!(looked.from(KEY, 7, 0).len(), MAX_LOOKED_RUNS as u64);
+        looked.remember(KEY, 0, runs(&many), 5);
+        assert_eq!(looked.from(KEY, 0).len(), MAX_LOOKED_RUNS as u64);
     }
 }
