@@ -4,14 +4,15 @@ use std::{collections::BTreeSet, time::Duration};
 
 use broker::node::{Node, NodeError, StopReason};
 use bytes::Bytes;
-use flotilla_proto::rocketmq::Code;
+use flotilla_proto::rocketmq::{Code, FilterExpression, FilterType};
 use raft_store::{
     MemoryEngine, StoreError,
     engine::{Change, WriteBatch},
 };
 
 use crate::cluster::{
-    Cluster, Machine, PATIENCE, ack, code, properties, receive, send, send_large, wait_for,
+    Cluster, Machine, PATIENCE, ack, ask, code, properties, receive, receive_request, send, send_large,
+    wait_for,
 };
 
 /// Shard 1, section of raft-store, its row about the membership.
@@ -174,15 +175,26 @@ async fn filled(ids: &[String]) -> Cluster {
 
 /// Receives until these are left, from a node that answers.
 async fn receive_all_but(cluster: &Cluster, node: u32, ids: &[String], left: &[String]) {
+    receive_all_as(cluster, node, "readers", (ids, left)).await;
+}
+
+/// The same for a consumer group: `choosy` has a condition that lets all of them through.
+async fn receive_all_as(cluster: &Cluster, node: u32, group: &str, (ids, left): (&[String], &[String])) {
     let mut missing: BTreeSet<String> = ids.iter().cloned().collect();
     let left: BTreeSet<String> = left.iter().cloned().collect();
     let read = async {
         while missing != left {
-            let wait = Duration::from_secs(1);
-            let (_, messages) = receive(cluster.service(node), "orders", "readers", wait).await;
+            let mut request = receive_request("orders", group, Duration::from_secs(1));
+            if group == "choosy" {
+                request.filter_expression = Some(FilterExpression {
+                    r#type: FilterType::Sql.into(),
+                    expression: "TAGS IS NULL".into(),
+                });
+            }
+            let (_, messages) = ask(cluster.service(node), request).await;
             for message in &messages {
                 missing.remove(&properties(message).message_id);
-                ack(cluster.service(node), "orders", "readers", message).await;
+                ack(cluster.service(node), "orders", group, message).await;
             }
         }
     };
@@ -201,6 +213,8 @@ async fn a_damaged_node_serves_what_is_whole_and_is_not_given_up_while_another_i
     }
     cluster.wait_ready().await;
     receive_all_but(&cluster, 1, &ids, &bad).await;
+    // Nor does it keep from a consumer group with a condition what is behind it.
+    receive_all_as(&cluster, 1, "choosy", (&ids, &bad)).await;
     wait_for("somebody to find the damage", || {
         [1, 2].iter().any(|&id| cluster.service(id).damage().is_some())
     })

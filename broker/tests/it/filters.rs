@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use broker::service::Service;
+use broker::service::{Caller, Service};
 use flotilla_proto::rocketmq::{
     Code, FilterExpression, FilterType, ReceiveMessageRequest, SendMessageRequest,
 };
@@ -192,4 +192,33 @@ async fn what_nobody_wants_costs_no_entry_of_its_own() {
     futures::join!(waiting, sending);
     let written = entries() - before;
     assert!((20..24).contains(&written), "{written} entries for 20 messages");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_leased_for_who_has_given_up() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    send_coloured(service, 3).await;
+    drain(service, "readers", FilterType::Tag, "green").await;
+    let hasty = Caller {
+        deadline: Some(Duration::ZERO),
+        ..caller()
+    };
+    for kind in [FilterType::Tag, FilterType::Sql] {
+        let expression = if kind == FilterType::Tag {
+            "red"
+        } else {
+            "TAGS = 'red'"
+        };
+        let asking = asking("hasty", kind, expression);
+        let responses = service.receive_message(&hasty, asking).await;
+        assert!(responses.len() <= 2, "a status and a time: {responses:?}");
+    }
+    let leased = service
+        .describe_group("hasty")
+        .await
+        .map_or(0, |view| view.total.leased);
+    assert_eq!(leased, 0);
+    let messages = drain(service, "hasty", FilterType::Tag, "red").await;
+    assert_eq!(messages.len(), 2);
 }
