@@ -44,8 +44,9 @@ impl Service {
             invalid(AdminErrorKind::NotFound, none)
         })?;
         let count = topic.queue_shards.len() as u32;
-        // Never 0, which is that of no seek.
-        let id = spec.id.unwrap_or_else(|| self.node().clock().random_u64()).max(1);
+        // Never 0, which is that of no seek; and small enough for whoever reads JSON numbers as doubles.
+        let drawn = || self.node().clock().random_u64() >> 11;
+        let id = spec.id.unwrap_or_else(drawn).max(1);
         if let Some(queue) = spec.queue.filter(|&queue| queue >= count) {
             let none = format!("topic {} has queues 0 to {}, not {queue}", spec.topic, count - 1);
             return Err(invalid(AdminErrorKind::Invalid, none));
