@@ -11,18 +11,23 @@ use crate::cluster::{Cluster, ack, ask, caller, code, message, properties, recei
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// `count` messages of one topic: `red` or `blue` by turns, with a size.
+/// A message with a tag and a size.
+async fn send_tagged(service: &Service, id: &str, tag: &str, size: usize) {
+    let mut message = message("orders", id);
+    message.system_properties.as_mut().expect("it has some").tag = Some(tag.into());
+    message.user_properties.insert("size".into(), size.to_string());
+    let request = SendMessageRequest {
+        messages: vec![message],
+    };
+    let sent = service.send_message(&caller(), request).await;
+    assert_eq!(code(&sent.status), Code::Ok);
+}
+
+/// `count` messages of one topic: `red` or `blue` by turns, of growing size.
 async fn send_coloured(service: &Service, count: usize) {
     for number in 0..count {
-        let mut message = message("orders", &format!("id-{number:04}"));
-        let system = message.system_properties.as_mut().expect("it has some");
-        system.tag = Some(if number % 2 == 0 { "red" } else { "blue" }.into());
-        message.user_properties.insert("size".into(), number.to_string());
-        let request = SendMessageRequest {
-            messages: vec![message],
-        };
-        let sent = service.send_message(&caller(), request).await;
-        assert_eq!(code(&sent.status), Code::Ok);
+        let tag = if number % 2 == 0 { "red" } else { "blue" };
+        send_tagged(service, &format!("id-{number:04}"), tag, number).await;
     }
 }
 
@@ -126,10 +131,7 @@ async fn a_changed_expression_holds_for_what_was_not_looked_at_yet() {
         drain(service, "readers", FilterType::Tag, "blue").await,
         BTreeSet::new()
     );
-    let mut late = message("orders", "id-9999");
-    late.system_properties.as_mut().expect("it has some").tag = Some("blue".into());
-    let request = SendMessageRequest { messages: vec![late] };
-    service.send_message(&caller(), request).await;
+    send_tagged(service, "id-9999", "blue", 0).await;
     assert_eq!(
         drain(service, "readers", FilterType::Tag, "blue").await,
         BTreeSet::from([9_999])
@@ -142,10 +144,7 @@ async fn what_is_found_is_not_kept_back_by_what_is_behind_it() {
     let service = cluster.service(1);
     send_coloured(service, 1).await;
     for number in (1..400).filter(|number| number % 2 == 1) {
-        let mut blue = message("orders", &format!("blue-{number:04}"));
-        blue.system_properties.as_mut().expect("it has some").tag = Some("blue".into());
-        let request = SendMessageRequest { messages: vec![blue] };
-        service.send_message(&caller(), request).await;
+        send_tagged(service, &format!("blue-{number:04}"), "blue", number).await;
     }
     let began = tokio::time::Instant::now();
     let asking = ReceiveMessageRequest {
@@ -182,11 +181,8 @@ async fn what_nobody_wants_costs_no_entry_of_its_own() {
     let caller = caller();
     let waiting = service.receive_message(&caller, waits);
     let sending = async {
-        for _ in 0..20 {
-            let mut blue = message("orders", &format!("blue-{}", entries()));
-            blue.system_properties.as_mut().expect("it has some").tag = Some("blue".into());
-            let request = SendMessageRequest { messages: vec![blue] };
-            service.send_message(&caller, request).await;
+        for number in 0..20 {
+            send_tagged(service, &format!("blue-{number}"), "blue", number).await;
         }
     };
     futures::join!(waiting, sending);

@@ -8,7 +8,7 @@ use broker::{
 };
 use flotilla_proto::rocketmq::Code;
 
-use crate::cluster::{Cluster, ack, code, properties, receive, send};
+use crate::cluster::{Cluster, ack, code, properties, receive, send, wait_for};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -94,7 +94,10 @@ async fn a_date_is_exact_to_the_message_also_after_a_failover() {
     let mut dates = Vec::new();
     for number in 0..30 {
         send_some(cluster.service(1), number..number + 1).await;
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        // The next one has another date.
+        let clock = cluster.service(1).node().clock();
+        let before = clock.wall_ms();
+        wait_for("the clock to go on", || clock.wall_ms() > before).await;
     }
     // What each was dated, as consumers are told.
     loop {
