@@ -261,7 +261,7 @@ class Worker:
 
     # ---- administration
 
-    def json(self, depth=0):
+    def json(self, seeks):
         dice = self.dice
         scalar = lambda: dice.choice([  # noqa: E731
             "null", "true", "1e999", "-0", "NaN", '"first"', '"last"', '"NORMAL"', '"MIXED"', '"x"', "[]", "{}",
@@ -277,6 +277,10 @@ class Worker:
                            ("start_at", scalar), ("backoff", lambda: backoff), ("typo", scalar)):
             if dice.random() < 0.25:
                 fields.append(f'"{key}":{value()}')
+        if seeks:
+            to = dice.choice(['"first"', '"last"', f'{{"offset":{scalar()}}}', f'{{"at_ms":{scalar()}}}', scalar()])
+            fields = [f'"topic":{name}', f'"to":{to}'] + [
+                f'"{key}":{scalar()}' for key in ("queue", "dry_run", "id", "typo") if dice.random() < 0.2]
         whole = "{" + ",".join(fields) + "}"
         return dice.choice([whole] * 12 + [whole[:-1], scalar(), "[" * 5000, '{"name":' * 3000, ""])
 
@@ -284,10 +288,11 @@ class Worker:
         dice = self.dice
         name = dice.choice([TOPIC, f"h{dice.randrange(40)}", "%25DLQ%25hostile", "%FF%FE", "%00", "x" * dice.choice(LENGTHS[:-2]), "..", ""])
         query = dice.choice(["", "", "?", "?a=b", "?" + "q" * dice.choice([1, 1000, 20_000]), "?%FF"])
-        path = dice.choice(["/v1/topics", "/v1/consumer-groups"] * 4 + [f"/v1/topics/{name}", f"/v1/consumer-groups/{name}"] * 2 + [
+        path = dice.choice(["/v1/topics", "/v1/consumer-groups"] * 4 + [f"/v1/topics/{name}", f"/v1/consumer-groups/{name}",
+                            f"/v1/consumer-groups/{name}/seek"] * 2 + [
             "/v1/cluster", "/metrics", "/healthz/ready", "/healthz/live", "/openapi.json", "/", f"/{name}", "//"]) + query
         method = dice.choice(["POST", "POST", "GET", "GET", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"])
-        body = self.json().encode() if method in ("POST", "PUT", "PATCH") else b""
+        body = self.json("/seek" in path).encode() if method in ("POST", "PUT", "PATCH") else b""
         kind = dice.choice(["application/json"] * 9 + ["text/plain", "", "application/json; charset=utf-16"])
         length = len(body) if dice.random() < 0.97 else dice.choice([0, 1 << 40, -1])
         head = f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n"
