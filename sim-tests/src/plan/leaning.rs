@@ -14,7 +14,7 @@ const ONE_IN: u64 = 30;
 const LEAVES_ONE_IN: u64 = 100;
 const LEAVES: u64 = 60;
 /// How much more often than others the faults come that a world leans to.
-const OFTEN: u32 = 10;
+pub(super) const OFTEN: u32 = 10;
 
 /// What a world leans to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

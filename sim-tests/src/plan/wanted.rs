@@ -4,14 +4,12 @@
 use flotilla_proto::rocketmq::FilterType;
 use queue_core::tag_hash;
 
-use super::{Fault, Plan};
+use super::{Fault, Plan, leaning::OFTEN};
 
 /// Seeds modulo 100. (Of the seeds that were kept before there were such worlds none is one.)
 const FILTER: [u64; 16] = [2, 9, 13, 17, 19, 28, 31, 33, 35, 38, 41, 43, 46, 48, 50, 53];
 /// The same of worlds with replay.
 const REPLAY: [u64; 10] = [56, 58, 59, 65, 66, 71, 72, 75, 77, 78];
-/// How much more often than others a fault comes where a world needs it.
-const OFTEN: u32 = 10;
 /// Tags of letters are `tag-0` to `tag-255`, and every second letter has none (`letter.rs`).
 const TAGS: u32 = 256;
 
