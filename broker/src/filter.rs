@@ -70,20 +70,20 @@ impl Filter {
             Form::Everything => 0,
             _ => tag_hash(&format!("{kind:?} {text}")),
         };
-        Ok(Self(Arc::new(Compiled {
+        Ok(Self::of(id, form))
+    }
+
+    fn of(id: u64, form: Form) -> Self {
+        Self(Arc::new(Compiled {
             id,
             form,
             counted: None,
-        })))
+        }))
     }
 
     /// The one that lets everything through.
     pub fn everything() -> Self {
-        Self(Arc::new(Compiled {
-            id: 0,
-            form: Form::Everything,
-            counted: None,
-        }))
+        Self::of(0, Form::Everything)
     }
 
     /// Names the expression in the log and in what is remembered. 0 lets everything through.

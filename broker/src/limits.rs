@@ -89,8 +89,8 @@ pub const MAX_FILTER_BYTES: usize = 64 * 1024 * 1024;
 pub const MAX_FILTER_READS: usize = 8;
 /// Queues that one seek of an administrator moves at the same time.
 pub const SEEK_AT_ONCE: usize = 16;
-/// How long a seek of one queue may take before it is told as not known to be done.
-pub const SEEK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a seek of a whole topic may take: queues that are not known to be done by then are told as such.
+pub const SEEK_PATIENCE: Duration = Duration::from_secs(20);
 /// What an answer adds to a message as it is stored, at most as a rule, bytes; it is counted exactly when it is there.
 pub const DELIVERED_OVERHEAD_BYTES: usize = 1024;
 /// Bytes of answers that wait until one connection has read them, or another node: all answers of its receives. Over it
@@ -345,6 +345,9 @@ const _: () = assert!(MAX_COMMAND_BYTES < MAX_QUEUED_SMALL_BYTES);
 const _: () = assert!(PIPELINE_BYTES <= MAX_ENTRY_BYTES);
 const _: () = assert!(DROP_LIMIT <= queue_core::limits::MAX_FORGET);
 const _: () = assert!(TRIM_LIMIT <= queue_core::limits::MAX_FORGET);
+const _: () = assert!(TICK_LIMIT as usize <= queue_core::limits::MAX_EXPIRIES);
+// A look ends with the page in which it reaches its bound.
+const _: () = assert!(PASS_OVER_MOST + FILTER_LOOKS_AT as u64 <= queue_core::limits::MAX_PASSED_OVER);
 const _: () = assert!(DROP_AT_ONCE <= MAX_ENTRY_COMMANDS);
 const _: () = assert!(MAX_ENTRY_COMMANDS <= MAX_QUEUED_COMMANDS);
 // Four lanes take turns, and a full entry has several turns of each.

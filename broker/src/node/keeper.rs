@@ -47,12 +47,8 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
 
 /// Takes a step of a seek that whoever began it has not finished: the leader died, or whoever asked gave up.
 async fn go_on_seeking(shard: &DataShard) {
-    let Some(seek) = shard.machine.read(|core| core.next_seek()) else {
+    let Some(seek) = shard.machine.read(|core| core.next_seek(shard.bounds.seek)) else {
         return;
-    };
-    let seek = record::Seek {
-        limit: shard.bounds.seek,
-        ..seek
     };
     let command = Command {
         command: Some(command::Command::Seek(seek)),

@@ -13,6 +13,7 @@ mod metrics;
 mod topics;
 
 pub use groups::default_group;
+pub(super) use {groups::no_group, topics::no_topic};
 
 fn unexpected(reply: MetaReply) -> AdminError {
     let kind = match &reply {

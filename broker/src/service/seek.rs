@@ -10,16 +10,21 @@ use flotilla_proto::{
 use futures::{StreamExt, stream};
 use prost::Message;
 use queue_core::{GroupId, QueueId, Refusal, Reply};
+use tokio::time::Instant;
 
 use super::{
     Caller, Service,
+    admin::{no_group, no_topic},
     answer::Refused,
     at_leader::{At, Try, undecodable},
     names,
 };
 use crate::{
     limits::{SEEK_AT_ONCE, SEEK_PATIENCE},
-    node::{proposer::SubmitError, shard::DataShard},
+    node::{
+        proposer::SubmitError,
+        shard::{DataShard, Want},
+    },
     views::{AdminError, AdminErrorKind, QueueSeek, SeekReport, SeekSpec, SeekTo},
 };
 
@@ -32,25 +37,19 @@ impl Service {
     pub async fn seek_group(&self, name: &str, spec: SeekSpec) -> Result<SeekReport, AdminError> {
         names::check_group(name)?;
         names::check_topic(&spec.topic)?;
-        let invalid = |kind, message: String| AdminError::new(kind, message);
         self.node().catch_up_meta().await?;
         let meta = self.node().meta();
-        let group = meta.group(name).ok_or_else(|| {
-            let none = format!("consumer group {name} does not exist; see `flotilla group list`");
-            invalid(AdminErrorKind::NotFound, none)
-        })?;
-        let topic = meta.topic(&spec.topic).ok_or_else(|| {
-            let none = format!("topic {} does not exist; see `flotilla topic list`", spec.topic);
-            invalid(AdminErrorKind::NotFound, none)
-        })?;
+        let group = meta.group(name).ok_or_else(|| no_group(name))?;
+        let topic = meta.topic(&spec.topic).ok_or_else(|| no_topic(&spec.topic))?;
         let count = topic.queue_shards.len() as u32;
         // Never 0, which is that of no seek; and small enough for whoever reads JSON numbers as doubles.
         let drawn = || self.node().clock().random_u64() >> 11;
         let id = spec.id.unwrap_or_else(drawn).max(1);
         if let Some(queue) = spec.queue.filter(|&queue| queue >= count) {
             let none = format!("topic {} has queues 0 to {}, not {queue}", spec.topic, count - 1);
-            return Err(invalid(AdminErrorKind::Invalid, none));
+            return Err(AdminError::new(AdminErrorKind::Invalid, none));
         }
+        let until = Instant::now() + SEEK_PATIENCE;
         let numbers = (0..count).filter(|&number| spec.queue.is_none_or(|only| only == number));
         let seeks = numbers.map(|number| {
             let shard = topic.queue_shards[number as usize];
@@ -58,7 +57,7 @@ impl Service {
                 id,
                 ..seek_of(group.id, QueueId::new(topic.id, number), &spec)
             };
-            self.seek_queue(shard, seek)
+            self.seek_queue(shard, seek, until)
         });
         let queues = stream::iter(seeks.collect::<Vec<_>>()).buffered(SEEK_AT_ONCE);
         Ok(SeekReport {
@@ -69,10 +68,10 @@ impl Service {
     }
 
     /// One queue, at its leader.
-    async fn seek_queue(&self, shard: u32, seek: SeekQueue) -> QueueSeek {
+    async fn seek_queue(&self, shard: u32, seek: SeekQueue, until: Instant) -> QueueSeek {
         let queue = QueueId(seek.queue).number();
-        let caller = Caller {
-            deadline: Some(SEEK_PATIENCE),
+        let caller = || Caller {
+            deadline: Some(until.saturating_duration_since(Instant::now())),
             ..Caller::default()
         };
         let problem = |why: String| QueueSeek {
@@ -85,13 +84,13 @@ impl Service {
             only_look: true,
             ..seek
         };
-        let mut answer = self.seek_for(&caller, shard, look).await;
+        let mut answer = self.seek_for(&caller(), shard, look).await;
         if let Ok(looked) = &answer
             && looked.refused.is_empty()
             && !seek.only_look
         {
             // It was done when it was asked for before, and what came after it stands.
-            if looked.last == seek.id && looked.epoch > 0 {
+            if looked.last == seek.id {
                 return QueueSeek {
                     queue,
                     after: Some(looked.start),
@@ -103,7 +102,7 @@ impl Service {
                 ..seek
             };
             let before = looked.before;
-            let done = self.seek_for(&caller, shard, seek).await;
+            let done = self.seek_for(&caller(), shard, seek).await;
             answer = done.map(|done| SeekAnswer { before, ..done });
         }
         match answer {
@@ -135,11 +134,12 @@ impl Service {
     /// Carries it out on the leader, step by step.
     async fn seek_here(&self, shard: Arc<DataShard>, seek: SeekQueue) -> Result<Try<SeekAnswer>, Refused> {
         let (group, queue) = (GroupId(seek.group), QueueId(seek.queue));
-        // A look changes nothing.
-        if !seek.only_look
-            && let Err(error) = self.begin_for_seek(&shard, group, queue).await?
-        {
-            return elsewhere(error);
+        // A look changes nothing; else a consumer group that has never read the queue begins first.
+        if !seek.only_look {
+            let want = self.want_to_seek(&shard, group, queue).await?;
+            if let Err(error) = shard.subscribe_if_needed(queue, &want).await {
+                return elsewhere(error);
+            }
         }
         let Some(to) = seek.to else {
             return Err(Refused::new(Code::BadRequest, "a seek without a place"));
@@ -172,13 +172,8 @@ impl Service {
         }))
     }
 
-    /// A consumer group that has never read the queue begins first.
-    async fn begin_for_seek(
-        &self,
-        shard: &DataShard,
-        group: GroupId,
-        queue: QueueId,
-    ) -> Result<Result<(), SubmitError>, Refused> {
+    /// What has to be known of a consumer group to let it begin, unless it or the topic is gone.
+    async fn want_to_seek(&self, shard: &DataShard, group: GroupId, queue: QueueId) -> Result<Want, Refused> {
         if self.node().meta().group_by_id(group.0).is_none() {
             // It may be new, and not heard of here yet.
             let _ = self.node().catch_up_meta().await;
@@ -194,8 +189,7 @@ impl Service {
         if meta.topic_is_gone(queue.topic()) || meta.group_is_gone(group.0) {
             return Err(gone());
         }
-        let want = self.want_of(&meta, &known, shard.id);
-        Ok(shard.subscribe_if_needed(queue, &want).await)
+        Ok(self.want_of(&meta, &known, shard.id))
     }
 }
 

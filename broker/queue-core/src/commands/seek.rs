@@ -72,8 +72,8 @@ fn step(
 }
 
 impl Core {
-    /// A seek that is not done yet.
-    pub fn next_seek(&self) -> Option<Seek> {
+    /// A seek that is not done yet: a step of it that ends at most so many messages in flight.
+    pub fn next_seek(&self, limit: u32) -> Option<Seek> {
         let &(queue, group) = self.seeking.first()?;
         let known = &self.subscriptions[&(queue, group)];
         Some(Seek {
@@ -81,7 +81,7 @@ impl Core {
             queue: queue.0,
             from: known.cursor,
             to: known.seeks_to?,
-            limit: MAX_FORGET,
+            limit,
             epoch: known.epoch,
             id: known.last_seek,
         })

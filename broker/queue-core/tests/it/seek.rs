@@ -51,13 +51,13 @@ fn a_seek_in_steps_delivers_nothing_before_it_is_done_and_whoever_leads_goes_on(
     shard.pass(LEASE_MS);
     assert_eq!(shard.tick(9), (1, 0, false));
     assert_eq!(offsets(&shard.deliver(G, Q, 9, 6)), [] as [u64; 0]);
-    let rest = shard.core.next_seek().unwrap();
+    let rest = shard.core.next_seek(9).unwrap();
     assert_eq!((rest.group, rest.queue, rest.to), (G, Q, 1));
     assert_eq!(
         shard.apply(seek((G, Q, rest.to, rest.limit), rest.epoch, rest.id)),
         sought(1)
     );
-    assert_eq!(shard.core.next_seek(), None);
+    assert_eq!(shard.core.next_seek(9), None);
     assert_eq!(offsets(&shard.deliver(G, Q, 9, 6)), [1, 2, 3, 4, 5]);
 }
 
@@ -91,7 +91,7 @@ fn a_deleted_consumer_group_seeks_no_more() {
     shard.deliver(G, Q, 3, 5);
     shard.apply(seek((G, Q, 1, 1), 0, 7));
     assert!(!shard.drop_group(G, 99));
-    assert_eq!(shard.core.next_seek(), None);
+    assert_eq!(shard.core.next_seek(9), None);
     shard.subscribe(G, Q, StartAt::First);
     assert_eq!(offsets(&shard.deliver(G, Q, 9, 6)), [0, 1, 2]);
 }

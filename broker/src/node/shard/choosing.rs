@@ -108,7 +108,8 @@ impl DataShard {
         let looked = choice.new.len();
         let key = (GroupId(want.group.id), queue, want.filter.id());
         let old = self.time_ms().saturating_sub(self.bounds.pass_over_after_ms);
-        let tells = looked >= self.bounds.pass_over_at || choice.more || self.looked.since(key) <= Some(old);
+        let is_old = self.looked.since(key).is_some_and(|since| since <= old);
+        let tells = looked >= self.bounds.pass_over_at || choice.more || is_old;
         if tells && looked > 0 {
             let command = command::Command::Deliver(choice.to_command(queue, want));
             let command = Command {

@@ -232,7 +232,7 @@ fn group_view(group: &record::ConsumerGroup) -> GroupView {
     }
 }
 
-fn no_group(name: &str) -> AdminError {
+pub(in crate::service) fn no_group(name: &str) -> AdminError {
     AdminError::new(
         AdminErrorKind::NotFound,
         format!("consumer group {name} does not exist; see `flotilla group list`"),

@@ -141,7 +141,7 @@ fn type_number(name: &str) -> Result<i32, AdminError> {
     })
 }
 
-fn no_topic(name: &str) -> AdminError {
+pub(in crate::service) fn no_topic(name: &str) -> AdminError {
     AdminError::new(
         AdminErrorKind::NotFound,
         format!("topic {name} does not exist; see `flotilla topic list`"),
