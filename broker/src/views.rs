@@ -270,6 +270,9 @@ pub struct Lag {
     pub leased: u64,
     /// Wait for their retry time.
     pub waiting: u64,
+    /// Wait, in order, until an earlier message of their message group is over.
+    #[serde(default)]
+    pub blocked: u64,
 }
 
 /// Where a consumer group is to go on from.

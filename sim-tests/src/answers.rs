@@ -1,7 +1,11 @@
 //! What an answer to a client must be, field by field, whatever the request asked for: the rules of the protocol and of
 //! ARCHITECTURE.md that need no history, but what was asked, and when. What came of it is for the oracles.
 
-use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use broker::service::handle::Handle;
 use flotilla_proto::rocketmq as mq;
@@ -14,6 +18,7 @@ use crate::{
     host::client_addr,
     letter::says_its_birth,
     plan::{Fault, Plan},
+    readers::message_group_of,
 };
 
 mod changes;
@@ -29,6 +34,8 @@ pub struct Judge {
     nodes: u32,
     /// Most that a node's wall clock differs from the true time; nothing where somebody sets clocks.
     skew: Option<Duration>,
+    /// The plan's topics have ordered messages.
+    ordered: bool,
 }
 
 impl Judge {
@@ -39,7 +46,17 @@ impl Judge {
         Judge {
             history: history.clone(),
             nodes: plan.nodes,
+            ordered: plan.ordered,
             skew: (!jumps).then(|| Duration::from_millis(plan.skew_ms.unsigned_abs())),
+        }
+    }
+
+    /// What a topic takes: those of the plan have ordered messages, in some worlds.
+    #[must_use]
+    pub fn taken_by(&self, topic: &str) -> mq::MessageType {
+        match self.ordered && topic.starts_with("topic-") {
+            true => mq::MessageType::Fifo,
+            false => mq::MessageType::Normal,
         }
     }
 
@@ -139,7 +156,7 @@ pub fn of_receive(
         (stamps.iter().all(is_now), "no clock of a node says this time"),
         (unlike.len() == came, "a message came twice"),
         (
-            are_in_order(&places),
+            are_in_order(answers),
             "what comes for the first time is not in order",
         ),
     ];
@@ -152,15 +169,18 @@ fn broken(rules: impl IntoIterator<Item = (bool, &'static str)>, answer: impl Fn
     broken.map(|(_, what)| format!("{what}: {}", answer())).collect()
 }
 
-/// Of each queue, what comes for the first time.
-fn are_in_order(places: &[(i32, i64, i32)]) -> bool {
-    let in_order = |queue: i32| {
-        let of_queue = places
-            .iter()
-            .filter(|(of, _, attempt)| *of == queue && *attempt == 1);
-        of_queue.is_sorted_by_key(|(_, offset, _)| *offset)
-    };
-    places.iter().all(|(queue, ..)| in_order(*queue))
+/// Of each queue, and of each message group there, what comes for the first time.
+fn are_in_order(answers: &[mq::ReceiveMessageResponse]) -> bool {
+    let mut lines: BTreeMap<_, Vec<i64>> = BTreeMap::new();
+    for message in messages(answers) {
+        let (queue, offset, attempt) = place(message);
+        let properties = message.system_properties.as_ref();
+        if attempt == 1 {
+            let message_group = properties.and_then(|all| all.message_group.as_ref());
+            lines.entry((queue, message_group)).or_default().push(offset);
+        }
+    }
+    lines.values().all(|offsets| offsets.is_sorted())
 }
 
 /// Queue, offset, attempt.
@@ -229,7 +249,12 @@ pub fn of_message(
 
 /// What a message is.
 fn as_it_is(message: &mq::Message, all: &mq::SystemProperties) -> [(bool, &'static str); 5] {
-    let is_plain = all.message_group.is_none()
+    let message_group = message_group_of(&all.message_id);
+    let kind = match message_group {
+        Some(_) => mq::MessageType::Fifo,
+        None => mq::MessageType::Normal,
+    };
+    let is_plain = all.message_group.as_deref() == message_group
         && all.delivery_timestamp.is_none()
         && all.orphaned_transaction_recovery_duration.is_none()
         && all.lite_topic.is_none()
@@ -243,10 +268,10 @@ fn as_it_is(message: &mq::Message, all: &mq::SystemProperties) -> [(bool, &'stat
         ),
         (encodings.contains(&all.body_encoding()), "no encoding"),
         (
-            all.message_type() == mq::MessageType::Normal,
-            "not a normal message",
+            all.message_type() == kind,
+            "not a message of the kind that was sent",
         ),
-        (is_plain, "a property that normal messages have not"),
+        (is_plain, "a property that messages of its kind have not"),
     ]
 }
 

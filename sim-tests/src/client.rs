@@ -42,6 +42,8 @@ pub struct Ask {
     pub invisible: Option<Duration>,
     /// Of this queue, or of any, which comes to the same: brokers serve any of theirs.
     pub queue: i32,
+    /// Names this request, which is repeated under the same name if its answer is lost.
+    pub attempt: Option<String>,
     /// What of the topic; SDKs have several ways to say everything.
     pub filter: Option<(mq::FilterType, String)>,
 }
@@ -184,7 +186,8 @@ impl Client {
             ..Default::default()
         };
         let answer: mq::QueryRouteResponse = self.call_one(node, "QueryRoute", &request).await?;
-        let wrong = answers::of_route((&resource(topic), queues), self.nodes, &answer);
+        let takes = self.judge.taken_by(topic);
+        let wrong = answers::of_route((&resource(topic), queues, takes), self.nodes, &answer);
         self.judge.say(node, wrong);
         good(answer.status)?;
         let leader = |queue: mq::MessageQueue| {
@@ -252,6 +255,7 @@ impl Client {
             invisible_duration: ask.invisible.map(span),
             auto_renew: ask.invisible.is_none(),
             long_polling_timeout: Some(span(ask.poll)),
+            attempt_id: ask.attempt.clone(),
             ..Default::default()
         };
         let ttl = ask.poll + PATIENCE;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::{BufMut, Bytes, BytesMut};
 use flotilla_proto::rocketmq as mq;
 
-use crate::{answers::digest, trace::fnv_of};
+use crate::{answers::digest, readers::message_group_of, trace::fnv_of};
 
 /// One message, without its id and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,7 @@ pub struct Letter {
     /// The body.
     pub body: Bytes,
     tag: Option<String>,
+    message_group: Option<String>,
     keys: Vec<String>,
     properties: BTreeMap<String, String>,
     is_packed: bool,
@@ -34,6 +35,7 @@ impl Letter {
         Letter {
             body: body(seed, 1 + (seed % most as u64) as usize),
             tag: tag_of(id),
+            message_group: message_group_of(id).map(str::to_owned),
             keys: (0..part(3) % 3)
                 .map(|number| format!("key-{number}-{}", part(4)))
                 .collect(),
@@ -68,7 +70,11 @@ impl Letter {
     pub fn to_wire(&self, id: &str) -> mq::Message {
         let properties = mq::SystemProperties {
             message_id: id.into(),
-            message_type: mq::MessageType::Normal.into(),
+            message_type: match self.message_group {
+                Some(_) => mq::MessageType::Fifo.into(),
+                None => mq::MessageType::Normal.into(),
+            },
+            message_group: self.message_group.clone(),
             body_digest: (more_of(id)(5) < 64).then(|| digest(&self.body)),
             body_encoding: match self.is_packed {
                 true => mq::Encoding::Gzip.into(),
@@ -100,6 +106,7 @@ impl Letter {
         Letter {
             body: message.body.clone(),
             tag: system.tag,
+            message_group: system.message_group,
             keys: system.keys,
             properties: message.user_properties.clone().into_iter().collect(),
             is_packed: system.body_encoding == i32::from(mq::Encoding::Gzip),
@@ -148,7 +155,7 @@ fn property(drawn: u64) -> String {
 /// What makes a message one that no topic of normal messages takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
-    /// It is a FIFO message.
+    /// It is a FIFO message, or where all are it is none.
     Group,
     /// It is to be delivered later.
     Delay,
@@ -187,8 +194,15 @@ impl Wrong {
         let all = message.system_properties.get_or_insert_default();
         match self {
             Wrong::Group => {
-                all.message_type = mq::MessageType::Fifo.into();
-                all.message_group = Some("group".into());
+                all.message_group = match all.message_group {
+                    None => Some("group".into()),
+                    // Where every message has one.
+                    Some(_) => None,
+                };
+                all.message_type = match all.message_group {
+                    Some(_) => mq::MessageType::Fifo.into(),
+                    None => mq::MessageType::Normal.into(),
+                };
             }
             Wrong::Delay => {
                 all.message_type = mq::MessageType::Delay.into();

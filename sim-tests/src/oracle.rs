@@ -17,6 +17,7 @@
 //! | `once` | P7: what was sent once is stored once |
 //! | `offsets` | P8: offsets are dense, and what stands at one never changes |
 //! | `poll` | P8: a queue comes in order |
+//! | `order` | P2: the messages of a message group come one after the other |
 //! | `names` | what is deleted is gone, and what bears its name next begins anew |
 //! | `dead` | P9: dead letters, exactly once, and never more attempts than allowed |
 //! | `cluster` | P10, and Raft's own: one entry an index, no leader without what was committed |
@@ -51,6 +52,7 @@ mod lease;
 pub mod names;
 mod offsets;
 mod once;
+mod order;
 #[cfg(madsim)]
 pub mod payloads;
 mod poll;
@@ -130,7 +132,8 @@ pub(crate) fn all(readers: &Readers, rules: Rules) -> Vec<Box<dyn Oracle>> {
         Box::new(available::Available::new(rules.majority_is_up)),
         Box::<once::Once>::default(),
         Box::<offsets::Offsets>::default(),
-        Box::<poll::Polls>::default(),
+        Box::new(poll::Polls::new(readers.clone())),
+        Box::new(order::Orders::new(readers.clone())),
         Box::new(dead::Dead::new(rules.max_attempts)),
         Box::new(early_death::EarlyDeath::new(
             readers.groups().clone(),

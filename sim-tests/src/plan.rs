@@ -21,6 +21,7 @@ mod habits;
 mod leaning;
 mod limits;
 mod offers;
+mod ordered;
 mod simpler;
 mod wanted;
 
@@ -108,6 +109,8 @@ pub struct Plan {
     pub wanted: Option<(u32, Wanted)>,
     /// Whether a consumer group is put elsewhere again and again.
     pub replays: bool,
+    /// Whether messages have message groups, and consumer groups want their order.
+    pub ordered: bool,
 }
 
 impl Plan {
@@ -211,12 +214,14 @@ impl Plan {
             operator: !limits.forget() && rng.gen_bool(0.5),
             wanted: None,
             replays: false,
+            ordered: false,
         };
         habits.prepare(&mut plan);
         if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
             leaning.lean(&mut plan);
         }
         Wanted::choose(Handle::current().seed(), &mut plan);
+        ordered::choose(Handle::current().seed(), &mut plan);
         plan
     }
 
@@ -260,6 +265,7 @@ impl Plan {
             operator: false,
             wanted: None,
             replays: false,
+            ordered: false,
         }
     }
 
@@ -296,6 +302,8 @@ impl Plan {
     #[must_use]
     pub fn readers(&self) -> Readers {
         let readers: Readers = (0..self.groups).map(|number| self.group(number)).collect();
+        let fifo = readers.groups().iter().filter(|group| self.is_fifo(group));
+        let readers = readers.clone().with_order(fifo.cloned().collect());
         match self.wanted {
             Some((number, wanted)) => readers.with_choosy(self.group(number), move |id| {
                 wanted.takes(letter::tag_of(id).as_deref())
@@ -320,9 +328,10 @@ impl fmt::Display for Plan {
             .collect();
         write!(
             out,
-            "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
+            "ordered {} nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
              loss {:.3} skew {} ms sync {} us {:?} segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} \
              deaths {} from {:?} work {} ms backoff {:?} {} operator {} wanted {:?} replays {}",
+            self.ordered,
             self.nodes,
             self.shards,
             self.topics,

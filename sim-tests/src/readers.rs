@@ -10,6 +10,8 @@ type Wants = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 pub struct Readers {
     groups: BTreeSet<String>,
     choosy: Option<(String, Wants)>,
+    /// Those that get the messages of each message group in order.
+    fifo: BTreeSet<String>,
 }
 
 impl Readers {
@@ -20,6 +22,18 @@ impl Readers {
             choosy: Some((group, Arc::new(wants))),
             ..self
         }
+    }
+
+    /// These want order.
+    #[must_use]
+    pub fn with_order(self, fifo: BTreeSet<String>) -> Readers {
+        Readers { fifo, ..self }
+    }
+
+    /// The message group in which a message comes in order to a consumer group, if it does.
+    #[must_use]
+    pub fn order_of<'a>(&self, group: &str, id: &'a str) -> Option<&'a str> {
+        message_group_of(id).filter(|_| self.fifo.contains(group))
     }
 
     /// All groups.
@@ -46,6 +60,7 @@ impl FromIterator<String> for Readers {
         Readers {
             groups: groups.into_iter().collect(),
             choosy: None,
+            fifo: BTreeSet::new(),
         }
     }
 }
@@ -54,4 +69,10 @@ impl<const N: usize> From<[String; N]> for Readers {
     fn from(groups: [String; N]) -> Self {
         groups.into_iter().collect()
     }
+}
+
+/// Ids of messages end with their message group, if they have one.
+#[must_use]
+pub fn message_group_of(id: &str) -> Option<&str> {
+    id.split_once('@').map(|(_, message_group)| message_group)
 }

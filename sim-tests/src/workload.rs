@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod acknowledge;
+mod attempts;
 mod bury;
 mod death;
 mod forge;
@@ -55,6 +56,7 @@ const PAUSE_OF_ONE_NODE: Duration = Duration::from_millis(500);
 
 /// The clients of a run, each on a machine of its own.
 pub struct Clients {
+    calm: Arc<AtomicBool>,
     producing: Arc<AtomicU32>,
     stopped: Arc<AtomicBool>,
     window: Window,
@@ -72,6 +74,8 @@ struct Program {
     disorder: Disorder,
     trace: Trace,
     stopped: Arc<AtomicBool>,
+    /// The cluster is whole, and the faults are over.
+    calm: Arc<AtomicBool>,
     /// Acknowledgements whose answers are waited for.
     acking: Acking,
     /// When it is busy for long.
@@ -157,6 +161,11 @@ impl Program {
         no_room && !self.plan.faults.contains_key(&Fault::Disorder)
     }
 
+    /// Whether the cluster is whole, and the faults are over.
+    fn is_calm(&self) -> bool {
+        self.calm.load(Ordering::SeqCst)
+    }
+
     fn stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
     }
@@ -202,6 +211,7 @@ impl Clients {
     ) -> Clients {
         let producing = Arc::new(AtomicU32::new(plan.producers));
         let stopped = Arc::new(AtomicBool::new(false));
+        let calm = Arc::new(AtomicBool::new(false));
         let mut id = 0;
         let handle = Handle::current();
         let mut machine = || {
@@ -221,6 +231,7 @@ impl Clients {
             disorder: disorder.clone(),
             trace: trace.clone(),
             stopped: stopped.clone(),
+            calm: calm.clone(),
             acking: Acking::default(),
             rest: Rest::new(rests),
         };
@@ -264,6 +275,7 @@ impl Clients {
             }
         }
         Clients {
+            calm,
             producing,
             stopped,
             window,
@@ -274,6 +286,7 @@ impl Clients {
     /// The cluster is whole, and the faults are over.
     pub fn calm(&self) {
         self.window.calm();
+        self.calm.store(true, Ordering::SeqCst);
     }
 
     /// Whether all producers have sent everything, and the dedup window and replay were tried, if they are in this world.

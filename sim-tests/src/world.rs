@@ -255,7 +255,7 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
         let spec = TopicSpec {
             name: topic,
             queues: Some(plan.queues),
-            message_type: "NORMAL".into(),
+            message_type: if plan.ordered { "FIFO" } else { "NORMAL" }.into(),
         };
         while service.create_topic(spec.clone()).await.is_err()
             && service.describe_topic(&spec.name).await.is_err()
@@ -265,10 +265,10 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
     }
     for group in (0..plan.groups).map(|number| plan.group(number)) {
         let spec = GroupSpec {
+            fifo: plan.is_fifo(&group),
             name: group,
             max_attempts: Some(plan.max_attempts),
             backoff: Some(plan.backoff.clone()),
-            fifo: false,
             start_at: StartAt::First,
         };
         while service.create_group(spec.clone()).await.is_err()

@@ -181,6 +181,7 @@ fn deliver(queue: u64, first_new: u64) -> Command {
         new: vec![Run {
             count: BATCH as u32,
             filtered: false,
+            blocked: false,
         }],
         deadline_ms: 2_000_000,
         nonce: 7,

@@ -23,6 +23,7 @@ impl Core {
         self.check_subscriptions()?;
         let rows = rows(kv).map_err(|fault| fault.to_string())?;
         self.check_places(&rows)?;
+        self.check_message_groups(kv, &rows)?;
         check_displaced(kv, &rows)?;
         let oldest = self.oldest_live_index(kv).map_err(|fault| fault.to_string())?;
         let expected = rows.values().map(|message| message.stored.position.index).min();
@@ -51,6 +52,50 @@ impl Core {
         }
         if leased != self.deadlines.len() {
             return Err(format!("{leased} leases have {} deadlines", self.deadlines.len()));
+        }
+        Ok(())
+    }
+
+    /// Of each message group, what was passed over is what the chain has behind what is in flight; and the chain has every message
+    /// of a message group, and nothing else.
+    fn check_message_groups(
+        &self,
+        kv: &dyn KeyValue,
+        rows: &BTreeMap<(QueueId, u64), Message>,
+    ) -> Result<(), String> {
+        let grouped = rows
+            .iter()
+            .filter(|(_, message)| message.stored.message_group != 0);
+        let chain: BTreeSet<(QueueId, u64, u64)> = grouped
+            .map(|(&(queue, offset), message)| (queue, message.stored.message_group, offset))
+            .collect();
+        let found = chained(kv).map_err(|fault| fault.to_string())?;
+        if found != chain {
+            return Err(format!("of message groups are {chain:?}, found are {found:?}"));
+        }
+        for (&(queue, group), known) in &self.subscriptions {
+            for (&message_group, lock) in known.locks() {
+                let first = lock
+                    .in_flight()
+                    .last()
+                    .map_or(0, |&last| last + 1)
+                    .max(lock.next());
+                let behind = chain.range((queue, message_group, first)..(queue, message_group, known.cursor));
+                let in_flight = known.in_flight().iter();
+                let locking = in_flight.filter(|(_, row)| row.message_group == message_group);
+                let holds = match lock.blocked() {
+                    0 => lock.next() == 0,
+                    blocked => {
+                        behind.clone().next() == Some(&(queue, message_group, lock.next()))
+                            && behind.count() as u64 == blocked
+                    }
+                };
+                if !holds || !lock.in_flight().iter().eq(locking.map(|(offset, _)| offset)) {
+                    return Err(format!(
+                        "{group:?} on {queue:?}: message group {message_group} is {lock:?}"
+                    ));
+                }
+            }
         }
         Ok(())
     }
@@ -106,6 +151,16 @@ fn rows(kv: &dyn KeyValue) -> Result<BTreeMap<(QueueId, u64), Message>, Fault> {
         Ok(())
     })?;
     Ok(rows)
+}
+
+fn chained(kv: &dyn KeyValue) -> Result<BTreeSet<(QueueId, u64, u64)>, Fault> {
+    let mut found = BTreeSet::new();
+    keys::each(kv, Key::of(keys::CHAIN), |key, _| {
+        let mut key = Reader::key("message group", key)?;
+        found.insert((QueueId(key.key_long()?), key.key_long()?, key.key_long()?));
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// Displaced messages, and no others, are found by their entry.

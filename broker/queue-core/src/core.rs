@@ -46,6 +46,8 @@ pub struct Core {
     pub(crate) deadlines: BTreeSet<(u64, QueueId, GroupId, u64)>,
     /// Leases that the server prolongs, by who holds them.
     pub(crate) held: BTreeSet<Held>,
+    /// Leases by the request that they were delivered to: its hash, consumer group, queue, offset.
+    pub(crate) requests: BTreeSet<(u64, GroupId, QueueId, u64)>,
     pub(crate) dedup: Dedup,
     /// Subscriptions by their consumer group.
     pub(crate) by_group: BTreeSet<(GroupId, QueueId)>,
@@ -99,6 +101,11 @@ impl Core {
             plant!(DeadlinesForgottenAtRestart => return Ok(()));
             core.enter_lease(queue, group, offset, &row);
             Ok(())
+        })?;
+        keys::each(kv, Key::of(keys::LOCK), |key, value| {
+            let (queue, group, mut rest) = subscription_key(key)?;
+            let known = core.subscription_mut(queue, group).ok_or_else(orphan)?;
+            known.load_lock(rest.key_long()?, Reader::value("message group", value)?)
         })?;
         keys::each(kv, Key::of(keys::DEDUP), |key, value| {
             plant!(DedupForgottenAtRestart => return Ok(()));
@@ -229,7 +236,7 @@ impl Core {
         let kept = self.queues.get(&queue).map_or(0, |ends| ends.next - ends.first);
         let subscribed = self.subscriptions.range(on(queue));
         kept + subscribed
-            .map(|(_, known)| 1 + known.in_flight().len() as u64)
+            .map(|(_, known)| 1 + (known.in_flight().len() + known.locks().len()) as u64)
             .sum::<u64>()
     }
 
@@ -268,12 +275,17 @@ impl Core {
     fn view(&self, group: GroupId, queue: QueueId, known: &Subscription) -> SubscriptionView {
         let rules = self.rules(group);
         let next = self.queues.get(&queue).map_or(0, |queue| queue.next);
-        let due = known.waiting().range(..=(self.now_ms, u64::MAX)).count();
+        let (in_flight, leased) = (known.in_flight().len(), known.leased());
+        let due = known.turns().range(..=(self.now_ms, u64::MAX));
+        let due = due
+            .filter(|(_, offset)| known.in_flight().contains_key(offset))
+            .count();
         SubscriptionView {
             cursor: known.cursor,
             ready: next.saturating_sub(known.cursor) + due as u64,
-            leased: (known.in_flight().len() - known.waiting().len()) as u64,
-            waiting: (known.waiting().len() - due) as u64,
+            leased: leased as u64,
+            waiting: (in_flight - leased - due) as u64,
+            blocked: known.blocked(),
             acked: known.acked,
             dead_lettered: known.dead_lettered,
             trimmed: known.trimmed,
@@ -303,7 +315,7 @@ impl Core {
             return Selection::default();
         };
         let now_ms = now_ms.max(self.now_ms);
-        let due = known.waiting().range(..=(now_ms, u64::MAX)).take(max);
+        let due = known.turns().range(..=(now_ms, u64::MAX)).take(max);
         let mut redeliver: Vec<u64> = due.map(|&(_, offset)| offset).collect();
         redeliver.sort_unstable();
         let next = self.queues.get(&queue).map_or(0, |queue| queue.next);
@@ -343,7 +355,7 @@ impl Core {
     pub fn next_visible(&self, group: GroupId, queue: QueueId) -> Option<u64> {
         self.subscriptions
             .get(&(queue, group))?
-            .waiting()
+            .turns()
             .first()
             .map(|&(at_ms, _)| at_ms)
     }
@@ -411,10 +423,17 @@ impl Core {
         group: GroupId,
         offset: u64,
     ) -> Result<(), Fault> {
+        let now_ms = self.now_ms;
         let known = self.subscription_mut(queue, group).expect("the caller found it");
-        let before = known.remove(offset).expect("the caller found it");
+        let before = known.remove(offset, now_ms).expect("the caller found it");
+        let mut locks = known.locks().get(&before.message_group).into_iter();
+        // It is the turn of what was passed over behind it.
+        let has_row = locks.any(|lock| lock.in_flight().is_empty());
         self.strike_lease(queue, group, offset, &before);
         kv.delete(&keys::in_flight(queue, group, offset))?;
+        if has_row {
+            self.store_lock(kv, (queue, group), before.message_group, true)?;
+        }
         let forgotten = self.queues.get(&queue).is_none_or(|ends| offset < ends.first);
         if forgotten
             && !self.is_in_flight(queue, offset)
@@ -460,6 +479,8 @@ impl Core {
         let arrival = Arrival {
             position: message.stored.position,
             tag: message.stored.tag,
+            // Whoever reads dead letters takes each for itself.
+            message_group: 0,
             wall_ms,
             displaced: true,
         };
@@ -484,6 +505,8 @@ pub(crate) fn in_flight_view(offset: u64, row: &InFlight) -> InFlightView {
         written: row.written,
         client: row.client,
         first_leased_ms: row.first_leased_ms,
+        message_group: row.message_group,
+        request: row.request,
     }
 }
 

@@ -1,4 +1,5 @@
-//! The orders by which leases are found: by their end, and by who holds them if the server prolongs them.
+//! The orders by which leases are found: by their end, by who holds them if the server prolongs them, and by the request they were
+//! delivered to.
 
 use crate::{
     core::Core,
@@ -51,6 +52,9 @@ impl Core {
             self.held
                 .insert((row.client, row.written, row.at_ms, queue, group, offset));
         }
+        if row.leased && row.request != 0 {
+            self.requests.insert((row.request, group, queue, offset));
+        }
     }
 
     /// Takes it out of them.
@@ -58,6 +62,9 @@ impl Core {
         self.deadlines.remove(&(row.at_ms, queue, group, offset));
         self.held
             .remove(&(row.client, row.written, row.at_ms, queue, group, offset));
+        if row.request != 0 {
+            self.requests.remove(&(row.request, group, queue, offset));
+        }
     }
 }
 

@@ -6,13 +6,16 @@
 //! g                                   -> fmt | u64 deletions
 //! q | u64 queue                       -> fmt | u64 first | u64 next | u64 in_order_end | u64 stored_ms
 //! m | u64 queue | u64 offset          -> fmt | u8 displaced | u64 index | u32 frame_offset | u32 frame_len
-//!                                            | u64 time_ms | u64 stored_ms | u64 tag
+//!                                            | u64 time_ms | u64 stored_ms | u64 tag | u64 message_group
+//! c | u64 queue | u64 mgroup | u64 off-> fmt                     (messages of a message group, in order)
 //! x | u64 index | u64 queue | u64 off -> fmt | u32 frame_len     (displaced messages by the entry they are in)
-//! r | u32 group                       -> fmt | u32 version | u32 max_attempts | u64 dead_letter_queue | encoded Backoff or nothing
+//! r | u32 group                       -> fmt | u32 version | u32 max_attempts | u64 dead_letter_queue | u8 fifo
+//!                                            | encoded Backoff or nothing
 //! s | u64 queue | u32 group           -> fmt | u64 start | u64 cursor | u64 acked | u64 dead_lettered | u64 trimmed | u64 filtered
 //!                                            | u64 sought | u64 epoch | u64 last_seek | u8 seeks | u64 seeks_to
 //! f | u64 queue | u32 group | u64 off -> fmt | u8 leased | u8 auto_renew | u8 written | u32 attempt | u64 at_ms
-//!                                            | u64 nonce | u64 client | u64 first_leased_ms
+//!                                            | u64 nonce | u64 client | u64 first_leased_ms | u64 message_group | u64 request
+//! l | u64 queue | u32 group | u64 mg  -> fmt | u64 blocked | u64 next | u64 ready_ms   (message groups with messages passed over)
 //! d | u64 sequence                    -> fmt | u64 time_ms | u64 queue | u64 offset | message id
 //! ```
 //! A message is displaced when its entry is not where its neighbours' order would have
@@ -40,6 +43,8 @@ pub(crate) const RULES: u8 = b'r';
 pub(crate) const SUBSCRIPTION: u8 = b's';
 pub(crate) const IN_FLIGHT: u8 = b'f';
 pub(crate) const DEDUP: u8 = b'd';
+pub(crate) const CHAIN: u8 = b'c';
+pub(crate) const LOCK: u8 = b'l';
 
 /// A key: its kind and its parts, in order.
 #[derive(Debug, Clone, Copy)]
@@ -107,6 +112,14 @@ pub(crate) fn offset(key: Bytes) -> Result<u64, Fault> {
 
 pub(crate) fn displaced(index: u64, queue: QueueId, offset: u64) -> Key {
     Key::of(DISPLACED).long(index).long(queue.0).long(offset)
+}
+
+pub(crate) fn chain(queue: QueueId, message_group: u64, offset: u64) -> Key {
+    Key::of(CHAIN).long(queue.0).long(message_group).long(offset)
+}
+
+pub(crate) fn lock(queue: QueueId, group: GroupId, message_group: u64) -> Key {
+    Key::of(LOCK).long(queue.0).group(group).long(message_group)
 }
 
 pub(crate) fn rules(group: GroupId) -> Key {

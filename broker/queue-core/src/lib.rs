@@ -21,6 +21,7 @@ mod kv;
 pub mod limits;
 #[cfg(madsim)]
 mod look;
+mod message_group;
 mod outcome;
 mod places;
 #[cfg(madsim)]
@@ -37,7 +38,8 @@ pub use crate::{
     frame::FrameError,
     ids::{GroupId, Position, QueueId},
     kv::{Fault, KeyValue},
+    message_group::{Candidate, InOrder, Source},
     outcome::{AckResult, Effect, Lease, Outcome, Refusal, ReleaseResult, Reply},
-    tag::tag_hash,
+    tag::{message_group_hash, tag_hash},
     view::{InFlightView, QueueView, Selection, Stored, SubscriptionView},
 };

@@ -13,6 +13,8 @@ pub const MAX_IN_FLIGHT: usize = 65_536;
 pub const MAX_DELIVER: usize = 1024;
 /// Messages passed over by one deliver command. It costs no row.
 pub const MAX_PASSED_OVER: u64 = 65_536;
+/// New messages, or messages of one message group, that one deliver command in order looks at: it reads the row of each.
+pub const MAX_LOOKED_IN_ORDER: usize = 1024;
 /// Clients in one command that prolongs or ends their leases.
 pub const MAX_RENEW_CLIENTS: usize = 256;
 /// Leases ended by one tick command.

@@ -90,6 +90,8 @@ pub struct Lease {
     pub offset: u64,
     /// 1 on first delivery.
     pub attempt: u32,
+    /// With the offset, the name of the lease.
+    pub nonce: u64,
     /// Where its bytes are.
     pub position: Position,
     /// When it was stored, by the wall clock, milliseconds since 1970.

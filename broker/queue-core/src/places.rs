@@ -29,6 +29,7 @@ impl PartialEq for Floor {
 pub(crate) struct Arrival {
     pub(crate) position: Position,
     pub(crate) tag: u64,
+    pub(crate) message_group: u64,
     /// What the leader's wall clock shows.
     pub(crate) wall_ms: u64,
     pub(crate) displaced: bool,
@@ -210,6 +211,7 @@ impl Core {
         let Arrival {
             position,
             tag,
+            message_group,
             wall_ms,
             displaced,
         } = arrival;
@@ -231,6 +233,7 @@ impl Core {
             time_ms: self.now_ms,
             stored_ms,
             tag,
+            message_group,
         };
         Message { displaced, stored }.put(kv, id, offset)?;
         if displaced {

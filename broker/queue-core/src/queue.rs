@@ -62,7 +62,7 @@ impl Message {
             frame_offset,
             frame_len,
         } = self.stored.position;
-        let mut value = keys::value(41);
+        let mut value = keys::value(49);
         value.put_u8(u8::from(self.displaced));
         value.put_u64_le(index);
         value.put_u32_le(frame_offset);
@@ -70,11 +70,18 @@ impl Message {
         value.put_u64_le(self.stored.time_ms);
         value.put_u64_le(self.stored.stored_ms);
         value.put_u64_le(self.stored.tag);
+        value.put_u64_le(self.stored.message_group);
         kv.put(&keys::message(queue, offset), &value)?;
         if self.displaced {
             let mut value = keys::value(4);
             value.put_u32_le(frame_len);
             kv.put(&keys::displaced(index, queue, offset), &value)?;
+        }
+        if self.stored.message_group != 0 {
+            kv.put(
+                &keys::chain(queue, self.stored.message_group, offset),
+                &keys::value(0),
+            )?;
         }
         Ok(())
     }
@@ -91,7 +98,8 @@ impl Message {
             frame_offset: value.short()?,
             frame_len: value.short()?,
         };
-        let (time_ms, stored_ms, tag) = (value.long()?, value.long()?, value.long()?);
+        let (time_ms, stored_ms) = (value.long()?, value.long()?);
+        let (tag, message_group) = (value.long()?, value.long()?);
         value.end()?;
         Ok(Self {
             displaced,
@@ -100,6 +108,7 @@ impl Message {
                 time_ms,
                 stored_ms,
                 tag,
+                message_group,
             },
         })
     }
@@ -108,6 +117,9 @@ impl Message {
     pub(crate) fn delete(&self, kv: &mut dyn KeyValue, queue: QueueId, offset: u64) -> Result<(), Fault> {
         if self.displaced {
             kv.delete(&keys::displaced(self.stored.position.index, queue, offset))?;
+        }
+        if self.stored.message_group != 0 {
+            kv.delete(&keys::chain(queue, self.stored.message_group, offset))?;
         }
         kv.delete(&keys::message(queue, offset))
     }

@@ -19,6 +19,8 @@ pub(crate) struct Rules {
     pub(crate) max_attempts: u32,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) dead_letter_queue: QueueId,
+    /// Messages of one message group come in order. Never changes: what is in flight was delivered by it.
+    pub(crate) fifo: bool,
 }
 
 impl Rules {
@@ -30,14 +32,16 @@ impl Rules {
             // One without a strategy is none, and is stored as none.
             backoff: backoff.filter(|backoff| backoff.strategy.is_some()),
             dead_letter_queue: QueueId(subscribe.dead_letter_queue),
+            fifo: subscribe.fifo,
         }
     }
 
     fn store(&self, kv: &mut dyn KeyValue, group: GroupId) -> Result<(), Fault> {
-        let mut value = keys::value(16);
+        let mut value = keys::value(17);
         value.put_u32_le(self.version);
         value.put_u32_le(self.max_attempts);
         value.put_u64_le(self.dead_letter_queue.0);
+        value.put_u8(u8::from(self.fifo));
         if let Some(backoff) = &self.backoff {
             backoff.encode(&mut value).expect("a vector grows");
         }
@@ -48,6 +52,7 @@ impl Rules {
         let version = value.short()?;
         let max_attempts = value.short()?;
         let dead_letter_queue = QueueId(value.long()?);
+        let fifo = value.flag()?;
         let rest = value.rest();
         let backoff = if rest.is_empty() {
             None
@@ -59,6 +64,7 @@ impl Rules {
             max_attempts,
             backoff,
             dead_letter_queue,
+            fifo,
         })
     }
 }
@@ -76,9 +82,10 @@ impl Core {
         &mut self,
         kv: &mut dyn KeyValue,
         group: GroupId,
-        rules: Rules,
+        mut rules: Rules,
     ) -> Result<(), Fault> {
         let known = self.rules.get(&group);
+        rules.fifo = known.map_or(rules.fifo, |known| known.fifo);
         if known.is_some_and(|known| *known == rules || known.version > rules.version) {
             return Ok(());
         }

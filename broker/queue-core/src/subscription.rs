@@ -1,7 +1,8 @@
 //! A consumer group on a queue: how far it is, and what is in flight.
 //!
 //! Whatever lies below the cursor and is not in flight is over: acknowledged, a dead
-//! letter, trimmed, filtered, or sought over. The counters say how many of each.
+//! letter, trimmed, filtered, or sought over. The counters say how many of each. In order, there are messages besides that were passed
+//! over until an earlier one of their message group is over (`message_group.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +12,7 @@ use crate::{
     ids::{GroupId, QueueId},
     keys::{self, Reader},
     kv::{Fault, KeyValue},
+    message_group::Lock,
 };
 
 /// A message that was delivered and is not over.
@@ -26,6 +28,10 @@ pub(crate) struct InFlight {
     pub(crate) nonce: u64,
     pub(crate) client: u64,
     pub(crate) first_leased_ms: u64,
+    /// The message group that it locks; 0 if it locks none.
+    pub(crate) message_group: u64,
+    /// Names the request that it was delivered to; 0 if that did not say.
+    pub(crate) request: u64,
 }
 
 impl InFlight {
@@ -44,13 +50,15 @@ impl InFlight {
             nonce: value.long()?,
             client: value.long()?,
             first_leased_ms: value.long()?,
+            message_group: value.long()?,
+            request: value.long()?,
         };
         value.end()?;
         Ok(in_flight)
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut value = keys::value(39);
+        let mut value = keys::value(55);
         value.put_u8(u8::from(self.leased));
         value.put_u8(u8::from(self.auto_renew));
         value.put_u8(u8::from(self.written));
@@ -59,6 +67,8 @@ impl InFlight {
         value.put_u64_le(self.nonce);
         value.put_u64_le(self.client);
         value.put_u64_le(self.first_leased_ms);
+        value.put_u64_le(self.message_group);
+        value.put_u64_le(self.request);
         value
     }
 }
@@ -85,8 +95,15 @@ pub(crate) struct Subscription {
     /// It is on its way there: nothing is delivered.
     pub(crate) seeks_to: Option<u64>,
     in_flight: BTreeMap<u64, InFlight>,
-    /// (time, offset) of what waits.
-    waiting: BTreeSet<(u64, u64)>,
+    /// Of those, how many are leased.
+    leased: usize,
+    /// (time, offset) of what can be delivered next: what waits, and of each message group the first that is not over, unless one of
+    /// it is leased.
+    turns: BTreeSet<(u64, u64)>,
+    /// Message groups of which something is in flight, or was passed over.
+    locks: BTreeMap<u64, Lock>,
+    /// Messages passed over until an earlier one of their message group is over.
+    blocked: u64,
 }
 
 impl Subscription {
@@ -142,33 +159,102 @@ impl Subscription {
         &self.in_flight
     }
 
-    pub(crate) fn waiting(&self) -> &BTreeSet<(u64, u64)> {
-        &self.waiting
+    pub(crate) fn leased(&self) -> usize {
+        self.leased
+    }
+
+    pub(crate) fn turns(&self) -> &BTreeSet<(u64, u64)> {
+        &self.turns
+    }
+
+    pub(crate) fn locks(&self) -> &BTreeMap<u64, Lock> {
+        &self.locks
+    }
+
+    pub(crate) fn blocked(&self) -> u64 {
+        self.blocked
+    }
+
+    /// When what may be delivered next of a message group, or of no group the message itself, can be.
+    fn turn(&self, offset: u64, message_group: u64) -> Option<(u64, u64)> {
+        let waits = |offset: u64| {
+            let row = self.in_flight.get(&offset).filter(|row| !row.leased);
+            row.map(|row| (row.at_ms, offset))
+        };
+        match message_group {
+            0 => waits(offset),
+            group => self.locks.get(&group).and_then(|lock| lock.turn(waits)),
+        }
     }
 
     /// In memory only; the caller writes.
     pub(crate) fn set(&mut self, offset: u64, now: InFlight) -> Option<InFlight> {
-        let before = self.remove(offset);
-        if !now.leased {
-            self.waiting.insert((now.at_ms, offset));
+        let before = self.turn(offset, now.message_group);
+        let row = self.in_flight.insert(offset, now);
+        let was_leased = row.is_some_and(|row| row.leased);
+        self.leased = self.leased + usize::from(now.leased) - usize::from(was_leased);
+        if now.message_group != 0 {
+            let lock = self.locks.entry(now.message_group).or_default();
+            lock.enter(offset, now.leased, was_leased);
         }
-        self.in_flight.insert(offset, now);
-        before
+        self.take_turn(before, (offset, now.message_group));
+        row
     }
 
     /// In memory only; the caller writes.
-    pub(crate) fn remove(&mut self, offset: u64) -> Option<InFlight> {
-        let before = self.in_flight.remove(&offset)?;
-        if !before.leased {
-            self.waiting.remove(&(before.at_ms, offset));
+    pub(crate) fn remove(&mut self, offset: u64, now_ms: u64) -> Option<InFlight> {
+        let row = *self.in_flight.get(&offset)?;
+        let before = self.turn(offset, row.message_group);
+        self.in_flight.remove(&offset);
+        self.leased -= usize::from(row.leased);
+        if let Some(lock) = self.locks.get_mut(&row.message_group) {
+            lock.leave(offset, row.leased, now_ms);
         }
-        Some(before)
+        self.take_turn(before, (offset, row.message_group));
+        Some(row)
     }
 
-    /// Messages over or in flight must be exactly those below the cursor.
+    /// A message at the cursor is passed over until those of its message group before it are over. In memory only.
+    pub(crate) fn block(&mut self, offset: u64, message_group: u64) {
+        let lock = self.locks.entry(message_group).or_default();
+        lock.block(offset);
+        self.blocked += 1;
+    }
+
+    /// The first so many messages passed over of a message group are not any more; `next` is the first that still is. In memory only.
+    pub(crate) fn unblock(&mut self, message_group: u64, count: u64, next: Option<u64>) {
+        let before = self.turn(0, message_group);
+        if let Some(lock) = self.locks.get_mut(&message_group) {
+            lock.unblock(count, next);
+            self.blocked -= count;
+        }
+        self.take_turn(before, (0, message_group));
+    }
+
+    /// Takes over the row of a message group while the state is loaded, after what is in flight.
+    pub(crate) fn load_lock(&mut self, message_group: u64, value: Reader) -> Result<(), Fault> {
+        let before = self.turn(0, message_group);
+        let lock = self.locks.entry(message_group).or_default();
+        self.blocked += lock.load(value)?;
+        self.take_turn(before, (0, message_group));
+        Ok(())
+    }
+
+    /// After a change: whose turn it was is replaced by whose it is.
+    fn take_turn(&mut self, before: Option<(u64, u64)>, (offset, message_group): (u64, u64)) {
+        if let Some(before) = before {
+            self.turns.remove(&before);
+        }
+        if self.locks.get(&message_group).is_some_and(Lock::is_over) {
+            self.locks.remove(&message_group);
+        }
+        self.turns.extend(self.turn(offset, message_group));
+    }
+
+    /// Messages over, in flight or passed over for a while must be exactly those below the cursor.
     pub(crate) fn conserves(&self) -> bool {
         let over = self.acked + self.dead_lettered + self.trimmed + self.filtered + self.sought;
-        over + self.in_flight.len() as u64 == self.cursor - self.start
+        over + self.in_flight.len() as u64 + self.blocked == self.cursor - self.start
     }
 }
 

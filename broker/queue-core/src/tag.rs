@@ -1,8 +1,18 @@
-//! Tags, as the state knows them: by a hash, so that a filter by tag reads no message.
+//! Tags and message groups, as the state knows them: by a hash, so that a filter by tag, or order within a message group, reads
+//! no message.
 
 /// The hash of a message's tag. Never 0, which is no tag. It stands in logs, so it never changes (FNV-1a, 64 bits).
 pub fn tag_hash(tag: &str) -> u64 {
-    let hash = tag.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+    hash_of(tag)
+}
+
+/// The hash of a message group. Never 0, which is none. Two that have one hash wait for each other, and are in order.
+pub fn message_group_hash(message_group: &str) -> u64 {
+    hash_of(message_group)
+}
+
+fn hash_of(text: &str) -> u64 {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     hash.max(1)

@@ -25,8 +25,10 @@ pub struct SubscriptionView {
     pub ready: u64,
     /// Leased to a consumer.
     pub leased: u64,
-    /// Waiting for their retry time.
+    /// Waiting for their retry time, or, in order, for a message before them.
     pub waiting: u64,
+    /// Passed over because an earlier message of their message group is not over.
+    pub blocked: u64,
     /// Acknowledged since the subscription began.
     pub acked: u64,
     /// Given up since then.
@@ -74,6 +76,10 @@ pub struct InFlightView {
     pub client: u64,
     /// When this delivery began.
     pub first_leased_ms: u64,
+    /// [Hash](crate::message_group_hash) of the message group that it locks; 0 if none.
+    pub message_group: u64,
+    /// Hash of the request it was delivered to, if that said which it is; else 0.
+    pub request: u64,
 }
 
 /// What the state knows of a message: where its bytes are, since when, and its tag.
@@ -88,6 +94,8 @@ pub struct Stored {
     pub stored_ms: u64,
     /// [Hash](crate::tag_hash) of its tag; 0 if it has none.
     pub tag: u64,
+    /// [Hash](crate::message_group_hash) of its message group; 0 if it has none.
+    pub message_group: u64,
 }
 
 /// What a deliver command could take now.

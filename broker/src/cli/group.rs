@@ -293,8 +293,11 @@ fn describe(detail: &GroupDetail) {
         ready,
         leased,
         waiting,
+        blocked,
     } = detail.total;
-    println!("{ready} ready, {leased} leased, {waiting} waiting for retry\n");
+    println!(
+        "{ready} ready, {leased} leased, {waiting} waiting for retry, {blocked} for their message group\n"
+    );
     let rows = detail.queues.iter().map(|queue| {
         let mut row = vec![queue.topic.clone()];
         let numbers = [
@@ -303,6 +306,7 @@ fn describe(detail: &GroupDetail) {
             queue.lag.ready,
             queue.lag.leased,
             queue.lag.waiting,
+            queue.lag.blocked,
             queue.filtered,
         ];
         row.extend(numbers.map(|number| number.to_string()));
@@ -310,7 +314,7 @@ fn describe(detail: &GroupDetail) {
     });
     output::table(
         &[
-            "topic", "queue", "next new", "ready", "leased", "waiting", "filtered",
+            "topic", "queue", "next new", "ready", "leased", "waiting", "blocked", "filtered",
         ],
         rows.collect(),
     );

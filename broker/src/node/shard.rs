@@ -15,7 +15,12 @@ use super::{
     proposer::{Proposer, SubmitError},
     written::Marking,
 };
-use crate::{clock::Clock, filter::Filter, limits::Bounds, unread::Room};
+use crate::{
+    clock::Clock,
+    filter::Filter,
+    limits::{Bounds, MAX_RECEIVE_BATCH},
+    unread::Room,
+};
 
 mod choosing;
 mod looked;
@@ -144,6 +149,8 @@ pub struct Want {
     pub client: u64,
     /// What it wants of the topic's messages.
     pub filter: Filter,
+    /// Hash of the client and of its attempt, so that it gets the same once more if its answer is lost; 0 if it does not say.
+    pub request: u64,
     /// Whoever asks does not wait for an answer any longer than this.
     pub give_up: Option<Instant>,
 }
@@ -269,7 +276,7 @@ impl DataShard {
                 queue,
                 offset: lease.offset,
                 attempt: lease.attempt,
-                nonce,
+                nonce: lease.nonce,
                 stored_ms: lease.stored_ms,
                 message,
             })
@@ -310,6 +317,7 @@ impl DataShard {
             dead_letter_queue: want.dead_letter_queue.0,
             deletions: want.deletions,
             version: group.version,
+            fifo: group.fifo,
         };
         let configure = record::Configure {
             what: Some(configure::What::Subscribe(subscribe)),
@@ -321,6 +329,14 @@ impl DataShard {
             Reply::Refused(Refusal::Behind) => Err(SubmitError::Behind),
             _ => Ok(()),
         }
+    }
+
+    /// The numbers of a topic's queues of which a request was given something that is still leased to it.
+    pub fn had_by(&self, group: u32, topic: u32, request: u64) -> Vec<u32> {
+        let had = self
+            .machine
+            .read(|core| core.had_by(request, GroupId(group), topic, MAX_RECEIVE_BATCH));
+        had.into_iter().map(|(queue, _)| queue.number()).collect()
     }
 
     fn take_turn(&self, group: GroupId, queue: QueueId) -> Option<Turn<'_>> {

@@ -1,4 +1,4 @@
-//! Where a message lives: its shard, and the queue there, follow from its id
+//! Where a message lives: its shard, and the queue there, follow from its id, or from its message group if it has one
 //! (docs/adr/0005).
 
 use flotilla_proto::record;
@@ -11,11 +11,11 @@ use crate::node::clients::client_hash;
 pub(super) struct Home(u64);
 
 impl Home {
-    /// By the message id. SDKs count in the last characters, which FNV-1a leaves in the low bits: all bits are mixed, or
+    /// By the message id or the message group. SDKs count in the last characters, which FNV-1a leaves in the low bits: all bits are mixed, or
     /// thousands of messages in a row would go to one shard.
-    pub(super) fn of(message_id: &str) -> Self {
+    pub(super) fn of(name: &str) -> Self {
         // The finalizer of MurmurHash3.
-        let mut mixed = client_hash(message_id);
+        let mut mixed = client_hash(name);
         mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
         Self(mixed ^ (mixed >> 33))

@@ -4,7 +4,7 @@
 //! leads, and from those of other nodes when there is nothing here, or when it is their turn (`receive/elsewhere.rs`).
 //! Waiting costs no log write.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use flotilla_proto::{
     record,
@@ -82,7 +82,7 @@ impl Service {
         };
         self.begin(caller, &receive, &request).await?;
         let turn = self.turn(&receive);
-        if let Some(node) = turn.first
+        if let Some(node) = self.had_elsewhere(&receive).or(turn.first)
             && let Some(responses) = self.look_first(caller, &receive, &request, node, room).await
         {
             return Ok(responses);
@@ -158,13 +158,7 @@ impl Service {
     ) -> Result<Vec<Delivery>, Refused> {
         let node = self.node();
         let mut behind = false;
-        let led: Vec<(u32, u32)> = (0..)
-            .zip(receive.topic.queue_shards.iter().copied())
-            .filter(|&(_, shard)| node.leads(shard))
-            .collect();
-        for turn in 0..led.len() {
-            let start = plant!(TurnNeverMoves => 0, else start % led.len());
-            let (number, shard_id) = led[(start + turn) % led.len()];
+        for (number, shard_id) in self.queues_here(receive, start) {
             let Some(shard) = node.shard(shard_id) else {
                 continue;
             };
@@ -198,6 +192,41 @@ impl Service {
         }
     }
 
+    /// The node that leads what this very request was given already, if it is another one. Every replica of a shard knows that.
+    fn had_elsewhere(&self, receive: &Receive) -> Option<u32> {
+        let node = self.node();
+        if receive.request == 0 {
+            return None;
+        }
+        let shards: BTreeSet<u32> = receive.topic.queue_shards.iter().copied().collect();
+        let mut leaders = shards.into_iter().filter_map(|shard| {
+            let had = node.shard(shard)?;
+            let had = had.had_by(receive.group.id, receive.topic.id, receive.request);
+            node.leader(shard).filter(|_| !had.is_empty())
+        });
+        leaders.next().filter(|&leader| leader != node.id())
+    }
+
+    /// The numbers of the queues led here, those first that this very request was given something of, then beginning with that of
+    /// this number.
+    fn queues_here(&self, receive: &Receive, start: usize) -> Vec<(u32, u32)> {
+        let node = self.node();
+        let mut led: Vec<(u32, u32)> = (0..)
+            .zip(receive.topic.queue_shards.iter().copied())
+            .filter(|&(_, shard)| node.leads(shard))
+            .collect();
+        let start = plant!(TurnNeverMoves => 0, else start % led.len().max(1));
+        led.rotate_left(start);
+        let had: BTreeSet<u32> = led
+            .iter()
+            .filter(|_| receive.request != 0)
+            .filter_map(|&(_, shard)| node.shard(shard))
+            .flat_map(|shard| shard.had_by(receive.group.id, receive.topic.id, receive.request))
+            .collect();
+        led.sort_by_key(|(number, _)| !had.contains(number));
+        led
+    }
+
     /// Its topic or its consumer group was deleted while it waited. Who bears the name now is looked up by the next receive.
     fn is_gone(&self, receive: &Receive) -> bool {
         is_gone(&self.node().meta(), receive)
@@ -228,6 +257,7 @@ impl Service {
             auto_renew: receive.auto_renew,
             client: receive.client,
             filter: receive.filter.clone(),
+            request: receive.request,
             give_up: Some(receive.give_up),
             ..self.want_of(&meta, &receive.group, shard)
         })
@@ -252,6 +282,7 @@ impl Service {
             auto_renew: false,
             client: 0,
             filter: Filter::everything(),
+            request: 0,
             give_up: None,
         }
     }

@@ -13,7 +13,7 @@ use flotilla_proto::{
 };
 use futures::future::join_all;
 use prost::Message as _;
-use queue_core::{QueueId, Reply, tag_hash};
+use queue_core::{QueueId, Reply, message_group_hash, tag_hash};
 use tokio::time::Instant;
 
 use super::{
@@ -38,6 +38,7 @@ struct Outgoing {
     message_id: String,
     /// Hash of its tag; 0 if it has none.
     tag: u64,
+    message_group: Option<String>,
     encoded: Bytes,
     result: Option<SendResultEntry>,
 }
@@ -103,10 +104,13 @@ impl Service {
                 .as_ref()
                 .and_then(|all| all.tag.as_deref());
             let tag = tag.map_or(0, tag_hash);
+            let properties = message.system_properties.as_ref();
+            let message_group = properties.and_then(|all| all.message_group.clone());
             let (message_id, encoded) = to_stored(caller, &name, message, now, host);
             outgoing.push(Outgoing {
                 message_id,
                 tag,
+                message_group,
                 encoded,
                 result: None,
             });
@@ -123,7 +127,10 @@ impl Service {
         pinned: Option<u32>,
     ) -> Result<SendMessageResponse, Refused> {
         let (begun, deadline) = (Instant::now(), Instant::now() + caller.patience());
-        let place = Home::of(&outgoing[0].message_id);
+        let first = &outgoing[0];
+        // Every message of a message group in one queue, whatever its producers' hashes say.
+        let by_group = plant!(MessageGroupsScattered => None, else first.message_group.as_ref());
+        let place = Home::of(by_group.unwrap_or(&first.message_id));
         let pinned = plant!(UnsureSendGoesElsewhere => super::planted::or_near(pinned, self.node(), topic), else pinned);
         let home = pinned.unwrap_or_else(|| place.shard(topic));
         let me = self.node().id();
@@ -347,12 +354,23 @@ fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refuse
                 ),
             ));
         }
-        if kind != MessageType::Normal {
+        if !matches!(kind, MessageType::Normal | MessageType::Fifo) {
             return Err(Refused::new(
                 Code::NotImplemented,
                 format!("this release does not store {} messages yet", kind.as_str_name()),
             ));
         }
+    }
+    let message_group = |message: &Message| {
+        let properties = message.system_properties.as_ref();
+        properties.and_then(|properties| properties.message_group.clone())
+    };
+    let group = messages.first().and_then(message_group);
+    if messages.iter().any(|message| message_group(message) != group) {
+        return Err(Refused::new(
+            Code::BadRequest,
+            "the messages of one request have one message group, or none",
+        ));
     }
     Ok(())
 }
@@ -373,6 +391,7 @@ async fn append_all(
             message_id: message.message_id.clone(),
             message: message.encoded.clone(),
             tag: message.tag,
+            message_group: message.message_group.as_deref().map_or(0, message_group_hash),
         };
         let answer = shard.proposer.enqueue(Command {
             command: Some(command::Command::Append(append)),

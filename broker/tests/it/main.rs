@@ -13,6 +13,7 @@ mod filters;
 mod full_rooms;
 mod metrics;
 mod one_node;
+mod order;
 mod renewals;
 mod replay;
 mod retention;

@@ -86,6 +86,7 @@ fn read(shard: &DataShard, deliver: record::Deliver) -> Result<Reply, DeliverErr
                 leases.extend(core.locate(&Reading(state), queue, offset)?.map(|stored| Lease {
                     offset,
                     attempt,
+                    nonce: deliver.nonce,
                     position: stored.position,
                     stored_ms: stored.stored_ms,
                 }));

@@ -24,7 +24,7 @@ impl Core {
         let Some(row) = row.filter(|row| row.nonce == nonce) else {
             return false;
         };
-        known.remove(offset);
+        known.remove(offset, 0);
         known.acked += 1;
         self.strike_lease(queue, group, offset, &row);
         true

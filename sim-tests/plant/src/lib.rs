@@ -259,6 +259,16 @@ bugs! {
         "a message that is given up does not come into the dead-letter queue";
     QueueEndSavedRarely, "queue-end-saved-rarely", "offset used again after a restart",
         "a queue's end is written with every fourth message only";
+    OrderIgnored, "order-ignored", "ordered consumers that overtake each other",
+        "messages of a message group are delivered whatever is in flight before them";
+    BlockedNotSaved, "blocked-not-saved", "memory updated, write-through forgotten on one path",
+        "what was passed over because its message group is locked is noted in memory only";
+    NextInOrderSkipped, "next-in-order-skipped", "a list that loses its head when it is cut",
+        "when some of what was passed over of a message group is delivered, the next of it is passed over for good";
+    RepeatCountsAnAttempt, "repeat-counts-an-attempt", "a retried request that counts as another",
+        "what a repeated receive gets again counts as delivered once more";
+    RepeatVoidsTheReceipt, "repeat-voids-the-receipt", "a retried request that undoes the first",
+        "what a repeated receive gets again has another receipt, and the first counts no more";
     CursorNotSaved, "cursor-not-saved", "consumer position lost at a restart",
         "a delivery does not write the consumer group's position";
     FilteredNotCounted, "filtered-not-counted", "counts that no longer add up once there is a new way to be done",
@@ -329,6 +339,10 @@ bugs! {
         "a leader remembers a send when it is proposed, and answers a retry by that";
     UnsureSendAnsweredOk, "unsure-send-answered-ok", "unknown outcome reported as success",
         "a forwarded send whose answer was lost is answered with OK";
+    MessageGroupsScattered, "message-groups-scattered", "order kept by queue, and the queue chosen without it",
+        "a message's queue follows from its id, whatever its message group";
+    RepeatedRequestIgnored, "repeated-request-ignored", "a retried request that is carried out once more",
+        "a receive that is repeated gets other messages than those that it has";
     UnsureSendGoesElsewhere, "unsure-send-goes-elsewhere", "retry of an unknown outcome at another shard",
         "a forwarded send whose answer was lost is sent to any shard again";
     RepliesMixedUp, "replies-mixed-up", "answers of a batch go to the wrong callers",

@@ -10,10 +10,10 @@ use crate::host::client_addr;
 /// "Any queue of this broker".
 const ANY: i32 = -1;
 
-/// The queues of a topic of normal messages: numbered from 0 at each node, each once, no more of them than there are.
+/// The queues of a topic of messages of one kind: numbered from 0 at each node, each once, no more of them than there are.
 #[must_use]
 pub fn of_route(
-    (topic, queues): (&mq::Resource, u32),
+    (topic, queues, takes): (&mq::Resource, u32, mq::MessageType),
     nodes: u32,
     answer: &mq::QueryRouteResponse,
 ) -> Vec<String> {
@@ -27,8 +27,7 @@ pub fn of_route(
     }
     let count: usize = numbers.values().map(BTreeSet::len).sum();
     let is_whole = |ids: &BTreeSet<i32>| (0..).zip(ids).all(|(number, id)| number == *id);
-    let takes_normal =
-        |queue: &&mq::MessageQueue| queue.accept_message_types == [i32::from(mq::MessageType::Normal)];
+    let takes_it = |queue: &&mq::MessageQueue| queue.accept_message_types == [i32::from(takes)];
     let rules = [
         (
             (1..=queues as usize).contains(&all.len()),
@@ -39,7 +38,7 @@ pub fn of_route(
             "queues are not numbered from 0",
         ),
         (
-            all.iter().all(takes_normal),
+            all.iter().all(takes_it),
             "a queue does not take what its topic does",
         ),
         (
@@ -159,7 +158,7 @@ mod tests {
             status: status(code),
             message_queues,
         };
-        of_route((&topic(), 3), 2, &answer).len()
+        of_route((&topic(), 3, mq::MessageType::Normal), 2, &answer).len()
     }
 
     #[test]

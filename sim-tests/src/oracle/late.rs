@@ -45,6 +45,9 @@ const ON_ITS_WAY: Duration = Duration::from_secs(10);
 /// A message, for a consumer group.
 type Owed = (String, String);
 
+/// A consumer group, topic and message group.
+type Line = (String, String, String);
+
 /// What is owed, and from when on it can be had at the latest.
 pub(super) struct Late {
     readers: Readers,
@@ -65,6 +68,8 @@ pub(super) struct Late {
     /// Until when a consumer group may wait for what of a topic was given to a client that died before it saw it.
     unseen: BTreeMap<(String, String), Duration>,
     in_order: BTreeSet<(Duration, Owed)>,
+    /// Where consumer groups want order: what is owed of each message group, and since when at the latest the first of it can be had.
+    lines: BTreeMap<Line, (BTreeSet<String>, Duration)>,
     /// Came, was done with or forgotten, before its producer knew that it is stored.
     seen: BTreeSet<Owed>,
 }
@@ -85,6 +90,7 @@ impl Late {
             departures: Departures::default(),
             unseen: BTreeMap::new(),
             in_order: BTreeSet::new(),
+            lines: BTreeMap::new(),
             seen: BTreeSet::new(),
         }
     }
@@ -94,10 +100,40 @@ impl Late {
         if let Some(before) = self.due.remove(&owed) {
             self.in_order.remove(&(before, owed.clone()));
         }
+        if let Some(line) = self.line(&owed) {
+            let (ids, _) = self.lines.entry(line).or_default();
+            match due {
+                Some(_) => ids.insert(owed.1.clone()),
+                None => ids.remove(&owed.1),
+            };
+        }
         if let Some(due) = due {
             self.in_order.insert((due, owed.clone()));
             self.due.insert(owed, due);
         }
+    }
+
+    /// Where a message has its turn, if its consumer group wants order.
+    fn line(&self, (group, id): &Owed) -> Option<Line> {
+        let order = self.readers.order_of(group, id)?;
+        Some((group.clone(), topic_of(id).to_owned(), order.to_owned()))
+    }
+
+    /// What comes after this one in its message group can be had then at the latest, as far as this one is concerned.
+    fn passes_on(&mut self, owed: &Owed, at: Duration) {
+        if let Some(line) = self.line(owed) {
+            let (_, since) = self.lines.entry(line).or_default();
+            *since = (*since).max(at);
+        }
+    }
+
+    /// Since when a message can be had, as far as others of its message group are concerned; nothing while one of those that were sent
+    /// before it is owed.
+    fn turn(&self, owed: &Owed) -> Option<Duration> {
+        let Some((ids, since)) = self.line(owed).and_then(|line| self.lines.get(&line)) else {
+            return Some(Duration::ZERO);
+        };
+        (ids.first() == Some(&owed.1)).then_some(*since)
     }
 
     /// It comes, at the latest then; never later than was said before.
@@ -115,6 +151,7 @@ impl Late {
         self.holders.remove(&owed);
         self.of_the_gone.remove(&owed);
         self.of_the_calm.remove(&owed);
+        self.passes_on(&owed, at);
         if dead_of.is_some() || !self.readers.groups().contains(&it.group) {
             return self.set(owed, None);
         }
@@ -206,7 +243,11 @@ impl Late {
                 } else {
                     BACKLOG
                 };
-                at > (*due).max(calm + backlog).max(unseen).max(led) + WITHIN + self.lost_answers(&owed.0)
+                let Some(turn) = self.turn(owed) else {
+                    return false;
+                };
+                let due = (*due).max(turn);
+                at > due.max(calm + backlog).max(unseen).max(led) + WITHIN + self.lost_answers(&owed.0)
             })
             .cloned()
             .collect();
@@ -266,6 +307,18 @@ impl Oracle for Late {
                 self.soon(owed, at + *invisible + LONGEST_BACKOFF);
             }
             Event::Acked { receipt, .. } | Event::AckUnsure(receipt) | Event::Buried { receipt, .. } => {
+                let sure = matches!(event, Event::Acked { .. });
+                let lease = match self.renewed.contains(&receipt.group) {
+                    true => self.rules.renew_at_most + RENEWED_FOR,
+                    false => LONGEST_LEASE,
+                };
+                // If it was not carried out, the lease ends.
+                let later = if sure {
+                    Duration::ZERO
+                } else {
+                    lease + LONGEST_BACKOFF
+                };
+                self.passes_on(&(receipt.group.clone(), receipt.id.clone()), at + later);
                 self.set_of(receipt, None);
             }
             Event::Forgotten {

@@ -1,5 +1,5 @@
 //! P8, as consumers see it: messages of a queue come to a consumer group for the first time in the order of their offsets
-//! ("non-monotonic poll").
+//! ("non-monotonic poll"); where consumer groups want order, those of each message group.
 //!
 //! Answers overtake each other on their way, so only a delivery that was asked for after another had come is held
 //! against it.
@@ -7,11 +7,28 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::Oracle;
-use crate::history::{Event, Place};
+use crate::{
+    history::{Event, Place},
+    readers::Readers,
+};
 
 /// When first deliveries came, with the highest offset so far, by consumer group, topic and queue.
-#[derive(Default)]
-pub(super) struct Polls(BTreeMap<(String, String, i32), Vec<(Duration, i64)>>);
+pub(super) struct Polls {
+    readers: Readers,
+    came: BTreeMap<Line, Vec<(Duration, i64)>>,
+}
+
+/// Consumer group, topic, queue, and the message group where only that has an order.
+type Line = (String, String, i32, String);
+
+impl Polls {
+    pub(super) fn new(readers: Readers) -> Polls {
+        Polls {
+            readers,
+            came: BTreeMap::new(),
+        }
+    }
+}
 
 impl Oracle for Polls {
     fn see(&mut self, at: Duration, event: &Event, wrong: &mut Vec<String>) {
@@ -20,7 +37,9 @@ impl Oracle for Polls {
             return;
         }
         let Place { topic, queue, offset } = it.place.clone();
-        let came = self.0.entry((it.group.clone(), topic, queue)).or_default();
+        let order = self.readers.order_of(&it.group, &it.id).unwrap_or_default();
+        let line = (it.group.clone(), topic, queue, order.to_owned());
+        let came = self.came.entry(line).or_default();
         let before = came.partition_point(|&(when, _)| when < it.asked);
         if let Some(&(when, highest)) = before.checked_sub(1).and_then(|last| came.get(last))
             && highest >= offset
@@ -47,7 +66,10 @@ mod tests {
             (4, delivered("t/1", 1, 1, 2)),
             (5, delivered("t/3", 3, 1, 4)),
         ];
-        assert_eq!(judge(&mut Polls::default(), &events), Vec::<String>::new());
+        assert_eq!(
+            judge(&mut Polls::new(Readers::default()), &events),
+            Vec::<String>::new()
+        );
     }
 
     #[test]
@@ -57,7 +79,7 @@ mod tests {
             (3, delivered("t/2", 2, 1, 2)),
             (5, delivered("t/1", 1, 1, 4)),
         ];
-        assert_eq!(judge(&mut Polls::default(), &events).len(), 1);
+        assert_eq!(judge(&mut Polls::new(Readers::default()), &events).len(), 1);
     }
 
     #[test]
@@ -67,6 +89,9 @@ mod tests {
             (3, delivered("t/2", 2, 1, 2)),
             (15, delivered("t/0", 0, 2, 14)),
         ];
-        assert_eq!(judge(&mut Polls::default(), &events), Vec::<String>::new());
+        assert_eq!(
+            judge(&mut Polls::new(Readers::default()), &events),
+            Vec::<String>::new()
+        );
     }
 }

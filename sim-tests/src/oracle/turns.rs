@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use broker::node::{Node, kv::Reading};
-use queue_core::{GroupId, QueueId};
+use queue_core::{GroupId, QueueId, Source};
 
 use crate::plan::Wanted;
 
@@ -86,6 +86,15 @@ impl Turns {
                                     .stored_from(&Reading(state), queue, cursor, new)
                                     .unwrap_or_default();
                                 let is_wanted = |tag| wanted.is_none_or(|wanted| wanted.takes_hash(tag));
+                                // In order, those wait whose message group is locked.
+                                let in_order = core.is_fifo(group).then(|| {
+                                    let all = (usize::MAX, usize::MAX, new.len());
+                                    let found = core.in_order(&Reading(state), (group, queue), 0, all);
+                                    let candidates = found.unwrap_or_default().candidates.into_iter();
+                                    let free = candidates.filter(|it| it.from == Source::New);
+                                    free.map(|it| it.stored).collect::<Vec<_>>()
+                                });
+                                let new = in_order.unwrap_or(new);
                                 let has_any = new.iter().any(|stored| is_wanted(stored.tag));
                                 let place = Place {
                                     queues: topic.map_or(0, |topic| topic.queue_shards.len() as u64),

@@ -101,6 +101,13 @@ impl Plan {
             Bug::InFlightWithoutBound => self.limits.bounds.in_flight_per_queue < 100,
             // Else none is refused.
             Bug::FullRoomTurnsAway => self.limits.bounds.waiting_receives < 100,
+            Bug::OrderIgnored | Bug::BlockedNotSaved | Bug::NextInOrderSkipped => {
+                (0..self.groups).any(|number| self.is_fifo(&self.group(number)))
+            }
+            Bug::MessageGroupsScattered => self.ordered && self.queues > 1,
+            Bug::RepeatedRequestIgnored | Bug::RepeatCountsAnAttempt | Bug::RepeatVoidsTheReceipt => {
+                self.ordered
+            }
             Bug::TurnNeverMoves => self.queues > 1,
             Bug::UnsureForwardCountsAsUndone => self.nodes > 1,
             Bug::MetaLeaderAsksNobody => self.nodes > 1 && (self.operator || one_of(&[Fault::Isolate])),

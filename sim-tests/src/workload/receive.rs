@@ -8,7 +8,11 @@ use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Context, UNDERTAKER, acknowledge, bury, forge, hide, now, push, rest};
+use super::{
+    Context, UNDERTAKER, acknowledge,
+    attempts::{self, Attempts},
+    bury, forge, hide, now, push, rest,
+};
 use crate::{
     client::{Ask, Received},
     history::{Delivery, Event},
@@ -46,6 +50,7 @@ fn ask(context: &Context, group: &str) -> Ask {
         poll,
         invisible: (!context.is_push(group)).then_some(chosen),
         queue: rng.gen_range(-1..context.plan.queues as i32),
+        attempt: None,
         filter: {
             let everything = *[None, Some(""), Some("*"), Some("*")]
                 .choose(&mut rng)
@@ -57,6 +62,7 @@ fn ask(context: &Context, group: &str) -> Ask {
 }
 
 pub(super) async fn consume(context: Context, node: u32, topic: String, group: String) {
+    let mut attempts = Attempts::new(&context, node);
     while !context.stopped() {
         if context.rest.is_on() {
             sleep(RETRY_AFTER).await;
@@ -65,14 +71,24 @@ pub(super) async fn consume(context: Context, node: u32, topic: String, group: S
         if context.is_push(&group) && thread_rng().gen_bool(ASKS_WHAT) {
             ask_what_to_read(&context, node, &topic, &group).await;
         }
-        let (asked, ask) = (now(), ask(&context, &group));
-        let messages = match context.client.receive(node, (&topic, &group), &ask).await {
+        let ask = Ask {
+            attempt: attempts.name(),
+            ..ask(&context, &group)
+        };
+        let asked = attempts.asks();
+        let answer = context.client.receive(node, (&topic, &group), &ask).await;
+        let messages = match answer {
             Ok(messages) => messages,
             Err(failure) => {
                 context.failed("receive", node, &failure);
                 sleep(RETRY_AFTER).await;
                 continue;
             }
+        };
+        attempts.answered();
+        let came = attempts::lose(&context, node, (&topic, &group), &ask, (asked, messages)).await;
+        let Some(messages) = came else {
+            continue;
         };
         context.coverage.count(if messages.is_empty() {
             "receive nothing"

@@ -179,6 +179,7 @@ impl Replayer {
         while !missing.is_empty() && !self.context.history.is_broken() {
             let node = self.any_node();
             let ask = Ask {
+                attempt: None,
                 most: 8,
                 poll: POLL,
                 invisible: Some(MIN_INVISIBLE),

@@ -22,6 +22,8 @@ const WRONG: f64 = 0.02;
 const GIVES_UP: f64 = 0.5;
 /// Most messages of one request.
 const TOGETHER: u32 = 5;
+/// Message groups of a producer, where there are any.
+const GROUPS: u32 = 3;
 
 pub(super) async fn produce(context: Context, id: u32) {
     let mut number = 0;
@@ -33,13 +35,17 @@ pub(super) async fn produce(context: Context, id: u32) {
         };
         let numbers = number..context.plan.messages.min(number + together);
         number = numbers.end;
+        // Those of one request have one message group, which their ids say.
+        let group = context.plan.ordered.then(|| thread_rng().gen_range(0..GROUPS));
+        let group = group.map_or(String::new(), |group| format!("@{id}.{group}"));
         let letters: Vec<_> = numbers
-            .map(|number| letter(&context, format!("{topic}/{id}-{number:04}")))
+            .map(|number| letter(&context, format!("{topic}/{id}-{number:04}{group}")))
             .collect();
         if thread_rng().gen_bool(WRONG) {
-            let mut some = vec![letter(&context, format!("{}-wrong", letters[0].0))];
+            let wrong = |what: &str| letter(&context, letters[0].0.replacen('-', &format!("-{what}-"), 1));
+            let mut some = vec![wrong("wrong")];
             if context.plan.batches {
-                some.push(letter(&context, format!("{}-beside", letters[0].0)));
+                some.push(wrong("beside"));
             }
             send_wrong(&context, &topic, &some).await;
         }

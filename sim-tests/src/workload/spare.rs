@@ -39,6 +39,7 @@ use crate::{
 const FIRST: u32 = 200;
 /// What receives ask for.
 const ASK: Ask = Ask {
+    attempt: None,
     most: 8,
     poll: Duration::from_secs(1),
     invisible: Some(LEASE),

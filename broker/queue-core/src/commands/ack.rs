@@ -13,6 +13,7 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, ack: &Ack) -> Result
     let (queue, group) = (QueueId(ack.queue), GroupId(ack.group));
     let mut results = Vec::with_capacity(ack.leases.len());
     let mut done = 0;
+    let mut effects = Vec::new();
     for lease in &ack.leases {
         let known = core.subscriptions.get(&(queue, group));
         let row = known.and_then(|known| known.in_flight().get(&lease.offset));
@@ -22,7 +23,9 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, ack: &Ack) -> Result
             results.push(AckResult::Stale);
             continue;
         }
+        let message_group = row.map_or(0, |row| row.message_group);
         core.remove_in_flight(kv, queue, group, lease.offset)?;
+        effects.extend(core.passes_on(queue, group, message_group));
         done += 1;
         results.push(AckResult::Done);
     }
@@ -31,5 +34,8 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, ack: &Ack) -> Result
         known.acked += done;
         known.store(kv, queue, group)?;
     }
-    Ok(Reply::Acked { results }.into())
+    Ok(Outcome {
+        reply: Reply::Acked { results },
+        effects,
+    })
 }

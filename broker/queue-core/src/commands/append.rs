@@ -30,6 +30,7 @@ pub(crate) fn apply(
     let arrival = Arrival {
         position: context.position,
         tag: append.tag,
+        message_group: append.message_group,
         wall_ms: context.wall_ms,
         displaced: false,
     };

@@ -120,6 +120,10 @@ fn drop_subscription(
         core.subscription_mut(queue, group).expect("just read").acked += 1;
     }
     *budget -= some.len();
+    let locks = core.subscriptions[&(queue, group)].locks().len();
+    let blocked = core.drop_blocked(kv, (queue, group), *budget)?;
+    core.subscription_mut(queue, group).expect("just read").acked += blocked;
+    *budget -= locks.min(*budget);
     if *budget == 0 {
         core.subscriptions[&(queue, group)].store(kv, queue, group)?;
         return Ok(false);

@@ -73,7 +73,7 @@ pub(crate) fn apply(
         }
     };
     core.set_in_flight(kv, queue, group, lease.offset, row)?;
-    let effect = if row.leased {
+    let mut effects = vec![if row.leased {
         Effect::LeaseDeadline { at_ms: row.at_ms }
     } else {
         Effect::Visible {
@@ -81,10 +81,11 @@ pub(crate) fn apply(
             queue,
             at_ms: row.at_ms,
         }
-    };
+    }];
+    effects.extend(core.passes_on(queue, group, row.message_group));
     Ok(Outcome {
         reply: Reply::Released(ReleaseResult::Done),
-        effects: vec![effect],
+        effects,
     })
 }
 
@@ -96,19 +97,18 @@ fn give_up(
     (queue, group, offset): (QueueId, GroupId, u64),
     waits: InFlight,
 ) -> Result<Outcome, Fault> {
-    if let Some(effect) = core.dead_letter(kv, wall_ms, (queue, group, offset))? {
-        return Ok(Outcome {
-            reply: Reply::Released(ReleaseResult::DeadLettered),
-            effects: vec![effect],
-        });
-    }
-    core.set_in_flight(kv, queue, group, offset, waits)?;
+    let (result, effect) = match core.dead_letter(kv, wall_ms, (queue, group, offset))? {
+        Some(effect) => (ReleaseResult::DeadLettered, effect),
+        None => {
+            core.set_in_flight(kv, queue, group, offset, waits)?;
+            let at_ms = waits.at_ms;
+            let visible = Effect::Visible { group, queue, at_ms };
+            (ReleaseResult::Done, visible)
+        }
+    };
+    let passes_on = core.passes_on(queue, group, waits.message_group);
     Ok(Outcome {
-        reply: Reply::Released(ReleaseResult::Done),
-        effects: vec![Effect::Visible {
-            group,
-            queue,
-            at_ms: waits.at_ms,
-        }],
+        reply: Reply::Released(result),
+        effects: [effect].into_iter().chain(passes_on).collect(),
     })
 }

@@ -48,10 +48,12 @@ fn step(
     for &offset in &some {
         core.remove_in_flight(kv, queue, group, offset)?;
     }
+    let blocked = core.drop_blocked(kv, (queue, group), limit - some.len())?;
     let ends = core.queues.get(&queue).copied().unwrap_or_default();
     let known = core.subscription_mut(queue, group).expect("just read");
-    known.sought += plant!(SoughtNotCounted => 0, else some.len() as u64);
-    let Some(to) = known.seeks_to.filter(|_| known.in_flight().is_empty()) else {
+    known.sought += plant!(SoughtNotCounted => 0, else some.len() as u64 + blocked);
+    let is_over = known.in_flight().is_empty() && known.blocked() == 0;
+    let Some(to) = known.seeks_to.filter(|_| is_over) else {
         known.store(kv, queue, group)?;
         return Ok(Reply::Sought { at: None }.into());
     };

@@ -47,6 +47,7 @@ pub(crate) fn apply(
             Some(effect) => effect,
             None => core.wait_on(kv, (queue, group, expiry.offset), row)?,
         });
+        effects.extend(core.passes_on(queue, group, row.message_group));
     }
     let more = core
         .deadlines

@@ -56,12 +56,17 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, trim: &Trim) -> Resu
 fn forget(core: &mut Core, kv: &mut dyn KeyValue, queue: QueueId, range: Range<u64>) -> Result<(), Fault> {
     let held = core.held(queue, range.clone());
     let (from, to) = (keys::message(queue, range.start), keys::message(queue, range.end));
+    let mut grouped = Vec::new();
     for (key, value) in kv.scan(&from, &to, (range.end - range.start) as usize)? {
         let offset = keys::offset(key)?;
+        let message = Message::read(value)?;
+        if message.stored.message_group != 0 {
+            grouped.push((message.stored.message_group, offset));
+        }
         let keep = plant!(TrimForgetsLeased => false, else held.contains(&offset));
         if !keep {
-            core.forget(kv, queue, offset, &Message::read(value)?)?;
+            core.forget(kv, queue, offset, &message)?;
         }
     }
-    Ok(())
+    core.trim_blocked(kv, queue, &grouped, range.end)
 }

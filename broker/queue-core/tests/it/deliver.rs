@@ -31,6 +31,7 @@ fn new_messages_are_leased_once_and_in_order() {
     let lease = |offset, index| Lease {
         offset,
         attempt: 1,
+        nonce: 5,
         position: place(index),
         stored_ms: WALL_MS,
     };
@@ -119,6 +120,8 @@ fn a_lease_says_whose_it_is() {
         written: false,
         client: 7,
         first_leased_ms: START_MS,
+        message_group: 0,
+        request: 0,
     };
     assert_eq!(shard.in_flight(0), Some(expected));
     let view = shard.view(G, Q);

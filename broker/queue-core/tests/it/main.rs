@@ -5,6 +5,7 @@ mod append;
 mod configure;
 mod copy_forward;
 mod deliver;
+mod in_order;
 mod model;
 mod random;
 mod reading;

@@ -2,8 +2,11 @@
 //! consumer group. No index, no cache, no keys. Whatever it does slowly, it does plainly.
 
 mod agrees;
+mod in_order;
 mod time;
 mod upkeep;
+
+use std::collections::BTreeMap;
 
 use flotilla_proto::record::{
     Ack, Append, Backoff, Command, Configure, CopyForward, Deliver, Depart, Expiry, LeaseRef, Release, Renew,
@@ -42,6 +45,8 @@ pub(crate) struct Message {
     pub(crate) position: Position,
     pub(crate) time_ms: u64,
     pub(crate) stored_ms: u64,
+    /// Hash of its message group; 0: it has none.
+    group: u64,
     /// Not in the order of its queue: a dead letter, or copied forward.
     moved: bool,
 }
@@ -58,6 +63,8 @@ pub(crate) struct Sub {
     last_seek: u64,
     seeks_to: Option<u64>,
     states: Vec<State>,
+    /// When something of a message group ceased to be in flight last.
+    left: BTreeMap<u64, u64>,
 }
 
 /// What a message is for a consumer group: exactly one of these.
@@ -66,6 +73,8 @@ pub(crate) enum State {
     New,
     Leased(InFlightView),
     Waiting(InFlightView),
+    /// Passed over until what is before it in its message group is over.
+    Blocked,
     Acked,
     Dead,
     Trimmed,
@@ -122,14 +131,79 @@ impl Sub {
         wait(self.rules.backoff.as_ref(), attempt)
     }
 
+    /// What waits and can be had then: in order, the first of each message group, unless one of it is leased.
     fn due(&self, now: u64) -> Vec<InFlightView> {
         let mut due: Vec<InFlightView> = self
             .in_flight()
             .into_iter()
-            .filter(|view| !view.leased && view.at_ms <= now)
+            .filter(|view| !view.leased && view.at_ms <= now && self.is_first(view))
             .collect();
         due.sort_by_key(|view| (view.at_ms, view.offset));
         due
+    }
+
+    /// Leases what was chosen.
+    fn lease(
+        &mut self,
+        messages: &[Message],
+        deliver: &Deliver,
+        wanted: Vec<(u64, u32)>,
+        (at_ms, now): (u64, u64),
+    ) -> Vec<Lease> {
+        let mut leases = Vec::new();
+        for (offset, attempt) in wanted {
+            let message = &messages[offset as usize];
+            *self.state(offset).unwrap() = State::Leased(InFlightView {
+                offset,
+                nonce: deliver.nonce,
+                attempt,
+                leased: true,
+                at_ms,
+                auto_renew: deliver.auto_renew,
+                written: false,
+                client: deliver.client,
+                first_leased_ms: now,
+                message_group: if self.rules.fifo { message.group } else { 0 },
+                request: deliver.request,
+            });
+            leases.push(Lease {
+                offset,
+                attempt,
+                nonce: deliver.nonce,
+                position: message.position,
+                stored_ms: message.stored_ms,
+            });
+        }
+        leases
+    }
+
+    /// What a request has already, for its client once more.
+    fn again(&mut self, messages: &[Message], deliver: &Deliver, at_ms: u64, now: u64) -> Vec<Lease> {
+        let mut leases = Vec::new();
+        for &offset in &deliver.again {
+            let view = self.state(offset).and_then(|state| state.view().copied());
+            let had = |view: &InFlightView| view.leased && view.request == deliver.request;
+            let Some(view) = view.filter(|view| had(view) && view.request != 0) else {
+                continue;
+            };
+            let message = &messages[offset as usize];
+            leases.push(Lease {
+                offset,
+                attempt: view.attempt,
+                nonce: view.nonce,
+                position: message.position,
+                stored_ms: message.stored_ms,
+            });
+            *self.state(offset).unwrap() = State::Leased(InFlightView {
+                at_ms,
+                auto_renew: deliver.auto_renew,
+                written: false,
+                client: deliver.client,
+                first_leased_ms: now,
+                ..view
+            });
+        }
+        leases
     }
 }
 
@@ -184,12 +258,13 @@ impl Model {
         kept
     }
 
-    fn push(&mut self, id: u64, position: Position, moved: bool) -> u64 {
+    fn push(&mut self, id: u64, position: Position, group: u64, moved: bool) -> u64 {
         let before = self.queue(id).and_then(|queue| queue.messages.last());
         let message = Message {
             position,
             time_ms: self.now,
             stored_ms: before.map_or(self.wall, |before| before.stored_ms.max(self.wall)),
+            group,
             moved,
         };
         for sub in self.subs.iter_mut().filter(|sub| sub.queue == id) {
@@ -246,7 +321,7 @@ impl Model {
                 duplicate: true,
             };
         }
-        let offset = self.push(append.queue, position, false);
+        let offset = self.push(append.queue, position, append.message_group, false);
         self.sent.push(Sent {
             topic,
             id: id.clone(),
@@ -272,6 +347,16 @@ impl Model {
         if sub.seeks_to.is_some() {
             return Reply::Delivered { leases: Vec::new() };
         }
+        let at_ms = deliver.deadline_ms.saturating_add(late).max(now);
+        if !deliver.again.is_empty() {
+            let leases = sub.again(&messages, deliver, at_ms, now);
+            return Reply::Delivered { leases };
+        }
+        if sub.rules.fifo {
+            let wanted = sub.choose_in_order(&messages, deliver, now);
+            let leases = sub.lease(&messages, deliver, wanted, (at_ms, now));
+            return Reply::Delivered { leases };
+        }
         let mut wanted: Vec<(u64, u32)> = Vec::new();
         for &offset in &deliver.redeliver {
             if let Some(due) = sub.due(now).iter().find(|view| view.offset == offset)
@@ -281,7 +366,7 @@ impl Model {
             }
         }
         let cursor = sub.cursor() as u64;
-        if cursor == deliver.first_new {
+        if cursor == deliver.first_new && deliver.new.iter().all(|run| !run.blocked) {
             let fates = deliver
                 .new
                 .iter()
@@ -294,29 +379,7 @@ impl Model {
                 }
             }
         }
-        let mut leases = Vec::new();
-        for (offset, attempt) in wanted {
-            *sub.state(offset).unwrap() = State::Leased(InFlightView {
-                offset,
-                nonce: deliver.nonce,
-                attempt,
-                leased: true,
-                at_ms: deliver.deadline_ms.saturating_add(late).max(now),
-                auto_renew: deliver.auto_renew,
-                written: false,
-                client: deliver.client,
-                first_leased_ms: now,
-            });
-            let Message {
-                position, stored_ms, ..
-            } = messages[offset as usize];
-            leases.push(Lease {
-                offset,
-                attempt,
-                position,
-                stored_ms,
-            });
-        }
+        let leases = sub.lease(&messages, deliver, wanted, (at_ms, now));
         Reply::Delivered { leases }
     }
 
@@ -330,7 +393,13 @@ impl Model {
     }
 
     fn set(&mut self, group: u32, queue: u64, offset: u64, state: State) {
-        *self.sub_mut(group, queue).unwrap().state(offset).unwrap() = state;
+        let now = self.now;
+        let sub = self.sub_mut(group, queue).unwrap();
+        let over = state.view().is_none();
+        let before = std::mem::replace(sub.state(offset).unwrap(), state);
+        if let Some(view) = before.view().filter(|_| over) {
+            sub.left.insert(view.message_group, now);
+        }
     }
 
     fn ack(&mut self, ack: &Ack) -> Reply {
@@ -355,7 +424,7 @@ impl Model {
         }
         let position = self.queue(queue).unwrap().messages[offset as usize].position;
         self.set(group, queue, offset, State::Dead);
-        self.push(target, position, true);
+        self.push(target, position, 0, true);
         true
     }
 

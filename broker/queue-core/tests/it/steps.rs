@@ -5,11 +5,11 @@ use flotilla_proto::record::{
     Ack, Command, Configure, Deliver, Depart, DropGroup, DropQueue, Expiry, LeaseRef, Renew, Run, Subscribe,
     Written, WrittenLeases, command::Command as Kind, configure::What,
 };
-use queue_core::{Context, Position};
+use queue_core::{Context, InOrder, Position, Source};
 
 use crate::{
     model::Model,
-    support::{START_MS, append, command, configure, copy_forward, release, seek, tick, trim},
+    support::{START_MS, append_in, command, configure, copy_forward, release, seek, tick, trim},
 };
 
 mod draw;
@@ -33,6 +33,7 @@ pub(crate) enum Act {
     Append {
         queue: u64,
         id: u8,
+        message_group: u64,
     },
     Subscribe(Subscribe),
     Deliver {
@@ -44,6 +45,11 @@ pub(crate) enum Act {
         lease_ms: i64,
         nonce: u64,
         auto_renew: bool,
+        request: u64,
+        /// What the request has already is named.
+        again: bool,
+        /// Where order matters: so many of those whose turn it is are named, some of them passed over. Else as above.
+        in_order: Option<(usize, Vec<bool>)>,
     },
     Ack {
         group: u32,
@@ -169,7 +175,11 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
         (offset, nonce + u64::from(stale))
     };
     match what.clone() {
-        Act::Append { queue, id } => append(queue, &id.to_string()),
+        Act::Append {
+            queue,
+            id,
+            message_group,
+        } => append_in(queue, &id.to_string(), message_group),
         Act::Subscribe(subscribe) => configure(What::Subscribe(subscribe)),
         Act::Deliver {
             group,
@@ -180,23 +190,35 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
             lease_ms,
             nonce,
             auto_renew,
+            request,
+            again,
+            in_order,
         } => {
+            let named = named_in_order(model, now, (group, queue), in_order);
             let cursor = model.sub(group, queue).map_or(0, |sub| sub.cursor() as u64);
             let redeliver = match choice {
                 Choice::InFlight => in_flight(group, queue).iter().map(|view| view.offset).collect(),
                 Choice::Offsets(offsets) => offsets,
             };
+            let had = in_flight(group, queue).into_iter();
+            let had = had.filter(|view| again && (view.offset % 3 == 0 || view.request == request));
+            let choice = named.unwrap_or(Deliver {
+                redeliver,
+                new: runs,
+                ..Deliver::default()
+            });
             command(Kind::Deliver(Deliver {
                 group,
                 queue,
-                redeliver,
                 first_new: cursor.saturating_add_signed(cursor_off.into()),
-                new: runs,
                 deadline_ms: now.saturating_add_signed(lease_ms),
                 nonce,
                 auto_renew,
                 client: nonce + 100,
                 filter: 0,
+                request,
+                again: had.map(|view| view.offset).collect(),
+                ..choice
             }))
         }
         Act::Ack { group, queue, picks } => {
@@ -297,4 +319,26 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
         Act::DropGroup(drop) => configure(What::DropGroup(drop)),
         Act::Nothing => command(Kind::Configure(Configure { what: None })),
     }
+}
+
+/// The first so many of those whose turn it is, as a leader names them; the filter's word for each.
+fn named_in_order(
+    model: &Model,
+    now: u64,
+    (group, queue): (u32, u64),
+    choice: Option<(usize, Vec<bool>)>,
+) -> Option<Deliver> {
+    let (max, filtered) = choice?;
+    let sub = model.sub(group, queue).filter(|sub| sub.rules.fifo)?;
+    let messages = model.queue(queue).map_or(&[][..], |queue| &queue.messages);
+    let candidates = sub.in_order(messages, now, max, 12).candidates;
+    let fates = filtered.into_iter().chain(std::iter::repeat(false));
+    let named = candidates
+        .into_iter()
+        .zip(fates)
+        .map(|(candidate, filtered)| match candidate.from {
+            Source::Behind | Source::New => (candidate, filtered),
+            Source::Waiting | Source::Blocked => (candidate, false),
+        });
+    Some(InOrder::name(named))
 }

@@ -167,7 +167,7 @@ impl Shard {
             nonce,
             auto_renew,
             client: 7,
-            filter: 0,
+            ..Deliver::default()
         };
         self.delivered(deliver)
     }
@@ -325,11 +325,17 @@ pub(crate) fn command(command: command::Command) -> Command {
 }
 
 pub(crate) fn append(queue: u64, id: &str) -> Command {
+    append_in(queue, id, 0)
+}
+
+/// Of a message group.
+pub(crate) fn append_in(queue: u64, id: &str, message_group: u64) -> Command {
     let message = Bytes::from_static(b"never looked into");
     command(command::Command::Append(Append {
         queue,
         message_id: id.into(),
         message,
+        message_group,
         ..Append::default()
     }))
 }
@@ -383,7 +389,12 @@ pub(crate) fn taken(count: u32) -> Vec<Run> {
 /// So many new ones, passed over or not.
 pub(crate) fn runs(runs: &[(u32, bool)]) -> Vec<Run> {
     let runs = runs.iter();
-    runs.map(|&(count, filtered)| Run { count, filtered }).collect()
+    let run = |&(count, filtered): &(u32, bool)| Run {
+        count,
+        filtered,
+        blocked: false,
+    };
+    runs.map(run).collect()
 }
 
 /// (expired, dead_lettered, more)
@@ -453,5 +464,6 @@ pub(crate) fn subscription(
         dead_letter_queue,
         deletions: 0,
         version: 1,
+        fifo: false,
     }
 }

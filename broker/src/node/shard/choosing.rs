@@ -16,11 +16,13 @@ use crate::{
     filter::Filter,
     limits::{
         DELIVERED_OVERHEAD_BYTES, FILTER_LOOKS_FOR, FILTER_READ_BYTES, FILTER_READ_ENTRIES,
-        FILTER_RESTS_EVERY_MS, MAX_RECEIVE_BYTES,
+        FILTER_RESTS_EVERY_MS, MAX_RECEIVE_BATCH, MAX_RECEIVE_BYTES,
     },
     node::kv::Reading,
     unread::Room,
 };
+
+mod in_order;
 
 /// What to deliver.
 #[derive(Debug, Default)]
@@ -31,12 +33,18 @@ pub(super) struct Choice {
     new: Runs,
     /// There may be more behind them: it was not looked at any further for now.
     more: bool,
+    /// What the request that asks was given already.
+    again: Vec<u64>,
+    /// Where order matters: what the command names, how many of it are leased, and how many passed over.
+    in_order: Option<Deliver>,
+    leased: usize,
+    passed_over: u64,
 }
 
 impl Choice {
     /// True if a consumer gets something.
     fn has_any(&self) -> bool {
-        !self.redeliver.is_empty() || self.new.has_any()
+        !self.redeliver.is_empty() || self.new.has_any() || self.leased > 0 || !self.again.is_empty()
     }
 
     /// The offset behind what was looked at.
@@ -49,11 +57,15 @@ impl Choice {
         Deliver {
             group: want.group.id,
             queue: queue.0,
-            redeliver: self.redeliver.clone(),
             first_new: self.first_new,
-            new: self.new.to_wire(),
             filter: want.filter.id(),
-            ..Deliver::default()
+            request: want.request,
+            again: self.again.clone(),
+            ..self.in_order.clone().unwrap_or_else(|| Deliver {
+                redeliver: self.redeliver.clone(),
+                new: self.new.to_wire(),
+                ..Deliver::default()
+            })
         }
     }
 }
@@ -105,7 +117,7 @@ impl DataShard {
             let gone = want.give_up.is_some_and(|at| Instant::now() >= at);
             return Ok((!gone).then_some((choice, now)));
         }
-        let looked = choice.new.len();
+        let looked = choice.new.len() + choice.passed_over;
         let key = (GroupId(want.group.id), queue, want.filter.id());
         let old = self.time_ms().saturating_sub(self.bounds.pass_over_after_ms);
         let is_old = self.looked.since(key).is_some_and(|since| since <= old);
@@ -134,14 +146,21 @@ impl DataShard {
         let group = GroupId(want.group.id);
         let bound = self.bounds.in_flight_per_queue;
         let bound = plant!(InFlightWithoutBound => usize::MAX, else bound);
-        let selection = self
-            .machine
-            .read(|core| core.selectable(group, queue, now, want.count, bound));
         let mut sizing = Sizing {
             left: MAX_RECEIVE_BYTES,
             is_empty: true,
             room,
         };
+        let had = self.had(queue, want);
+        if !had.is_empty() {
+            return self.choose_again(queue, had, &mut sizing);
+        }
+        if self.machine.read(|core| core.is_fifo(group)) {
+            return self.choose_in_order(queue, want, now, &mut sizing).await;
+        }
+        let selection = self
+            .machine
+            .read(|core| core.selectable(group, queue, now, want.count, bound));
         let mut choice = Choice {
             first_new: selection.first_new,
             ..Choice::default()
@@ -155,6 +174,39 @@ impl DataShard {
                 .await?;
         }
         Ok(choice)
+    }
+
+    /// What a request that is repeated was given of a queue already.
+    fn had(&self, queue: QueueId, want: &Want) -> Vec<u64> {
+        let group = GroupId(want.group.id);
+        let request = plant!(RepeatedRequestIgnored => 0, else want.request);
+        let had = self
+            .machine
+            .read(|core| core.had_by(request, group, queue.topic(), MAX_RECEIVE_BATCH));
+        let of_queue = had.into_iter().filter(|&(of, _)| of == queue);
+        of_queue.map(|(_, offset)| offset).collect()
+    }
+
+    /// As much of that as fits: once more.
+    fn choose_again(
+        &self,
+        queue: QueueId,
+        had: Vec<u64>,
+        sizing: &mut Sizing<'_>,
+    ) -> Result<Choice, DeliverError> {
+        let stored = self.stored(queue, had.iter().copied())?;
+        let fitting = had.into_iter().zip(stored);
+        let again: Vec<u64> = fitting
+            .take_while(|&(_, stored)| sizing.fits(stored))
+            .map(|(offset, _)| offset)
+            .collect();
+        if again.is_empty() {
+            return Err(DeliverError::NoRoom);
+        }
+        Ok(Choice {
+            again,
+            ..Choice::default()
+        })
     }
 
     /// What waits and is due. False if not all of it fits.
@@ -286,7 +338,22 @@ impl DataShard {
             return Ok(runs);
         }
         let places: Vec<(u64, Position)> = (from..).zip(at_once(&page)).collect();
-        let asked = places.len();
+        let passes = self.evaluate(queue, places, filter, until_ms).await?;
+        passes.into_iter().for_each(|passes| runs.add(!passes, 1));
+        Ok(runs)
+    }
+
+    /// Whether messages pass a filter that has to read them: of the first of them, as far as there is time. One that cannot be read
+    /// now, or is forgotten, is let through.
+    async fn evaluate(
+        &self,
+        queue: QueueId,
+        places: Vec<(u64, Position)>,
+        filter: &Filter,
+        until_ms: u64,
+    ) -> Result<Vec<bool>, DeliverError> {
+        let asked: Vec<u64> = places.iter().map(|&(offset, _)| offset).collect();
+        let mut fates = Vec::with_capacity(asked.len());
         let _turn = self
             .machine
             .filter_reads()
@@ -300,11 +367,9 @@ impl DataShard {
         };
         let mut messages = messages.into_iter().peekable();
         let mut rested_ms = self.time_ms();
-        for offset in (from..).take(asked) {
-            // One that cannot be read now, or is forgotten, is let through.
+        for offset in asked {
             let message = messages.next_if(|(at, _)| *at == offset);
-            let passes = message.is_none_or(|(_, message)| filter.by_message(&message));
-            runs.add(!passes, 1);
+            fates.push(message.is_none_or(|(_, message)| filter.by_message(&message)));
             let now = self.time_ms();
             if now >= until_ms {
                 break;
@@ -314,7 +379,7 @@ impl DataShard {
                 rested_ms = now;
             }
         }
-        Ok(runs)
+        Ok(fates)
     }
 
     /// Where a consumer group is on a queue, and where a seek would put it, as this replica knows.

@@ -19,7 +19,11 @@ impl Runs {
     pub(super) fn add(&mut self, filtered: bool, count: u32) {
         match self.0.last_mut().filter(|run| run.filtered == filtered) {
             Some(run) => run.count += count,
-            None if count > 0 => self.0.push(Run { count, filtered }),
+            None if count > 0 => self.0.push(Run {
+                count,
+                filtered,
+                blocked: false,
+            }),
             None => {}
         }
     }

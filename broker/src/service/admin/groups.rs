@@ -79,6 +79,7 @@ impl Service {
                         ready: view.ready,
                         leased: view.leased,
                         waiting: view.waiting,
+                        blocked: view.blocked,
                     },
                     filtered: view.filtered,
                     seeks_to: view.seeks_to,
@@ -90,6 +91,7 @@ impl Service {
             ready: sum.ready + queue.lag.ready,
             leased: sum.leased + queue.lag.leased,
             waiting: sum.waiting + queue.lag.waiting,
+            blocked: sum.blocked + queue.lag.blocked,
         });
         Ok(GroupDetail {
             group: group_view(&group),

@@ -30,6 +30,8 @@ pub(super) struct Receive {
     pub(super) auto_renew: bool,
     pub(super) client: u64,
     pub(super) filter: Filter,
+    /// Hash of the client and of its attempt; 0 if it does not name one.
+    pub(super) request: u64,
     pub(super) until: Instant,
     /// Its client does not wait for the answer any longer than this.
     pub(super) give_up: Instant,
@@ -82,6 +84,10 @@ impl Service {
             auto_renew: request.auto_renew,
             client: client_hash(&caller.client_id),
             filter,
+            request: request
+                .attempt_id
+                .as_deref()
+                .map_or(0, |attempt| request_hash(caller, attempt)),
             until,
             give_up: give_up(caller, until),
         })
@@ -108,6 +114,15 @@ impl Service {
             };
             Refused::new(code, error.to_string())
         })
+    }
+}
+
+/// Names a request of a client, which repeats it under the same name if the answer is lost. Never 0. Clients choose the text, and
+/// get nothing by it but what is leased to themselves.
+fn request_hash(caller: &Caller, attempt: &str) -> u64 {
+    match attempt {
+        "" => 0,
+        attempt => client_hash(&format!("{}\n{attempt}", caller.client_id)).max(1),
     }
 }
 

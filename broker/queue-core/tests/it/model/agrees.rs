@@ -1,5 +1,7 @@
 //! Where a core and the model differ.
 
+use queue_core::InOrder;
+
 use super::*;
 
 impl Model {
@@ -29,7 +31,7 @@ impl Model {
         equal("queues", core.queues().collect::<Vec<_>>(), queues)?;
         equal("subscriptions", core.subscriptions().count(), self.subs.len())?;
         for sub in &self.subs {
-            self.agrees_on(core, sub)?;
+            self.agrees_on(core, kv, sub)?;
         }
         let leases = self.leases();
         equal(
@@ -61,7 +63,8 @@ impl Model {
         self.agrees_on_entries(core, kv)
     }
 
-    fn agrees_on(&self, core: &Core, sub: &Sub) -> Result<(), String> {
+    fn agrees_on(&self, core: &Core, kv: &dyn KeyValue, sub: &Sub) -> Result<(), String> {
+        let messages = self.queue(sub.queue).map_or(&[][..], |queue| &queue.messages);
         let (group, queue) = (GroupId(sub.group), QueueId(sub.queue));
         let view = core
             .subscription(group, queue)
@@ -76,6 +79,11 @@ impl Model {
             "leased",
             view.leased,
             sub.count(|state| matches!(state, State::Leased(_))),
+        )?;
+        equal(
+            "blocked",
+            view.blocked,
+            sub.count(|state| *state == State::Blocked),
         )?;
         equal("acked", view.acked, sub.count(|state| *state == State::Acked))?;
         equal(
@@ -111,13 +119,31 @@ impl Model {
                 state.view().copied(),
             )?;
         }
-        let visible = sub
-            .in_flight()
-            .into_iter()
-            .filter(|view| !view.leased)
-            .map(|view| view.at_ms)
-            .min();
+        let visible = sub.turns(messages).first().map(|&(at_ms, _)| at_ms);
         equal("next visible", core.next_visible(group, queue), visible)?;
+        for request in 1..3 {
+            let had = sub
+                .in_flight()
+                .into_iter()
+                .filter(|view| view.leased && view.request == request);
+            let had = had.map(|view| (queue, view.offset)).collect::<Vec<_>>();
+            let mut found = core.had_by(request, group, queue.topic(), 99);
+            found.retain(|(of, _)| *of == queue);
+            equal("had by a request", found, had)?;
+        }
+        if sub.rules.fifo {
+            for (max, page) in [(0, 9), (2, 3), (9, 1), (99, 99)] {
+                let expected = match sub.seeks_to {
+                    Some(_) => InOrder::default(),
+                    None => sub.in_order(messages, self.now, max, page),
+                };
+                let found = core
+                    .in_order(kv, (group, queue), 0, (max, usize::MAX, page))
+                    .map_err(|fault| fault.to_string())?;
+                equal("in order", found, expected)?;
+            }
+            return Ok(());
+        }
         for (max, most) in [(0, 9), (2, 3), (9, 1), (9, 99)] {
             let mut redeliver: Vec<u64> = due.iter().take(max).map(|view| view.offset).collect();
             redeliver.sort_unstable();

@@ -15,7 +15,7 @@ impl Model {
             for sub in self.subs.iter_mut().filter(|sub| sub.queue == trim.queue) {
                 if let Some(state) = sub
                     .state(queue.first as u64)
-                    .filter(|state| **state == State::New)
+                    .filter(|state| matches!(state, State::New | State::Blocked))
                 {
                     *state = State::Trimmed;
                 }
@@ -102,6 +102,8 @@ impl Model {
                 ..newest.rules.clone()
             };
         }
+        let known = self.subs.iter().find(|sub| sub.group == rules.group);
+        rules.fifo = known.map_or(rules.fifo, |known| known.rules.fifo);
         for sub in self.subs.iter_mut().filter(|sub| sub.group == rules.group) {
             sub.rules = rules.clone();
         }
@@ -126,6 +128,7 @@ impl Model {
             last_seek: 0,
             seeks_to: None,
             states,
+            left: BTreeMap::new(),
         });
         self.subs.sort_by_key(|sub| (sub.queue, sub.group));
     }
@@ -133,6 +136,8 @@ impl Model {
     pub(super) fn seek(&mut self, seek: &Seek) -> Reply {
         let ends = self.queue(seek.queue);
         let (first, next) = ends.map_or((0, 0), |queue| (queue.first, queue.messages.len()));
+        let messages = ends.map_or(Vec::new(), |queue| queue.messages.clone());
+        let now = self.now;
         let Some(sub) = self.sub_mut(seek.group, seek.queue) else {
             return Reply::Refused(Refusal::NoSubscription);
         };
@@ -147,9 +152,17 @@ impl Model {
         }
         sub.last_seek = seek.id;
         let held = sub.states.iter_mut().filter(|state| state.view().is_some());
-        held.take(seek.limit as usize)
-            .for_each(|state| *state = State::Sought);
-        if !sub.in_flight().is_empty() {
+        let mut left = seek.limit as usize;
+        for state in held.take(left) {
+            let message_group = state.view().map_or(0, |view| view.message_group);
+            sub.left.insert(message_group, now);
+            *state = State::Sought;
+            left -= 1;
+        }
+        if sub.in_flight().is_empty() {
+            sub.end_blocked(&messages, left, State::Sought);
+        }
+        if !sub.in_flight().is_empty() || sub.count(|state| *state == State::Blocked) > 0 {
             sub.seeks_to = Some(seek.to);
             return Reply::Sought { at: None };
         }
@@ -168,6 +181,11 @@ impl Model {
             *budget -= 1;
             self.set(group, queue, view.offset, State::Acked);
         }
+        let messages = self
+            .queue(queue)
+            .map_or(Vec::new(), |queue| queue.messages.clone());
+        let sub = self.sub_mut(group, queue).unwrap();
+        *budget -= sub.end_blocked(&messages, *budget as usize, State::Acked) as u32;
         if *budget == 0 {
             return false;
         }
@@ -189,5 +207,28 @@ impl Model {
         }
         self.queues.retain(|queue| queue.id != id);
         true
+    }
+}
+
+impl Sub {
+    /// What was passed over of so many message groups at most is over, those with the smallest hash first. Says how many.
+    fn end_blocked(&mut self, messages: &[Message], limit: usize, end: State) -> usize {
+        let blocked = |sub: &Self| {
+            let states = sub.states.iter().enumerate();
+            let blocked = states.filter(|(_, state)| **state == State::Blocked);
+            blocked
+                .map(|(at, _)| (messages[sub.start + at].group, at))
+                .collect::<Vec<_>>()
+        };
+        let mut groups: Vec<u64> = blocked(self).into_iter().map(|(group, _)| group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups.truncate(limit);
+        for (group, at) in blocked(self) {
+            if groups.contains(&group) {
+                self.states[at] = end.clone();
+            }
+        }
+        groups.len()
     }
 }

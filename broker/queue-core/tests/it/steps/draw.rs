@@ -57,9 +57,10 @@ fn subscribe() -> impl Strategy<Value = Act> {
         dead_letter_queue,
         deletions(),
         0..3u32,
+        any::<bool>(),
     )
         .prop_map(
-            |(group, queue, start_at, max_attempts, backoff, dead_letter_queue, deletions, version)| {
+            |(group, queue, start_at, max_attempts, backoff, dead_letter_queue, deletions, version, fifo)| {
                 Act::Subscribe(Subscribe {
                     group,
                     queue,
@@ -69,6 +70,7 @@ fn subscribe() -> impl Strategy<Value = Act> {
                     dead_letter_queue,
                     deletions,
                     version,
+                    fifo,
                 })
             },
         )
@@ -81,7 +83,14 @@ fn deliver() -> impl Strategy<Value = Act> {
     ];
     let cursor_off = prop_oneof![6 => Just(0i8), 1 => -2..3i8];
     let lease_ms = prop_oneof![5 => 0..3_000i64, 1 => -2_000..0i64];
-    let run = (0..6u32, prop::bool::weighted(0.2)).prop_map(|(count, filtered)| Run { count, filtered });
+    let run = (0..6u32, prop::bool::weighted(0.2), prop::bool::weighted(0.1));
+    let run = run.prop_map(|(count, filtered, blocked)| Run {
+        count,
+        filtered,
+        blocked,
+    });
+    let in_order = (0..9usize, prop::collection::vec(prop::bool::weighted(0.2), 0..9));
+    let request = (0..3u64, prop::bool::weighted(0.15));
     (
         group(),
         queue(),
@@ -91,17 +100,23 @@ fn deliver() -> impl Strategy<Value = Act> {
         lease_ms,
         nonce(),
         any::<bool>(),
+        (request, prop::option::weighted(0.8, in_order)),
     )
         .prop_map(
-            |(group, queue, choice, cursor_off, runs, lease_ms, nonce, auto_renew)| Act::Deliver {
-                group,
-                queue,
-                choice,
-                cursor_off,
-                runs,
-                lease_ms,
-                nonce,
-                auto_renew,
+            |(group, queue, choice, cursor_off, runs, lease_ms, nonce, auto_renew, (request, in_order))| {
+                Act::Deliver {
+                    group,
+                    queue,
+                    choice,
+                    cursor_off,
+                    runs,
+                    lease_ms,
+                    nonce,
+                    auto_renew,
+                    request: request.0,
+                    again: request.1,
+                    in_order,
+                }
             },
         )
 }
@@ -163,7 +178,8 @@ fn prolonged() -> impl Strategy<Value = Act> {
 fn what() -> impl Strategy<Value = Act> {
     let picks = prop::collection::vec((0..9usize, prop::bool::weighted(0.2)), 0..4);
     prop_oneof![
-        24 => (queue(), any::<u8>()).prop_map(|(queue, id)| Act::Append { queue, id }),
+        24 => (queue(), any::<u8>(), 0..4u64)
+            .prop_map(|(queue, id, message_group)| Act::Append { queue, id, message_group }),
         5 => subscribe(),
         24 => deliver(),
         8 => (group(), queue(), picks).prop_map(|(group, queue, picks)| Act::Ack { group, queue, picks }),
