@@ -96,6 +96,8 @@ pub struct Lease {
     pub position: Position,
     /// When it was stored, by the wall clock, milliseconds since 1970.
     pub stored_ms: u64,
+    /// [Hash](crate::message_group_hash) of the message group that it locks; 0 if none.
+    pub message_group: u64,
 }
 
 /// What became of an acknowledgement.

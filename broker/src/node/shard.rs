@@ -270,8 +270,15 @@ impl DataShard {
         let read = self.read_at(queue, places);
         let read = plant!(TurnHeldWhileReading => super::planted::while_held(self.take_turn(group, queue), read).await, else read.await);
         let mut messages = read?.into_iter().peekable();
+        let mut broken = BTreeSet::new();
         let delivered = leases.into_iter().filter_map(|lease| {
-            let (_, message) = messages.next_if(|&(offset, _)| offset == lease.offset)?;
+            let read = messages.next_if(|&(offset, _)| offset == lease.offset);
+            // What follows one that cannot be read now would come before it.
+            let is_next = plant!(UnreadIsSkipped => true, else !broken.contains(&lease.message_group));
+            let Some((_, message)) = read.filter(|_| is_next) else {
+                broken.extend(Some(lease.message_group).filter(|group| *group != 0));
+                return None;
+            };
             Some(Delivery {
                 queue,
                 offset: lease.offset,

@@ -89,6 +89,7 @@ fn read(shard: &DataShard, deliver: record::Deliver) -> Result<Reply, DeliverErr
                     nonce: deliver.nonce,
                     position: stored.position,
                     stored_ms: stored.stored_ms,
+                    message_group: 0,
                 }));
             }
             Ok(Reply::Delivered { leases })

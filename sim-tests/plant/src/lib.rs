@@ -341,6 +341,8 @@ bugs! {
         "a forwarded send whose answer was lost is answered with OK";
     MessageGroupsScattered, "message-groups-scattered", "order kept by queue, and the queue chosen without it",
         "a message's queue follows from its id, whatever its message group";
+    UnreadIsSkipped, "unread-is-skipped", "order kept by whoever delivers, and lost by whoever reads",
+        "a message that cannot be read is left out of an answer, and what follows it in its message group is not";
     RepeatedRequestIgnored, "repeated-request-ignored", "a retried request that is carried out once more",
         "a receive that is repeated gets other messages than those that it has";
     UnsureSendGoesElsewhere, "unsure-send-goes-elsewhere", "retry of an unknown outcome at another shard",

@@ -104,6 +104,9 @@ impl Plan {
             Bug::OrderIgnored | Bug::BlockedNotSaved | Bug::NextInOrderSkipped => {
                 (0..self.groups).any(|number| self.is_fifo(&self.group(number)))
             }
+            Bug::UnreadIsSkipped => {
+                self.ordered && one_of(&[Fault::BitFlip, Fault::LyingDisk, Fault::FileDamage])
+            }
             Bug::MessageGroupsScattered => self.ordered && self.queues > 1,
             Bug::RepeatedRequestIgnored | Bug::RepeatCountsAnAttempt | Bug::RepeatVoidsTheReceipt => {
                 self.ordered

@@ -120,6 +120,7 @@ fn lease(
         nonce: deliver.nonce,
         position: stored.position,
         stored_ms: stored.stored_ms,
+        message_group,
     })
 }
 

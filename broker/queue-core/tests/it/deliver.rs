@@ -34,6 +34,7 @@ fn new_messages_are_leased_once_and_in_order() {
         nonce: 5,
         position: place(index),
         stored_ms: WALL_MS,
+        message_group: 0,
     };
     assert_eq!(leases, [lease(0, 2), lease(1, 3)]);
     assert_eq!(offsets(&shard.deliver(G, Q, 9, 6)), [2]);

@@ -172,6 +172,7 @@ impl Sub {
                 nonce: deliver.nonce,
                 position: message.position,
                 stored_ms: message.stored_ms,
+                message_group: if self.rules.fifo { message.group } else { 0 },
             });
         }
         leases
@@ -193,6 +194,7 @@ impl Sub {
                 nonce: view.nonce,
                 position: message.position,
                 stored_ms: message.stored_ms,
+                message_group: view.message_group,
             });
             *self.state(offset).unwrap() = State::Leased(InFlightView {
                 at_ms,

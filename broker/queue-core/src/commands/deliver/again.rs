@@ -49,6 +49,7 @@ pub(super) fn apply(
             nonce: row.nonce,
             position: message.stored.position,
             stored_ms: message.stored.stored_ms,
+            message_group: row.message_group,
         });
     }
     Ok(Outcome {
