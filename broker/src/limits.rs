@@ -196,6 +196,11 @@ pub const TURN_COMMANDS: usize = 64;
 pub const TURN_BYTES: usize = 16 * 1024;
 /// Bytes of one command; a larger one is refused.
 pub const MAX_COMMAND_BYTES: usize = MAX_DELIVERED_BYTES + MAX_ENVELOPE_BYTES;
+/// Bytes of commands that are one unit, as the messages of one request are. An entry that holds them is read as a whole for
+/// any of its messages, so it is no larger than one of the largest message.
+pub const MAX_BATCH_BYTES: usize = MAX_COMMAND_BYTES;
+/// Commands that are one unit.
+pub const MAX_BATCH_COMMANDS: usize = MAX_SEND_MESSAGES;
 /// What an entry adds to each of its commands, and to all of them, at most, bytes.
 const ENTRY_OVERHEAD: usize = 16;
 /// Bytes of commands in one entry; a single larger command stands alone.
@@ -337,10 +342,11 @@ const _: () = assert!(
         <= MAX_ACK_REQUEST_BYTES
 );
 /// What may be proposed fits an entry, and an entry fits a record.
-const LARGEST_ENTRY: usize = MAX_COMMAND_BYTES + MAX_ENTRY_BYTES + (MAX_ENTRY_COMMANDS + 1) * ENTRY_OVERHEAD;
+const LARGEST_ENTRY: usize = MAX_BATCH_BYTES + MAX_ENTRY_BYTES + (MAX_ENTRY_COMMANDS + 1) * ENTRY_OVERHEAD;
 const _: () = assert!(LARGEST_ENTRY <= queue_core::limits::MAX_ENTRY_PAYLOAD);
 const _: () = assert!(queue_core::limits::MAX_ENTRY_PAYLOAD == raft_store::limits::MAX_PAYLOAD_BYTES);
-const _: () = assert!(MAX_COMMAND_BYTES < MAX_QUEUED_SEND_BYTES);
+const _: () = assert!(MAX_COMMAND_BYTES <= MAX_BATCH_BYTES && MAX_BATCH_COMMANDS <= MAX_ENTRY_COMMANDS);
+const _: () = assert!(MAX_BATCH_BYTES < MAX_QUEUED_SEND_BYTES);
 const _: () = assert!(MAX_COMMAND_BYTES < MAX_QUEUED_SMALL_BYTES);
 const _: () = assert!(PIPELINE_BYTES <= MAX_ENTRY_BYTES);
 const _: () = assert!(DROP_LIMIT <= queue_core::limits::MAX_FORGET);

@@ -90,6 +90,8 @@ pub struct Plan {
     pub consumers: u32,
     /// Whether producers send several messages in one request, and consumers acknowledge so.
     pub batches: bool,
+    /// Whether producers leave several messages at one try, at times, of which they do not know what became.
+    pub quits: bool,
     /// Whether consumers die now and then, and come back as others.
     pub deaths: bool,
     /// Consumers come then at the earliest: the later, the more waits for them.
@@ -190,6 +192,7 @@ impl Plan {
                 1
             },
             batches: rng.gen_bool(if moves { 0.8 } else { 0.5 }),
+            quits: false,
             deaths: rng.gen_bool(0.3),
             consumers_from: Duration::from_secs(if rng.gen_bool(0.25) {
                 rng.gen_range(10..30)
@@ -251,6 +254,7 @@ impl Plan {
             good_byes: false,
             consumers: 1,
             batches: false,
+            quits: false,
             deaths: false,
             consumers_from: Duration::ZERO,
             work_ms: 0,
@@ -321,7 +325,7 @@ impl fmt::Display for Plan {
         write!(
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
-             loss {:.3} skew {} ms sync {} us {:?} segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} \
+             loss {:.3} skew {} ms sync {} us {:?} segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} quits {} \
              deaths {} from {:?} work {} ms backoff {:?} {} operator {} wanted {:?} replays {}",
             self.nodes,
             self.shards,
@@ -350,6 +354,7 @@ impl fmt::Display for Plan {
             self.good_byes,
             self.consumers,
             self.batches,
+            self.quits,
             self.deaths,
             self.consumers_from,
             self.work_ms,

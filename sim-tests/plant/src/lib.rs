@@ -333,6 +333,10 @@ bugs! {
         "a forwarded send whose answer was lost is sent to any shard again";
     RepliesMixedUp, "replies-mixed-up", "answers of a batch go to the wrong callers",
         "the replies of an entry with several commands are handed out shifted by one";
+    BatchInSeveralEntries, "batch-in-several-entries", "a batch that is called atomic and is a loop",
+        "each message of a request is proposed by itself, whatever becomes of the others";
+    BatchReordered, "batch-reordered", "a batch whose order is that of whoever was ready first",
+        "the messages of a request are stored in the reverse of their order";
     GoneClientLivesAtTheNewLeader, "gone-client-lives-at-the-new-leader", "grace period that starts anew with every look",
         "a leader counts clients that it never heard of as alive for as long as it leads";
     EmptyQueueNotBegun, "empty-queue-not-begun", "a position is taken at the first message instead of the first poll",

@@ -122,7 +122,7 @@ impl Plan {
             | Bug::FilteredNotCounted
             | Bug::FilteredPositionNotSaved => self.wanted.is_some(),
             Bug::LateSeekCounts | Bug::DateFoundOneOff | Bug::SoughtNotCounted => self.replays,
-            Bug::BatchAnswersShifted => self.batches,
+            Bug::BatchAnswersShifted | Bug::BatchInSeveralEntries | Bug::BatchReordered => self.batches,
             // Else all of a batch is in one entry.
             Bug::PartialAckRepeatedAsNew => {
                 self.batches && self.nodes > 1 && self.limits.bounds.entry_commands == 1

@@ -43,7 +43,7 @@ impl Plan {
             "consumers" => self.consumers = number()?,
             "deaths" if value == "none" => self.deaths = false,
             "work" if value == "none" => (self.work_ms, self.consumers_from) = (0, Duration::ZERO),
-            "batches" if value == "none" => self.batches = false,
+            "batches" if value == "none" => (self.batches, self.quits) = (false, false),
             "operator" if value == "none" => self.operator = false,
             "wanted" if value == "everything" => self.wanted = None,
             "replays" if value == "none" => self.replays = false,
