@@ -91,6 +91,20 @@ pub const MAX_FILTER_READS: usize = 8;
 pub const SEEK_AT_ONCE: usize = 16;
 /// How long a seek of a whole topic may take: queues that are not known to be done by then are told as such.
 pub const SEEK_PATIENCE: Duration = Duration::from_secs(20);
+/// Messages in one answer to a pull.
+pub const MAX_PULL_BATCH: usize = MAX_RECEIVE_BATCH;
+/// Bytes of messages in it (at least one is always given).
+pub const MAX_PULL_BYTES: usize = MAX_RECEIVE_BYTES;
+/// Pulls that may wait for messages on one node.
+pub const MAX_WAITING_PULLS: usize = 5_000;
+/// Pulls of a node that read messages at the same time; others wait for their turn.
+pub const MAX_PULL_READS: usize = 8;
+/// A pull that waits looks for itself this often: a lost hint then costs little.
+pub const PULL_LOOKS_EVERY: Duration = Duration::from_secs(1);
+/// It rests so long after a hint, so that it looks once for what comes together.
+pub const PULL_REST: Duration = Duration::from_millis(2);
+/// And the longer, the more wait: for each millisecond so many, which is how many look in one all together.
+pub const PULLS_FOR_A_MILLISECOND: u64 = 4;
 /// What an answer adds to a message as it is stored, at most as a rule, bytes; it is counted exactly when it is there.
 pub const DELIVERED_OVERHEAD_BYTES: usize = 1024;
 /// Bytes of answers that wait until one connection has read them, or another node: all answers of its receives. Over it

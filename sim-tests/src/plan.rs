@@ -110,6 +110,8 @@ pub struct Plan {
     pub wanted: Option<(u32, Wanted)>,
     /// Whether a consumer group is put elsewhere again and again.
     pub replays: bool,
+    /// Whether somebody reads by offset.
+    pub pulls: bool,
 }
 
 impl Plan {
@@ -214,6 +216,7 @@ impl Plan {
             operator: !limits.forget() && rng.gen_bool(0.5),
             wanted: None,
             replays: false,
+            pulls: false,
         };
         habits.prepare(&mut plan);
         if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
@@ -264,6 +267,7 @@ impl Plan {
             operator: false,
             wanted: None,
             replays: false,
+            pulls: false,
         }
     }
 
@@ -326,7 +330,7 @@ impl fmt::Display for Plan {
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
              loss {:.3} skew {} ms sync {} us {:?} segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} quits {} \
-             deaths {} from {:?} work {} ms backoff {:?} {} operator {} wanted {:?} replays {}",
+             deaths {} from {:?} work {} ms backoff {:?} {} operator {} wanted {:?} replays {} pulls {}",
             self.nodes,
             self.shards,
             self.topics,
@@ -362,7 +366,8 @@ impl fmt::Display for Plan {
             self.limits,
             self.operator,
             self.wanted,
-            self.replays
+            self.replays,
+            self.pulls
         )
     }
 }

@@ -34,6 +34,7 @@ mod death;
 mod forge;
 mod hide;
 pub mod operator;
+mod pulls;
 mod push;
 mod receive;
 mod replay;
@@ -42,6 +43,7 @@ mod send;
 mod spare;
 mod window;
 
+use pulls::Pulls;
 use replay::Replay;
 use rest::Rest;
 use window::Window;
@@ -59,6 +61,7 @@ pub struct Clients {
     stopped: Arc<AtomicBool>,
     window: Window,
     replay: Replay,
+    pulls: Pulls,
 }
 
 /// What lasts of a client when its process dies.
@@ -248,6 +251,14 @@ impl Clients {
                 .build()
                 .spawn(async move { replay.run(program.run(), hosts).await });
         }
+        let pulls = Pulls::new(plan.pulls);
+        if plan.pulls {
+            let (machine, id) = machine();
+            let (program, pulls, hosts) = (program(id, false), pulls.clone(), hosts.clone());
+            machine
+                .build()
+                .spawn(async move { pulls.run(program.run(), hosts).await });
+        }
         for (topic, group, rests) in consumers(plan) {
             let (machine, id) = machine();
             let mortal = plan.deaths && group != UNDERTAKER && !rests;
@@ -268,6 +279,7 @@ impl Clients {
             stopped,
             window,
             replay,
+            pulls,
         }
     }
 
@@ -276,10 +288,10 @@ impl Clients {
         self.window.calm();
     }
 
-    /// Whether all producers have sent everything, and the dedup window and replay were tried, if they are in this world.
+    /// Whether all producers have sent everything, and the dedup window, replay and pulls were tried, if they are in this world.
     #[must_use]
     pub fn have_sent(&self) -> bool {
-        self.producers_left() == 0 && self.window.is_done() && self.replay.is_done()
+        self.producers_left() == 0 && self.window.is_done() && self.replay.is_done() && self.pulls.is_done()
     }
 
     /// Producers that have not sent everything.

@@ -19,6 +19,7 @@ use crate::{clock::Clock, filter::Filter, limits::Bounds, unread::Room};
 
 mod choosing;
 mod looked;
+mod pulling;
 
 use looked::Looked;
 

@@ -271,6 +271,12 @@ bugs! {
         "what was in flight when a seek began is counted nowhere until the seek is done";
     DateFoundOneOff, "date-found-one-off", "a search by halving that is off by one",
         "a date is found at the message before the first that has it or a later one";
+    OffsetAskedOfNobody, "offset-asked-of-nobody", "linearizable read from the leader's own state",
+        "where a consumer group is, or a queue ends, is said by whoever believes to lead";
+    AnyOffsetIsTaken, "any-offset-is-taken", "a position beyond the end that is taken, and then means another",
+        "a consumer group may be put to an offset that its queue does not have";
+    PullGoesOnAtTheEnd, "pull-goes-on-at-the-end", "end of the log taken for the end of the answer",
+        "who pulls is told to go on at the queue's end, whatever came";
     DatesGoBack, "dates-go-back", "a list searched by halving that is not in order",
         "a message is dated by the wall clock alone, be it before its predecessor";
     LostAnswersRenewed, "lost-answers-renewed", "a delivery whose answer was lost is leased for as long as its client lives",

@@ -121,6 +121,9 @@ impl Plan {
             | Bug::FilterHintAges
             | Bug::FilteredNotCounted
             | Bug::FilteredPositionNotSaved => self.wanted.is_some(),
+            Bug::AnyOffsetIsTaken | Bug::PullGoesOnAtTheEnd => self.pulls,
+            // Who leads no more does not know of it.
+            Bug::OffsetAskedOfNobody => self.pulls && self.nodes > 1,
             Bug::LateSeekCounts | Bug::DateFoundOneOff | Bug::SoughtNotCounted => self.replays,
             Bug::BatchAnswersShifted | Bug::BatchInSeveralEntries | Bug::BatchReordered => self.batches,
             // Else all of a batch is in one entry.

@@ -12,6 +12,8 @@ const FILTER: [u64; 16] = [2, 9, 13, 17, 19, 28, 31, 33, 35, 38, 41, 43, 46, 48,
 const REPLAY: [u64; 10] = [56, 58, 59, 65, 66, 71, 72, 75, 77, 78];
 /// The same of worlds whose producers leave it at one try.
 const QUITS: [u64; 10] = [20, 30, 45, 49, 51, 80, 88, 89, 93, 95];
+/// The same of worlds in which somebody reads by offset.
+const PULLS: [u64; 10] = [6, 12, 22, 36, 42, 82, 92, 97, 98, 99];
 /// Tags of letters are `tag-0` to `tag-255`, and every second letter has none (`letter.rs`).
 const TAGS: u32 = 256;
 
@@ -40,6 +42,8 @@ impl Wanted {
                 plan.faults.insert(Fault::Disorder, OFTEN);
             }
         }
+        // As with replay.
+        plan.pulls = PULLS.contains(&(seed % 100)) && !plan.limits.forget();
         plan.quits = QUITS.contains(&(seed % 100));
         plan.batches |= plan.quits;
         if let Some(wanted) = Wanted::of(seed) {
@@ -120,7 +124,8 @@ mod tests {
         let kept = kept.filter_map(|line| line.split_whitespace().next()?.parse().ok());
         let filter: Vec<u64> = kept
             .filter(|&seed| {
-                Wanted::of(seed).is_some() || [REPLAY, QUITS].iter().any(|of| of.contains(&(seed % 100)))
+                Wanted::of(seed).is_some()
+                    || [REPLAY, QUITS, PULLS].iter().any(|of| of.contains(&(seed % 100)))
             })
             .collect();
         assert_eq!(filter, [] as [u64; 0]);
