@@ -345,7 +345,8 @@ class Run:
         self.check, self.node, self.tables = check, node, Tables()
         self.until = time.monotonic() + SECONDS
         served = ("QueryRoute", "Heartbeat", "SendMessage", "QueryAssignment", "ReceiveMessage", "AckMessage",
-                  "ForwardMessageToDeadLetterQueue", "NotifyClientTermination", "ChangeInvisibleDuration")
+                  "ForwardMessageToDeadLetterQueue", "NotifyClientTermination", "ChangeInvisibleDuration", "PullMessage",
+                  "QueryOffset", "GetOffset", "UpdateOffset")
         self.served = [each for each in self.tables.rpcs if each[1] in served]
         self.handles, self.seen, self.lock = [], set(), threading.Lock()
         self.good, self.check_good = Client(node.client, "good@1"), threading.Lock()
