@@ -89,6 +89,8 @@ pub const MAX_FILTER_BYTES: usize = 64 * 1024 * 1024;
 pub const MAX_FILTER_READS: usize = 8;
 /// Queues that one seek of an administrator moves at the same time.
 pub const SEEK_AT_ONCE: usize = 16;
+/// How long it may take to tell all shards that a consumer group is paused, or goes on.
+pub const PAUSE_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a seek of a whole topic may take: queues that are not known to be done by then are told as such.
 pub const SEEK_PATIENCE: Duration = Duration::from_secs(20);
 /// Messages in one answer to a pull.

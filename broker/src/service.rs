@@ -31,6 +31,7 @@ pub mod handle;
 mod home;
 pub mod names;
 mod offsets;
+mod pause;
 #[cfg(madsim)]
 #[path = "../../sim-tests/plant/bodies/service.rs"]
 mod planted;

@@ -112,6 +112,8 @@ pub struct Plan {
     pub replays: bool,
     /// Whether somebody reads by offset.
     pub pulls: bool,
+    /// Whether a consumer group is paused and resumed.
+    pub pauses: bool,
 }
 
 impl Plan {
@@ -217,6 +219,7 @@ impl Plan {
             wanted: None,
             replays: false,
             pulls: false,
+            pauses: false,
         };
         habits.prepare(&mut plan);
         if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
@@ -268,6 +271,7 @@ impl Plan {
             wanted: None,
             replays: false,
             pulls: false,
+            pauses: false,
         }
     }
 
@@ -330,7 +334,7 @@ impl fmt::Display for Plan {
             out,
             "nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
              loss {:.3} skew {} ms sync {} us {:?} segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} quits {} \
-             deaths {} from {:?} work {} ms backoff {:?} {} operator {} wanted {:?} replays {} pulls {}",
+             deaths {} from {:?} work {} ms backoff {:?} {} operator {} wanted {:?} replays {} pulls {} pauses {}",
             self.nodes,
             self.shards,
             self.topics,
@@ -367,7 +371,8 @@ impl fmt::Display for Plan {
             self.operator,
             self.wanted,
             self.replays,
-            self.pulls
+            self.pulls,
+            self.pauses
         )
     }
 }

@@ -34,6 +34,7 @@ mod death;
 mod forge;
 mod hide;
 pub mod operator;
+mod pauses;
 mod pulls;
 mod push;
 mod receive;
@@ -43,6 +44,7 @@ mod send;
 mod spare;
 mod window;
 
+use pauses::Pauses;
 use pulls::Pulls;
 use replay::Replay;
 use rest::Rest;
@@ -62,6 +64,7 @@ pub struct Clients {
     window: Window,
     replay: Replay,
     pulls: Pulls,
+    pauses: Pauses,
 }
 
 /// What lasts of a client when its process dies.
@@ -259,6 +262,14 @@ impl Clients {
                 .build()
                 .spawn(async move { pulls.run(program.run(), hosts).await });
         }
+        let pauses = Pauses::new(plan.pauses);
+        if plan.pauses {
+            let (machine, id) = machine();
+            let (program, pauses, hosts) = (program(id, false), pauses.clone(), hosts.clone());
+            machine
+                .build()
+                .spawn(async move { pauses.run(program.run(), hosts).await });
+        }
         for (topic, group, rests) in consumers(plan) {
             let (machine, id) = machine();
             let mortal = plan.deaths && group != UNDERTAKER && !rests;
@@ -280,6 +291,7 @@ impl Clients {
             window,
             replay,
             pulls,
+            pauses,
         }
     }
 
@@ -288,10 +300,14 @@ impl Clients {
         self.window.calm();
     }
 
-    /// Whether all producers have sent everything, and the dedup window, replay and pulls were tried, if they are in this world.
+    /// Whether all producers have sent everything, and the dedup window, replay, pulls and pauses were tried, if they are in this world.
     #[must_use]
     pub fn have_sent(&self) -> bool {
-        self.producers_left() == 0 && self.window.is_done() && self.replay.is_done() && self.pulls.is_done()
+        self.producers_left() == 0
+            && self.window.is_done()
+            && self.replay.is_done()
+            && self.pulls.is_done()
+            && self.pauses.is_done()
     }
 
     /// Producers that have not sent everything.

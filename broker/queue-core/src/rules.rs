@@ -19,6 +19,8 @@ pub(crate) struct Rules {
     pub(crate) max_attempts: u32,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) dead_letter_queue: QueueId,
+    /// Nothing is delivered to it. What it has in flight is settled as ever.
+    pub(crate) paused: bool,
 }
 
 impl Rules {
@@ -30,14 +32,16 @@ impl Rules {
             // One without a strategy is none, and is stored as none.
             backoff: backoff.filter(|backoff| backoff.strategy.is_some()),
             dead_letter_queue: QueueId(subscribe.dead_letter_queue),
+            paused: subscribe.paused,
         }
     }
 
     fn store(&self, kv: &mut dyn KeyValue, group: GroupId) -> Result<(), Fault> {
-        let mut value = keys::value(16);
+        let mut value = keys::value(17);
         value.put_u32_le(self.version);
         value.put_u32_le(self.max_attempts);
         value.put_u64_le(self.dead_letter_queue.0);
+        value.put_u8(u8::from(self.paused));
         if let Some(backoff) = &self.backoff {
             backoff.encode(&mut value).expect("a vector grows");
         }
@@ -48,6 +52,8 @@ impl Rules {
         let version = value.short()?;
         let max_attempts = value.short()?;
         let dead_letter_queue = QueueId(value.long()?);
+        let paused = value.flag()?;
+        let paused = plant!(PauseForgottenAtRestart => false, else paused);
         let rest = value.rest();
         let backoff = if rest.is_empty() {
             None
@@ -59,6 +65,7 @@ impl Rules {
             max_attempts,
             backoff,
             dead_letter_queue,
+            paused,
         })
     }
 }
@@ -69,6 +76,11 @@ impl Core {
         self.rules
             .get(&group)
             .expect("a consumer group that is on a queue has rules")
+    }
+
+    /// True if nothing is delivered to a consumer group.
+    pub(crate) fn is_paused(&self, group: GroupId) -> bool {
+        self.rules.get(&group).is_some_and(|rules| rules.paused)
     }
 
     /// Takes over rules, unless newer ones are known.

@@ -92,6 +92,13 @@ impl Service {
                 },
                 None => malformed(),
             },
+            super::pause::RPC => match decode(request.request) {
+                Some(pause) => match self.pause_in(&caller, request.shard, pause).await {
+                    Ok(()) => one(&pause),
+                    Err(refused) => moved(&refused.status()).unwrap_or_else(malformed),
+                },
+                None => malformed(),
+            },
             // A newer node asks for something this release does not know.
             _ => malformed(),
         }

@@ -14,6 +14,7 @@ mod filters;
 mod full_rooms;
 mod metrics;
 mod one_node;
+mod pause;
 mod pull;
 mod renewals;
 mod replay;

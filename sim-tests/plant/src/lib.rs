@@ -271,6 +271,10 @@ bugs! {
         "what was in flight when a seek began is counted nowhere until the seek is done";
     DateFoundOneOff, "date-found-one-off", "a search by halving that is off by one",
         "a date is found at the message before the first that has it or a later one";
+    PauseForgottenAtRestart, "pause-forgotten-at-restart", "a flag that lives in memory only",
+        "a replica that starts has forgotten which consumer groups are paused";
+    PauseInTheCatalogueOnly, "pause-in-the-catalogue-only", "a switch that is read where it may not have arrived yet",
+        "a pause is answered before the shards have heard of it";
     OffsetAskedOfNobody, "offset-asked-of-nobody", "linearizable read from the leader's own state",
         "where a consumer group is, or a queue ends, is said by whoever believes to lead";
     AnyOffsetIsTaken, "any-offset-is-taken", "a position beyond the end that is taken, and then means another",

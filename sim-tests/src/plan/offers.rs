@@ -121,6 +121,8 @@ impl Plan {
             | Bug::FilterHintAges
             | Bug::FilteredNotCounted
             | Bug::FilteredPositionNotSaved => self.wanted.is_some(),
+            Bug::PauseForgottenAtRestart => self.pauses && one_of(ENDS_A_PROCESS),
+            Bug::PauseInTheCatalogueOnly => self.pauses,
             Bug::AnyOffsetIsTaken | Bug::PullGoesOnAtTheEnd => self.pulls,
             // Who leads no more does not know of it.
             Bug::OffsetAskedOfNobody => self.pulls && self.nodes > 1,

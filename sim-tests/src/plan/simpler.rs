@@ -47,6 +47,7 @@ impl Plan {
             "operator" if value == "none" => self.operator = false,
             "wanted" if value == "everything" => self.wanted = None,
             "replays" if value == "none" => self.replays = false,
+            "pauses" if value == "none" => self.pauses = false,
             "pulls" if value == "none" => self.pulls = false,
             // Not simpler: to have an operator in every world of a search.
             "operator" if value == "all" => self.operator = true,
@@ -117,6 +118,9 @@ impl Plan {
         }
         if self.limits.forget() {
             changes.push("retention=none".into());
+        }
+        if self.pauses {
+            changes.push("pauses=none".into());
         }
         if self.pulls {
             changes.push("pulls=none".into());

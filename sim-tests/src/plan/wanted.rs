@@ -14,6 +14,8 @@ const REPLAY: [u64; 10] = [56, 58, 59, 65, 66, 71, 72, 75, 77, 78];
 const QUITS: [u64; 10] = [20, 30, 45, 49, 51, 80, 88, 89, 93, 95];
 /// The same of worlds in which somebody reads by offset.
 const PULLS: [u64; 10] = [6, 12, 22, 36, 42, 82, 92, 97, 98, 99];
+/// The same of worlds in which a consumer group is paused.
+const PAUSES: [u64; 10] = QUITS;
 /// Tags of letters are `tag-0` to `tag-255`, and every second letter has none (`letter.rs`).
 const TAGS: u32 = 256;
 
@@ -44,6 +46,7 @@ impl Wanted {
         }
         // As with replay.
         plan.pulls = PULLS.contains(&(seed % 100)) && !plan.limits.forget();
+        plan.pauses = PAUSES.contains(&(seed % 100)) && !plan.limits.forget();
         plan.quits = QUITS.contains(&(seed % 100));
         plan.batches |= plan.quits;
         if let Some(wanted) = Wanted::of(seed) {

@@ -25,7 +25,7 @@ pub(crate) fn apply(
     let Some(known) = core.subscriptions.get(&(queue, group)) else {
         return Ok(Reply::Refused(Refusal::NoSubscription).into());
     };
-    if known.seeks_to.is_some() {
+    if known.seeks_to.is_some() || core.is_paused(group) {
         return Ok(Reply::Delivered { leases: Vec::new() }.into());
     }
     let mut chosen: Vec<(u64, u32)> = Vec::new();

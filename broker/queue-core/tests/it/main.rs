@@ -6,6 +6,7 @@ mod configure;
 mod copy_forward;
 mod deliver;
 mod model;
+mod pause;
 mod random;
 mod reading;
 mod release;

@@ -35,6 +35,7 @@ pub(crate) enum Act {
         id: u8,
     },
     Subscribe(Subscribe),
+    Rules(Subscribe),
     Deliver {
         group: u32,
         queue: u64,
@@ -171,6 +172,7 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
     match what.clone() {
         Act::Append { queue, id } => append(queue, &id.to_string()),
         Act::Subscribe(subscribe) => configure(What::Subscribe(subscribe)),
+        Act::Rules(rules) => configure(What::Rules(rules)),
         Act::Deliver {
             group,
             queue,

@@ -453,5 +453,6 @@ pub(crate) fn subscription(
         dead_letter_queue,
         deletions: 0,
         version: 1,
+        paused: false,
     }
 }

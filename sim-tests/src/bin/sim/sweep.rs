@@ -15,7 +15,7 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 500;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 61] = [
+const MUST_HAPPEN: [&str; 63] = [
     "command release: retry",
     "command written",
     "command renew",
@@ -63,6 +63,8 @@ const MUST_HAPPEN: [&str; 61] = [
     "messages passed over",
     "command seek",
     "seek done",
+    "group paused",
+    "acknowledged while paused",
     "pull done",
     "query offset done",
     "get offset done",

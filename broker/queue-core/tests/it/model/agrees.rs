@@ -117,6 +117,7 @@ impl Model {
             .filter(|view| !view.leased)
             .map(|view| view.at_ms)
             .min();
+        let visible = visible.filter(|_| !sub.rules.paused);
         equal("next visible", core.next_visible(group, queue), visible)?;
         for (max, most) in [(0, 9), (2, 3), (9, 1), (9, 99)] {
             let mut redeliver: Vec<u64> = due.iter().take(max).map(|view| view.offset).collect();
@@ -127,9 +128,9 @@ impl Model {
                 first_new: sub.cursor() as u64,
                 new_count: room.min(new) as u32,
             };
-            let chosen = match sub.seeks_to {
-                Some(_) => Selection::default(),
-                None => chosen,
+            let chosen = match sub.seeks_to.is_some() || sub.rules.paused {
+                true => Selection::default(),
+                false => chosen,
             };
             equal("selection", core.selectable(group, queue, 0, max, most), chosen)?;
         }

@@ -56,10 +56,19 @@ fn subscribe() -> impl Strategy<Value = Act> {
         rule,
         dead_letter_queue,
         deletions(),
-        0..3u32,
+        (0..3u32, prop::bool::weighted(0.03)),
     )
         .prop_map(
-            |(group, queue, start_at, max_attempts, backoff, dead_letter_queue, deletions, version)| {
+            |(
+                group,
+                queue,
+                start_at,
+                max_attempts,
+                backoff,
+                dead_letter_queue,
+                deletions,
+                (version, paused),
+            )| {
                 Act::Subscribe(Subscribe {
                     group,
                     queue,
@@ -69,9 +78,18 @@ fn subscribe() -> impl Strategy<Value = Act> {
                     dead_letter_queue,
                     deletions,
                     version,
+                    paused,
                 })
             },
         )
+}
+
+/// The same for all queues of the consumer group, none of which begins by it.
+fn as_rules(what: Act) -> Act {
+    match what {
+        Act::Subscribe(rules) => Act::Rules(rules),
+        other => other,
+    }
 }
 
 fn deliver() -> impl Strategy<Value = Act> {
@@ -165,6 +183,7 @@ fn what() -> impl Strategy<Value = Act> {
     prop_oneof![
         24 => (queue(), any::<u8>()).prop_map(|(queue, id)| Act::Append { queue, id }),
         5 => subscribe(),
+        1 => subscribe().prop_map(as_rules),
         24 => deliver(),
         8 => (group(), queue(), picks).prop_map(|(group, queue, picks)| Act::Ack { group, queue, picks }),
         12 => released(),
