@@ -39,7 +39,7 @@ async fn nothing_is_delivered_from_the_answer_to_a_pause_on_and_receives_that_wa
     let waiting = tokio::spawn(async move { receive(&service, "orders", "readers", LONG).await });
     let hub = cluster.service(3).node().hub();
     wait_for("the receive to wait", || hub.waiting() == 1).await;
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     assert!(
         !cluster
             .service(1)

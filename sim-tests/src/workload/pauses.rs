@@ -1,6 +1,6 @@
 //! Pauses, in some worlds: a consumer group of its own is paused and resumed again and again, at any node, while messages come
 //! and faults come and go. What is asked for after a pause was answered gets nothing until somebody asks to resume; then
-//! everything comes that was not acknowledged.
+//! everything comes.
 //!
 //! Topic and consumer group are its own. No other oracle hears of it.
 
@@ -50,9 +50,9 @@ pub(super) struct Pauses(Arc<AtomicBool>);
 struct Known {
     /// A pause was answered then, and nobody has asked to resume.
     since: Option<Duration>,
-    /// Stored, and not acknowledged.
+    /// Stored, and nobody has asked to acknowledge it.
     missing: BTreeSet<String>,
-    /// Acknowledged, perhaps before it was known to be stored.
+    /// Somebody has, perhaps before it was known to be stored.
     acknowledged: BTreeSet<String>,
 }
 
@@ -218,14 +218,13 @@ impl Pauser {
                     continue;
                 }
                 let answers = self.context.client.ack(node, GROUP, &[message]).await;
-                if answers.is_ok_and(|answers| answers.iter().all(Result::is_ok)) {
-                    let mut known = self.known();
-                    if known.since.is_some() {
-                        self.context.coverage.count("acknowledged while paused");
-                    }
-                    known.missing.remove(&message.message_id);
-                    known.acknowledged.insert(message.message_id.clone());
+                let mut known = self.known();
+                if known.since.is_some() && answers.is_ok_and(|answers| answers.iter().all(Result::is_ok)) {
+                    self.context.coverage.count("acknowledged while paused");
                 }
+                // Without a good answer it may be done all the same, and never come again.
+                known.missing.remove(&message.message_id);
+                known.acknowledged.insert(message.message_id.clone());
             }
         }
     }
