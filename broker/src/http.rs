@@ -73,6 +73,8 @@ struct Api {
         consumer_groups::list,
         consumer_groups::describe,
         consumer_groups::seek,
+        consumer_groups::pause,
+        consumer_groups::resume,
         consumer_groups::delete,
         health::live,
         health::ready,
@@ -96,6 +98,11 @@ fn router(api: Api) -> Router {
             get(consumer_groups::describe).delete(consumer_groups::delete),
         )
         .route("/v1/consumer-groups/{group}/seek", post(consumer_groups::seek))
+        .route("/v1/consumer-groups/{group}/pause", post(consumer_groups::pause))
+        .route(
+            "/v1/consumer-groups/{group}/resume",
+            post(consumer_groups::resume),
+        )
         .route("/healthz/live", get(health::live))
         .route("/healthz/ready", get(health::ready))
         .route("/metrics", get(health::metrics))

@@ -89,8 +89,24 @@ pub const MAX_FILTER_BYTES: usize = 64 * 1024 * 1024;
 pub const MAX_FILTER_READS: usize = 8;
 /// Queues that one seek of an administrator moves at the same time.
 pub const SEEK_AT_ONCE: usize = 16;
+/// How long it may take to tell all shards that a consumer group is paused, or goes on.
+pub const PAUSE_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a seek of a whole topic may take: queues that are not known to be done by then are told as such.
 pub const SEEK_PATIENCE: Duration = Duration::from_secs(20);
+/// Messages in one answer to a pull.
+pub const MAX_PULL_BATCH: usize = MAX_RECEIVE_BATCH;
+/// Bytes of messages in it (at least one is always given).
+pub const MAX_PULL_BYTES: usize = MAX_RECEIVE_BYTES;
+/// Pulls that may wait for messages on one node.
+pub const MAX_WAITING_PULLS: usize = 5_000;
+/// Pulls of a node that read messages at the same time; others wait for their turn.
+pub const MAX_PULL_READS: usize = 8;
+/// A pull that waits looks for itself this often: a lost hint then costs little.
+pub const PULL_LOOKS_EVERY: Duration = Duration::from_secs(1);
+/// It rests so long after a hint, so that it looks once for what comes together.
+pub const PULL_REST: Duration = Duration::from_millis(2);
+/// And the longer, the more wait: for each millisecond so many, which is how many look in one all together.
+pub const PULLS_FOR_A_MILLISECOND: u64 = 4;
 /// What an answer adds to a message as it is stored, at most as a rule, bytes; it is counted exactly when it is there.
 pub const DELIVERED_OVERHEAD_BYTES: usize = 1024;
 /// Bytes of answers that wait until one connection has read them, or another node: all answers of its receives. Over it
@@ -196,6 +212,11 @@ pub const TURN_COMMANDS: usize = 64;
 pub const TURN_BYTES: usize = 16 * 1024;
 /// Bytes of one command; a larger one is refused.
 pub const MAX_COMMAND_BYTES: usize = MAX_DELIVERED_BYTES + MAX_ENVELOPE_BYTES;
+/// Bytes of commands that are one unit, as the messages of one request are. An entry that holds them is read as a whole for
+/// any of its messages, so it is no larger than one of the largest message.
+pub const MAX_BATCH_BYTES: usize = MAX_COMMAND_BYTES;
+/// Commands that are one unit.
+pub const MAX_BATCH_COMMANDS: usize = MAX_SEND_MESSAGES;
 /// What an entry adds to each of its commands, and to all of them, at most, bytes.
 const ENTRY_OVERHEAD: usize = 16;
 /// Bytes of commands in one entry; a single larger command stands alone.
@@ -337,10 +358,11 @@ const _: () = assert!(
         <= MAX_ACK_REQUEST_BYTES
 );
 /// What may be proposed fits an entry, and an entry fits a record.
-const LARGEST_ENTRY: usize = MAX_COMMAND_BYTES + MAX_ENTRY_BYTES + (MAX_ENTRY_COMMANDS + 1) * ENTRY_OVERHEAD;
+const LARGEST_ENTRY: usize = MAX_BATCH_BYTES + MAX_ENTRY_BYTES + (MAX_ENTRY_COMMANDS + 1) * ENTRY_OVERHEAD;
 const _: () = assert!(LARGEST_ENTRY <= queue_core::limits::MAX_ENTRY_PAYLOAD);
 const _: () = assert!(queue_core::limits::MAX_ENTRY_PAYLOAD == raft_store::limits::MAX_PAYLOAD_BYTES);
-const _: () = assert!(MAX_COMMAND_BYTES < MAX_QUEUED_SEND_BYTES);
+const _: () = assert!(MAX_COMMAND_BYTES <= MAX_BATCH_BYTES && MAX_BATCH_COMMANDS <= MAX_ENTRY_COMMANDS);
+const _: () = assert!(MAX_BATCH_BYTES < MAX_QUEUED_SEND_BYTES);
 const _: () = assert!(MAX_COMMAND_BYTES < MAX_QUEUED_SMALL_BYTES);
 const _: () = assert!(PIPELINE_BYTES <= MAX_ENTRY_BYTES);
 const _: () = assert!(DROP_LIMIT <= queue_core::limits::MAX_FORGET);

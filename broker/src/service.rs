@@ -30,9 +30,12 @@ pub mod forwarded;
 pub mod handle;
 mod home;
 pub mod names;
+mod offsets;
+mod pause;
 #[cfg(madsim)]
 #[path = "../../sim-tests/plant/bodies/service.rs"]
 mod planted;
+mod pull;
 pub mod receive;
 mod release;
 pub mod route;

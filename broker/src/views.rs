@@ -222,6 +222,9 @@ pub struct GroupView {
     pub start_at: StartAt,
     /// Creation, ms since 1970.
     pub created_ms: u64,
+    /// Nothing is delivered to it.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// A consumer group with its lag.

@@ -11,7 +11,7 @@ from wire import PACKAGE, delimited, statuses, varint
 # Over the bound of any request that may wait, and within that of others.
 OVER_SMALL = 20_000
 SECTIONS = ("SendMessage", "ReceiveMessage", "AckMessage", "ChangeInvisibleDuration", "ForwardMessageToDeadLetterQueue",
-            "QueryRoute", "QueryAssignment", "Heartbeat", "NotifyClientTermination")
+            "PullMessage", "QueryOffset", "GetOffset", "UpdateOffset", "QueryRoute", "QueryAssignment", "Heartbeat", "NotifyClientTermination")
 METADATA = [("x-mq-client-id", "fields@1"), ("x-mq-language", "JAVA")]
 EXTREMES = [0, 1, (1 << 31) - 1, -(1 << 31), (1 << 63) - 1, -(1 << 63)]
 
@@ -35,6 +35,11 @@ def bases():
         group=group, message_queue=definition.MessageQueue(topic=topic), batch_size=1, invisible_duration=duration(15),
         filter_expression=definition.FilterExpression(type=definition.TAG, expression="*"), long_polling_timeout=duration(0))
     lease = {"group": group, "topic": topic}
+    queue = definition.MessageQueue(topic=topic, id=0)
+    pull = service.PullMessageRequest(group=group, message_queue=queue, offset=0, batch_size=1, long_polling_timeout=duration(0),
+                                      filter_expression=definition.FilterExpression(type=definition.TAG, expression="*"))
+    query = service.QueryOffsetRequest(message_queue=queue, query_offset_policy=definition.END)
+    query.timestamp.seconds = 1
     return {
         "SendMessage": (message("fields", "fields"), {"OK"}),
         "ReceiveMessage": (receive, {"OK", "MESSAGE_NOT_FOUND"}),
@@ -42,6 +47,10 @@ def bases():
         "ChangeInvisibleDuration": (service.ChangeInvisibleDurationRequest(receipt_handle=handle, **lease), {"INVALID_RECEIPT_HANDLE"}),
         "ForwardMessageToDeadLetterQueue": (service.ForwardMessageToDeadLetterQueueRequest(receipt_handle=handle, **lease),
                                             {"INVALID_RECEIPT_HANDLE"}),
+        "PullMessage": (pull, {"OK", "MESSAGE_NOT_FOUND", "TOPIC_NOT_FOUND"}),
+        "QueryOffset": (query, {"OK", "TOPIC_NOT_FOUND"}),
+        "GetOffset": (service.GetOffsetRequest(group=group, message_queue=queue), {"OK", "OFFSET_NOT_FOUND", "TOPIC_NOT_FOUND"}),
+        "UpdateOffset": (service.UpdateOffsetRequest(group=group, message_queue=queue, offset=0), {"OK", "TOPIC_NOT_FOUND"}),
         "QueryRoute": (service.QueryRouteRequest(topic=topic), {"OK"}),
         "QueryAssignment": (service.QueryAssignmentRequest(topic=topic, group=group), {"OK"}),
         "Heartbeat": (service.HeartbeatRequest(), {"OK"}),

@@ -289,7 +289,7 @@ class Worker:
         name = dice.choice([TOPIC, f"h{dice.randrange(40)}", "%25DLQ%25hostile", "%FF%FE", "%00", "x" * dice.choice(LENGTHS[:-2]), "..", ""])
         query = dice.choice(["", "", "?", "?a=b", "?" + "q" * dice.choice([1, 1000, 20_000]), "?%FF"])
         path = dice.choice(["/v1/topics", "/v1/consumer-groups"] * 4 + [f"/v1/topics/{name}", f"/v1/consumer-groups/{name}",
-                            f"/v1/consumer-groups/{name}/seek"] * 2 + [
+                            f"/v1/consumer-groups/{name}/seek", f"/v1/consumer-groups/{name}/pause", f"/v1/consumer-groups/{name}/resume"] * 2 + [
             "/v1/cluster", "/metrics", "/healthz/ready", "/healthz/live", "/openapi.json", "/", f"/{name}", "//"]) + query
         method = dice.choice(["POST", "POST", "GET", "GET", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"])
         body = self.json("/seek" in path).encode() if method in ("POST", "PUT", "PATCH") else b""
@@ -345,7 +345,8 @@ class Run:
         self.check, self.node, self.tables = check, node, Tables()
         self.until = time.monotonic() + SECONDS
         served = ("QueryRoute", "Heartbeat", "SendMessage", "QueryAssignment", "ReceiveMessage", "AckMessage",
-                  "ForwardMessageToDeadLetterQueue", "NotifyClientTermination", "ChangeInvisibleDuration")
+                  "ForwardMessageToDeadLetterQueue", "NotifyClientTermination", "ChangeInvisibleDuration", "PullMessage",
+                  "QueryOffset", "GetOffset", "UpdateOffset")
         self.served = [each for each in self.tables.rpcs if each[1] in served]
         self.handles, self.seen, self.lock = [], set(), threading.Lock()
         self.good, self.check_good = Client(node.client, "good@1"), threading.Lock()

@@ -21,8 +21,10 @@ use crate::{
     trace::Trace,
 };
 
+mod pulls;
 mod who;
 
+pub use pulls::Pulled;
 pub use who::Who;
 
 /// The deadline of requests that do not wait for anything.

@@ -78,6 +78,8 @@ pub enum Why {
 pub enum Event {
     /// A message is about to be sent (again).
     Sending { topic: String, id: String },
+    /// These messages are about to be sent in one request (again), and in no other.
+    Together { ids: Vec<String> },
     /// The service acknowledged the send.
     Stored { topic: String, id: String, offset: i64 },
     /// The service refused the message for what it is, or had to: it must never come.
@@ -156,6 +158,7 @@ impl Event {
     fn is_in(&self, text: &str) -> bool {
         let (id, place) = match self {
             Event::Sending { id, .. } | Event::Stored { id, .. } | Event::Refused { id } => (Some(id), None),
+            Event::Together { ids } => return ids.iter().any(|id| text.contains(id.as_str())),
             Event::Delivered(it) => (Some(&it.id), Some(&it.place)),
             Event::Ending(receipt)
             | Event::Burying(receipt)
@@ -410,6 +413,7 @@ impl Book {
             }
             // A dead letter is done with when it is seen among the dead letters.
             Event::Sending { .. }
+            | Event::Together { .. }
             | Event::Refused { .. }
             | Event::Ending { .. }
             | Event::Burying { .. }

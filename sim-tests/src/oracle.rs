@@ -15,6 +15,7 @@
 //! | `renewal` | P3: what a push consumer that lives works on is not given to others |
 //! | `conserve` | P4: attempts go up, and what is acknowledged does not come again |
 //! | `once` | P7: what was sent once is stored once |
+//! | `whole` | P7: what was sent together is stored together, in its order |
 //! | `offsets` | P8: offsets are dense, and what stands at one never changes |
 //! | `poll` | P8: a queue comes in order |
 //! | `order` | P2: the messages of a message group come one after the other |
@@ -65,6 +66,7 @@ pub mod turns;
 pub mod votes;
 #[cfg(madsim)]
 pub mod waits;
+mod whole;
 
 /// Watches one promise.
 pub trait Oracle: Send {
@@ -131,6 +133,7 @@ pub(crate) fn all(readers: &Readers, rules: Rules) -> Vec<Box<dyn Oracle>> {
         Box::<conserve::Conserve>::default(),
         Box::new(available::Available::new(rules.majority_is_up)),
         Box::<once::Once>::default(),
+        Box::new(whole::Whole::new(readers.clone())),
         Box::<offsets::Offsets>::default(),
         Box::new(poll::Polls::new(readers.clone())),
         Box::new(order::Orders::new(readers.clone())),

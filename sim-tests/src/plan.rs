@@ -91,6 +91,8 @@ pub struct Plan {
     pub consumers: u32,
     /// Whether producers send several messages in one request, and consumers acknowledge so.
     pub batches: bool,
+    /// Whether producers leave several messages at one try, at times, of which they do not know what became.
+    pub quits: bool,
     /// Whether consumers die now and then, and come back as others.
     pub deaths: bool,
     /// Consumers come then at the earliest: the later, the more waits for them.
@@ -111,6 +113,10 @@ pub struct Plan {
     pub replays: bool,
     /// Whether messages have message groups, and consumer groups want their order.
     pub ordered: bool,
+    /// Whether somebody reads by offset.
+    pub pulls: bool,
+    /// Whether a consumer group is paused and resumed.
+    pub pauses: bool,
 }
 
 impl Plan {
@@ -193,6 +199,7 @@ impl Plan {
                 1
             },
             batches: rng.gen_bool(if moves { 0.8 } else { 0.5 }),
+            quits: false,
             deaths: rng.gen_bool(0.3),
             consumers_from: Duration::from_secs(if rng.gen_bool(0.25) {
                 rng.gen_range(10..30)
@@ -215,6 +222,8 @@ impl Plan {
             wanted: None,
             replays: false,
             ordered: false,
+            pulls: false,
+            pauses: false,
         };
         habits.prepare(&mut plan);
         if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
@@ -256,6 +265,7 @@ impl Plan {
             good_byes: false,
             consumers: 1,
             batches: false,
+            quits: false,
             deaths: false,
             consumers_from: Duration::ZERO,
             work_ms: 0,
@@ -266,6 +276,8 @@ impl Plan {
             wanted: None,
             replays: false,
             ordered: false,
+            pulls: false,
+            pauses: false,
         }
     }
 
@@ -329,8 +341,8 @@ impl fmt::Display for Plan {
         write!(
             out,
             "ordered {} nodes {} shards {} topics {}x{} groups {} attempts {} producers {}x{} every {:?} ms body {} {:?} latency {:?} ms \
-             loss {:.3} skew {} ms sync {} us {:?} segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} \
-             deaths {} from {:?} work {} ms backoff {:?} {} operator {} wanted {:?} replays {}",
+             loss {:.3} skew {} ms sync {} us {:?} segments {} flush {} faults [{}] x{} every {} ms for {:?} push {} for {:?} good-byes {} consumers {} batches {} quits {} \
+             deaths {} from {:?} work {} ms backoff {:?} {} operator {} wanted {:?} replays {} pulls {} pauses {}",
             self.ordered,
             self.nodes,
             self.shards,
@@ -359,6 +371,7 @@ impl fmt::Display for Plan {
             self.good_byes,
             self.consumers,
             self.batches,
+            self.quits,
             self.deaths,
             self.consumers_from,
             self.work_ms,
@@ -366,7 +379,9 @@ impl fmt::Display for Plan {
             self.limits,
             self.operator,
             self.wanted,
-            self.replays
+            self.replays,
+            self.pulls,
+            self.pauses
         )
     }
 }

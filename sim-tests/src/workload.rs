@@ -35,6 +35,8 @@ mod death;
 mod forge;
 mod hide;
 pub mod operator;
+mod pauses;
+mod pulls;
 mod push;
 mod receive;
 mod replay;
@@ -43,6 +45,8 @@ mod send;
 mod spare;
 mod window;
 
+use pauses::Pauses;
+use pulls::Pulls;
 use replay::Replay;
 use rest::Rest;
 use window::Window;
@@ -61,6 +65,8 @@ pub struct Clients {
     stopped: Arc<AtomicBool>,
     window: Window,
     replay: Replay,
+    pulls: Pulls,
+    pauses: Pauses,
 }
 
 /// What lasts of a client when its process dies.
@@ -259,6 +265,22 @@ impl Clients {
                 .build()
                 .spawn(async move { replay.run(program.run(), hosts).await });
         }
+        let pulls = Pulls::new(plan.pulls);
+        if plan.pulls {
+            let (machine, id) = machine();
+            let (program, pulls, hosts) = (program(id, false), pulls.clone(), hosts.clone());
+            machine
+                .build()
+                .spawn(async move { pulls.run(program.run(), hosts).await });
+        }
+        let pauses = Pauses::new(plan.pauses);
+        if plan.pauses {
+            let (machine, id) = machine();
+            let (program, pauses, hosts) = (program(id, false), pauses.clone(), hosts.clone());
+            machine
+                .build()
+                .spawn(async move { pauses.run(program.run(), hosts).await });
+        }
         for (topic, group, rests) in consumers(plan) {
             let (machine, id) = machine();
             let mortal = plan.deaths && group != UNDERTAKER && !rests;
@@ -280,6 +302,8 @@ impl Clients {
             stopped,
             window,
             replay,
+            pulls,
+            pauses,
         }
     }
 
@@ -289,10 +313,14 @@ impl Clients {
         self.calm.store(true, Ordering::SeqCst);
     }
 
-    /// Whether all producers have sent everything, and the dedup window and replay were tried, if they are in this world.
+    /// Whether all producers have sent everything, and the dedup window, replay, pulls and pauses were tried, if they are in this world.
     #[must_use]
     pub fn have_sent(&self) -> bool {
-        self.producers_left() == 0 && self.window.is_done() && self.replay.is_done()
+        self.producers_left() == 0
+            && self.window.is_done()
+            && self.replay.is_done()
+            && self.pulls.is_done()
+            && self.pauses.is_done()
     }
 
     /// Producers that have not sent everything.

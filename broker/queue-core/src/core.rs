@@ -311,7 +311,7 @@ impl Core {
         max_in_flight: usize,
     ) -> Selection {
         let known = self.subscriptions.get(&(queue, group));
-        let Some(known) = known.filter(|known| known.seeks_to.is_none()) else {
+        let Some(known) = known.filter(|known| known.seeks_to.is_none() && !self.is_paused(group)) else {
             return Selection::default();
         };
         let now_ms = now_ms.max(self.now_ms);
@@ -353,11 +353,9 @@ impl Core {
 
     /// When the earliest waiting message of a subscription may be delivered.
     pub fn next_visible(&self, group: GroupId, queue: QueueId) -> Option<u64> {
-        self.subscriptions
-            .get(&(queue, group))?
-            .turns()
-            .first()
-            .map(|&(at_ms, _)| at_ms)
+        let known = self.subscriptions.get(&(queue, group))?;
+        let first = known.turns().first().map(|&(at_ms, _)| at_ms);
+        first.filter(|_| !self.is_paused(group))
     }
 
     /// Where a message's bytes are; nothing if it is forgotten.

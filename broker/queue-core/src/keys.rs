@@ -9,7 +9,7 @@
 //!                                            | u64 time_ms | u64 stored_ms | u64 tag | u64 message_group
 //! c | u64 queue | u64 mgroup | u64 off-> fmt                     (messages of a message group, in order)
 //! x | u64 index | u64 queue | u64 off -> fmt | u32 frame_len     (displaced messages by the entry they are in)
-//! r | u32 group                       -> fmt | u32 version | u32 max_attempts | u64 dead_letter_queue | u8 fifo
+//! r | u32 group                       -> fmt | u32 version | u32 max_attempts | u64 dead_letter_queue | u8 fifo | u8 paused
 //!                                            | encoded Backoff or nothing
 //! s | u64 queue | u32 group           -> fmt | u64 start | u64 cursor | u64 acked | u64 dead_lettered | u64 trimmed | u64 filtered
 //!                                            | u64 sought | u64 epoch | u64 last_seek | u8 seeks | u64 seeks_to

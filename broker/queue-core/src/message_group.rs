@@ -204,7 +204,7 @@ impl Core {
         (max, max_in_flight, page): (usize, usize, usize),
     ) -> Result<InOrder, Fault> {
         let known = self.subscriptions.get(&(queue, group));
-        let Some(known) = known.filter(|known| known.seeks_to.is_none()) else {
+        let Some(known) = known.filter(|known| known.seeks_to.is_none() && !self.is_paused(group)) else {
             return Ok(InOrder::default());
         };
         let mut open = Open::default();

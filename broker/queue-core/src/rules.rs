@@ -21,6 +21,8 @@ pub(crate) struct Rules {
     pub(crate) dead_letter_queue: QueueId,
     /// Messages of one message group come in order. Never changes: what is in flight was delivered by it.
     pub(crate) fifo: bool,
+    /// Nothing is delivered to it. What it has in flight is settled as ever.
+    pub(crate) paused: bool,
 }
 
 impl Rules {
@@ -33,15 +35,17 @@ impl Rules {
             backoff: backoff.filter(|backoff| backoff.strategy.is_some()),
             dead_letter_queue: QueueId(subscribe.dead_letter_queue),
             fifo: subscribe.fifo,
+            paused: subscribe.paused,
         }
     }
 
     fn store(&self, kv: &mut dyn KeyValue, group: GroupId) -> Result<(), Fault> {
-        let mut value = keys::value(17);
+        let mut value = keys::value(18);
         value.put_u32_le(self.version);
         value.put_u32_le(self.max_attempts);
         value.put_u64_le(self.dead_letter_queue.0);
         value.put_u8(u8::from(self.fifo));
+        value.put_u8(u8::from(self.paused));
         if let Some(backoff) = &self.backoff {
             backoff.encode(&mut value).expect("a vector grows");
         }
@@ -53,6 +57,8 @@ impl Rules {
         let max_attempts = value.short()?;
         let dead_letter_queue = QueueId(value.long()?);
         let fifo = value.flag()?;
+        let paused = value.flag()?;
+        let paused = plant!(PauseForgottenAtRestart => false, else paused);
         let rest = value.rest();
         let backoff = if rest.is_empty() {
             None
@@ -65,6 +71,7 @@ impl Rules {
             backoff,
             dead_letter_queue,
             fifo,
+            paused,
         })
     }
 }
@@ -75,6 +82,11 @@ impl Core {
         self.rules
             .get(&group)
             .expect("a consumer group that is on a queue has rules")
+    }
+
+    /// True if nothing is delivered to a consumer group.
+    pub(crate) fn is_paused(&self, group: GroupId) -> bool {
+        self.rules.get(&group).is_some_and(|rules| rules.paused)
     }
 
     /// Takes over rules, unless newer ones are known.

@@ -28,6 +28,20 @@ pub(super) enum GroupCommand {
     },
     /// Let a consumer group read a topic again from a message, or pass over messages
     Seek(Box<SeekArgs>),
+    /// Deliver nothing more to a consumer group until it is resumed
+    Pause {
+        /// Name of the consumer group
+        name: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Deliver to a paused consumer group again
+    Resume {
+        /// Name of the consumer group
+        name: String,
+        #[command(flatten)]
+        target: Target,
+    },
     /// Delete a consumer group and what it has read; its messages stay
     Delete {
         /// Name of the consumer group
@@ -125,6 +139,17 @@ async fn seek(args: &SeekArgs) -> Result<(), CliError> {
     }
 }
 
+async fn pause(name: &str, target: &Target, what: &str) -> Result<(), CliError> {
+    let path = format!("{}/{what}", path(name));
+    let group: GroupView = target.client().post(&path, &()).await?;
+    if target.json {
+        output::json(&group);
+    } else {
+        println!("{what}d consumer group {}", group.name);
+    }
+    Ok(())
+}
+
 #[derive(clap::Args)]
 pub(super) struct CreateArgs {
     /// Letters, digits, `%`, `|`, `_` and `-`
@@ -219,7 +244,14 @@ pub(super) async fn run(command: GroupCommand) -> Result<(), CliError> {
             if target.json {
                 output::json(&groups);
             } else {
-                let headings = ["consumer group", "attempts", "backoff", "fifo", "created"];
+                let headings = [
+                    "consumer group",
+                    "attempts",
+                    "backoff",
+                    "fifo",
+                    "created",
+                    "paused",
+                ];
                 output::table(&headings, groups.iter().map(row).collect());
             }
         }
@@ -232,6 +264,8 @@ pub(super) async fn run(command: GroupCommand) -> Result<(), CliError> {
             }
         }
         GroupCommand::Seek(args) => seek(&args).await?,
+        GroupCommand::Pause { name, target } => pause(&name, &target, "pause").await?,
+        GroupCommand::Resume { name, target } => pause(&name, &target, "resume").await?,
         GroupCommand::Delete { name, target } => {
             target.client().delete(&path(&name)).await?;
             if !target.json {
@@ -279,6 +313,7 @@ fn row(group: &GroupView) -> Vec<String> {
         backoff(&group.backoff),
         if group.fifo { "yes" } else { "no" }.to_owned(),
         output::time(group.created_ms),
+        if group.paused { "yes" } else { "no" }.to_owned(),
     ]
 }
 
@@ -289,6 +324,12 @@ fn describe(detail: &GroupDetail) {
         "consumer group {}: at most {attempts} attempts, backoff {waits}",
         group.name
     );
+    if group.paused {
+        println!(
+            "paused: nothing is delivered until `flotilla group resume {}`",
+            group.name
+        );
+    }
     let Lag {
         ready,
         leased,

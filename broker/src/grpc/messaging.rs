@@ -155,39 +155,49 @@ impl MessagingService for Messaging {
         answer!(self.forward_message_to_dead_letter_queue(request))
     }
 
-    type PullMessageStream = stream::Iter<std::array::IntoIter<Result<mq::PullMessageResponse, Status>, 1>>;
+    type PullMessageStream = stream::Iter<std::vec::IntoIter<Result<mq::PullMessageResponse, Status>>>;
 
     async fn pull_message(
         &self,
-        _: Request<mq::PullMessageRequest>,
+        request: Request<mq::PullMessageRequest>,
     ) -> Result<Response<Self::PullMessageStream>, Status> {
-        let content = Some(mq::pull_message_response::Content::Status(not_implemented()));
-        Ok(Response::new(stream::iter([Ok(mq::PullMessageResponse {
-            content,
-        })])))
+        let caller = caller(&request);
+        let reader = request.extensions().get::<Arc<Reader>>();
+        let mut room = reader.expect("every connection is a reader").room();
+        let answers = self
+            .service
+            .pull_within(&caller, request.into_inner(), &mut room)
+            .await;
+        let status = answers.first().and_then(|first| match &first.content {
+            Some(mq::pull_message_response::Content::Status(status)) => Some(status),
+            _ => None,
+        });
+        self.slowdown.pace(&caller, status).await;
+        let answers: Vec<_> = answers.into_iter().map(Ok).collect();
+        let mut response = Response::new(stream::iter(answers));
+        response.extensions_mut().insert(Kept::new(room));
+        Ok(response)
     }
 
     async fn update_offset(
         &self,
-        _: Request<mq::UpdateOffsetRequest>,
+        mut request: Request<mq::UpdateOffsetRequest>,
     ) -> Result<Response<mq::UpdateOffsetResponse>, Status> {
-        Ok(Response::new(mq::UpdateOffsetResponse {
-            status: Some(not_implemented()),
-        }))
+        answer!(self.update_offset(request))
     }
 
     async fn get_offset(
         &self,
-        _: Request<mq::GetOffsetRequest>,
+        mut request: Request<mq::GetOffsetRequest>,
     ) -> Result<Response<mq::GetOffsetResponse>, Status> {
-        later!(GetOffsetResponse)
+        answer!(self.get_offset(request))
     }
 
     async fn query_offset(
         &self,
-        _: Request<mq::QueryOffsetRequest>,
+        mut request: Request<mq::QueryOffsetRequest>,
     ) -> Result<Response<mq::QueryOffsetResponse>, Status> {
-        later!(QueryOffsetResponse)
+        answer!(self.query_offset(request))
     }
 
     async fn end_transaction(

@@ -73,6 +73,42 @@ pub(super) async fn seek(
     Ok(Json(api.service.seek_group(&group, spec).await?))
 }
 
+/// Deliver nothing more to a consumer group until it is resumed. What it has in flight is settled as ever.
+#[utoipa::path(
+    post,
+    path = "/v1/consumer-groups/{group}/pause",
+    params(("group" = String, Path, description = "Name of the consumer group")),
+    responses(
+        (status = 200, description = "Nothing is delivered from now on", body = GroupView),
+        (status = 404, body = ErrorBody),
+        (status = 503, description = "Some shard has not heard of it: try again", body = ErrorBody),
+    )
+)]
+pub(super) async fn pause(
+    State(api): State<Api>,
+    Path(group): Path<String>,
+) -> Result<Json<GroupView>, ApiError> {
+    Ok(Json(api.service.pause_group(&group, true).await?))
+}
+
+/// Deliver to a consumer group again.
+#[utoipa::path(
+    post,
+    path = "/v1/consumer-groups/{group}/resume",
+    params(("group" = String, Path, description = "Name of the consumer group")),
+    responses(
+        (status = 200, description = "It goes on", body = GroupView),
+        (status = 404, body = ErrorBody),
+        (status = 503, description = "Some shard has not heard of it: try again", body = ErrorBody),
+    )
+)]
+pub(super) async fn resume(
+    State(api): State<Api>,
+    Path(group): Path<String>,
+) -> Result<Json<GroupView>, ApiError> {
+    Ok(Json(api.service.pause_group(&group, false).await?))
+}
+
 /// Delete a consumer group and what it has read.
 #[utoipa::path(
     delete,

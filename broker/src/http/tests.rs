@@ -46,7 +46,7 @@ async fn every_described_route_exists_and_no_other_method_of_it() {
         serde_json::from_str(&ask(&router, Method::GET, "/openapi.json", "").await.1).unwrap();
     let paths: BTreeMap<String, serde_json::Value> =
         serde_json::from_value(description["paths"].clone()).unwrap();
-    assert_eq!(paths.len(), 9);
+    assert_eq!(paths.len(), 11);
     for (path, operations) in &paths {
         let concrete = path.replace("{topic}", "some").replace("{group}", "some");
         for method in [
@@ -76,6 +76,25 @@ async fn every_schema_that_is_named_is_described() {
         let name = reference.split('"').next().unwrap();
         assert!(description["components"]["schemas"].get(name).is_some(), "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_consumer_group_is_paused_and_resumed() {
+    let (_node, router) = node().await;
+    let spec = r#"{"name":"readers"}"#;
+    ask(&router, Method::POST, "/v1/consumer-groups", spec).await;
+    for (what, paused) in [("pause", true), ("pause", true), ("resume", false)] {
+        let path = format!("/v1/consumer-groups/readers/{what}");
+        let (status, body) = ask(&router, Method::POST, &path, "").await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let group: crate::views::GroupView = serde_json::from_str(&body).unwrap();
+        assert_eq!(group.paused, paused);
+        let (_, body) = ask(&router, Method::GET, "/v1/consumer-groups/readers", "").await;
+        let detail: crate::views::GroupDetail = serde_json::from_str(&body).unwrap();
+        assert_eq!(detail.group.paused, paused);
+    }
+    let (status, _) = ask(&router, Method::POST, "/v1/consumer-groups/nobody/pause", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

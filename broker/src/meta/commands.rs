@@ -12,6 +12,7 @@ pub(super) mod create_topic;
 pub(super) mod delete_consumer_group;
 pub(super) mod delete_topic;
 pub(super) mod forget;
+pub(super) mod pause_consumer_group;
 pub(super) mod register_node;
 
 /// A reply or a refusal; the outer error is a key-value state that failed.

@@ -142,6 +142,7 @@ impl MetaState {
             Command::DeleteConsumerGroup(command) => {
                 commands::delete_consumer_group::apply(self, kv, command)?
             }
+            Command::PauseConsumerGroup(command) => commands::pause_consumer_group::apply(self, kv, command)?,
             Command::Forget(command) => commands::forget::apply(self, kv, command)?,
             Command::DropDeadLetters(command) => commands::forget::dead_letters(self, kv, command)?,
         };
@@ -172,7 +173,7 @@ impl MetaState {
         self.head.as_ref().map_or(&[], |head| &head.initial_nodes)
     }
 
-    /// How many topics and consumer groups were deleted so far: of two catalogues the newer one knows of more, or of as many.
+    /// How many topics and consumer groups were deleted so far, and consumer groups paused or resumed: of two catalogues the newer one knows of more, or of as many.
     #[must_use]
     pub fn deletions(&self) -> u64 {
         self.head.as_ref().map_or(0, |head| head.deletions)
@@ -327,7 +328,7 @@ impl MetaState {
             ..topic.clone()
         };
         self.put_topic(kv, deleted)?;
-        self.count_deletion(kv)
+        self.count_change(kv)
     }
 
     /// The same of a consumer group.
@@ -338,10 +339,11 @@ impl MetaState {
             ..group.clone()
         };
         self.put_group(kv, deleted)?;
-        self.count_deletion(kv)
+        self.count_change(kv)
     }
 
-    fn count_deletion(&mut self, kv: &mut dyn KeyValue) -> Result<(), Fault> {
+    /// Something changed after which an older catalogue must not let a consumer group begin.
+    pub(super) fn count_change(&mut self, kv: &mut dyn KeyValue) -> Result<(), Fault> {
         let mut head = self.born().clone();
         head.deletions += 1;
         self.put_head(kv, head)

@@ -17,6 +17,7 @@ use super::*;
 
 mod fixtures;
 use fixtures::*;
+mod pause;
 
 #[test]
 fn nothing_happens_before_the_bootstrap() {

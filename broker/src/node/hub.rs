@@ -19,6 +19,10 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::limits::{MAX_FILTER_READS, MAX_INTERESTS, MAX_WAITING_RECEIVES};
 
+pub mod tails;
+
+use tails::Tails;
+
 /// A topic and a consumer group, by their ids.
 pub type Pair = (u32, u32);
 
@@ -35,6 +39,7 @@ pub struct Hub {
     listening: AtomicUsize,
     /// Rings when another node is to be told something.
     due: Notify,
+    tails: Arc<Tails>,
 }
 
 #[derive(Default)]
@@ -145,7 +150,13 @@ impl Hub {
             filter_reads: Semaphore::new(MAX_FILTER_READS),
             listening: AtomicUsize::default(),
             due: Notify::default(),
+            tails: Arc::default(),
         }
+    }
+
+    /// Those who wait for what comes to one queue, whoever it is for.
+    pub fn tails(&self) -> &Arc<Tails> {
+        &self.tails
     }
 
     /// Takes a place, or nothing when the node's bound is reached.
@@ -200,6 +211,7 @@ impl Hub {
 
     /// Leaders changed or the node stops: everybody looks again.
     pub fn ring_all(&self) {
+        self.tails.ring_all();
         let mut ears = self.lock();
         for ear in ears.topics.values().flat_map(BTreeMap::values) {
             ear.bell.notify_waiters();

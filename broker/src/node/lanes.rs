@@ -60,15 +60,22 @@ impl Lane {
     }
 }
 
+/// What an item takes of a lane and of an entry.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Weight {
+    pub(super) commands: usize,
+    pub(super) bytes: usize,
+}
+
 /// One lane's queue.
 struct Queue<T> {
     items: VecDeque<Waiting<T>>,
-    bytes: usize,
+    sum: Weight,
 }
 
 struct Waiting<T> {
     item: T,
-    bytes: usize,
+    weight: Weight,
     since_ms: u64,
 }
 
@@ -93,25 +100,31 @@ impl<T> Lanes<T> {
             bounds,
             lanes: LANES.map(|_| Queue {
                 items: VecDeque::new(),
-                bytes: 0,
+                sum: Weight::default(),
             }),
             turn: 1,
         }
     }
 
-    /// Puts an item at the end of its lane, or gives it back if there is no room, or if sends wait for too long already.
-    pub(super) fn push(&mut self, lane: Lane, item: T, bytes: usize, now_ms: u64) -> Result<(), T> {
+    /// Puts an item at the end of its lane, or gives it back if there is no room, or if sends wait for too long already. An
+    /// empty lane has room for any item: what no lane would ever take could be asked for again without end.
+    pub(super) fn push(&mut self, lane: Lane, item: T, weight: Weight, now_ms: u64) -> Result<(), T> {
         let (most, most_bytes) = lane.room(&self.bounds);
         let queue = &mut self.lanes[lane as usize];
         let first_ms = queue.items.front().map_or(now_ms, |first| first.since_ms);
         let too_late = lane == Lane::Send && now_ms.saturating_sub(first_ms) > MAX_SEND_WAIT_MS;
-        if too_late || queue.items.len() >= most || (queue.bytes > 0 && queue.bytes + bytes > most_bytes) {
+        let sum = Weight {
+            commands: queue.sum.commands + weight.commands,
+            bytes: queue.sum.bytes + weight.bytes,
+        };
+        let is_over = sum.commands > most || sum.bytes > most_bytes;
+        if too_late || (is_over && !queue.items.is_empty()) {
             return Err(item);
         }
-        queue.bytes += bytes;
+        queue.sum = sum;
         queue.items.push_back(Waiting {
             item,
-            bytes,
+            weight,
             since_ms: now_ms,
         });
         Ok(())
@@ -119,7 +132,7 @@ impl<T> Lanes<T> {
 
     /// Bytes that wait in all lanes.
     pub(super) fn bytes(&self) -> usize {
-        self.lanes.iter().map(|queue| queue.bytes).sum()
+        self.lanes.iter().map(|queue| queue.sum.bytes).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -165,14 +178,17 @@ impl<T> Lanes<T> {
             && commands < TURN_COMMANDS
             && bytes < TURN_BYTES
         {
-            if !batch.has_room(next.bytes, self.bounds.entry_commands) {
+            if !batch.has_room(next.weight, self.bounds.entry_commands) {
                 return false;
             }
             let next = queue.items.pop_front().expect("just seen");
-            queue.bytes -= next.bytes;
-            batch.bytes += next.bytes;
+            let weight = next.weight;
+            queue.sum.commands -= weight.commands;
+            queue.sum.bytes -= weight.bytes;
+            batch.commands += weight.commands;
+            batch.bytes += weight.bytes;
             batch.items.push(next.item);
-            (commands, bytes) = (commands + 1, bytes + next.bytes);
+            (commands, bytes) = (commands + weight.commands, bytes + weight.bytes);
         }
         true
     }
@@ -181,6 +197,7 @@ impl<T> Lanes<T> {
 /// What is to become one entry.
 pub(super) struct Batch<T> {
     pub(super) items: Vec<T>,
+    pub(super) commands: usize,
     pub(super) bytes: usize,
 }
 
@@ -188,13 +205,15 @@ impl<T> Batch<T> {
     pub(super) fn new() -> Self {
         Self {
             items: Vec::new(),
+            commands: 0,
             bytes: 0,
         }
     }
 
     /// A single item may be larger than all others together.
-    fn has_room(&self, bytes: usize, most: usize) -> bool {
-        self.items.is_empty() || (self.items.len() < most && self.bytes + bytes <= MAX_ENTRY_BYTES)
+    fn has_room(&self, weight: Weight, most: usize) -> bool {
+        let fits = self.commands + weight.commands <= most && self.bytes + weight.bytes <= MAX_ENTRY_BYTES;
+        self.items.is_empty() || fits
     }
 }
 
@@ -205,6 +224,10 @@ mod tests {
     use super::*;
     use crate::limits::MAX_QUEUED_SEND_BYTES;
 
+    fn one(bytes: usize) -> Weight {
+        Weight { commands: 1, bytes }
+    }
+
     fn fill(lanes: &mut Lanes<Lane>) -> Vec<Lane> {
         let mut batch = Batch::new();
         lanes.fill(&mut batch, true);
@@ -213,7 +236,7 @@ mod tests {
 
     fn flood(lanes: &mut Lanes<Lane>, lane: Lane, bytes: usize) -> usize {
         (0..)
-            .take_while(|_| lanes.push(lane, lane, bytes, 0).is_ok())
+            .take_while(|_| lanes.push(lane, lane, one(bytes), 0).is_ok())
             .count()
     }
 
@@ -222,10 +245,10 @@ mod tests {
         let mut lanes = Lanes::default();
         assert_eq!(flood(&mut lanes, Lane::Send, 10), MAX_QUEUED_COMMANDS);
         for lane in [Lane::Time, Lane::Settle, Lane::Deliver, Lane::Upkeep] {
-            assert!(lanes.push(lane, lane, 10, 0).is_ok(), "{lane:?}");
+            assert!(lanes.push(lane, lane, one(10), 0).is_ok(), "{lane:?}");
         }
         assert_eq!(flood(&mut lanes, Lane::Settle, 10), MAX_QUEUED_COMMANDS - 1);
-        assert!(lanes.push(Lane::Time, Lane::Time, 10, 0).is_ok());
+        assert!(lanes.push(Lane::Time, Lane::Time, one(10), 0).is_ok());
     }
 
     #[test]
@@ -240,14 +263,39 @@ mod tests {
     }
 
     #[test]
+    fn an_item_of_several_commands_counts_as_so_many_and_is_never_divided() {
+        let bounds = Bounds {
+            queued_commands: 6,
+            entry_commands: 3,
+            ..Bounds::default()
+        };
+        let several = |commands| Weight { commands, bytes: 10 };
+        let mut lanes = Lanes::new(bounds);
+        let push = |lanes: &mut Lanes<usize>, commands| {
+            lanes.push(Lane::Send, commands, several(commands), 0).is_ok()
+        };
+        assert!(push(&mut lanes, 2) && push(&mut lanes, 4) && !push(&mut lanes, 1));
+        let entry = |lanes: &mut Lanes<usize>| {
+            let mut batch = Batch::new();
+            lanes.fill(&mut batch, true);
+            (batch.items, batch.commands)
+        };
+        assert_eq!(entry(&mut lanes), (vec![2], 2));
+        assert_eq!(entry(&mut lanes), (vec![4], 4));
+        // Else it could never be stored.
+        assert!(push(&mut lanes, 7) && !push(&mut lanes, 1));
+        assert_eq!(entry(&mut lanes), (vec![7], 7));
+    }
+
+    #[test]
     fn every_lane_has_its_share_of_the_next_entry_and_time_goes_first() {
         let mut lanes = Lanes::default();
         flood(&mut lanes, Lane::Send, 1000);
         flood(&mut lanes, Lane::Deliver, 100);
         for _ in 0..TURN_COMMANDS {
-            lanes.push(Lane::Settle, Lane::Settle, 100, 0).unwrap();
+            lanes.push(Lane::Settle, Lane::Settle, one(100), 0).unwrap();
         }
-        lanes.push(Lane::Time, Lane::Time, 10, 0).unwrap();
+        lanes.push(Lane::Time, Lane::Time, one(10), 0).unwrap();
         let entry = fill(&mut lanes);
         let count = |lane| entry.iter().filter(|&&item| item == lane).count();
         assert_eq!(entry[0], Lane::Time);
@@ -258,8 +306,10 @@ mod tests {
     #[test]
     fn what_did_not_fit_begins_the_next_entry() {
         let mut lanes = Lanes::default();
-        lanes.push(Lane::Settle, Lane::Settle, 10, 0).unwrap();
-        lanes.push(Lane::Send, Lane::Send, MAX_ENTRY_BYTES, 0).unwrap();
+        lanes.push(Lane::Settle, Lane::Settle, one(10), 0).unwrap();
+        lanes
+            .push(Lane::Send, Lane::Send, one(MAX_ENTRY_BYTES), 0)
+            .unwrap();
         assert_eq!(fill(&mut lanes), [Lane::Settle]);
         flood(&mut lanes, Lane::Settle, 10);
         assert_eq!(fill(&mut lanes), [Lane::Send]);
@@ -270,8 +320,8 @@ mod tests {
     fn a_lane_keeps_its_order() {
         let mut lanes = Lanes::default();
         for number in 0..3 * TURN_COMMANDS {
-            lanes.push(Lane::Send, number, 1, 0).unwrap();
-            lanes.push(Lane::Settle, number, 1, 0).unwrap();
+            lanes.push(Lane::Send, number, one(1), 0).unwrap();
+            lanes.push(Lane::Settle, number, one(1), 0).unwrap();
         }
         let mut batch = Batch::new();
         assert!(lanes.fill(&mut batch, true));
@@ -285,9 +335,9 @@ mod tests {
     #[test]
     fn sends_can_be_left_for_a_later_entry() {
         let mut lanes = Lanes::default();
-        lanes.push(Lane::Send, Lane::Send, 1, 0).unwrap();
+        lanes.push(Lane::Send, Lane::Send, one(1), 0).unwrap();
         assert!(!lanes.has_small());
-        lanes.push(Lane::Settle, Lane::Settle, 1, 0).unwrap();
+        lanes.push(Lane::Settle, Lane::Settle, one(1), 0).unwrap();
         assert!(lanes.has_small());
         let mut batch = Batch::new();
         assert!(lanes.fill(&mut batch, false));
@@ -298,23 +348,27 @@ mod tests {
     #[test]
     fn sends_are_refused_while_others_wait_for_too_long_and_nothing_else_is() {
         let mut lanes = Lanes::default();
-        lanes.push(Lane::Send, Lane::Send, 1, 0).unwrap();
-        assert!(lanes.push(Lane::Send, Lane::Send, 1, MAX_SEND_WAIT_MS).is_ok());
+        lanes.push(Lane::Send, Lane::Send, one(1), 0).unwrap();
         assert!(
             lanes
-                .push(Lane::Send, Lane::Send, 1, MAX_SEND_WAIT_MS + 1)
+                .push(Lane::Send, Lane::Send, one(1), MAX_SEND_WAIT_MS)
+                .is_ok()
+        );
+        assert!(
+            lanes
+                .push(Lane::Send, Lane::Send, one(1), MAX_SEND_WAIT_MS + 1)
                 .is_err()
         );
-        lanes.push(Lane::Settle, Lane::Settle, 1, 0).unwrap();
+        lanes.push(Lane::Settle, Lane::Settle, one(1), 0).unwrap();
         assert!(
             lanes
-                .push(Lane::Settle, Lane::Settle, 1, MAX_SEND_WAIT_MS + 1)
+                .push(Lane::Settle, Lane::Settle, one(1), MAX_SEND_WAIT_MS + 1)
                 .is_ok()
         );
         fill(&mut lanes);
         assert!(
             lanes
-                .push(Lane::Send, Lane::Send, 1, MAX_SEND_WAIT_MS + 1)
+                .push(Lane::Send, Lane::Send, one(1), MAX_SEND_WAIT_MS + 1)
                 .is_ok()
         );
     }

@@ -99,6 +99,11 @@ impl QueueMachine {
         &self.hub.filter_reads
     }
 
+    /// Taken by pulls that read messages.
+    pub(super) fn pull_reads(&self) -> &Semaphore {
+        &self.hub.tails().reads
+    }
+
     /// Waiters of a consumer group look again.
     pub(super) fn ring_group(&self, pair: Pair) {
         self.hub.ring_group(pair);
@@ -107,6 +112,10 @@ impl QueueMachine {
     /// Every replica applies; only where the message can be had is there anything to wake for.
     fn hint(&self, effects: &[Effect], leads: bool) {
         for effect in effects {
+            // Who waits here asks the leader, which has it.
+            if let Effect::Appended { queue } | Effect::DeadLettered { to: queue, .. } = effect {
+                self.hub.tails().ring(*queue);
+            }
             match effect {
                 Effect::Appended { queue } if leads => self.hub.ring(queue.topic()),
                 Effect::Visible { group, queue, .. } if leads => {

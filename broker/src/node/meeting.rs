@@ -202,5 +202,5 @@ impl Greeter for Greeting {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests;

@@ -14,20 +14,24 @@ use std::{
 };
 
 use futures::{FutureExt, StreamExt, future::ready, stream::FuturesUnordered};
-use prost::Message;
 use queue_core::{Reply, frame::EntryBuilder};
 use raft_store::{ProposeError, Replica};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 
 use flotilla_proto::record::Command;
 
+mod proposal;
+
+pub use proposal::Answer;
+use proposal::Proposal;
+
 use super::{
-    lanes::{Batch, Lane, Lanes},
+    lanes::{Batch, Lanes, Weight},
     machine::QueueMachine,
 };
 use crate::limits::{
-    Bounds, FEW_COMMANDS_IN_FLIGHT, FRUITLESS_YIELDS, MAX_BYTES_IN_FLIGHT, MAX_COMMAND_BYTES,
-    MAX_ENTRIES_IN_FLIGHT, PIPELINE_BYTES,
+    Bounds, FEW_COMMANDS_IN_FLIGHT, FRUITLESS_YIELDS, MAX_BATCH_BYTES, MAX_BYTES_IN_FLIGHT,
+    MAX_COMMAND_BYTES, MAX_ENTRIES_IN_FLIGHT, PIPELINE_BYTES,
 };
 
 /// Why a command has no reply.
@@ -47,6 +51,12 @@ pub enum SubmitError {
     /// The command has more bytes than an entry may hold: nothing was done.
     #[error("a command of {0} bytes is too large; at most {MAX_COMMAND_BYTES} are allowed")]
     TooLarge(usize),
+    /// Commands that are one unit are too many, or have more bytes than an entry may hold: nothing was done.
+    #[error(
+        "{0} messages of {1} bytes in one request are too much: they are stored together or not at all, and \
+         {MAX_BATCH_BYTES} bytes are the most; send them in several requests"
+    )]
+    BatchTooLarge(usize, usize),
     /// The catalogue here lacks deletions that the shard has carried out: nothing was done.
     #[error("this node has not caught up with the catalogue yet; ask again")]
     Behind,
@@ -56,11 +66,6 @@ pub enum SubmitError {
     /// The node stops, or its disk failed; the command may still take effect.
     #[error("the node is stopping: {0}")]
     Stopped(String),
-}
-
-struct Proposal {
-    command: Command,
-    reply: oneshot::Sender<Result<Reply, SubmitError>>,
 }
 
 /// Handle to a shard's proposer; cheap to clone.
@@ -114,22 +119,28 @@ impl Proposer {
     }
 
     /// Queues one command; the order of calls is the order in the log among commands for the same purpose.
-    pub fn enqueue(
-        &self,
-        command: Command,
-    ) -> Result<oneshot::Receiver<Result<Reply, SubmitError>>, SubmitError> {
-        let (lane, bytes) = (Lane::of(&command), command.encoded_len());
-        if bytes > MAX_COMMAND_BYTES {
-            return Err(SubmitError::TooLarge(bytes));
-        }
-        let (reply, answer) = oneshot::channel();
+    pub fn enqueue(&self, command: Command) -> Result<Answer<Reply>, SubmitError> {
+        let (proposal, weight, answer) = Proposal::one(command)?;
+        self.queue_up(proposal, weight)?;
+        Ok(answer)
+    }
+
+    /// Queues commands for the same purpose that are one unit: all of them are in the log, in this order and with nothing
+    /// between them, or none is. One reply for each.
+    pub fn enqueue_all(&self, commands: Vec<Command>) -> Result<Answer<Vec<Reply>>, SubmitError> {
+        plant!(BatchInSeveralEntries => return super::planted::one_by_one(self, commands));
+        let (proposal, weight, answer) = Proposal::all(commands)?;
+        self.queue_up(proposal, weight)?;
+        Ok(answer)
+    }
+
+    fn queue_up(&self, proposal: Proposal, weight: Weight) -> Result<(), SubmitError> {
         // The shard's time runs on when this node takes the lead; what waits here did not wait for that long.
         let now_ms = self.machine.time.steady_ms();
-        let proposal = Proposal { command, reply };
-        let queued = self.queue.lanes().push(lane, proposal, bytes, now_ms);
+        let queued = self.queue.lanes().push(proposal.lane(), proposal, weight, now_ms);
         queued.map_err(|_| SubmitError::Overloaded)?;
         self.queue.came.notify_one();
-        Ok(answer)
+        Ok(())
     }
 }
 
@@ -184,7 +195,7 @@ impl Batches {
                 Some(with_sends) = ready(cut), if cut.is_some() => {
                     let batch = self.gather(with_sends).await;
                     let small = usize::from(!with_sends);
-                    let entry = UnderWay { commands: batch.items.len(), bytes: batch.bytes, small };
+                    let entry = UnderWay { commands: batch.commands, bytes: batch.bytes, small };
                     all.begin(entry);
                     let time = &self.machine.time;
                     let builder = EntryBuilder::new(time.now_ms(), time.wall_ms());
@@ -233,24 +244,24 @@ fn cut<T>(lanes: &Lanes<T>, all: AllUnderWay) -> Option<bool> {
 }
 
 async fn propose(replica: Replica, mut entry: EntryBuilder, batch: Vec<Proposal>) {
-    for proposal in &batch {
-        entry.push(&proposal.command);
+    let mut commands = 0;
+    for command in batch.iter().flat_map(Proposal::commands) {
+        commands = 1 + entry.push(command);
     }
-    let waiting: Vec<_> = batch.into_iter().map(|proposal| proposal.reply).collect();
     match replica.propose(entry.finish()).await {
         Ok(applied) => {
             let replies: Vec<Reply> = applied.take().expect("a queue machine answers with replies");
-            assert_eq!(replies.len(), waiting.len(), "one reply for each command");
+            assert_eq!(replies.len(), commands, "one reply for each command");
             let replies = plant!(RepliesMixedUp => [&replies[1..], &replies[..1]].concat(), else replies);
-            for (sender, reply) in waiting.into_iter().zip(replies) {
-                // The caller may have given up; the command stands all the same.
-                let _ = sender.send(Ok(reply));
+            let mut replies = replies.into_iter();
+            for proposal in batch {
+                proposal.answer(&mut replies);
             }
         }
         Err(error) => {
             let error = SubmitError::from(error);
-            for sender in waiting {
-                let _ = sender.send(Err(error.clone()));
+            for proposal in batch {
+                proposal.refuse(error.clone());
             }
         }
     }
@@ -277,7 +288,7 @@ impl From<ProposeError> for SubmitError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::lanes::Lane, *};
 
     const FULL: UnderWay = UnderWay {
         commands: 100,
@@ -287,7 +298,7 @@ mod tests {
 
     fn waiting(lane: Lane, bytes: usize) -> Lanes<()> {
         let mut lanes = Lanes::default();
-        lanes.push(lane, (), bytes, 0).unwrap();
+        lanes.push(lane, (), Weight { commands: 1, bytes }, 0).unwrap();
         lanes
     }
 

@@ -125,7 +125,7 @@ fn message_in(payload: &Bytes, at: Position) -> record::StoredMessage {
     record::StoredMessage::decode(bytes).expect("a stored message decodes")
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
 

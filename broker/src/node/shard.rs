@@ -24,6 +24,7 @@ use crate::{
 
 mod choosing;
 mod looked;
+mod pulling;
 
 use looked::Looked;
 
@@ -153,6 +154,25 @@ pub struct Want {
     pub request: u64,
     /// Whoever asks does not wait for an answer any longer than this.
     pub give_up: Option<Instant>,
+}
+
+impl Want {
+    /// The rules of its consumer group, for no queue.
+    pub(crate) fn rules(&self) -> record::Subscribe {
+        let group = &self.group;
+        record::Subscribe {
+            group: group.id,
+            queue: 0,
+            start_at: group.start_at,
+            max_attempts: group.max_attempts,
+            backoff: group.backoff.clone(),
+            dead_letter_queue: self.dead_letter_queue.0,
+            deletions: self.deletions,
+            version: group.version,
+            paused: group.paused,
+            fifo: group.fifo,
+        }
+    }
 }
 
 /// A leased message, as read back from the log.
@@ -316,15 +336,8 @@ impl DataShard {
             return Err(SubmitError::Behind);
         }
         let subscribe = record::Subscribe {
-            group: group.id,
             queue: queue.0,
-            start_at: group.start_at,
-            max_attempts: group.max_attempts,
-            backoff: group.backoff.clone(),
-            dead_letter_queue: want.dead_letter_queue.0,
-            deletions: want.deletions,
-            version: group.version,
-            fifo: group.fifo,
+            ..want.rules()
         };
         let configure = record::Configure {
             what: Some(configure::What::Subscribe(subscribe)),

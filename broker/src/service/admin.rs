@@ -13,9 +13,12 @@ mod metrics;
 mod topics;
 
 pub use groups::default_group;
-pub(super) use {groups::no_group, topics::no_topic};
+pub(super) use {
+    groups::{group_view, no_group},
+    topics::no_topic,
+};
 
-fn unexpected(reply: MetaReply) -> AdminError {
+pub(super) fn unexpected(reply: MetaReply) -> AdminError {
     let kind = match &reply {
         MetaReply::Refused(MetaRefusal::Exists) => AdminErrorKind::Exists,
         MetaReply::Refused(MetaRefusal::NotFound) => AdminErrorKind::NotFound,

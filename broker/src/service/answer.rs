@@ -84,7 +84,7 @@ impl From<SubmitError> for Refused {
                 Code::HaNotAvailable
             }
             SubmitError::Overloaded => Code::TooManyRequests,
-            SubmitError::TooLarge(_) => Code::MessageBodyTooLarge,
+            SubmitError::TooLarge(_) | SubmitError::BatchTooLarge(..) => Code::MessageBodyTooLarge,
             SubmitError::NoRoom => Code::MasterPersistenceTimeout,
         };
         Refused::new(code, error.to_string())

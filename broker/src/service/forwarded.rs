@@ -47,6 +47,13 @@ impl Service {
                 }
                 None => malformed(),
             },
+            super::pull::RPC => match decode(request.request) {
+                Some(pull) => {
+                    let from = request.from.map_or(0, |from| from.node);
+                    self.answer_pull_of(&caller, pull, (from, request.room)).await
+                }
+                None => malformed(),
+            },
             receive::BEGIN => match decode(request.request) {
                 Some(message) => self.answer_begin(&caller, message, request.shard).await,
                 None => malformed(),
@@ -82,6 +89,13 @@ impl Service {
                             ..Default::default()
                         })
                     }),
+                },
+                None => malformed(),
+            },
+            super::pause::RPC => match decode(request.request) {
+                Some(pause) => match self.pause_in(&caller, request.shard, pause).await {
+                    Ok(()) => one(&pause),
+                    Err(refused) => moved(&refused.status()).unwrap_or_else(malformed),
                 },
                 None => malformed(),
             },

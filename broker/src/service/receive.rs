@@ -37,7 +37,8 @@ mod elsewhere;
 
 pub(super) use begin::BEGIN;
 use check::Receive;
-pub(super) use elsewhere::LOOK;
+pub(super) use check::poll_time;
+pub(super) use elsewhere::{LOOK, LOOK_BYTES, make_room};
 
 /// A waiter looks for itself at least this often: a lost hint then costs little.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -134,6 +134,11 @@ impl Service {
     /// Carries it out on the leader, step by step.
     async fn seek_here(&self, shard: Arc<DataShard>, seek: SeekQueue) -> Result<Try<SeekAnswer>, Refused> {
         let (group, queue) = (GroupId(seek.group), QueueId(seek.queue));
+        // Where it is, and not where it was for a leader that is none any more.
+        let asks_nobody = plant!(OffsetAskedOfNobody => true, else !seek.only_look);
+        if !asks_nobody && shard.replica.barrier().await.is_err() {
+            return Ok(Try::Elsewhere { unsure: false });
+        }
         // A look changes nothing; else a consumer group that has never read the queue begins first.
         if !seek.only_look {
             let want = self.want_to_seek(&shard, group, queue).await?;
@@ -169,6 +174,7 @@ impl Service {
             epoch: target.epoch,
             last: target.last_seek,
             start: target.start,
+            begun: target.begun,
         }))
     }
 

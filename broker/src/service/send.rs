@@ -11,7 +11,6 @@ use flotilla_proto::{
     record::{self, Command, command},
     rocketmq::{Code, Message, MessageType, SendMessageRequest, SendMessageResponse, SendResultEntry},
 };
-use futures::future::join_all;
 use prost::Message as _;
 use queue_core::{QueueId, Reply, message_group_hash, tag_hash};
 use tokio::time::Instant;
@@ -19,7 +18,6 @@ use tokio::time::Instant;
 use super::{
     Caller, Service,
     answer::{self, Refused},
-    at_leader::may_stand,
     home::Home,
     names,
     stored::to_stored,
@@ -375,8 +373,8 @@ fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refuse
     Ok(())
 }
 
-/// Appends what has no result yet; of what `was_unsure` a try before may have. True if some of it is in the log, or may be:
-/// the messages of one request may be in several entries, and leadership be lost between them.
+/// Appends what has no result yet, as one unit; of what `was_unsure` a try before may have. True if it is in the log, or may
+/// be: what is tried again has the same messages in the same order, and finds all of them there or none.
 async fn append_all(
     shard: &DataShard,
     queue: QueueId,
@@ -386,56 +384,70 @@ async fn append_all(
     let mut waiting = Vec::with_capacity(outgoing.len());
     for message in outgoing.iter_mut().filter(|message| message.result.is_none()) {
         plant!(DedupBeforeCommit => if super::planted::answers(shard, queue, &message.message_id, &mut message.result) { continue });
-        let append = record::Append {
-            queue: queue.0,
-            message_id: message.message_id.clone(),
-            message: message.encoded.clone(),
-            tag: message.tag,
-            message_group: message.message_group.as_deref().map_or(0, message_group_hash),
-        };
-        let answer = shard.proposer.enqueue(Command {
-            command: Some(command::Command::Append(append)),
-        });
-        waiting.push(async move { (message, answer_of(answer).await) });
+        waiting.push(message);
     }
-    let mut unsure = false;
-    for (message, reply) in join_all(waiting).await {
-        unsure |= may_stand(&reply);
-        match reply {
-            Ok(Reply::Appended { offset, .. }) => {
-                message.result = Some(SendResultEntry {
-                    status: answer::ok(),
-                    message_id: message.message_id.clone(),
-                    offset: offset as i64,
-                    ..Default::default()
-                });
+    plant!(BatchReordered => waiting.reverse());
+    let commands = waiting.iter().map(|message| append_of(queue, message));
+    match submit_all(shard, commands.collect()).await {
+        Ok(replies) => {
+            for (message, reply) in waiting.into_iter().zip(replies) {
+                message.result = Some(stored(&message.message_id, reply));
             }
-            Ok(other) => {
+            Ok(true)
+        }
+        Err(SubmitError::NotLeader { unsure, .. }) => Ok(unsure),
+        Err(error @ SubmitError::BatchTooLarge(..)) => Err(error.into()),
+        Err(error) => {
+            let may_stand = matches!(error, SubmitError::Stopped(_));
+            let status = certain(was_unsure, error.into()).status();
+            for message in waiting {
                 message.result = Some(SendResultEntry {
-                    status: answer::status(Code::InternalServerError, &format!("not stored: {other:?}")),
-                    message_id: message.message_id.clone(),
-                    ..Default::default()
-                });
-            }
-            Err(SubmitError::NotLeader { .. }) => {}
-            Err(error) => {
-                message.result = Some(SendResultEntry {
-                    status: certain(was_unsure, error.into()).status(),
+                    status: status.clone(),
                     message_id: message.message_id.clone(),
                     ..Default::default()
                 });
             }
+            Ok(may_stand)
         }
     }
-    Ok(unsure)
 }
 
-async fn answer_of(
-    queued: Result<tokio::sync::oneshot::Receiver<Result<Reply, SubmitError>>, SubmitError>,
-) -> Result<Reply, SubmitError> {
-    queued?
+fn append_of(queue: QueueId, message: &Outgoing) -> Command {
+    let append = record::Append {
+        queue: queue.0,
+        message_id: message.message_id.clone(),
+        message: message.encoded.clone(),
+        tag: message.tag,
+        message_group: message.message_group.as_deref().map_or(0, message_group_hash),
+    };
+    Command {
+        command: Some(command::Command::Append(append)),
+    }
+}
+
+async fn submit_all(shard: &DataShard, commands: Vec<Command>) -> Result<Vec<Reply>, SubmitError> {
+    shard
+        .proposer
+        .enqueue_all(commands)?
         .await
         .unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))
+}
+
+fn stored(message_id: &str, reply: Reply) -> SendResultEntry {
+    let message_id = message_id.to_owned();
+    match reply {
+        Reply::Appended { offset, .. } => SendResultEntry {
+            status: answer::ok(),
+            message_id,
+            offset: offset as i64,
+            ..Default::default()
+        },
+        other => SendResultEntry {
+            status: answer::status(Code::InternalServerError, &format!("not stored: {other:?}")),
+            message_id,
+            ..Default::default()
+        },
+    }
 }
 
 fn is_no_room(response: &SendMessageResponse) -> bool {

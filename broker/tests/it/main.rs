@@ -1,6 +1,7 @@
 //! The service of one and of three nodes, driven through its functions: everything but
 //! sockets. Disk and state engine are the simulator's, with its crashes.
 
+mod batches;
 #[cfg(feature = "server")]
 mod bench;
 mod bounds;
@@ -14,6 +15,8 @@ mod full_rooms;
 mod metrics;
 mod one_node;
 mod order;
+mod pause;
+mod pull;
 mod renewals;
 mod replay;
 mod retention;

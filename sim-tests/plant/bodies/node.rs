@@ -16,7 +16,7 @@ use super::{
     Node,
     kv::Reading,
     machine::QueueMachine,
-    proposer::SubmitError,
+    proposer::{Answer, Proposer, SubmitError},
     shard::{DataShard, DeliverError},
 };
 
@@ -48,6 +48,33 @@ pub(super) fn release_all(shard: &DataShard) {
         let command = Some(command::Command::Release(release));
         let _ = shard.proposer.enqueue(Command { command });
     }
+}
+
+/// Each of them by itself, whatever becomes of the others; what failed last is why all count as failed.
+pub(super) fn one_by_one(
+    proposer: &Proposer,
+    commands: Vec<Command>,
+) -> Result<Answer<Vec<Reply>>, SubmitError> {
+    let queued: Vec<_> = commands.into_iter().map(|each| proposer.enqueue(each)).collect();
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let mut replies = Ok(Vec::new());
+        for queued in queued {
+            let reply = match queued {
+                Ok(reply) => reply
+                    .await
+                    .unwrap_or_else(|_| Err(SubmitError::Stopped("closed".into()))),
+                Err(error) => Err(error),
+            };
+            match (reply, &mut replies) {
+                (Ok(reply), Ok(replies)) => replies.push(reply),
+                (Err(error), _) => replies = Err(error),
+                (Ok(_), Err(_)) => {}
+            }
+        }
+        let _ = sender.send(replies);
+    });
+    Ok(answer)
 }
 
 /// Whoever has the node's address is meant.

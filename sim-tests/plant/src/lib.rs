@@ -281,6 +281,16 @@ bugs! {
         "what was in flight when a seek began is counted nowhere until the seek is done";
     DateFoundOneOff, "date-found-one-off", "a search by halving that is off by one",
         "a date is found at the message before the first that has it or a later one";
+    PauseForgottenAtRestart, "pause-forgotten-at-restart", "a flag that lives in memory only",
+        "a replica that starts has forgotten which consumer groups are paused";
+    PauseInTheCatalogueOnly, "pause-in-the-catalogue-only", "a switch that is read where it may not have arrived yet",
+        "a pause is answered before the shards have heard of it";
+    OffsetAskedOfNobody, "offset-asked-of-nobody", "linearizable read from the leader's own state",
+        "where a consumer group is, or a queue ends, is said by whoever believes to lead";
+    AnyOffsetIsTaken, "any-offset-is-taken", "a position beyond the end that is taken, and then means another",
+        "a consumer group may be put to an offset that its queue does not have";
+    PullGoesOnAtTheEnd, "pull-goes-on-at-the-end", "end of the log taken for the end of the answer",
+        "who pulls is told to go on at the queue's end, whatever came";
     DatesGoBack, "dates-go-back", "a list searched by halving that is not in order",
         "a message is dated by the wall clock alone, be it before its predecessor";
     LostAnswersRenewed, "lost-answers-renewed", "a delivery whose answer was lost is leased for as long as its client lives",
@@ -349,6 +359,10 @@ bugs! {
         "a forwarded send whose answer was lost is sent to any shard again";
     RepliesMixedUp, "replies-mixed-up", "answers of a batch go to the wrong callers",
         "the replies of an entry with several commands are handed out shifted by one";
+    BatchInSeveralEntries, "batch-in-several-entries", "a batch that is called atomic and is a loop",
+        "each message of a request is proposed by itself, whatever becomes of the others";
+    BatchReordered, "batch-reordered", "a batch whose order is that of whoever was ready first",
+        "the messages of a request are stored in the reverse of their order";
     GoneClientLivesAtTheNewLeader, "gone-client-lives-at-the-new-leader", "grace period that starts anew with every look",
         "a leader counts clients that it never heard of as alive for as long as it leads";
     EmptyQueueNotBegun, "empty-queue-not-begun", "a position is taken at the first message instead of the first poll",

@@ -127,6 +127,16 @@ async fn answer(
                 .map(|response| response.encode_to_vec().into())
                 .collect()
         }
+        "PullMessage" => {
+            let responses = service.pull_message(&caller, decode(body)).await;
+            responses
+                .iter()
+                .map(|response| response.encode_to_vec().into())
+                .collect()
+        }
+        "QueryOffset" => one(&service.query_offset(&caller, decode(body)).await),
+        "GetOffset" => one(&service.get_offset(&caller, decode(body)).await),
+        "UpdateOffset" => one(&service.update_offset(&caller, decode(body)).await),
         "NotifyClientTermination" => one(&service.notify_client_termination(&caller, decode(body)).await),
         "AckMessage" => one(&service.ack_message(&caller, decode(body)).await),
         "ChangeInvisibleDuration" => one(&service.change_invisible_duration(&caller, decode(body)).await),

@@ -131,8 +131,13 @@ impl Plan {
             | Bug::FilterHintAges
             | Bug::FilteredNotCounted
             | Bug::FilteredPositionNotSaved => self.wanted.is_some(),
+            Bug::PauseForgottenAtRestart => self.pauses && one_of(ENDS_A_PROCESS),
+            Bug::PauseInTheCatalogueOnly => self.pauses,
+            Bug::AnyOffsetIsTaken | Bug::PullGoesOnAtTheEnd => self.pulls,
+            // Who leads no more does not know of it.
+            Bug::OffsetAskedOfNobody => self.pulls && self.nodes > 1,
             Bug::LateSeekCounts | Bug::DateFoundOneOff | Bug::SoughtNotCounted => self.replays,
-            Bug::BatchAnswersShifted => self.batches,
+            Bug::BatchAnswersShifted | Bug::BatchInSeveralEntries | Bug::BatchReordered => self.batches,
             // Else all of a batch is in one entry.
             Bug::PartialAckRepeatedAsNew => {
                 self.batches && self.nodes > 1 && self.limits.bounds.entry_commands == 1

@@ -43,10 +43,12 @@ impl Plan {
             "consumers" => self.consumers = number()?,
             "deaths" if value == "none" => self.deaths = false,
             "work" if value == "none" => (self.work_ms, self.consumers_from) = (0, Duration::ZERO),
-            "batches" if value == "none" => self.batches = false,
+            "batches" if value == "none" => (self.batches, self.quits) = (false, false),
             "operator" if value == "none" => self.operator = false,
             "wanted" if value == "everything" => self.wanted = None,
             "replays" if value == "none" => self.replays = false,
+            "pauses" if value == "none" => self.pauses = false,
+            "pulls" if value == "none" => self.pulls = false,
             // Not simpler: to have an operator in every world of a search.
             "operator" if value == "all" => self.operator = true,
             "habits" if value == "none" => self.habits = Habits::NONE,
@@ -116,6 +118,12 @@ impl Plan {
         }
         if self.limits.forget() {
             changes.push("retention=none".into());
+        }
+        if self.pauses {
+            changes.push("pauses=none".into());
+        }
+        if self.pulls {
+            changes.push("pulls=none".into());
         }
         if self.replays {
             changes.push("replays=none".into());

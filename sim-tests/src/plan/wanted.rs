@@ -10,6 +10,12 @@ use super::{Fault, Plan, leaning::OFTEN};
 const FILTER: [u64; 16] = [2, 9, 13, 17, 19, 28, 31, 33, 35, 38, 41, 43, 46, 48, 50, 53];
 /// The same of worlds with replay.
 const REPLAY: [u64; 10] = [56, 58, 59, 65, 66, 71, 72, 75, 77, 78];
+/// The same of worlds whose producers leave it at one try.
+const QUITS: [u64; 10] = [20, 30, 45, 49, 51, 80, 88, 89, 93, 95];
+/// The same of worlds in which somebody reads by offset.
+const PULLS: [u64; 10] = [6, 12, 22, 36, 42, 82, 92, 97, 98, 99];
+/// The same of worlds in which a consumer group is paused.
+const PAUSES: [u64; 10] = QUITS;
 /// Tags of letters are `tag-0` to `tag-255`, and every second letter has none (`letter.rs`).
 const TAGS: u32 = 256;
 
@@ -38,6 +44,11 @@ impl Wanted {
                 plan.faults.insert(Fault::Disorder, OFTEN);
             }
         }
+        // As with replay.
+        plan.pulls = PULLS.contains(&(seed % 100)) && !plan.limits.forget();
+        plan.pauses = PAUSES.contains(&(seed % 100)) && !plan.limits.forget();
+        plan.quits = QUITS.contains(&(seed % 100));
+        plan.batches |= plan.quits;
         if let Some(wanted) = Wanted::of(seed) {
             plan.groups = plan.groups.max(2);
             let number = if seed / 300 % 2 == 0 { plan.groups - 1 } else { 0 };
@@ -115,7 +126,10 @@ mod tests {
         let kept = include_str!("../../seeds.txt").lines();
         let kept = kept.filter_map(|line| line.split_whitespace().next()?.parse().ok());
         let filter: Vec<u64> = kept
-            .filter(|&seed| Wanted::of(seed).is_some() || REPLAY.contains(&(seed % 100)))
+            .filter(|&seed| {
+                Wanted::of(seed).is_some()
+                    || [REPLAY, QUITS, PULLS].iter().any(|of| of.contains(&(seed % 100)))
+            })
             .collect();
         assert_eq!(filter, [] as [u64; 0]);
     }

@@ -20,6 +20,8 @@ const ANY_NODE: f64 = 0.2;
 const WRONG: f64 = 0.02;
 /// Share of sends that are given up when there is no room for them.
 const GIVES_UP: f64 = 0.5;
+/// In some worlds: share of requests with several messages that are given up when nobody knows what became of the first try.
+const QUITS: f64 = 0.3;
 /// Most messages of one request.
 const TOGETHER: u32 = 5;
 /// Message groups of a producer, where there are any.
@@ -119,6 +121,12 @@ async fn send(context: &Context, topic: &str, letters: Vec<(String, Letter)>) {
             context.coverage.count("send given up");
             return give_up(context, &letters);
         }
+        // What was stored of them nobody mends then.
+        let quits = context.plan.quits && letters.len() > 1 && tries == 1;
+        if quits && stored.is_empty() && thread_rng().gen_bool(QUITS) {
+            context.coverage.count("send several given up");
+            return;
+        }
         if stored.len() < letters.len() {
             route.clear();
             context.pause().await;
@@ -146,12 +154,15 @@ async fn send_once<'a>(
         context.record(&Event::Sending { topic, id });
     }
     if letters.len() > 1 {
+        let ids = letters.iter().map(|(id, _)| id.clone()).collect();
+        context.record(&Event::Together { ids });
         context.coverage.count("send several");
     }
     let answers = match context.client.send(node, topic, None, letters).await {
         Ok(answers) => answers,
         Err(failure) => letters.iter().map(|_| Err(failure.clone())).collect(),
     };
+    judge_whole(context, letters, &answers);
     let undone = answers.iter().all(|answer| {
         answer
             .as_ref()
@@ -170,4 +181,27 @@ async fn send_once<'a>(
         }
     }
     undone
+}
+
+/// What was sent together is stored one behind the other, or nothing of it.
+fn judge_whole(context: &Context, letters: &[(String, Letter)], answers: &[Result<i64, Failure>]) {
+    let Some(Ok(first)) = answers.first() else {
+        if answers.iter().any(Result::is_ok) {
+            let what = format!("P7 torn batch: {:?} is stored in part: {answers:?}", letters[0].0);
+            context.history.broken(what);
+        }
+        return;
+    };
+    let expected = (*first..).take(answers.len());
+    if !answers
+        .iter()
+        .map(|answer| answer.as_ref().ok().copied())
+        .eq(expected.map(Some))
+    {
+        let what = format!(
+            "P7 torn batch: {:?} and what was sent with it stand at {answers:?}",
+            letters[0].0
+        );
+        context.history.broken(what);
+    }
 }

@@ -9,7 +9,7 @@ use crate::{
     keys,
     kv::{Fault, KeyValue},
     limits::MAX_FORGET,
-    outcome::{Outcome, Refusal, Reply},
+    outcome::{Effect, Outcome, Refusal, Reply},
     queue::Message,
     rules::Rules,
     subscription::Subscription,
@@ -18,6 +18,7 @@ use crate::{
 pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, configure: &Configure) -> Result<Outcome, Fault> {
     match &configure.what {
         Some(What::Subscribe(subscribe)) => start(core, kv, subscribe),
+        Some(What::Rules(rules)) => change(core, kv, rules),
         Some(What::DropQueue(drop)) => drop_queue(core, kv, drop),
         Some(What::DropGroup(drop)) => drop_group(core, kv, drop),
         None => Ok(Reply::Refused(Refusal::Malformed).into()),
@@ -45,6 +46,27 @@ fn start(core: &mut Core, kv: &mut dyn KeyValue, subscribe: &Subscribe) -> Resul
     core.subscriptions.insert((queue, group), known);
     core.by_group.insert((group, queue));
     Ok(Reply::Configured { more: false }.into())
+}
+
+/// A consumer group has other rules from now on, on the queues that it is on. Those it begins on later have them, too: a
+/// catalogue that does not know of the change is not believed any more.
+fn change(core: &mut Core, kv: &mut dyn KeyValue, rules: &Subscribe) -> Result<Outcome, Fault> {
+    know_of(core, kv, rules.deletions)?;
+    let group = GroupId(rules.group);
+    let mut effects = Vec::new();
+    if core.rules.contains_key(&group) {
+        let was_paused = core.is_paused(group);
+        core.set_rules(kv, group, Rules::of(rules))?;
+        if was_paused && !core.is_paused(group) {
+            let at_ms = core.now_ms;
+            let queues = core.queues_of_group(group);
+            effects.extend(queues.map(|queue| Effect::Visible { group, queue, at_ms }));
+        }
+    }
+    Ok(Outcome {
+        reply: Reply::Configured { more: false },
+        effects,
+    })
 }
 
 fn drop_queue(core: &mut Core, kv: &mut dyn KeyValue, drop: &DropQueue) -> Result<Outcome, Fault> {

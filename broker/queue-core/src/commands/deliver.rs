@@ -48,7 +48,7 @@ pub(crate) fn apply(
     let Some(known) = core.subscriptions.get(&(queue, group)) else {
         return Ok(Reply::Refused(Refusal::NoSubscription).into());
     };
-    if known.seeks_to.is_some() {
+    if known.seeks_to.is_some() || core.is_paused(group) {
         return Ok(Reply::Delivered { leases: Vec::new() }.into());
     }
     let deadline_ms = deliver.deadline_ms.saturating_add(late_ms).max(core.now_ms);

@@ -7,6 +7,7 @@ mod copy_forward;
 mod deliver;
 mod in_order;
 mod model;
+mod pause;
 mod random;
 mod reading;
 mod release;

@@ -346,7 +346,7 @@ impl Model {
         let Some(sub) = self.sub_mut(deliver.group, deliver.queue) else {
             return Reply::Refused(Refusal::NoSubscription);
         };
-        if sub.seeks_to.is_some() {
+        if sub.seeks_to.is_some() || sub.rules.paused {
             return Reply::Delivered { leases: Vec::new() };
         }
         let at_ms = deliver.deadline_ms.saturating_add(late).max(now);

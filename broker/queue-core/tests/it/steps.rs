@@ -36,6 +36,7 @@ pub(crate) enum Act {
         message_group: u64,
     },
     Subscribe(Subscribe),
+    Rules(Subscribe),
     Deliver {
         group: u32,
         queue: u64,
@@ -181,6 +182,7 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
             message_group,
         } => append_in(queue, &id.to_string(), message_group),
         Act::Subscribe(subscribe) => configure(What::Subscribe(subscribe)),
+        Act::Rules(rules) => configure(What::Rules(rules)),
         Act::Deliver {
             group,
             queue,

@@ -465,5 +465,6 @@ pub(crate) fn subscription(
         deletions: 0,
         version: 1,
         fifo: false,
+        paused: false,
     }
 }

@@ -51,6 +51,7 @@ pub(in crate::meta) fn apply(
         deleted: false,
         created_ms: time_ms,
         version: 1,
+        paused: false,
     };
     Ok(Ok(MetaReply::Group(state.put_group(kv, group)?)))
 }

@@ -79,6 +79,8 @@ pub(crate) struct SeekTarget {
     /// The one that was done last, if none is under way, and where the consumer group began by it.
     pub(crate) last_seek: u64,
     pub(crate) start: u64,
+    /// It has begun there.
+    pub(crate) begun: bool,
 }
 
 /// Bytes of one answer, as it grows.
@@ -318,12 +320,12 @@ impl DataShard {
         Ok(*most == 0)
     }
 
-    fn time_ms(&self) -> u64 {
+    pub(super) fn time_ms(&self) -> u64 {
         self.machine.time.steady_ms()
     }
 
     /// Which of the next messages from an offset on a filter lets through. Nothing if there are none.
-    async fn look(
+    pub(super) async fn look(
         &self,
         queue: QueueId,
         from: u64,
@@ -400,6 +402,7 @@ impl DataShard {
                     after: wanted.clamp(ends.0, ends.1),
                     epoch: known.as_ref().map_or(0, |known| known.epoch),
                     last_seek: done.map_or(0, |known| known.last_seek),
+                    begun: known.is_some(),
                     start: known.map_or(ends.0, |known| known.start),
                 })
             })
@@ -422,7 +425,7 @@ impl DataShard {
     }
 
     /// What the state knows of the next messages of a queue.
-    fn new_from(&self, queue: QueueId, from: u64, limit: usize) -> Result<Vec<Stored>, Fault> {
+    pub(super) fn new_from(&self, queue: QueueId, from: u64, limit: usize) -> Result<Vec<Stored>, Fault> {
         self.replica.read_state(|state| {
             self.machine
                 .read(|core| core.stored_from(&Reading(state), queue, from, limit))

@@ -222,7 +222,7 @@ fn backoff_view(backoff: Option<&record::Backoff>) -> BackoffView {
     }
 }
 
-fn group_view(group: &record::ConsumerGroup) -> GroupView {
+pub(in crate::service) fn group_view(group: &record::ConsumerGroup) -> GroupView {
     let last = group.start_at == record::StartAt::Last as i32;
     GroupView {
         name: group.name.clone(),
@@ -231,6 +231,7 @@ fn group_view(group: &record::ConsumerGroup) -> GroupView {
         fifo: group.fifo,
         start_at: if last { StartAt::Last } else { StartAt::First },
         created_ms: group.created_ms,
+        paused: group.paused,
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use flotilla_filter::Kind;
 use flotilla_proto::{
     record,
-    rocketmq::{Code, FilterType, ReceiveMessageRequest, Resource},
+    rocketmq::{Code, FilterExpression, FilterType, ReceiveMessageRequest, Resource},
 };
 use tokio::time::Instant;
 
@@ -71,8 +71,8 @@ impl Service {
         let topic = self.topic(&full_name).await?;
         let group = self.group(&group_name).await?;
         // Compiled for nobody who has no topic and no consumer group.
-        let filter = self.filter(request)?;
-        let until = Instant::now() + poll_time(caller, request);
+        let filter = self.filter(request.filter_expression.as_ref())?;
+        let until = Instant::now() + poll_time(caller, request.long_polling_timeout.as_ref());
         let most = plant!(BatchSizeIgnored => MAX_RECEIVE_BATCH as i32, else request.batch_size);
         Ok(Receive {
             topic,
@@ -94,8 +94,7 @@ impl Service {
     }
 
     /// What the consumer wants of the topic. A request without an expression wants everything.
-    fn filter(&self, request: &ReceiveMessageRequest) -> Result<Filter, Refused> {
-        let asked = request.filter_expression.as_ref();
+    pub(in crate::service) fn filter(&self, asked: Option<&FilterExpression>) -> Result<Filter, Refused> {
         let (kind, text) = asked.map_or((0, ""), |asked| (asked.r#type, asked.expression.as_str()));
         let kind = match FilterType::try_from(kind) {
             Ok(FilterType::Sql) => Kind::Sql,
@@ -149,7 +148,7 @@ fn lease_ms(request: &ReceiveMessageRequest) -> Result<u64, Refused> {
 }
 
 /// How long a receive may wait: what the client asks for, but the answer must be back before its deadline.
-fn poll_time(caller: &Caller, request: &ReceiveMessageRequest) -> Duration {
+pub(in crate::service) fn poll_time(caller: &Caller, asked: Option<&prost_types::Duration>) -> Duration {
     let margin = if caller.forwarded {
         Duration::ZERO
     } else {
@@ -158,7 +157,7 @@ fn poll_time(caller: &Caller, request: &ReceiveMessageRequest) -> Duration {
     let latest = caller
         .deadline
         .map_or(MAX_POLL, |deadline| deadline.saturating_sub(margin));
-    let asked = match &request.long_polling_timeout {
+    let asked = match asked {
         Some(asked) => release::to_duration(asked),
         // Some SDKs put the poll only into the deadline, with their request timeout on top.
         None => caller
@@ -181,12 +180,10 @@ fn give_up(caller: &Caller, until: Instant) -> Instant {
 mod tests {
     use super::*;
 
-    fn request(seconds: i64) -> ReceiveMessageRequest {
-        ReceiveMessageRequest {
-            long_polling_timeout: Some(prost_types::Duration { seconds, nanos: 0 }),
-            ..Default::default()
-        }
-    }
+    const LONG: prost_types::Duration = prost_types::Duration {
+        seconds: 40,
+        nanos: 0,
+    };
 
     #[test]
     fn a_poll_ends_before_the_clients_deadline() {
@@ -194,16 +191,13 @@ mod tests {
             deadline: Some(Duration::from_secs(5)),
             ..Default::default()
         };
-        assert_eq!(poll_time(&caller, &request(40)), Duration::from_secs(4));
-        assert_eq!(poll_time(&Caller::default(), &request(40)), MAX_POLL);
+        assert_eq!(poll_time(&caller, Some(&LONG)), Duration::from_secs(4));
+        assert_eq!(poll_time(&Caller::default(), Some(&LONG)), MAX_POLL);
         let go = Caller {
             deadline: Some(Duration::from_secs(8)),
             ..Default::default()
         };
-        assert_eq!(
-            poll_time(&go, &ReceiveMessageRequest::default()),
-            Duration::from_secs(5)
-        );
+        assert_eq!(poll_time(&go, None), Duration::from_secs(5));
     }
 
     #[test]

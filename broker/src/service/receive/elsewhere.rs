@@ -37,7 +37,8 @@ const MIN_LOOK: Duration = Duration::from_millis(100);
 /// And takes no longer than this: a node that stands still must not hold up what is here.
 const MAX_LOOK: Duration = Duration::from_secs(2);
 /// What the answer to a look may have: a message of any size fits.
-const LOOK_BYTES: u64 = (MAX_DELIVERED_BYTES + DELIVERED_OVERHEAD_BYTES + MAX_ENVELOPE_BYTES) as u64;
+pub(in crate::service) const LOOK_BYTES: u64 =
+    (MAX_DELIVERED_BYTES + DELIVERED_OVERHEAD_BYTES + MAX_ENVELOPE_BYTES) as u64;
 
 /// What another node leads of a topic.
 struct Led {
@@ -235,7 +236,7 @@ impl Service {
 }
 
 /// Room for the answer to a look: what it has is not known before. Any message fits, and most looks find none.
-fn make_room(room: &mut Room) -> bool {
+pub(in crate::service) fn make_room(room: &mut Room) -> bool {
     room.settle(0);
     room.grow_spare(LOOK_BYTES)
 }

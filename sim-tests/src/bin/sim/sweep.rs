@@ -15,7 +15,7 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 500;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 56] = [
+const MUST_HAPPEN: [&str; 64] = [
     "receive again finds the same",
     "command release: retry",
     "command written",
@@ -64,6 +64,14 @@ const MUST_HAPPEN: [&str; 56] = [
     "messages passed over",
     "command seek",
     "seek done",
+    "group paused",
+    "acknowledged while paused",
+    "pull done",
+    "query offset done",
+    "get offset done",
+    "update offset done",
+    "update offset refused",
+    "send several given up",
     "forgotten for its age",
     "forgotten for room",
     "segment recycled",

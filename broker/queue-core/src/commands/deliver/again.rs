@@ -59,11 +59,12 @@ pub(super) fn apply(
 }
 
 impl Core {
-    /// Leases that a request has already, by its hash, on the queues of a topic; at most so many.
+    /// Leases that a request has already, by its hash, on the queues of a topic, and can be given again; at most so many.
     pub fn had_by(&self, request: u64, group: GroupId, topic: u32, limit: usize) -> Vec<(QueueId, u64)> {
         let from = (request, group, QueueId::new(topic, 0), 0);
         let to = (request, group, QueueId::new(topic, u32::MAX), u64::MAX);
-        let had = self.requests.range(from..=to).filter(|_| request != 0);
+        let had = self.requests.range(from..=to);
+        let had = had.filter(|_| request != 0 && !self.is_paused(group));
         had.take(limit)
             .map(|&(.., queue, offset)| (queue, offset))
             .collect()

@@ -120,12 +120,13 @@ impl Model {
             )?;
         }
         let visible = sub.turns(messages).first().map(|&(at_ms, _)| at_ms);
+        let visible = visible.filter(|_| !sub.rules.paused);
         equal("next visible", core.next_visible(group, queue), visible)?;
         for request in 1..3 {
             let had = sub
                 .in_flight()
                 .into_iter()
-                .filter(|view| view.leased && view.request == request);
+                .filter(|view| view.leased && view.request == request && !sub.rules.paused);
             let had = had.map(|view| (queue, view.offset)).collect::<Vec<_>>();
             let mut found = core.had_by(request, group, queue.topic(), 99);
             found.retain(|(of, _)| *of == queue);
@@ -133,9 +134,9 @@ impl Model {
         }
         if sub.rules.fifo {
             for (max, page) in [(0, 9), (2, 3), (9, 1), (99, 99)] {
-                let expected = match sub.seeks_to {
-                    Some(_) => InOrder::default(),
-                    None => sub.in_order(messages, self.now, max, page),
+                let expected = match sub.seeks_to.is_some() || sub.rules.paused {
+                    true => InOrder::default(),
+                    false => sub.in_order(messages, self.now, max, page),
                 };
                 let found = core
                     .in_order(kv, (group, queue), 0, (max, usize::MAX, page))
@@ -153,9 +154,9 @@ impl Model {
                 first_new: sub.cursor() as u64,
                 new_count: room.min(new) as u32,
             };
-            let chosen = match sub.seeks_to {
-                Some(_) => Selection::default(),
-                None => chosen,
+            let chosen = match sub.seeks_to.is_some() || sub.rules.paused {
+                true => Selection::default(),
+                false => chosen,
             };
             equal("selection", core.selectable(group, queue, 0, max, most), chosen)?;
         }

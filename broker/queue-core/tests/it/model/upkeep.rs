@@ -58,6 +58,11 @@ impl Model {
                 self.subscribe(rules);
                 Reply::Configured { more: false }
             }
+            Some(What::Rules(rules)) => {
+                self.deletions = self.deletions.max(rules.deletions);
+                self.take_rules(rules);
+                Reply::Configured { more: false }
+            }
             Some(What::DropQueue(drop)) => {
                 self.deletions = self.deletions.max(drop.deletions);
                 let mut budget = drop.limit;
@@ -91,7 +96,8 @@ impl Model {
         }
     }
 
-    pub(super) fn subscribe(&mut self, rules: &Subscribe) {
+    /// On all queues that the consumer group is on, unless newer ones are known; those that count now.
+    fn take_rules(&mut self, rules: &Subscribe) -> Subscribe {
         let mut rules = rules.clone();
         rules.backoff = rules.backoff.filter(|backoff| backoff.strategy.is_some());
         let newest = self.subs.iter().find(|sub| sub.group == rules.group);
@@ -107,6 +113,11 @@ impl Model {
         for sub in self.subs.iter_mut().filter(|sub| sub.group == rules.group) {
             sub.rules = rules.clone();
         }
+        rules
+    }
+
+    pub(super) fn subscribe(&mut self, rules: &Subscribe) {
+        let rules = self.take_rules(rules);
         if self.sub(rules.group, rules.queue).is_some() {
             return;
         }

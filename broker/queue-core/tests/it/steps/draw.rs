@@ -56,11 +56,19 @@ fn subscribe() -> impl Strategy<Value = Act> {
         rule,
         dead_letter_queue,
         deletions(),
-        0..3u32,
-        any::<bool>(),
+        (0..3u32, prop::bool::weighted(0.03), any::<bool>()),
     )
         .prop_map(
-            |(group, queue, start_at, max_attempts, backoff, dead_letter_queue, deletions, version, fifo)| {
+            |(
+                group,
+                queue,
+                start_at,
+                max_attempts,
+                backoff,
+                dead_letter_queue,
+                deletions,
+                (version, paused, fifo),
+            )| {
                 Act::Subscribe(Subscribe {
                     group,
                     queue,
@@ -71,9 +79,18 @@ fn subscribe() -> impl Strategy<Value = Act> {
                     deletions,
                     version,
                     fifo,
+                    paused,
                 })
             },
         )
+}
+
+/// The same for all queues of the consumer group, none of which begins by it.
+fn as_rules(what: Act) -> Act {
+    match what {
+        Act::Subscribe(rules) => Act::Rules(rules),
+        other => other,
+    }
 }
 
 fn deliver() -> impl Strategy<Value = Act> {
@@ -181,6 +198,7 @@ fn what() -> impl Strategy<Value = Act> {
         24 => (queue(), any::<u8>(), 0..4u64)
             .prop_map(|(queue, id, message_group)| Act::Append { queue, id, message_group }),
         5 => subscribe(),
+        1 => subscribe().prop_map(as_rules),
         24 => deliver(),
         8 => (group(), queue(), picks).prop_map(|(group, queue, picks)| Act::Ack { group, queue, picks }),
         12 => released(),
