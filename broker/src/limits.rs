@@ -214,6 +214,10 @@ pub const MAX_ENTRIES_IN_FLIGHT: usize = 4;
 /// every replica, before what comes later, so this is how long an acknowledgement waits for the sends before it.
 pub const MAX_BYTES_IN_FLIGHT: usize = 256 * 1024;
 
+/// How far ahead a message may be sent unless it is configured.
+pub const MAX_DELAY: Duration = Duration::from_secs(40 * 86_400);
+/// Messages that one command gives their places, because they are due.
+pub const FIRE_LIMIT: u32 = 1024;
 /// Expiries in one tick.
 pub const TICK_LIMIT: u32 = 1024;
 /// Messages forgotten by one step of retention, which is under way alone in its shard.
@@ -277,6 +281,8 @@ pub struct Bounds {
     pub entry_commands: usize,
     /// [`TICK_LIMIT`].
     pub tick: u32,
+    /// [`FIRE_LIMIT`].
+    pub fire: u32,
     /// [`TRIM_LIMIT`].
     pub trim: u32,
     /// [`COPY_COMMANDS_AT_ONCE`].
@@ -302,6 +308,7 @@ impl Default for Bounds {
             queued_send_bytes: MAX_QUEUED_SEND_BYTES,
             entry_commands: MAX_ENTRY_COMMANDS,
             tick: TICK_LIMIT,
+            fire: FIRE_LIMIT,
             trim: TRIM_LIMIT,
             copy_commands: COPY_COMMANDS_AT_ONCE,
             seek: DROP_LIMIT,

@@ -17,6 +17,7 @@ pub mod frame;
 mod held;
 mod ids;
 mod keys;
+mod known;
 mod kv;
 pub mod limits;
 #[cfg(madsim)]
@@ -30,6 +31,7 @@ mod queue;
 mod rules;
 mod subscription;
 mod tag;
+mod timers;
 mod view;
 
 pub use crate::{
@@ -37,7 +39,7 @@ pub use crate::{
     frame::FrameError,
     ids::{GroupId, Position, QueueId},
     kv::{Fault, KeyValue},
-    outcome::{AckResult, Effect, Lease, Outcome, Refusal, ReleaseResult, Reply},
+    outcome::{AckResult, Effect, Lease, Outcome, RecallResult, Refusal, ReleaseResult, Reply},
     tag::tag_hash,
     view::{InFlightView, QueueView, Selection, Stored, SubscriptionView},
 };

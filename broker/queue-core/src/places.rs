@@ -263,16 +263,10 @@ impl Core {
         self.gone(kv, queue, offset..offset + 1)
     }
 
-    fn displaced_at(&mut self, position: Position) {
+    pub(crate) fn displaced_at(&mut self, position: Position) {
         self.displaced_bytes += u64::from(position.frame_len);
         let floor = self.displaced_from.0.get_mut();
         *floor = (*floor).min(position.index);
-    }
-
-    /// Takes over a displaced message while the state is loaded.
-    pub(crate) fn load_displaced(&mut self, mut value: Reader) -> Result<(), Fault> {
-        self.displaced_bytes += u64::from(value.short()?);
-        value.end()
     }
 
     /// After the last row of everything else.

@@ -3,8 +3,10 @@
 
 mod agrees;
 mod time;
+mod timers;
 mod upkeep;
 
+use agrees::equal;
 use flotilla_proto::record::{
     Ack, Append, Backoff, Command, Configure, CopyForward, Deliver, Depart, Expiry, LeaseRef, Release, Renew,
     Seek, StartAt, Subscribe, Tick, Trim, Written, backoff::Strategy, command::Command as Kind,
@@ -27,6 +29,7 @@ pub(crate) struct Model {
     pub(crate) queues: Vec<Queue>,
     pub(crate) subs: Vec<Sub>,
     sent: Vec<Sent>,
+    timers: Vec<timers::Timer>,
 }
 
 /// Its messages from offset 0 on, forgotten ones included.
@@ -181,6 +184,7 @@ impl Model {
                 }
             }
         }
+        kept.extend(self.waiting());
         kept
     }
 
@@ -217,7 +221,7 @@ impl Model {
         let late = self.now - context.time_ms;
         match &command.command {
             None => Reply::Refused(Refusal::Malformed),
-            Some(Kind::Append(append)) => self.append(context.position, append),
+            Some(Kind::Append(append)) => self.append(late, context.position, append),
             Some(Kind::Deliver(deliver)) => self.deliver(late, deliver),
             Some(Kind::Ack(ack)) => self.ack(ack),
             Some(Kind::Release(release)) => self.release(late, release),
@@ -228,11 +232,14 @@ impl Model {
             Some(Kind::Written(written)) => self.written(late, written),
             Some(Kind::Renew(renew)) => self.renew(late, renew),
             Some(Kind::Depart(depart)) => self.depart(late, depart),
+            Some(Kind::Fire(fire)) => self.fire(fire),
+            Some(Kind::Recall(recall)) => self.recall(recall),
+            Some(Kind::Retime(retime)) => self.retime(late, context.position, retime),
             Some(Kind::Configure(configure)) => self.configure(configure),
         }
     }
 
-    fn append(&mut self, position: Position, append: &Append) -> Reply {
+    fn append(&mut self, late: u64, position: Position, append: &Append) -> Reply {
         let (topic, id) = (append.queue >> 32, &append.message_id);
         let before = self
             .sent
@@ -246,16 +253,19 @@ impl Model {
                 duplicate: true,
             };
         }
-        let offset = self.push(append.queue, position, false);
+        let (queue, offset) = match append.due_ms {
+            0 => (append.queue, self.push(append.queue, position, false)),
+            due_ms => self.wait_for(append.queue, position, due_ms.saturating_add(late)),
+        };
         self.sent.push(Sent {
             topic,
             id: id.clone(),
             at: self.now,
-            queue: append.queue,
+            queue,
             offset,
         });
         Reply::Appended {
-            queue: QueueId(append.queue),
+            queue: QueueId(queue),
             offset,
             duplicate: false,
         }

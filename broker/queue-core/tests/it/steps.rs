@@ -3,13 +3,16 @@
 
 use flotilla_proto::record::{
     Ack, Command, Configure, Deliver, Depart, DropGroup, DropQueue, Expiry, LeaseRef, Renew, Run, Subscribe,
-    Written, WrittenLeases, command::Command as Kind, configure::What,
+    Timer, Written, WrittenLeases, command::Command as Kind, configure::What,
 };
 use queue_core::{Context, Position};
 
 use crate::{
     model::Model,
-    support::{START_MS, append, command, configure, copy_forward, release, seek, tick, trim},
+    support::{
+        START_MS, append_due, command, configure, copy_forward, fire, recall, release, retime, seek, tick,
+        trim,
+    },
 };
 
 mod draw;
@@ -33,6 +36,22 @@ pub(crate) enum Act {
     Append {
         queue: u64,
         id: u8,
+        /// It waits.
+        due_ms: Option<i64>,
+    },
+    Fire {
+        limit: usize,
+        /// What is named at last, whatever it is.
+        wrong: Option<(u64, u64)>,
+    },
+    Recall {
+        queue: u64,
+        pick: u64,
+    },
+    Retime {
+        queue: u64,
+        pick: u64,
+        due_ms: i64,
     },
     Subscribe(Subscribe),
     Deliver {
@@ -169,7 +188,19 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
         (offset, nonce + u64::from(stale))
     };
     match what.clone() {
-        Act::Append { queue, id } => append(queue, &id.to_string()),
+        Act::Append { queue, id, due_ms } => {
+            let due_ms = due_ms.map_or(0, |ms| now.saturating_add_signed(ms));
+            append_due(queue, &id.to_string(), due_ms)
+        }
+        Act::Fire { limit, wrong } => {
+            let wrong = wrong.map(|(queue, timer)| Timer { queue, timer });
+            fire(model.due(now).into_iter().take(limit).chain(wrong).collect())
+        }
+        Act::Recall { queue, pick } => recall(queue, pick % (model.numbers(queue) + 1)),
+        Act::Retime { queue, pick, due_ms } => {
+            let timer = pick % (model.numbers(queue) + 1);
+            retime(queue, timer, now.saturating_add_signed(due_ms))
+        }
         Act::Subscribe(subscribe) => configure(What::Subscribe(subscribe)),
         Act::Deliver {
             group,
