@@ -352,6 +352,7 @@ const _: () = assert!(MAX_COMMAND_BYTES < MAX_QUEUED_SMALL_BYTES);
 const _: () = assert!(PIPELINE_BYTES <= MAX_ENTRY_BYTES);
 const _: () = assert!(DROP_LIMIT <= queue_core::limits::MAX_FORGET);
 const _: () = assert!(TRIM_LIMIT <= queue_core::limits::MAX_FORGET);
+const _: () = assert!(FIRE_LIMIT as usize <= queue_core::limits::MAX_FIRE);
 const _: () = assert!(TICK_LIMIT as usize <= queue_core::limits::MAX_EXPIRIES);
 // A look ends with the page in which it reaches its bound.
 const _: () = assert!(PASS_OVER_MOST + FILTER_LOOKS_AT as u64 <= queue_core::limits::MAX_PASSED_OVER);

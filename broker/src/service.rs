@@ -25,6 +25,7 @@ pub mod admin;
 pub mod answer;
 mod at_leader;
 pub mod counters;
+pub mod delay;
 mod digest;
 pub mod forwarded;
 pub mod handle;
@@ -33,6 +34,7 @@ pub mod names;
 #[cfg(madsim)]
 #[path = "../../sim-tests/plant/bodies/service.rs"]
 mod planted;
+mod recall;
 pub mod receive;
 mod release;
 pub mod route;

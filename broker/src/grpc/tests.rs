@@ -303,7 +303,6 @@ async fn unknown_paths_are_unimplemented_and_later_rpcs_say_so() {
         "GetOffset",
         "QueryOffset",
         "EndTransaction",
-        "RecallMessage",
         "SyncLiteSubscription",
     ] {
         let path = format!("/apache.rocketmq.v2.MessagingService/{method}");

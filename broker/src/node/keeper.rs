@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use flotilla_proto::record::{self, Command, command};
 use queue_core::Reply;
 
-use super::{Node, delayed, shard::DataShard};
+use super::{Node, kv::stop_reason, shard::DataShard};
 
 /// Longest sleep between two looks.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -32,7 +32,13 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
         let mut wait = LOOK_EVERY;
         if leads {
             wait = wait.min(tick(&shard).await);
-            wait = wait.min(delayed::fire(&node, &shard).await);
+            match shard.fire().await {
+                Ok(none_for) => wait = wait.min(none_for),
+                Err(fault) => {
+                    tracing::error!(%fault, shard = shard.id, "what is due cannot be read from the state");
+                    node.stop(stop_reason(fault));
+                }
+            }
             go_on_seeking(&shard).await;
         }
         tokio::select! {

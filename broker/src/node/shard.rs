@@ -18,6 +18,7 @@ use super::{
 use crate::{clock::Clock, filter::Filter, limits::Bounds, unread::Room};
 
 mod choosing;
+mod delayed;
 mod looked;
 
 use looked::Looked;

@@ -73,6 +73,13 @@ impl Service {
                 }
                 None => malformed(),
             },
+            super::recall::RPC => match decode(request.request) {
+                Some(message) => {
+                    let response = self.recall_message(&caller, message).await;
+                    moved(&response.status).unwrap_or_else(|| one(&response))
+                }
+                None => malformed(),
+            },
             super::seek::RPC => match decode(request.request) {
                 Some(seek) => match self.seek_for(&caller, request.shard, seek).await {
                     Ok(answer) => one(&answer),

@@ -20,6 +20,7 @@ use super::{
     Caller, Service,
     answer::{self, Refused},
     at_leader::may_stand,
+    delay::{delivery_ms, receipt},
     home::Home,
     names,
     stored::to_stored,
@@ -38,6 +39,8 @@ struct Outgoing {
     message_id: String,
     /// Hash of its tag; 0 if it has none.
     tag: u64,
+    /// When it is to be delivered, by the wall clock; nothing: as soon as it is stored.
+    delivery_ms: Option<u64>,
     encoded: Bytes,
     result: Option<SendResultEntry>,
 }
@@ -103,10 +106,16 @@ impl Service {
                 .as_ref()
                 .and_then(|all| all.tag.as_deref());
             let tag = tag.map_or(0, tag_hash);
+            let properties = message.system_properties.as_ref();
+            let delivery_ms = match properties {
+                Some(all) => delivery_ms(all, now, self.node().options().max_delay)?,
+                None => None,
+            };
             let (message_id, encoded) = to_stored(caller, &name, message, now, host);
             outgoing.push(Outgoing {
                 message_id,
                 tag,
+                delivery_ms,
                 encoded,
                 result: None,
             });
@@ -347,7 +356,7 @@ fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refuse
                 ),
             ));
         }
-        if kind != MessageType::Normal {
+        if !matches!(kind, MessageType::Normal | MessageType::Delay) {
             return Err(Refused::new(
                 Code::NotImplemented,
                 format!("this release does not store {} messages yet", kind.as_str_name()),
@@ -373,6 +382,7 @@ async fn append_all(
             message_id: message.message_id.clone(),
             message: message.encoded.clone(),
             tag: message.tag,
+            due_ms: message.delivery_ms.map_or(0, |at| shard.due_ms(at)),
         };
         let answer = shard.proposer.enqueue(Command {
             command: Some(command::Command::Append(append)),
@@ -383,13 +393,8 @@ async fn append_all(
     for (message, reply) in join_all(waiting).await {
         unsure |= may_stand(&reply);
         match reply {
-            Ok(Reply::Appended { offset, .. }) => {
-                message.result = Some(SendResultEntry {
-                    status: answer::ok(),
-                    message_id: message.message_id.clone(),
-                    offset: offset as i64,
-                    ..Default::default()
-                });
+            Ok(Reply::Appended { queue, offset, .. }) => {
+                message.result = Some(receipt(&message.message_id, shard.id, queue, offset));
             }
             Ok(other) => {
                 message.result = Some(SendResultEntry {

@@ -84,8 +84,9 @@ impl Core {
             displaced: true,
         };
         let offset = self.push(kv, queue, arrival)?;
+        let dedup = plant!(FiredUnknownToItsSender => u64::MAX, else timer.dedup);
         self.dedup
-            .moved(kv, timer.dedup, (queue.waiting_room(), number), (queue, offset))?;
+            .moved(kv, dedup, (queue.waiting_room(), number), (queue, offset))?;
         self.count_timer(kv, queue, |room| {
             room.waiting -= 1;
             room.fired += 1;

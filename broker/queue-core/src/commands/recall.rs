@@ -19,6 +19,7 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, recall: &Recall) -> 
     if timer.recalled {
         return Ok(Reply::Recalled(RecallResult::Again).into());
     }
+    plant!(RecallLeavesTheMessage => return Ok(Reply::Recalled(RecallResult::Done).into()));
     core.take_waiting(kv, queue, number)?;
     core.remove_timer(kv, queue, number, &timer)?;
     let remembered = Timer {

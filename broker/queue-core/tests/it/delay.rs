@@ -276,3 +276,28 @@ fn a_restart_reads_as_much_however_many_messages_wait() {
     assert_eq!(loaded.displaced_bytes(), 5_000 * 40);
     assert!(kv.1.get() < 10, "{} rows", kv.1.get());
 }
+
+#[test]
+fn a_queue_is_forgotten_for_room_by_what_stands_in_order_in_it() {
+    let mut shard = Shard::new();
+    shard.wait(Q, "early", 1);
+    shard.fill(Q, 2);
+    shard.pass(1);
+    shard.fire();
+    shard.fill(Q, 1);
+    shard.wait(Q, "later", 1);
+    shard.pass(1);
+    shard.fire();
+    shard.fill(Q, 2);
+    // In order are 0, 1, 3, 5 and 6.
+    let beyond = |shard: &Shard, through| shard.core.first_beyond(&shard.kv, QueueId(Q), through).unwrap();
+    let entry = |offset| shard.entry_of(Q, offset).unwrap();
+    assert_eq!(beyond(&shard, entry(0) - 1), None);
+    assert_eq!(beyond(&shard, entry(0)), Some(1));
+    assert_eq!(beyond(&shard, entry(1)), Some(2));
+    assert_eq!(beyond(&shard, entry(3)), Some(4));
+    assert_eq!(beyond(&shard, u64::MAX), Some(7));
+    let last = entry(5);
+    shard.trim(Q, 2, 9);
+    assert_eq!(beyond(&shard, last), Some(6));
+}
