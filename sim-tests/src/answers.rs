@@ -10,7 +10,7 @@ use md5::{Digest, Md5};
 use mq::receive_message_response::Content;
 
 use crate::{
-    history::{DEAD_LETTERS, History, topic_of},
+    history::{DEAD_LETTERS, DELAYED, History, topic_of},
     host::client_addr,
     letter::says_its_birth,
     plan::{Fault, Plan},
@@ -229,8 +229,12 @@ pub fn of_message(
 
 /// What a message is.
 fn as_it_is(message: &mq::Message, all: &mq::SystemProperties) -> [(bool, &'static str); 5] {
+    let (kind, is_delayed) = match topic_of(&all.message_id) {
+        DELAYED => (mq::MessageType::Delay, true),
+        _ => (mq::MessageType::Normal, false),
+    };
     let is_plain = all.message_group.is_none()
-        && all.delivery_timestamp.is_none()
+        && all.delivery_timestamp.is_some() == is_delayed
         && all.orphaned_transaction_recovery_duration.is_none()
         && all.lite_topic.is_none()
         && all.priority.is_none();
@@ -243,10 +247,10 @@ fn as_it_is(message: &mq::Message, all: &mq::SystemProperties) -> [(bool, &'stat
         ),
         (encodings.contains(&all.body_encoding()), "no encoding"),
         (
-            all.message_type() == mq::MessageType::Normal,
-            "not a normal message",
+            all.message_type() == kind,
+            "not a message of the kind that was sent",
         ),
-        (is_plain, "a property that normal messages have not"),
+        (is_plain, "a property that messages of its kind have not"),
     ]
 }
 

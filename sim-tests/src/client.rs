@@ -21,8 +21,10 @@ use crate::{
     trace::Trace,
 };
 
+mod delayed;
 mod who;
 
+pub use delayed::Told;
 pub use who::Who;
 
 /// The deadline of requests that do not wait for anything.

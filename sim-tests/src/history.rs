@@ -186,6 +186,9 @@ pub const VANISHES_WITHIN: Duration = Duration::from_secs(30);
 /// Dead letters of a consumer group are in a topic of this name and the group's.
 pub const DEAD_LETTERS: &str = "%DLQ%";
 
+/// Messages that are to be delivered at a date are in a topic of this name.
+pub const DELAYED: &str = "delayed";
+
 /// What was agreed for all consumer groups.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {

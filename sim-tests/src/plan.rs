@@ -16,6 +16,7 @@ use madsim::{
 
 use crate::{letter, machine::Slowness, oracle::late::LONGEST_BACKOFF, readers::Readers};
 
+mod delays;
 mod fault;
 mod habits;
 mod leaning;
@@ -108,6 +109,8 @@ pub struct Plan {
     pub wanted: Option<(u32, Wanted)>,
     /// Whether a consumer group is put elsewhere again and again.
     pub replays: bool,
+    /// Whether messages are sent that are to be delivered at a date, and some of them recalled.
+    pub delays: bool,
 }
 
 impl Plan {
@@ -211,12 +214,14 @@ impl Plan {
             operator: !limits.forget() && rng.gen_bool(0.5),
             wanted: None,
             replays: false,
+            delays: false,
         };
         habits.prepare(&mut plan);
         if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
             leaning.lean(&mut plan);
         }
         Wanted::choose(Handle::current().seed(), &mut plan);
+        delays::choose(Handle::current().seed(), &mut plan);
         plan
     }
 
@@ -260,6 +265,7 @@ impl Plan {
             operator: false,
             wanted: None,
             replays: false,
+            delays: false,
         }
     }
 

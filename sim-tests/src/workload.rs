@@ -31,6 +31,7 @@ use crate::{
 mod acknowledge;
 mod bury;
 mod death;
+mod delayed;
 mod forge;
 mod hide;
 pub mod operator;
@@ -42,6 +43,7 @@ mod send;
 mod spare;
 mod window;
 
+use delayed::Delayed;
 use replay::Replay;
 use rest::Rest;
 use window::Window;
@@ -59,6 +61,7 @@ pub struct Clients {
     stopped: Arc<AtomicBool>,
     window: Window,
     replay: Replay,
+    delayed: Delayed,
 }
 
 /// What lasts of a client when its process dies.
@@ -248,6 +251,14 @@ impl Clients {
                 .build()
                 .spawn(async move { replay.run(program.run(), hosts).await });
         }
+        let delayed = Delayed::new(plan.delays);
+        if plan.delays {
+            let (machine, id) = machine();
+            let (program, delayed, hosts) = (program(id, false), delayed.clone(), hosts.clone());
+            machine
+                .build()
+                .spawn(async move { delayed.run(program.run(), hosts).await });
+        }
         for (topic, group, rests) in consumers(plan) {
             let (machine, id) = machine();
             let mortal = plan.deaths && group != UNDERTAKER && !rests;
@@ -268,18 +279,20 @@ impl Clients {
             stopped,
             window,
             replay,
+            delayed,
         }
     }
 
     /// The cluster is whole, and the faults are over.
     pub fn calm(&self) {
         self.window.calm();
+        self.delayed.calm(now());
     }
 
     /// Whether all producers have sent everything, and the dedup window and replay were tried, if they are in this world.
     #[must_use]
     pub fn have_sent(&self) -> bool {
-        self.producers_left() == 0 && self.window.is_done() && self.replay.is_done()
+        self.producers_left() == 0 && self.window.is_done() && self.replay.is_done() && self.delayed.is_done()
     }
 
     /// Producers that have not sent everything.

@@ -121,6 +121,11 @@ impl Plan {
             | Bug::FilterHintAges
             | Bug::FilteredNotCounted
             | Bug::FilteredPositionNotSaved => self.wanted.is_some(),
+            Bug::DelayCutShort
+            | Bug::LateRecallAnsweredOk
+            | Bug::RecallLeavesTheMessage
+            | Bug::TimersForgottenAtRestart
+            | Bug::FiredUnknownToItsSender => self.delays,
             Bug::LateSeekCounts | Bug::DateFoundOneOff | Bug::SoughtNotCounted => self.replays,
             Bug::BatchAnswersShifted => self.batches,
             // Else all of a batch is in one entry.
