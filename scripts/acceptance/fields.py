@@ -10,7 +10,7 @@ from wire import PACKAGE, delimited, statuses, varint
 
 # Over the bound of any request that may wait, and within that of others.
 OVER_SMALL = 20_000
-SECTIONS = ("SendMessage", "ReceiveMessage", "AckMessage", "ChangeInvisibleDuration", "ForwardMessageToDeadLetterQueue",
+SECTIONS = ("SendMessage", "ReceiveMessage", "AckMessage", "ChangeInvisibleDuration", "RecallMessage", "ForwardMessageToDeadLetterQueue",
             "QueryRoute", "QueryAssignment", "Heartbeat", "NotifyClientTermination")
 METADATA = [("x-mq-client-id", "fields@1"), ("x-mq-language", "JAVA")]
 EXTREMES = [0, 1, (1 << 31) - 1, -(1 << 31), (1 << 63) - 1, -(1 << 63)]
@@ -42,6 +42,7 @@ def bases():
         "ChangeInvisibleDuration": (service.ChangeInvisibleDurationRequest(receipt_handle=handle, **lease), {"INVALID_RECEIPT_HANDLE"}),
         "ForwardMessageToDeadLetterQueue": (service.ForwardMessageToDeadLetterQueueRequest(receipt_handle=handle, **lease),
                                             {"INVALID_RECEIPT_HANDLE"}),
+        "RecallMessage": (service.RecallMessageRequest(topic=topic, recall_handle=handle), {"BAD_REQUEST", "TOPIC_NOT_FOUND"}),
         "QueryRoute": (service.QueryRouteRequest(topic=topic), {"OK"}),
         "QueryAssignment": (service.QueryAssignmentRequest(topic=topic, group=group), {"OK"}),
         "Heartbeat": (service.HeartbeatRequest(), {"OK"}),
