@@ -87,6 +87,10 @@ pub const FILTER_READ_ENTRIES: usize = 32;
 pub const MAX_FILTER_BYTES: usize = 64 * 1024 * 1024;
 /// Receives of a node that read messages at the same time to evaluate a condition; others wait for their turn.
 pub const MAX_FILTER_READS: usize = 8;
+/// Messages that wait and are looked at for one page, unless whoever asks says how many.
+pub const DELAYED_PAGE: u32 = 100;
+/// And at most.
+pub const MAX_DELAYED_PAGE: u32 = 256;
 /// Queues that one seek of an administrator moves at the same time.
 pub const SEEK_AT_ONCE: usize = 16;
 /// How long a seek of a whole topic may take: queues that are not known to be done by then are told as such.

@@ -26,6 +26,7 @@ pub mod answer;
 mod at_leader;
 pub mod counters;
 pub mod delay;
+mod delayed;
 mod digest;
 pub mod forwarded;
 pub mod handle;

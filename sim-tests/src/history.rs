@@ -239,6 +239,8 @@ struct Book {
     names: Names,
     /// When each message was sent for the first time.
     sent: BTreeMap<String, Duration>,
+    /// What retention took of the topic of those that are delivered at a date.
+    delayed_and_forgotten: BTreeSet<String>,
 }
 
 impl History {
@@ -257,6 +259,7 @@ impl History {
             done: BTreeSet::new(),
             names: Names::default(),
             sent: BTreeMap::new(),
+            delayed_and_forgotten: BTreeSet::new(),
         })))
     }
 
@@ -289,6 +292,12 @@ impl History {
     #[must_use]
     pub fn first_sent(&self, id: &str) -> Option<Duration> {
         self.book().sent.get(id).copied()
+    }
+
+    /// Messages that were to be delivered at a date, and that retention took once they were.
+    #[must_use]
+    pub fn delayed_and_forgotten(&self) -> BTreeSet<String> {
+        self.book().delayed_and_forgotten.clone()
     }
 
     /// True once every consumer group is done with every stored message.
@@ -406,6 +415,9 @@ impl Book {
                 place, id, groups, ..
             } => {
                 self.tally.forgotten += 1;
+                if place.topic == DELAYED {
+                    self.delayed_and_forgotten.extend(id.clone());
+                }
                 self.extend(place);
                 for (group, id) in groups.iter().zip(id.iter().cycle()) {
                     self.finish(group, id);

@@ -41,5 +41,6 @@ pub use crate::{
     kv::{Fault, KeyValue},
     outcome::{AckResult, Effect, Lease, Outcome, RecallResult, Refusal, ReleaseResult, Reply},
     tag::tag_hash,
+    timers::TimerView,
     view::{InFlightView, QueueView, Selection, Stored, SubscriptionView},
 };

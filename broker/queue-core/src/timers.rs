@@ -126,7 +126,40 @@ impl Timer {
     }
 }
 
+/// What is shown of a timer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimerView {
+    /// Its number.
+    pub timer: u64,
+    /// When the message is due, by the shard's time.
+    pub at_ms: u64,
+    /// What is known of the message; nothing if it was recalled.
+    pub stored: Option<Stored>,
+}
+
 impl Core {
+    /// Timers of a queue from a number on, at most so many.
+    pub fn waiting_from(
+        &self,
+        kv: &dyn KeyValue,
+        queue: QueueId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<TimerView>, Fault> {
+        let end = Key::of(keys::TIMER).long(queue.0).end();
+        let found = kv.scan(&keys::timer(queue, from), &end, limit)?;
+        let view = |(key, value)| {
+            let (number, timer) = (keys::offset(key)?, Timer::read(value)?);
+            let stored = self.locate(kv, queue.waiting_room(), number)?;
+            Ok(TimerView {
+                timer: number,
+                at_ms: timer.at_ms,
+                stored,
+            })
+        };
+        found.into_iter().map(view).collect()
+    }
+
     /// Messages that wait for a queue.
     pub fn waiting_for(&self, queue: QueueId) -> u64 {
         self.timers.rooms.get(&queue).map_or(0, |room| room.waiting)

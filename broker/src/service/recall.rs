@@ -44,7 +44,7 @@ impl Service {
         }
     }
 
-    async fn try_recall(
+    pub(super) async fn try_recall(
         &self,
         caller: &Caller,
         request: &RecallMessageRequest,
@@ -70,7 +70,7 @@ impl Service {
 }
 
 /// The handle, if it is one of a message of this topic. Nobody leads a shard that it says at random.
-fn of_topic(topic: &record::Topic, text: &str) -> Result<RecallHandle, Refused> {
+pub(super) fn of_topic(topic: &record::Topic, text: &str) -> Result<RecallHandle, Refused> {
     let refuse = |why: &str| Err(Refused::new(Code::BadRequest, why));
     let Some(handle) = RecallHandle::decode(text) else {
         return refuse("the recall handle is malformed");

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use broker::{
     limits::MAX_DELAY,
     service::{Service, delay::RecallHandle},
-    views::TopicSpec,
+    views::{AdminErrorKind, DelayedQuery, RecallSpec, RetimeSpec, TopicSpec},
 };
 use flotilla_proto::rocketmq::{
     Code, Message, MessageType, RecallMessageRequest, RecallMessageResponse, SendMessageRequest,
@@ -379,4 +379,96 @@ async fn a_recall_whose_way_to_the_leader_is_broken_is_not_answered_as_done() {
     assert_eq!(recalled(other, &handle).await, Code::HaNotAvailable);
     cluster.heal("RecallMessage");
     assert_eq!(recalled(other, &handle).await, Code::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_see_what_waits_recall_it_and_give_it_another_date() {
+    let cluster = Cluster::start(3).await;
+    make_topic(cluster.service(1), "orders", "DELAY").await;
+    let mut handles = BTreeMap::new();
+    for number in 0..10 {
+        let id = format!("id-{number}");
+        handles.insert(id.clone(), send_later(cluster.service(1), &id, HOUR).await);
+    }
+    // Any node, page by page.
+    let mut shown = BTreeMap::new();
+    let mut query = DelayedQuery {
+        limit: Some(3),
+        ..Default::default()
+    };
+    loop {
+        let page = cluster
+            .service(2)
+            .list_delayed("orders", query.clone())
+            .await
+            .unwrap();
+        assert!(page.messages.len() <= 3);
+        shown.extend(page.messages.into_iter().map(|it| (it.message_id.clone(), it)));
+        query.from = page.next;
+        if query.from.is_none() {
+            break;
+        }
+    }
+    let handles_shown: BTreeMap<String, String> = shown
+        .iter()
+        .map(|(id, it)| (id.clone(), it.recall_handle.clone()))
+        .collect();
+    assert_eq!(handles_shown, handles);
+    let left = Duration::from_millis(shown["id-0"].left_ms);
+    assert!(left <= HOUR && left > HOUR / 2, "{left:?}");
+    let query = DelayedQuery {
+        message_id: Some("id-4".into()),
+        ..Default::default()
+    };
+    let found = cluster.service(3).list_delayed("orders", query).await.unwrap();
+    assert_eq!(found.messages.len(), 1);
+    assert_eq!(found.messages[0].recall_handle, handles["id-4"]);
+    let recall = RecallSpec {
+        recall_handle: handles["id-4"].clone(),
+    };
+    let done = cluster
+        .service(2)
+        .recall_delayed("orders", recall.clone())
+        .await
+        .unwrap();
+    assert_eq!(done.message_id, "id-4");
+    cluster
+        .service(2)
+        .recall_delayed("orders", recall)
+        .await
+        .unwrap_err();
+    // At once; and the message says so.
+    let now_ms = cluster.service(1).node().clock().wall_ms();
+    let retime = |id: &str, delivery_ms| RetimeSpec {
+        recall_handle: handles[id].clone(),
+        delivery_ms,
+    };
+    let done = cluster
+        .service(2)
+        .retime_delayed("orders", retime("id-5", now_ms))
+        .await
+        .unwrap();
+    assert_eq!(done.message_id, "id-5");
+    let came = take(cluster.service(1), 1).await;
+    assert_eq!(properties(&came["id-5"]).delivery_timestamp, Some(stamp(now_ms)));
+    let late = cluster
+        .service(2)
+        .retime_delayed("orders", retime("id-5", now_ms))
+        .await;
+    assert_eq!(late.unwrap_err().kind, AdminErrorKind::NotFound);
+    let too_far = now_ms + (MAX_DELAY + HOUR).as_millis() as u64;
+    let refused = cluster
+        .service(2)
+        .retime_delayed("orders", retime("id-6", too_far))
+        .await;
+    assert_eq!(refused.unwrap_err().kind, AdminErrorKind::Invalid);
+    let odd = DelayedQuery {
+        from: Some("somewhere".into()),
+        ..Default::default()
+    };
+    let refused = cluster.service(1).list_delayed("orders", odd).await;
+    assert_eq!(refused.unwrap_err().kind, AdminErrorKind::Invalid);
+    nothing_comes(cluster.service(1)).await;
+    cluster.pass(HOUR);
+    assert_eq!(take(cluster.service(3), 8).await.len(), 8);
 }

@@ -13,20 +13,20 @@ use std::{
 
 use broker::{
     limits::MIN_INVISIBLE,
-    views::{BackoffView, GroupSpec, StartAt, TopicSpec},
+    views::{AdminErrorKind, BackoffView, GroupSpec, RetimeSpec, StartAt, TopicSpec},
 };
 use flotilla_proto::rocketmq::Code;
 use futures::future::join_all;
 use madsim::{
-    rand::{Rng, thread_rng},
+    rand::{Rng, seq::SliceRandom, thread_rng},
     time::TimeHandle,
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::{Context, now, pause};
 use crate::{
-    client::{Ask, Failure},
+    client::{Ask, Failure, Told},
     history::DELAYED,
     host::Host,
     letter::Letter,
@@ -45,6 +45,11 @@ const PAUSE_MS: std::ops::Range<u64> = 0..1_200;
 /// Share of messages that are recalled, and of those that are sent again although the answer came.
 const RECALLED: f64 = 0.35;
 const AGAIN: f64 = 0.3;
+/// Of those that an operator gives another date, and how far ahead that is at most, milliseconds.
+const RETIMED: f64 = 0.15;
+const RETIMED_TO_MS: u64 = 6_000;
+/// A request of an operator that has no answer by then has none.
+const LONGEST: Duration = Duration::from_secs(25);
 /// Longest a receive waits.
 const POLL: Duration = Duration::from_secs(1);
 const CONSUMERS: u32 = 2;
@@ -177,7 +182,11 @@ impl Sender {
         while !self.delayed.is_done() {
             self.look_at_clocks();
             let calm = self.delayed.calm_since();
-            self.tell(|ledger| ledger.late(now(), calm));
+            let forgotten = self.context.history.delayed_and_forgotten();
+            self.tell(|ledger| {
+                ledger.forgotten(&forgotten);
+                ledger.late(now(), calm);
+            });
             sleep(LOOK_EVERY).await;
         }
     }
@@ -194,12 +203,13 @@ impl Sender {
                 _ => rng.gen_range(3_000..20_000),
             }
         };
-        let wall = TimeHandle::current().now_time().duration_since(UNIX_EPOCH);
-        let wall_ms = wall.expect("simulated time starts after 1970").as_millis() as u64;
-        let delivery_ms = wall_ms.saturating_add_signed(delay_ms);
+        let delivery_ms = wall_ms().saturating_add_signed(delay_ms);
         self.look_at_clocks();
-        self.tell(|ledger| ledger.sending(&id, now(), delay_ms));
-        let told = self.send(&id, delivery_ms).await;
+        let begun = now();
+        self.tell(|ledger| ledger.sending(&id, begun, delay_ms));
+        let Some(told) = self.send(&id, delivery_ms, None).await else {
+            return;
+        };
         self.tell(|ledger| ledger.stored(&id, now(), &told));
         let (recalls, again) = {
             let mut rng = thread_rng();
@@ -209,19 +219,24 @@ impl Sender {
         sleep(Duration::from_millis(thread_rng().gen_range(0..most))).await;
         if again {
             let came = self.tell(|ledger| ledger.place_of(&id));
-            let told = self.send(&id, delivery_ms).await;
-            self.context.coverage.count("delayed message sent again");
-            self.tell(|ledger| ledger.stored_again(&id, &told, came));
+            let until = begun + ledger::WINDOW;
+            if let Some(told) = self.send(&id, delivery_ms, Some(until)).await {
+                self.context.coverage.count("delayed message sent again");
+                self.tell(|ledger| ledger.stored_again(&id, &told, came));
+            }
+        }
+        if thread_rng().gen_bool(RETIMED) && !told.handle.is_empty() {
+            self.retime(&id, &told.handle).await;
         }
         if recalls && !told.handle.is_empty() {
             self.recall(&id, &told.handle).await;
         }
     }
 
-    /// Until it is stored.
-    async fn send(&self, id: &str, delivery_ms: u64) -> crate::client::Told {
+    /// Until it is stored, or for so long: a try may take some seconds more.
+    async fn send(&self, id: &str, delivery_ms: u64, until: Option<Duration>) -> Option<Told> {
         let letter = Letter::of(id, self.context.plan.body);
-        loop {
+        while until.is_none_or(|until| now() < until) {
             let node = self.any_node();
             let sent = self
                 .context
@@ -231,11 +246,50 @@ impl Sender {
             debug!(at = ?now(), id, node, delivery_ms, ?sent, "sent what is to be delivered at a date");
             self.look_at_clocks();
             match sent {
-                Ok(told) => return told,
+                Ok(told) => return Some(told),
                 Err(failure) => self.context.failed("send", node, &failure),
             }
             pause().await;
         }
+        None
+    }
+
+    /// Gives it another date, until it is known whether it still waited for one.
+    async fn retime(&self, id: &str, handle: &str) {
+        let ahead = Duration::from_millis(thread_rng().gen_range(0..RETIMED_TO_MS));
+        let due = now() + ahead;
+        let spec = RetimeSpec {
+            recall_handle: handle.to_owned(),
+            delivery_ms: wall_ms() + ahead.as_millis() as u64,
+        };
+        self.look_at_clocks();
+        self.tell(|ledger| ledger.retiming(id, due));
+        let mut unsure = false;
+        let became = loop {
+            let host = self.hosts.choose(&mut thread_rng()).expect("a world has nodes");
+            if let Some(service) = host.service() {
+                let asked = timeout(LONGEST, service.retime_delayed(DELAYED, spec.clone())).await;
+                debug!(at = ?now(), id, node = host.id, ?asked, "given another date");
+                match asked {
+                    Ok(Ok(_)) => break Some(due),
+                    // Perhaps by another try, and it came by that.
+                    Ok(Err(error))
+                        if error.kind == AdminErrorKind::NotFound && error.message.contains("wait") =>
+                    {
+                        break None;
+                    }
+                    _ => unsure = true,
+                }
+            }
+            pause().await;
+        };
+        self.look_at_clocks();
+        self.context.coverage.count(match (became, unsure) {
+            (Some(_), _) => "delayed message has another date",
+            (None, false) => "delayed message given another date too late",
+            (None, true) => "another date unknown for good",
+        });
+        self.tell(|ledger| ledger.retimed(id, became));
     }
 
     /// Until it is known what became of it, as far as it can be.
@@ -305,4 +359,9 @@ impl Sender {
             }
         }
     }
+}
+
+fn wall_ms() -> u64 {
+    let wall = TimeHandle::current().now_time().duration_since(UNIX_EPOCH);
+    wall.expect("simulated time starts after 1970").as_millis() as u64
 }

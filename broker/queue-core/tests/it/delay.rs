@@ -301,3 +301,22 @@ fn a_queue_is_forgotten_for_room_by_what_stands_in_order_in_it() {
     shard.trim(Q, 2, 9);
     assert_eq!(beyond(&shard, last), Some(6));
 }
+
+#[test]
+fn what_waits_is_shown_page_by_page() {
+    let mut shard = Shard::new();
+    let timers: Vec<u64> = ["a", "b", "c"].map(|id| shard.wait(Q, id, 500)).to_vec();
+    shard.wait(Q_TWIN, "d", 500);
+    shard.recall(timers[1]);
+    let page = |from, limit| {
+        shard
+            .core
+            .waiting_from(&shard.kv, QueueId(Q), from, limit)
+            .unwrap()
+    };
+    let all = page(0, 9);
+    let shown: Vec<(u64, bool)> = all.iter().map(|it| (it.timer, it.stored.is_some())).collect();
+    assert_eq!(shown, [(timers[0], true), (timers[1], false), (timers[2], true)]);
+    assert_eq!(all[0].at_ms, START_MS + 500);
+    assert_eq!((page(0, 2).len(), page(2, 2).len(), page(3, 2).len()), (2, 1, 0));
+}

@@ -4,10 +4,17 @@
 //! clock that is ahead most was wrong meanwhile, and later by what the one that is behind most was. A shard's time
 //! stands still while nobody leads it: what was sent before the faults were over may be later by as long as they lasted.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use queue_core::limits::DEDUP_WINDOW_MS;
 
 use crate::client::Told;
 
+/// In which a message that is sent again is known, and a little less.
+pub(super) const WINDOW: Duration = Duration::from_millis(DEDUP_WINDOW_MS - 20_000);
 /// Dates and clocks are cut to milliseconds.
 const CUT: Duration = Duration::from_millis(3);
 /// From the moment at which a message is due until somebody has it: an answer or two may get lost, with a lease each.
@@ -33,8 +40,11 @@ type Place = (i32, i64);
 #[derive(Debug, Clone)]
 struct Fate {
     sending: Duration,
-    /// By true time.
+    /// By true time; while nobody knows whether it has another date, the first of both.
     due: Duration,
+    /// And the last of both.
+    due_latest: Duration,
+    retiming: bool,
     stored: Option<Duration>,
     handle: Option<String>,
     /// By how much the clocks were wrong from its first sending until it was stored, milliseconds.
@@ -43,6 +53,8 @@ struct Fate {
     recall: Option<Recall>,
     came: Option<(Duration, Place)>,
     acked: Option<Duration>,
+    /// Retention took it, once it stood in its queue.
+    forgotten: bool,
 }
 
 impl Fate {
@@ -54,9 +66,14 @@ impl Fate {
     fn latest(&self, calm: Duration) -> Duration {
         let behind = Duration::from_millis(self.clocks.0.min(0).unsigned_abs());
         match self.sending < calm {
-            true => calm + self.due.saturating_sub(self.sending) + behind + BACKLOG,
-            false => self.due.max(self.stored.unwrap_or_default()) + behind + WITHIN,
+            true => calm + self.due_latest.saturating_sub(self.sending) + behind + BACKLOG,
+            false => self.due_latest.max(self.stored.unwrap_or_default()) + behind + WITHIN,
         }
+    }
+
+    /// Its first try and that which was answered are so far apart that a shard need not know any more that they are one message.
+    fn may_be_two(&self) -> bool {
+        self.stored.is_none_or(|stored| stored > self.sending + WINDOW)
     }
 
     /// It was acknowledged, and no recall can have had to do with that it did not come.
@@ -64,6 +81,7 @@ impl Fate {
         let may_be_recalled = matches!(self.recall, Some(Recall::Done | Recall::Unsure));
         self.stored.is_some()
             && self.came.is_none()
+            && !self.forgotten
             && !may_be_recalled
             && (!self.recalling || self.recall.is_some())
     }
@@ -95,7 +113,10 @@ impl Ledger {
     /// By how much the wall clocks of nodes are ahead, the one that is behind most and the one that is ahead most.
     pub(super) fn clocks(&mut self, _at: Duration, least: i64, most: i64) {
         self.clocks = (least, most);
-        let on_their_way = self.fates.values_mut().filter(|fate| fate.stored.is_none());
+        let on_their_way = self
+            .fates
+            .values_mut()
+            .filter(|fate| fate.stored.is_none() || fate.retiming);
         for fate in on_their_way {
             fate.clocks = (fate.clocks.0.min(least), fate.clocks.1.max(most));
         }
@@ -106,6 +127,8 @@ impl Ledger {
         let fate = Fate {
             sending: at,
             due: at + delay,
+            due_latest: at + delay,
+            retiming: false,
             stored: None,
             handle: None,
             clocks: self.clocks,
@@ -113,6 +136,7 @@ impl Ledger {
             recall: None,
             came: None,
             acked: None,
+            forgotten: false,
         };
         self.fates.insert(id.to_owned(), fate);
     }
@@ -135,7 +159,7 @@ impl Ledger {
 
     /// It was sent once more; when that began it had come from there.
     pub(super) fn stored_again(&mut self, id: &str, told: &Told, came: Option<Place>) {
-        let Some(fate) = self.fate(id).cloned() else {
+        let Some(fate) = self.fate(id).filter(|fate| !fate.may_be_two()).cloned() else {
             return;
         };
         let again = Some(told.handle.clone()).filter(|handle| !handle.is_empty());
@@ -154,6 +178,24 @@ impl Ledger {
         }
     }
 
+    /// It is to have another date.
+    pub(super) fn retiming(&mut self, id: &str, due: Duration) {
+        if let Some(fate) = self.fate(id) {
+            (fate.due, fate.due_latest) = (fate.due.min(due), fate.due_latest.max(due));
+            fate.retiming = true;
+        }
+    }
+
+    /// It has it, if that is known.
+    pub(super) fn retimed(&mut self, id: &str, due: Option<Duration>) {
+        if let Some(fate) = self.fate(id) {
+            fate.retiming = false;
+            if let Some(due) = due {
+                (fate.due, fate.due_latest) = (due, due);
+            }
+        }
+    }
+
     pub(super) fn recalling(&mut self, id: &str) {
         if let Some(fate) = self.fate(id) {
             fate.recalling = true;
@@ -168,7 +210,8 @@ impl Ledger {
             other => other,
         };
         fate.recall = Some(became);
-        if let (Recall::Done, Some((came, _))) = (became, fate.came) {
+        let came = fate.came.filter(|_| !fate.may_be_two());
+        if let (Recall::Done, Some((came, _))) = (became, came) {
             self.broken(format!(
                 "recalled: {id} came at {came:?}, and its recall was OK at {at:?}"
             ));
@@ -189,13 +232,17 @@ impl Ledger {
         };
         let before = fate.came.get_or_insert((at, place)).1;
         let fate = fate.clone();
+        if at < fate.earliest() {
+            self.broken(format!("early: {id} came at {at:?}: {fate:?}"));
+        }
+        // Until it is known to be stored nobody knows that it is one; what is wrong with it then is wrong later, too.
+        if fate.may_be_two() {
+            return;
+        }
         if before != place {
             self.broken(format!(
                 "twice: {id} came from {before:?}, and at {at:?} from {place:?}"
             ));
-        }
-        if at < fate.earliest() {
-            self.broken(format!("early: {id} came at {at:?}: {fate:?}"));
         }
         if fate.recall == Some(Recall::Done) {
             self.broken(format!("recalled: {id} came at {at:?}, and its recall was OK"));
@@ -210,6 +257,15 @@ impl Ledger {
     pub(super) fn acked(&mut self, id: &str, at: Duration) {
         if let Some(fate) = self.fate(id) {
             fate.acked.get_or_insert(at);
+        }
+    }
+
+    /// Retention took these, which had come to their queues.
+    pub(super) fn forgotten(&mut self, ids: &BTreeSet<String>) {
+        for id in ids {
+            if let Some(fate) = self.fates.get_mut(id) {
+                fate.forgotten = true;
+            }
         }
     }
 
@@ -228,7 +284,7 @@ impl Ledger {
         let is_owed = self.fates.values().any(Fate::is_owed);
         let last = self.fates.values().map(|fate| {
             let behind = fate.clocks.0.min(0).unsigned_abs();
-            fate.due + Duration::from_millis(behind)
+            fate.due_latest + Duration::from_millis(behind)
         });
         (!is_owed).then(|| last.max().unwrap_or_default())
     }
@@ -320,5 +376,14 @@ mod tests {
         assert_eq!(ledger.wrong.len(), 0);
         ledger.late(S(57), Some(S(0)));
         assert!(says(&ledger, "P5 late"), "{:?}", ledger.wrong);
+    }
+
+    #[test]
+    fn what_has_another_date_comes_by_that() {
+        let mut ledger = ledger();
+        ledger.retiming("a", S(30));
+        ledger.retimed("a", Some(S(30)));
+        ledger.came("a", (S(19), S(20)), (0, 3), true);
+        assert!(says(&ledger, "P5 early"), "{:?}", ledger.wrong);
     }
 }
