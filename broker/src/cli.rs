@@ -4,6 +4,7 @@
 
 mod client;
 mod cluster;
+mod delay;
 mod group;
 mod logging;
 mod output;
@@ -40,6 +41,9 @@ enum Command {
     /// Create, list, describe and delete consumer groups
     #[command(subcommand)]
     Group(group::GroupCommand),
+    /// List, recall and re-time messages that wait for their date
+    #[command(subcommand)]
+    Delay(delay::DelayCommand),
     /// Measure a cluster from the outside, and verify that it loses nothing
     Bench(crate::bench::BenchArgs),
 }
@@ -85,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Cluster(command) => ask(cluster::run(command)),
         Command::Topic(command) => ask(topic::run(command)),
         Command::Group(command) => ask(group::run(command)),
+        Command::Delay(command) => ask(delay::run(command)),
         Command::Bench(args) => bench(args),
     }
 }

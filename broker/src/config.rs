@@ -49,6 +49,8 @@ pub struct Config {
     pub auto_create_groups: bool,
     /// Queues of a topic that does not say.
     pub default_queues: u32,
+    /// How far ahead a message may be sent.
+    pub max_delay: Period,
     /// Threads of the runtime.
     pub worker_threads: Option<u32>,
     /// How long messages are kept.

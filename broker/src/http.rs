@@ -3,6 +3,7 @@
 
 mod cluster;
 mod consumer_groups;
+mod delayed;
 mod error;
 mod health;
 mod limits;
@@ -69,6 +70,9 @@ struct Api {
         topics::list,
         topics::describe,
         topics::delete,
+        delayed::list,
+        delayed::recall,
+        delayed::retime,
         consumer_groups::create,
         consumer_groups::list,
         consumer_groups::describe,
@@ -89,6 +93,9 @@ fn router(api: Api) -> Router {
         .route("/v1/cluster", get(cluster::show))
         .route("/v1/topics", get(topics::list).post(topics::create))
         .route("/v1/topics/{topic}", get(topics::describe).delete(topics::delete))
+        .route("/v1/topics/{topic}/delayed", post(delayed::list))
+        .route("/v1/topics/{topic}/delayed/recall", post(delayed::recall))
+        .route("/v1/topics/{topic}/delayed/retime", post(delayed::retime))
         .route(
             "/v1/consumer-groups",
             get(consumer_groups::list).post(consumer_groups::create),

@@ -87,6 +87,10 @@ pub const FILTER_READ_ENTRIES: usize = 32;
 pub const MAX_FILTER_BYTES: usize = 64 * 1024 * 1024;
 /// Receives of a node that read messages at the same time to evaluate a condition; others wait for their turn.
 pub const MAX_FILTER_READS: usize = 8;
+/// Messages that wait and are looked at for one page, unless whoever asks says how many.
+pub const DELAYED_PAGE: u32 = 100;
+/// And at most.
+pub const MAX_DELAYED_PAGE: u32 = 256;
 /// Queues that one seek of an administrator moves at the same time.
 pub const SEEK_AT_ONCE: usize = 16;
 /// How long it may take to tell all shards that a consumer group is paused, or goes on.
@@ -235,6 +239,10 @@ pub const MAX_ENTRIES_IN_FLIGHT: usize = 4;
 /// every replica, before what comes later, so this is how long an acknowledgement waits for the sends before it.
 pub const MAX_BYTES_IN_FLIGHT: usize = 256 * 1024;
 
+/// How far ahead a message may be sent unless it is configured.
+pub const MAX_DELAY: Duration = Duration::from_secs(40 * 86_400);
+/// Messages that one command gives their places, because they are due.
+pub const FIRE_LIMIT: u32 = 1024;
 /// Expiries in one tick.
 pub const TICK_LIMIT: u32 = 1024;
 /// Messages forgotten by one step of retention, which is under way alone in its shard.
@@ -298,6 +306,8 @@ pub struct Bounds {
     pub entry_commands: usize,
     /// [`TICK_LIMIT`].
     pub tick: u32,
+    /// [`FIRE_LIMIT`].
+    pub fire: u32,
     /// [`TRIM_LIMIT`].
     pub trim: u32,
     /// [`COPY_COMMANDS_AT_ONCE`].
@@ -323,6 +333,7 @@ impl Default for Bounds {
             queued_send_bytes: MAX_QUEUED_SEND_BYTES,
             entry_commands: MAX_ENTRY_COMMANDS,
             tick: TICK_LIMIT,
+            fire: FIRE_LIMIT,
             trim: TRIM_LIMIT,
             copy_commands: COPY_COMMANDS_AT_ONCE,
             seek: DROP_LIMIT,
@@ -367,6 +378,7 @@ const _: () = assert!(MAX_COMMAND_BYTES < MAX_QUEUED_SMALL_BYTES);
 const _: () = assert!(PIPELINE_BYTES <= MAX_ENTRY_BYTES);
 const _: () = assert!(DROP_LIMIT <= queue_core::limits::MAX_FORGET);
 const _: () = assert!(TRIM_LIMIT <= queue_core::limits::MAX_FORGET);
+const _: () = assert!(FIRE_LIMIT as usize <= queue_core::limits::MAX_FIRE);
 const _: () = assert!(TICK_LIMIT as usize <= queue_core::limits::MAX_EXPIRIES);
 // A look ends with the page in which it reaches its bound.
 const _: () = assert!(PASS_OVER_MOST + FILTER_LOOKS_AT as u64 <= queue_core::limits::MAX_PASSED_OVER);

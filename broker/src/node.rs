@@ -108,6 +108,8 @@ pub struct NodeOptions {
     pub retention: Duration,
     /// The oldest messages are forgotten when a node's log is larger than this, bytes.
     pub retention_bytes: u64,
+    /// A message may be sent so long before it is to be delivered.
+    pub max_delay: Duration,
     /// A push consumer that lives may hold a message for so long; then it comes to others.
     pub renew_at_most: Duration,
     /// Timing of elections and heartbeats.

@@ -25,6 +25,8 @@ pub mod admin;
 pub mod answer;
 mod at_leader;
 pub mod counters;
+pub mod delay;
+mod delayed;
 mod digest;
 pub mod forwarded;
 pub mod handle;
@@ -36,6 +38,7 @@ mod pause;
 #[path = "../../sim-tests/plant/bodies/service.rs"]
 mod planted;
 mod pull;
+mod recall;
 pub mod receive;
 mod release;
 pub mod route;

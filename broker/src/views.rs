@@ -4,7 +4,11 @@
 //! These shapes are public: fields may be added, never renamed. Times are in milliseconds,
 //! and units stand last in a name.
 
+mod delayed;
+
 use serde::{Deserialize, Serialize};
+
+pub use delayed::*;
 
 /// A cluster as one node sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

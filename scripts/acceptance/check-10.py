@@ -111,7 +111,7 @@ def wrong_requests(check, cluster):
         ("no client id", {"CLIENT_ID_REQUIRED", "BAD_REQUEST"}, lambda: nobody.send(TOPIC, "a")),
         ("a route of an unknown topic", {"TOPIC_NOT_FOUND"}, lambda: code(client.call("QueryRoute", service.QueryRouteRequest(
             topic=resource("nowhere"))))),
-        ("a recall", {"NOT_IMPLEMENTED"}, lambda: code(client.call("RecallMessage", service.RecallMessageRequest(
+        ("a recall with an invalid handle", {"BAD_REQUEST"}, lambda: code(client.call("RecallMessage", service.RecallMessageRequest(
             topic=resource(TOPIC), recall_handle="x")))),
         ("the end of a transaction", {"NOT_IMPLEMENTED"}, lambda: code(client.call("EndTransaction", service.EndTransactionRequest(
             topic=resource(TOPIC), message_id="x", transaction_id="y", resolution=definition.COMMIT)))),

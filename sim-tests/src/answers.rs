@@ -14,7 +14,7 @@ use md5::{Digest, Md5};
 use mq::receive_message_response::Content;
 
 use crate::{
-    history::{DEAD_LETTERS, History, topic_of},
+    history::{DEAD_LETTERS, DELAYED, History, topic_of},
     host::client_addr,
     letter::says_its_birth,
     plan::{Fault, Plan},
@@ -250,12 +250,13 @@ pub fn of_message(
 /// What a message is.
 fn as_it_is(message: &mq::Message, all: &mq::SystemProperties) -> [(bool, &'static str); 5] {
     let message_group = message_group_of(&all.message_id);
-    let kind = match message_group {
-        Some(_) => mq::MessageType::Fifo,
-        None => mq::MessageType::Normal,
+    let (kind, is_delayed) = match (message_group, topic_of(&all.message_id)) {
+        (Some(_), _) => (mq::MessageType::Fifo, false),
+        (None, DELAYED) => (mq::MessageType::Delay, true),
+        (None, _) => (mq::MessageType::Normal, false),
     };
     let is_plain = all.message_group.as_deref() == message_group
-        && all.delivery_timestamp.is_none()
+        && all.delivery_timestamp.is_some() == is_delayed
         && all.orphaned_transaction_recovery_duration.is_none()
         && all.lite_topic.is_none()
         && all.priority.is_none();

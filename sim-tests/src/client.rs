@@ -21,9 +21,11 @@ use crate::{
     trace::Trace,
 };
 
+mod delayed;
 mod pulls;
 mod who;
 
+pub use delayed::Told;
 pub use pulls::Pulled;
 pub use who::Who;
 

@@ -33,6 +33,12 @@ impl WallClock {
         self.0.fetch_add(ms, Ordering::SeqCst);
     }
 
+    /// By how much it is ahead now, milliseconds.
+    #[must_use]
+    pub fn ahead_ms(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
     fn now_ms(&self) -> u64 {
         let since = TimeHandle::current().now_time().duration_since(UNIX_EPOCH);
         let since = since.expect("simulated time starts after 1970").as_millis() as u64;

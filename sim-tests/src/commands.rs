@@ -111,6 +111,9 @@ fn name(command: &Option<Command>) -> &'static str {
         Some(Command::Trim(_)) => "command trim",
         Some(Command::Configure(_)) => "command configure",
         Some(Command::Seek(_)) => "command seek",
+        Some(Command::Fire(_)) => "command fire",
+        Some(Command::Recall(_)) => "command recall",
+        Some(Command::Retime(_)) => "command retime",
         Some(Command::CopyForward(_)) => "command copy forward",
         None => "command unknown",
     }

@@ -189,6 +189,9 @@ pub const VANISHES_WITHIN: Duration = Duration::from_secs(30);
 /// Dead letters of a consumer group are in a topic of this name and the group's.
 pub const DEAD_LETTERS: &str = "%DLQ%";
 
+/// Messages that are to be delivered at a date are in a topic of this name.
+pub const DELAYED: &str = "delayed";
+
 /// What was agreed for all consumer groups.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
@@ -239,6 +242,8 @@ struct Book {
     names: Names,
     /// When each message was sent for the first time.
     sent: BTreeMap<String, Duration>,
+    /// What retention took of the topic of those that are delivered at a date.
+    delayed_and_forgotten: BTreeSet<String>,
 }
 
 impl History {
@@ -257,6 +262,7 @@ impl History {
             done: BTreeSet::new(),
             names: Names::default(),
             sent: BTreeMap::new(),
+            delayed_and_forgotten: BTreeSet::new(),
         })))
     }
 
@@ -289,6 +295,12 @@ impl History {
     #[must_use]
     pub fn first_sent(&self, id: &str) -> Option<Duration> {
         self.book().sent.get(id).copied()
+    }
+
+    /// Messages that were to be delivered at a date, and that retention took once they were.
+    #[must_use]
+    pub fn delayed_and_forgotten(&self) -> BTreeSet<String> {
+        self.book().delayed_and_forgotten.clone()
     }
 
     /// True once every consumer group is done with every stored message.
@@ -406,6 +418,9 @@ impl Book {
                 place, id, groups, ..
             } => {
                 self.tally.forgotten += 1;
+                if place.topic == DELAYED {
+                    self.delayed_and_forgotten.extend(id.clone());
+                }
                 self.extend(place);
                 for (group, id) in groups.iter().zip(id.iter().cycle()) {
                     self.finish(group, id);

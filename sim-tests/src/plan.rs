@@ -16,6 +16,7 @@ use madsim::{
 
 use crate::{letter, machine::Slowness, oracle::late::LONGEST_BACKOFF, readers::Readers};
 
+mod delays;
 mod fault;
 mod habits;
 mod leaning;
@@ -117,6 +118,8 @@ pub struct Plan {
     pub pulls: bool,
     /// Whether a consumer group is paused and resumed.
     pub pauses: bool,
+    /// Whether messages are sent that are to be delivered at a date, and some of them recalled.
+    pub delays: bool,
 }
 
 impl Plan {
@@ -224,6 +227,7 @@ impl Plan {
             ordered: false,
             pulls: false,
             pauses: false,
+            delays: false,
         };
         habits.prepare(&mut plan);
         if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
@@ -231,6 +235,7 @@ impl Plan {
         }
         Wanted::choose(Handle::current().seed(), &mut plan);
         ordered::choose(Handle::current().seed(), &mut plan);
+        delays::choose(Handle::current().seed(), &mut plan);
         plan
     }
 
@@ -278,6 +283,7 @@ impl Plan {
             ordered: false,
             pulls: false,
             pauses: false,
+            delays: false,
         }
     }
 

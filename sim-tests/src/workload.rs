@@ -32,6 +32,7 @@ mod acknowledge;
 mod attempts;
 mod bury;
 mod death;
+mod delayed;
 mod forge;
 mod hide;
 pub mod operator;
@@ -45,6 +46,7 @@ mod send;
 mod spare;
 mod window;
 
+use delayed::Delayed;
 use pauses::Pauses;
 use pulls::Pulls;
 use replay::Replay;
@@ -67,6 +69,7 @@ pub struct Clients {
     replay: Replay,
     pulls: Pulls,
     pauses: Pauses,
+    delayed: Delayed,
 }
 
 /// What lasts of a client when its process dies.
@@ -281,6 +284,14 @@ impl Clients {
                 .build()
                 .spawn(async move { pauses.run(program.run(), hosts).await });
         }
+        let delayed = Delayed::new(plan.delays);
+        if plan.delays {
+            let (machine, id) = machine();
+            let (program, delayed, hosts) = (program(id, false), delayed.clone(), hosts.clone());
+            machine
+                .build()
+                .spawn(async move { delayed.run(program.run(), hosts).await });
+        }
         for (topic, group, rests) in consumers(plan) {
             let (machine, id) = machine();
             let mortal = plan.deaths && group != UNDERTAKER && !rests;
@@ -304,6 +315,7 @@ impl Clients {
             replay,
             pulls,
             pauses,
+            delayed,
         }
     }
 
@@ -311,6 +323,7 @@ impl Clients {
     pub fn calm(&self) {
         self.window.calm();
         self.calm.store(true, Ordering::SeqCst);
+        self.delayed.calm(now());
     }
 
     /// Whether all producers have sent everything, and the dedup window, replay, pulls and pauses were tried, if they are in this world.
@@ -321,6 +334,7 @@ impl Clients {
             && self.replay.is_done()
             && self.pulls.is_done()
             && self.pauses.is_done()
+            && self.delayed.is_done()
     }
 
     /// Producers that have not sent everything.

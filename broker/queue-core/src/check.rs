@@ -8,7 +8,11 @@ use crate::{
     keys::{self, Key, Reader},
     kv::{Fault, KeyValue},
     queue::Message,
+    timers::{Timer, due_of},
 };
+
+/// Rows of messages by queue and offset.
+type Places = BTreeMap<(QueueId, u64), Message>;
 
 impl Core {
     /// Checks that the hot state is the stored one, that every message of every subscription is in
@@ -22,9 +26,23 @@ impl Core {
         }
         self.check_subscriptions()?;
         let rows = rows(kv).map_err(|fault| fault.to_string())?;
-        self.check_places(&rows)?;
+        let (waiting, kept): (BTreeMap<_, _>, BTreeMap<_, _>) = rows
+            .iter()
+            .partition(|((queue, _), _)| queue.waits_for().is_some());
+        self.check_places(&kept)?;
+        self.check_timers(kv, &waiting)?;
         self.check_message_groups(kv, &rows)?;
         check_displaced(kv, &rows)?;
+        let displaced = rows.values().filter(|message| message.displaced);
+        let bytes = displaced
+            .map(|message| u64::from(message.stored.position.frame_len))
+            .sum::<u64>();
+        if bytes != self.displaced_bytes {
+            return Err(format!(
+                "{bytes} bytes are displaced, not {}",
+                self.displaced_bytes
+            ));
+        }
         let oldest = self.oldest_live_index(kv).map_err(|fault| fault.to_string())?;
         let expected = rows.values().map(|message| message.stored.position.index).min();
         if oldest != expected {
@@ -101,7 +119,7 @@ impl Core {
     }
 
     /// Rows are what is kept and what is in flight, and nothing else.
-    fn check_places(&self, rows: &BTreeMap<(QueueId, u64), Message>) -> Result<(), String> {
+    fn check_places(&self, rows: &Places) -> Result<(), String> {
         let mut expected = BTreeSet::new();
         for (&queue, ends) in &self.queues {
             expected.extend((ends.first..ends.next).map(|offset| (queue, offset)));
@@ -131,10 +149,58 @@ impl Core {
         }
         Ok(())
     }
+
+    /// A message that was to wait is in exactly one place: it waits, or it was fired, or recalled. What waits has a row in the
+    /// waiting room, one that says when it is due, and one in the order of time; what is remembered has the last two.
+    fn check_timers(&self, kv: &dyn KeyValue, waiting: &Places) -> Result<(), String> {
+        let mut timers = BTreeMap::new();
+        let mut by_time = BTreeSet::new();
+        let all = keys::each(kv, Key::of(keys::TIMER), |key, value| {
+            let mut key = Reader::key("timer", key)?;
+            timers.insert((QueueId(key.key_long()?), key.key_long()?), Timer::read(value)?);
+            Ok(())
+        });
+        all.map_err(|fault| fault.to_string())?;
+        let all = keys::each(kv, Key::of(keys::DUE), |key, _| {
+            by_time.insert(due_of(key)?);
+            Ok(())
+        });
+        all.map_err(|fault| fault.to_string())?;
+        let expected: BTreeSet<_> = timers
+            .iter()
+            .map(|(&(queue, number), timer)| (timer.at_ms, queue, number))
+            .collect();
+        if by_time != expected {
+            return Err(format!("timers {timers:?} are in the order {by_time:?}"));
+        }
+        let places = timers.iter().filter(|(_, timer)| !timer.recalled);
+        let places = places.map(|(&(queue, number), _)| (queue.waiting_room(), number));
+        if !places.eq(waiting.keys().copied()) || waiting.values().any(|message| !message.displaced) {
+            return Err(format!("timers {timers:?} have the places {:?}", waiting.keys()));
+        }
+        for (&queue, room) in &self.timers.rooms {
+            let rows = |recalled| {
+                let theirs = timers.range((queue, 0)..=(queue, u64::MAX));
+                theirs.filter(|(_, timer)| timer.recalled == recalled).count() as u64
+            };
+            if !room.conserves() || rows(false) != room.waiting || rows(true) != room.remembered {
+                return Err(format!(
+                    "{queue:?} lost count of what waits: {room:?}, {timers:?}"
+                ));
+            }
+        }
+        match timers
+            .keys()
+            .find(|(queue, _)| !self.timers.rooms.contains_key(queue))
+        {
+            Some(orphan) => Err(format!("timer {orphan:?} has no waiting room")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// None is dated before its predecessor in its queue.
-fn check_dates(rows: &BTreeMap<(QueueId, u64), Message>) -> Result<(), String> {
+fn check_dates(rows: &Places) -> Result<(), String> {
     for (((before, _), earlier), ((queue, offset), later)) in rows.iter().zip(rows.iter().skip(1)) {
         if before == queue && earlier.stored.stored_ms > later.stored.stored_ms {
             return Err(format!("{queue:?}/{offset} is dated before its predecessor"));
@@ -143,7 +209,7 @@ fn check_dates(rows: &BTreeMap<(QueueId, u64), Message>) -> Result<(), String> {
     Ok(())
 }
 
-fn rows(kv: &dyn KeyValue) -> Result<BTreeMap<(QueueId, u64), Message>, Fault> {
+fn rows(kv: &dyn KeyValue) -> Result<Places, Fault> {
     let mut rows = BTreeMap::new();
     keys::each(kv, Key::of(keys::MESSAGE), |key, value| {
         let mut key = Reader::key("message", key)?;
@@ -164,7 +230,7 @@ fn chained(kv: &dyn KeyValue) -> Result<BTreeSet<(QueueId, u64, u64)>, Fault> {
 }
 
 /// Displaced messages, and no others, are found by their entry.
-fn check_displaced(kv: &dyn KeyValue, rows: &BTreeMap<(QueueId, u64), Message>) -> Result<(), String> {
+fn check_displaced(kv: &dyn KeyValue, rows: &Places) -> Result<(), String> {
     let displaced = rows.iter().filter(|(_, message)| message.displaced);
     let expected: BTreeSet<(u64, QueueId, u64)> = displaced
         .map(|(&(queue, offset), message)| (message.stored.position.index, queue, offset))

@@ -17,6 +17,7 @@ use crate::{
     queue::{Message, Queue},
     rules::Rules,
     subscription::{self, InFlight, Subscription},
+    timers::Timers,
     view::{InFlightView, QueueView, Selection, Stored, SubscriptionView},
 };
 
@@ -58,6 +59,8 @@ pub struct Core {
     /// Bytes in the log of what is displaced.
     pub(crate) displaced_bytes: u64,
     pub(crate) displaced_from: Floor,
+    /// Messages that wait to be due.
+    pub(crate) timers: Timers,
 }
 
 impl Core {
@@ -113,9 +116,10 @@ impl Core {
                 .load(Reader::key("dedup", key)?, Reader::value("dedup", value)?)
         })?;
         core.dedup.loaded();
-        keys::each(kv, Key::of(keys::DISPLACED), |_, value| {
-            core.load_displaced(Reader::value("displaced", value)?)
-        })?;
+        if let Some(value) = kv.get(keys::DISPLACED_BYTES)? {
+            core.displaced_bytes = Reader::value("displaced bytes", value)?.long()?;
+        }
+        core.load_timers(kv)?;
         core.load_oldest(kv)?;
         Ok(core)
     }
@@ -135,6 +139,23 @@ impl Core {
             value.put_u64_le(self.now_ms);
             kv.put(keys::NOW, &value)?;
         }
+        let displaced_bytes = self.displaced_bytes;
+        let outcome = self.carry_out(kv, context, command)?;
+        // Once, however much was displaced or gone: a start must not have to look at all of it.
+        if self.displaced_bytes != displaced_bytes {
+            let mut value = keys::value(8);
+            value.put_u64_le(self.displaced_bytes);
+            kv.put(keys::DISPLACED_BYTES, &value)?;
+        }
+        Ok(outcome)
+    }
+
+    fn carry_out(
+        &mut self,
+        kv: &mut dyn KeyValue,
+        context: Context,
+        command: &Command,
+    ) -> Result<Outcome, Fault> {
         let (at, wall_ms) = (context.position, context.wall_ms);
         let late_ms = self.now_ms - context.time_ms;
         match &command.command {
@@ -149,6 +170,9 @@ impl Core {
             Some(command::Command::Written(written)) => commands::written::apply(self, kv, late_ms, written),
             Some(command::Command::Renew(renew)) => commands::renew::apply(self, kv, late_ms, renew),
             Some(command::Command::Seek(seek)) => commands::seek::apply(self, kv, seek),
+            Some(command::Command::Fire(fire)) => commands::fire::apply(self, kv, wall_ms, fire),
+            Some(command::Command::Recall(recall)) => commands::recall::apply(self, kv, recall),
+            Some(command::Command::Retime(retime)) => commands::retime::apply(self, kv, context, retime),
             Some(command::Command::Depart(depart)) => commands::depart::apply(self, kv, late_ms, depart),
             None => Ok(Reply::Refused(Refusal::Malformed).into()),
         }
@@ -172,49 +196,10 @@ impl Core {
         })
     }
 
-    /// The queues of a topic that anything is known of, and whether they hold a message.
-    pub fn queues_of(&self, topic: u32) -> BTreeMap<QueueId, bool> {
-        let all = QueueId::new(topic, 0)..=QueueId::new(topic, u32::MAX);
-        let subscribed = (*all.start(), GroupId(0))..=(*all.end(), GroupId(u32::MAX));
-        let mut found: BTreeMap<QueueId, bool> = self
-            .queues
-            .range(all)
-            .map(|(&queue, ends)| (queue, ends.first < ends.next))
-            .collect();
-        for (&(queue, _), known) in self.subscriptions.range(subscribed) {
-            let full = found.entry(queue).or_default();
-            plant!(OrphanedDeadLettersDeleted => *full = false);
-            *full |= !known.in_flight().is_empty();
-        }
-        found
-    }
-
     /// The queues that a consumer group is on.
     pub fn queues_of_group(&self, group: GroupId) -> impl Iterator<Item = QueueId> + '_ {
         let all = (group, QueueId(0))..=(group, QueueId(u64::MAX));
         self.by_group.range(all).map(|&(_, queue)| queue)
-    }
-
-    /// The next topics from this one on that anything is known of, at most so many.
-    pub fn topics_from(&self, topic: u32, limit: usize) -> Vec<u32> {
-        let mut found = Vec::new();
-        let mut from = Some(QueueId::new(topic, 0));
-        while found.len() < limit
-            && let Some(start) = from
-        {
-            let queue = self.queues.range(start..).next().map(|(&queue, _)| queue);
-            let subscribed = self.subscriptions.range((start, GroupId(0))..).next();
-            let Some(next) = queue
-                .into_iter()
-                .chain(subscribed.map(|(&(queue, _), _)| queue))
-                .min()
-            else {
-                break;
-            };
-            found.push(next.topic());
-            from = next.topic().checked_add(1).map(|topic| QueueId::new(topic, 0));
-        }
-        found
     }
 
     /// The next consumer groups from this one on that are on any queue, at most so many.
@@ -229,15 +214,6 @@ impl Core {
             from = next.0.checked_add(1).map(GroupId);
         }
         found
-    }
-
-    /// Messages kept in a queue, and messages in flight there: what dropping it costs.
-    pub fn rows_of(&self, queue: QueueId) -> u64 {
-        let kept = self.queues.get(&queue).map_or(0, |ends| ends.next - ends.first);
-        let subscribed = self.subscriptions.range(on(queue));
-        kept + subscribed
-            .map(|(_, known)| 1 + (known.in_flight().len() + known.locks().len()) as u64)
-            .sum::<u64>()
     }
 
     /// The queues from this one on.

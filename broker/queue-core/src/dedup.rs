@@ -39,6 +39,17 @@ struct Remembered {
     id: Bytes,
 }
 
+impl Remembered {
+    fn store(&self, kv: &mut dyn KeyValue, sequence: u64) -> Result<(), Fault> {
+        let mut value = keys::value(24 + self.id.len());
+        value.put_u64_le(self.time_ms);
+        value.put_u64_le(self.queue.0);
+        value.put_u64_le(self.offset);
+        value.put_slice(&self.id);
+        kv.put(&keys::dedup(sequence), &value)
+    }
+}
+
 impl Dedup {
     /// Where a message with this id stands, if it was stored within the window.
     pub(crate) fn find(&self, topic: u32, id: &str, now_ms: u64) -> Option<(QueueId, u64)> {
@@ -53,6 +64,7 @@ impl Dedup {
         (!is_over(known.time_ms, now_ms)).then_some((known.queue, known.offset))
     }
 
+    /// Remembers where a message stands; the number under which it is.
     pub(crate) fn remember(
         &mut self,
         kv: &mut dyn KeyValue,
@@ -60,15 +72,10 @@ impl Dedup {
         queue: QueueId,
         offset: u64,
         now_ms: u64,
-    ) -> Result<(), Fault> {
-        let mut value = keys::value(24 + id.len());
-        value.put_u64_le(now_ms);
-        value.put_u64_le(queue.0);
-        value.put_u64_le(offset);
-        value.put_slice(id.as_bytes());
-        kv.put(&keys::dedup(self.first + self.ring.len() as u64), &value)?;
-        let sequence = self.push(now_ms, queue, offset, Bytes::copy_from_slice(id.as_bytes()));
-        self.by_hash.insert(sequence);
+    ) -> Result<u64, Fault> {
+        let (hash, sequence) = self.push(now_ms, queue, offset, Bytes::copy_from_slice(id.as_bytes()));
+        self.ring.back().expect("just pushed").store(kv, sequence)?;
+        self.by_hash.insert((hash, sequence));
         for _ in 0..DEDUP_FORGET_PER_APPEND {
             let oldest = self.ring.front().expect("one was just remembered");
             if !is_over(oldest.time_ms, now_ms) && self.ring.len() <= DEDUP_WINDOW_MESSAGES {
@@ -76,7 +83,26 @@ impl Dedup {
             }
             self.forget_oldest(kv)?;
         }
-        Ok(())
+        Ok(sequence)
+    }
+
+    /// What was remembered under a number stands elsewhere now. If it is remembered still.
+    pub(crate) fn moved(
+        &mut self,
+        kv: &mut dyn KeyValue,
+        sequence: u64,
+        from: (QueueId, u64),
+        to: (QueueId, u64),
+    ) -> Result<(), Fault> {
+        let at = sequence.checked_sub(self.first);
+        let known = at.and_then(|at| self.ring.get_mut(at as usize));
+        match known.filter(|known| (known.queue, known.offset) == from) {
+            Some(known) => {
+                (known.queue, known.offset) = to;
+                known.store(kv, sequence)
+            }
+            None => Ok(()),
+        }
     }
 
     fn forget_oldest(&mut self, kv: &mut dyn KeyValue) -> Result<(), Fault> {

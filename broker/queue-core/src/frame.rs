@@ -160,6 +160,7 @@ mod tests {
             message_id: id.into(),
             message: body.into(),
             tag: 3,
+            due_ms: 9,
             ..Append::default()
         };
         Command {

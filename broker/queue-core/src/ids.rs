@@ -1,5 +1,8 @@
 //! Numbers that must not be confused.
 
+/// The highest bit of a queue's number, which no topic has so many queues for.
+const WAITING_ROOM: u64 = 1 << 31;
+
 /// A queue: topic id in the high half, number within the topic in the low half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct QueueId(pub u64);
@@ -18,6 +21,16 @@ impl QueueId {
     /// Number within the topic, from 0.
     pub fn number(self) -> u32 {
         self.0 as u32
+    }
+
+    /// Where messages stand that will come to this queue, and are not due yet.
+    pub fn waiting_room(self) -> Self {
+        Self(self.0 | WAITING_ROOM)
+    }
+
+    /// The queue of a waiting room; nothing if this is a queue itself.
+    pub fn waits_for(self) -> Option<Self> {
+        (self.0 & WAITING_ROOM != 0).then_some(Self(self.0 & !WAITING_ROOM))
     }
 }
 

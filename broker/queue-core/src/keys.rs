@@ -16,10 +16,15 @@
 //! f | u64 queue | u32 group | u64 off -> fmt | u8 leased | u8 auto_renew | u8 written | u32 attempt | u64 at_ms
 //!                                            | u64 nonce | u64 client | u64 first_leased_ms | u64 message_group | u64 request
 //! l | u64 queue | u32 group | u64 mg  -> fmt | u64 blocked | u64 next | u64 ready_ms   (message groups with messages passed over)
+//! b                                   -> fmt | u64 displaced_bytes
+//! o | u64 queue                       -> fmt | u64 next | u64 waiting | u64 fired | u64 recalled | u64 remembered
+//! w | u64 queue | u64 timer           -> fmt | u8 recalled | u64 at_ms | u64 dedup sequence
+//! t | u64 at_ms | u64 queue | u64 tim -> fmt                      (timers by their time)
 //! d | u64 sequence                    -> fmt | u64 time_ms | u64 queue | u64 offset | message id
 //! ```
 //! A message is displaced when its entry is not where its neighbours' order would have
-//! it: a dead letter, or one that was copied forward.
+//! it: a dead letter, one that waited, or one that was copied forward. A waiting message has its row in the waiting room of
+//! its queue: there the highest bit of the queue's number is set, and the offset is the number of its timer.
 
 use std::ops::ControlFlow;
 
@@ -39,6 +44,10 @@ pub(crate) const DELETIONS: &[u8] = b"g";
 pub(crate) const QUEUE: u8 = b'q';
 pub(crate) const MESSAGE: u8 = b'm';
 pub(crate) const DISPLACED: u8 = b'x';
+pub(crate) const DISPLACED_BYTES: &[u8] = b"b";
+pub(crate) const ROOM: u8 = b'o';
+pub(crate) const TIMER: u8 = b'w';
+pub(crate) const DUE: u8 = b't';
 pub(crate) const RULES: u8 = b'r';
 pub(crate) const SUBSCRIPTION: u8 = b's';
 pub(crate) const IN_FLIGHT: u8 = b'f';
@@ -120,6 +129,18 @@ pub(crate) fn chain(queue: QueueId, message_group: u64, offset: u64) -> Key {
 
 pub(crate) fn lock(queue: QueueId, group: GroupId, message_group: u64) -> Key {
     Key::of(LOCK).long(queue.0).group(group).long(message_group)
+}
+
+pub(crate) fn room(queue: QueueId) -> Key {
+    Key::of(ROOM).long(queue.0)
+}
+
+pub(crate) fn timer(queue: QueueId, number: u64) -> Key {
+    Key::of(TIMER).long(queue.0).long(number)
+}
+
+pub(crate) fn due(at_ms: u64, queue: QueueId, number: u64) -> Key {
+    Key::of(DUE).long(at_ms).long(queue.0).long(number)
 }
 
 pub(crate) fn rules(group: GroupId) -> Key {

@@ -17,6 +17,7 @@ pub mod frame;
 mod held;
 mod ids;
 mod keys;
+mod known;
 mod kv;
 pub mod limits;
 #[cfg(madsim)]
@@ -31,6 +32,7 @@ mod queue;
 mod rules;
 mod subscription;
 mod tag;
+mod timers;
 mod view;
 
 pub use crate::{
@@ -39,7 +41,8 @@ pub use crate::{
     ids::{GroupId, Position, QueueId},
     kv::{Fault, KeyValue},
     message_group::{Candidate, InOrder, Source},
-    outcome::{AckResult, Effect, Lease, Outcome, Refusal, ReleaseResult, Reply},
+    outcome::{AckResult, Effect, Lease, Outcome, RecallResult, Refusal, ReleaseResult, Reply},
     tag::{message_group_hash, tag_hash},
+    timers::TimerView,
     view::{InFlightView, QueueView, Selection, Stored, SubscriptionView},
 };

@@ -27,6 +27,10 @@ pub const MAX_FORGET: u32 = 4096;
 pub const DEFAULT_BACKOFF_MS: u64 = 10_000;
 /// Bytes of one entry's payload: as many as a record of the log holds.
 pub const MAX_ENTRY_PAYLOAD: usize = 8 * 1024 * 1024;
+/// Messages that one fire command gives their places in their queues, or forgets.
+pub const MAX_FIRE: usize = 4096;
+/// That a message was recalled is known for so long: whoever asks again in this time learns that it was, and not delivered.
+pub const RECALLED_KEPT_MS: u64 = 600_000;
 /// Rows read at once while the state is loaded.
 pub const LOAD_PAGE: usize = 4096;
 /// Rows read at first where a few are probably enough.

@@ -25,7 +25,8 @@ impl From<Reply> for Outcome {
 pub enum Reply {
     /// The message stands in the queue.
     Appended {
-        /// The queue it stands in; a duplicate may stand in another queue of the topic.
+        /// The queue it stands in; a duplicate may stand in another queue of the topic. The waiting room of the queue, if it is
+        /// not due yet: then the offset is the number of its timer.
         queue: QueueId,
         /// Its offset.
         offset: u64,
@@ -74,6 +75,17 @@ pub enum Reply {
         /// The offset that comes next.
         at: Option<u64>,
     },
+    /// Messages that were due stand in their queues.
+    Fired {
+        /// How many.
+        fired: u32,
+        /// That so many others were recalled is forgotten.
+        forgotten: u32,
+    },
+    /// What became of a recall.
+    Recalled(RecallResult),
+    /// True if the message still waited, and is due at the new time.
+    Retimed(bool),
     /// The rules stand.
     Configured {
         /// The limit was reached; repeat the command.
@@ -120,6 +132,17 @@ pub enum ReleaseResult {
     DeadLettered,
 }
 
+/// What became of a recall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecallResult {
+    /// The message waited. It never comes to its queue.
+    Done,
+    /// It was recalled before.
+    Again,
+    /// It does not wait: it came to its queue, or was dropped with it, or was recalled so long ago that nobody knows.
+    Over,
+}
+
 /// Why a command changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -157,6 +180,11 @@ pub enum Effect {
         /// The queue.
         queue: QueueId,
         /// Not to be delivered before.
+        at_ms: u64,
+    },
+    /// A message waits to be due.
+    Due {
+        /// When something is due; nothing is before.
         at_ms: u64,
     },
     /// A lease ends.

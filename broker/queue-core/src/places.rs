@@ -8,7 +8,7 @@ use crate::{
     ids::{GroupId, Position, QueueId},
     keys::{self, Key, Reader},
     kv::{Fault, KeyValue},
-    limits::LOOK_PAGE,
+    limits::{LOAD_PAGE, LOOK_PAGE},
     queue::Message,
     view::Stored,
 };
@@ -112,6 +112,39 @@ impl Core {
             }
         }
         Ok(false)
+    }
+
+    /// Up to where a queue can be forgotten for it to keep nothing that stands in order at or below entry `through`, or a part of
+    /// the way there; nothing if it keeps nothing such. Displaced messages are in no order: those between go with their neighbours.
+    pub fn first_beyond(
+        &self,
+        kv: &dyn KeyValue,
+        queue: QueueId,
+        through: u64,
+    ) -> Result<Option<u64>, Fault> {
+        let Some(ends) = self.queues.get(&queue) else {
+            return Ok(None);
+        };
+        let oldest = match ends.oldest {
+            Some((offset, _)) if offset < ends.first => {
+                first_in_order(kv, queue, ends.first..ends.in_order_end)?
+            }
+            oldest => oldest,
+        };
+        let Some((mut low, _)) = oldest.filter(|&(_, index)| index <= through) else {
+            return Ok(None);
+        };
+        let mut high = ends.in_order_end;
+        while low + 1 < high {
+            let middle = low + (high - low) / 2;
+            // No further than this, however many are displaced: what is beyond them is found the next time.
+            let near = middle..high.min(middle + LOAD_PAGE as u64);
+            match first_in_order(kv, queue, near)? {
+                Some((offset, index)) if index <= through => low = offset,
+                _ => high = middle,
+            }
+        }
+        Ok(Some(low + 1))
     }
 
     /// Bytes in the log of the messages that are displaced.
@@ -266,16 +299,10 @@ impl Core {
         self.gone(kv, queue, offset..offset + 1)
     }
 
-    fn displaced_at(&mut self, position: Position) {
+    pub(crate) fn displaced_at(&mut self, position: Position) {
         self.displaced_bytes += u64::from(position.frame_len);
         let floor = self.displaced_from.0.get_mut();
         *floor = (*floor).min(position.index);
-    }
-
-    /// Takes over a displaced message while the state is loaded.
-    pub(crate) fn load_displaced(&mut self, mut value: Reader) -> Result<(), Fault> {
-        self.displaced_bytes += u64::from(value.short()?);
-        value.end()
     }
 
     /// After the last row of everything else.

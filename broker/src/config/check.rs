@@ -17,6 +17,8 @@ pub struct Danger {
 }
 
 /// A retried send must find its first copy, so messages outlive the window in which ids are compared.
+/// Ten years.
+const MAX_DELAY_SECONDS: u64 = 10 * 365 * 86_400;
 const MIN_RETENTION: Duration = Duration::from_secs(120);
 const MIN_SEGMENT_BYTES: u64 = 16 << 20;
 const MAX_SEGMENT_BYTES: u64 = 1 << 30;
@@ -265,6 +267,13 @@ fn numbers(config: &Config) -> Result<(), Danger> {
 }
 
 fn storage(config: &Config) -> Result<(), Danger> {
+    within(
+        "max_delay",
+        config.max_delay.0.as_secs(),
+        0,
+        MAX_DELAY_SECONDS,
+        "the bytes of what waits are kept, and a shard's time stands still while it has no leader",
+    )?;
     if config.retention.age.0 < MIN_RETENTION {
         return refuse(
             "retention.age",

@@ -60,6 +60,7 @@ keys! {
     "auto_create_groups" Kind::Switch, Some("true"), "Create a consumer group when a client first uses it";
     "default_queues" Kind::Integer, Some("8"), "Queues of a topic that is created without saying how many";
     "worker_threads" Kind::Integer, None, "Threads that serve; one per core when not set";
+    "max_delay" Kind::Period, Some("40d"), "A message can be sent so long before it is to be delivered";
     "retention.age" Kind::Period, Some("3d"), "Messages are kept at least this long, read or not, unless `retention.size` is reached";
     "retention.size" Kind::Size, None, "The oldest messages go, on all nodes, when this node's log, spare segments included, grows beyond; dead letters go by `retention.age` only, and may make it larger; no bound when not set";
     "raft.heartbeat" Kind::Period, Some("150ms"), "Between two heartbeats of a shard's leader";

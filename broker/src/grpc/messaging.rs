@@ -242,9 +242,9 @@ impl MessagingService for Messaging {
 
     async fn recall_message(
         &self,
-        _: Request<mq::RecallMessageRequest>,
+        mut request: Request<mq::RecallMessageRequest>,
     ) -> Result<Response<mq::RecallMessageResponse>, Status> {
-        later!(RecallMessageResponse)
+        answer!(self.recall_message(request))
     }
 
     async fn sync_lite_subscription(

@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 use flotilla_proto::record::{self, Command, command};
 use queue_core::Reply;
 
-use super::{Node, shard::DataShard};
+use super::{Node, kv::stop_reason, shard::DataShard};
 
 /// Longest sleep between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// After a refused command the next try waits so long.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs until the node stops.
 pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
@@ -32,6 +32,13 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
         let mut wait = LOOK_EVERY;
         if leads {
             wait = wait.min(tick(&shard).await);
+            match shard.fire().await {
+                Ok(none_for) => wait = wait.min(none_for),
+                Err(fault) => {
+                    tracing::error!(%fault, shard = shard.id, "what is due cannot be read from the state");
+                    node.stop(stop_reason(fault));
+                }
+            }
             go_on_seeking(&shard).await;
         }
         tokio::select! {

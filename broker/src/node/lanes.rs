@@ -34,16 +34,19 @@ impl Lane {
     /// The lane of a command.
     pub(super) fn of(command: &Command) -> Self {
         match &command.command {
-            Some(Kind::Tick(_) | Kind::Renew(_) | Kind::Written(_) | Kind::Depart(_)) => Lane::Time,
-            Some(Kind::Ack(_) | Kind::Release(_)) => Lane::Settle,
+            Some(Kind::Tick(_) | Kind::Fire(_) | Kind::Renew(_) | Kind::Written(_) | Kind::Depart(_)) => {
+                Lane::Time
+            }
+            Some(Kind::Ack(_) | Kind::Release(_) | Kind::Recall(_)) => Lane::Settle,
             // Subscriptions come with the first delivery.
             Some(Kind::Deliver(_)) => Lane::Deliver,
             Some(Kind::Configure(configure)) if matches!(configure.what, Some(What::Subscribe(_))) => {
                 Lane::Deliver
             }
-            Some(Kind::Configure(_) | Kind::Trim(_) | Kind::CopyForward(_) | Kind::Seek(_)) | None => {
-                Lane::Upkeep
-            }
+            Some(
+                Kind::Configure(_) | Kind::Trim(_) | Kind::CopyForward(_) | Kind::Seek(_) | Kind::Retime(_),
+            )
+            | None => Lane::Upkeep,
             Some(Kind::Append(_)) => Lane::Send,
         }
     }

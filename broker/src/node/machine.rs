@@ -123,7 +123,7 @@ impl QueueMachine {
                 }
                 Effect::DeadLettered { to, .. } if leads => self.hub.ring(to.topic()),
                 Effect::Appended { .. } | Effect::Visible { .. } | Effect::DeadLettered { .. } => {}
-                Effect::LeaseDeadline { .. } => self.timer.notify_one(),
+                Effect::LeaseDeadline { .. } | Effect::Due { .. } => self.timer.notify_one(),
             }
         }
     }

@@ -120,6 +120,7 @@ fn message_in(payload: &Bytes, at: Position) -> record::StoredMessage {
     let bytes = match command.command {
         Some(command::Command::Append(append)) => append.message,
         Some(command::Command::CopyForward(copy)) => copy.message,
+        Some(command::Command::Retime(retime)) => retime.message,
         other => panic!("the state points at something that is no message: {other:?}"),
     };
     record::StoredMessage::decode(bytes).expect("a stored message decodes")

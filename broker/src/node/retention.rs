@@ -238,7 +238,11 @@ async fn trim_through(node: &Node, shard: &DataShard, through: u64) -> Result<()
     for page in queues.chunks(SWEEP_AT_ONCE) {
         let mut trims = Vec::new();
         for &queue in page.iter().filter(|&&queue| !is_dead_letters(&meta, queue)) {
-            let first = first_kept(shard, queue, |stored| stored.position.index <= through)?;
+            let first = shard.replica.read_state(|state| {
+                shard
+                    .machine
+                    .read(|core| core.first_beyond(&Reading(state), queue, through))
+            })?;
             trims.extend(first.map(|first| (queue, first)));
         }
         if trim(shard, trims).await.is_break() {

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod choosing;
+mod delayed;
 mod looked;
 mod pulling;
 

@@ -69,7 +69,7 @@ pub const TABLE: &[Access] = &[
     served("MessagingService/Telemetry", Right::Everyone),
     served("MessagingService/NotifyClientTermination", Right::Everyone),
     served("MessagingService/ChangeInvisibleDuration", Right::SubscribeGroup),
-    later("MessagingService/RecallMessage", Right::PublishTopic),
+    served("MessagingService/RecallMessage", Right::PublishTopic),
     later(
         "MessagingService/SyncLiteSubscription",
         Right::SubscribeTopicAndGroup,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_proto::{
-    peer::{ForwardRequest, ForwardResponse, SeekAnswer},
+    peer::{ForwardRequest, ForwardResponse, RetimeDone, SeekAnswer},
     rocketmq::Status,
 };
 use futures::{FutureExt, future::BoxFuture};
@@ -78,6 +78,32 @@ impl Service {
                     let response = self.forward_message_to_dead_letter_queue(&caller, message).await;
                     moved(&response.status).unwrap_or_else(|| one(&response))
                 }
+                None => malformed(),
+            },
+            super::recall::RPC => match decode(request.request) {
+                Some(message) => {
+                    let response = self.recall_message(&caller, message).await;
+                    moved(&response.status).unwrap_or_else(|| one(&response))
+                }
+                None => malformed(),
+            },
+            super::delayed::LOOK => match decode(request.request) {
+                Some(look) => match self.look_for_delayed(&caller, request.shard, look).await {
+                    Ok(found) => one(&found),
+                    Err(refused) => moved(&refused.status()).unwrap_or_else(malformed),
+                },
+                None => malformed(),
+            },
+            super::delayed::RETIME => match decode(request.request) {
+                Some(retime) => match self.retime(&caller, request.shard, retime).await {
+                    Ok(done) => one(&done),
+                    Err(refused) => moved(&refused.status()).unwrap_or_else(|| {
+                        one(&RetimeDone {
+                            refused: refused.message,
+                            ..Default::default()
+                        })
+                    }),
+                },
                 None => malformed(),
             },
             super::seek::RPC => match decode(request.request) {

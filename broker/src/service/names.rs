@@ -341,7 +341,8 @@ fn check_origin(properties: &SystemProperties) -> Result<(), Refused> {
     Ok(())
 }
 
-fn is_time(stamp: &Timestamp) -> bool {
+/// A timestamp that every SDK can read.
+pub(super) fn is_time(stamp: &Timestamp) -> bool {
     (0..=MAX_TIMESTAMP_SECONDS).contains(&stamp.seconds) && (0..1_000_000_000).contains(&stamp.nanos)
 }
 

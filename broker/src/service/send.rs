@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::{
     Caller, Service,
     answer::{self, Refused},
+    delay::{delivery_ms, receipt},
     home::Home,
     names,
     stored::to_stored,
@@ -37,6 +38,8 @@ struct Outgoing {
     /// Hash of its tag; 0 if it has none.
     tag: u64,
     message_group: Option<String>,
+    /// When it is to be delivered, by the wall clock; nothing: as soon as it is stored.
+    delivery_ms: Option<u64>,
     encoded: Bytes,
     result: Option<SendResultEntry>,
 }
@@ -103,12 +106,19 @@ impl Service {
                 .and_then(|all| all.tag.as_deref());
             let tag = tag.map_or(0, tag_hash);
             let properties = message.system_properties.as_ref();
-            let message_group = properties.and_then(|all| all.message_group.clone());
+            // What is delivered at a date has no order beside it.
+            let ordered = properties.filter(|all| names::kind(all) == MessageType::Fifo);
+            let message_group = ordered.and_then(|all| all.message_group.clone());
+            let delivery_ms = match properties {
+                Some(all) => delivery_ms(all, now, self.node().options().max_delay)?,
+                None => None,
+            };
             let (message_id, encoded) = to_stored(caller, &name, message, now, host);
             outgoing.push(Outgoing {
                 message_id,
                 tag,
                 message_group,
+                delivery_ms,
                 encoded,
                 result: None,
             });
@@ -352,7 +362,7 @@ fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refuse
                 ),
             ));
         }
-        if !matches!(kind, MessageType::Normal | MessageType::Fifo) {
+        if !matches!(kind, MessageType::Normal | MessageType::Fifo | MessageType::Delay) {
             return Err(Refused::new(
                 Code::NotImplemented,
                 format!("this release does not store {} messages yet", kind.as_str_name()),
@@ -387,11 +397,11 @@ async fn append_all(
         waiting.push(message);
     }
     plant!(BatchReordered => waiting.reverse());
-    let commands = waiting.iter().map(|message| append_of(queue, message));
+    let commands = waiting.iter().map(|message| append_of(shard, queue, message));
     match submit_all(shard, commands.collect()).await {
         Ok(replies) => {
             for (message, reply) in waiting.into_iter().zip(replies) {
-                message.result = Some(stored(&message.message_id, reply));
+                message.result = Some(stored(&message.message_id, shard.id, reply));
             }
             Ok(true)
         }
@@ -412,13 +422,14 @@ async fn append_all(
     }
 }
 
-fn append_of(queue: QueueId, message: &Outgoing) -> Command {
+fn append_of(shard: &DataShard, queue: QueueId, message: &Outgoing) -> Command {
     let append = record::Append {
         queue: queue.0,
         message_id: message.message_id.clone(),
         message: message.encoded.clone(),
         tag: message.tag,
         message_group: message.message_group.as_deref().map_or(0, message_group_hash),
+        due_ms: message.delivery_ms.map_or(0, |at| shard.due_ms(at)),
     };
     Command {
         command: Some(command::Command::Append(append)),
@@ -433,18 +444,12 @@ async fn submit_all(shard: &DataShard, commands: Vec<Command>) -> Result<Vec<Rep
         .unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))
 }
 
-fn stored(message_id: &str, reply: Reply) -> SendResultEntry {
-    let message_id = message_id.to_owned();
+fn stored(message_id: &str, shard: u32, reply: Reply) -> SendResultEntry {
     match reply {
-        Reply::Appended { offset, .. } => SendResultEntry {
-            status: answer::ok(),
-            message_id,
-            offset: offset as i64,
-            ..Default::default()
-        },
+        Reply::Appended { queue, offset, .. } => receipt(message_id, shard, queue, offset),
         other => SendResultEntry {
             status: answer::status(Code::InternalServerError, &format!("not stored: {other:?}")),
-            message_id,
+            message_id: message_id.to_owned(),
             ..Default::default()
         },
     }

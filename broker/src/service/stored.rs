@@ -15,7 +15,7 @@ use crate::node::shard::Delivery;
 /// What the log keeps of a message that was checked before.
 pub fn to_stored(caller: &Caller, topic: &str, message: Message, now_ms: u64, host: &str) -> (String, Bytes) {
     let properties = message.system_properties.unwrap_or_default();
-    let kind = names::kind(&properties);
+    let message_type = names::kind(&properties) as i32;
     let born_ms = properties.born_timestamp.as_ref().map_or(now_ms, to_ms);
     let born_host = if properties.born_host.is_empty() {
         caller.remote_host.clone()
@@ -37,7 +37,7 @@ pub fn to_stored(caller: &Caller, topic: &str, message: Message, now_ms: u64, ho
             .map(|(key, value)| Property { key, value })
             .collect(),
         body_encoding: encoding as i32,
-        message_type: kind as i32,
+        message_type,
         born_ms,
         born_host,
         store_host: host.to_owned(),
@@ -48,6 +48,7 @@ pub fn to_stored(caller: &Caller, topic: &str, message: Message, now_ms: u64, ho
             .topic
             .map(|topic| topic.resource_namespace)
             .unwrap_or_default(),
+        delivery_ms: properties.delivery_timestamp.as_ref().map(to_ms),
     };
     (properties.message_id, stored.encode_to_vec().into())
 }
@@ -88,6 +89,7 @@ pub fn to_client(topic: &Resource, full_topic: &str, shard: u32, group: u32, del
         message_group: stored.message_group,
         trace_context: stored.trace_context,
         dead_letter_queue,
+        delivery_timestamp: stored.delivery_ms.map(to_timestamp),
         ..Default::default()
     };
     Message {

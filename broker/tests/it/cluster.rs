@@ -216,6 +216,7 @@ impl Cluster {
             default_queues: 4,
             retention: Duration::from_secs(3600),
             retention_bytes: self.retention_bytes,
+            max_delay: broker::limits::MAX_DELAY,
             renew_at_most: broker::limits::RENEW_AT_MOST,
             raft: RaftOptions::default(),
             store,

@@ -7,6 +7,7 @@ mod bench;
 mod bounds;
 mod cluster;
 mod damage;
+mod delay;
 mod deletion;
 mod elsewhere;
 mod failover;

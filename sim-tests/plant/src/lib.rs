@@ -243,6 +243,12 @@ bugs! {
         "after a restart leased messages can be delivered at once";
     DeadlinesForgottenAtRestart, "deadlines-forgotten-at-restart", "timer not rebuilt after a restart",
         "after a restart no lease of before ever ends by itself";
+    RecallLeavesTheMessage, "recall-leaves-the-message", "cancelled job that its timer starts all the same",
+        "a recall is answered, and the message waits on";
+    TimersForgottenAtRestart, "timers-forgotten-at-restart", "timers in memory that nobody sets again after a restart",
+        "what is due first is not looked for when the state is loaded";
+    FiredUnknownToItsSender, "fired-unknown-to-its-sender", "an index that is not updated when its object moves",
+        "a repeated send of a message that has come is told that it waits still";
     StaleReceiptAccepted, "stale-receipt-accepted", "expired receipt is accepted after the redelivery",
         "an acknowledgement is accepted by offset, whoever holds the lease";
     AttemptNotCounted, "attempt-not-counted", "redelivery not counted",
@@ -341,6 +347,10 @@ bugs! {
         "a shard's time is the wall clock of its leader";
     DeposedLeaderDelivers, "deposed-leader-delivers", "read from a deposed leader",
         "a delivery whose commit failed with the leadership is handed out all the same";
+    DelayCutShort, "delay-cut-short", "delays in coarse steps, rounded down",
+        "a message waits for seven eighths of the time until it is to be delivered";
+    LateRecallAnsweredOk, "late-recall-answered-ok", "cancellation that counts what is done already as cancelled",
+        "the recall of a message that was delivered is answered with OK";
     AckOnLeaderOnly, "ack-on-leader-only", "change of state beside the log",
         "an acknowledgement is applied to the leader's memory and not proposed";
     LateAckAnsweredOk, "late-ack-answered-ok", "acknowledgement dropped and answered OK",

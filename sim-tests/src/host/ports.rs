@@ -139,6 +139,7 @@ async fn answer(
         "UpdateOffset" => one(&service.update_offset(&caller, decode(body)).await),
         "NotifyClientTermination" => one(&service.notify_client_termination(&caller, decode(body)).await),
         "AckMessage" => one(&service.ack_message(&caller, decode(body)).await),
+        "RecallMessage" => one(&service.recall_message(&caller, decode(body)).await),
         "ChangeInvisibleDuration" => one(&service.change_invisible_duration(&caller, decode(body)).await),
         "ForwardMessageToDeadLetterQueue" => one(&service
             .forward_message_to_dead_letter_queue(&caller, decode(body))

@@ -255,6 +255,7 @@ impl Process {
             default_queues: plan.queues,
             retention: plan.limits.retention,
             retention_bytes: plan.limits.retention_bytes,
+            max_delay: broker::limits::MAX_DELAY,
             renew_at_most: plan.renew_at_most,
             raft: RaftOptions {
                 append_entries: plan.limits.append_entries,

@@ -136,6 +136,11 @@ impl Plan {
             Bug::AnyOffsetIsTaken | Bug::PullGoesOnAtTheEnd => self.pulls,
             // Who leads no more does not know of it.
             Bug::OffsetAskedOfNobody => self.pulls && self.nodes > 1,
+            Bug::DelayCutShort
+            | Bug::LateRecallAnsweredOk
+            | Bug::RecallLeavesTheMessage
+            | Bug::TimersForgottenAtRestart
+            | Bug::FiredUnknownToItsSender => self.delays,
             Bug::LateSeekCounts | Bug::DateFoundOneOff | Bug::SoughtNotCounted => self.replays,
             Bug::BatchAnswersShifted | Bug::BatchInSeveralEntries | Bug::BatchReordered => self.batches,
             // Else all of a batch is in one entry.

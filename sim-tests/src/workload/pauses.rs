@@ -191,6 +191,7 @@ impl Pauser {
         while !self.over.is_done() && !self.context.history.is_broken() {
             let node = self.any_node();
             let ask = Ask {
+                attempt: None,
                 most: 4,
                 poll: POLL,
                 invisible: Some(MIN_INVISIBLE),

@@ -1,4 +1,4 @@
-//! Append: one message at the end of a queue, once per message id.
+//! Append: one message at the end of a queue, or into its waiting room until it is due; once per message id.
 
 use flotilla_proto::record::Append;
 
@@ -34,6 +34,10 @@ pub(crate) fn apply(
         wall_ms: context.wall_ms,
         displaced: false,
     };
+    if append.due_ms > 0 {
+        let at_ms = append.due_ms.saturating_add(core.now_ms - context.time_ms);
+        return wait(core, kv, append, (arrival, at_ms));
+    }
     let offset = core.push(kv, queue, arrival)?;
     core.dedup
         .remember(kv, &append.message_id, queue, offset, core.now_ms)?;
@@ -44,5 +48,25 @@ pub(crate) fn apply(
             duplicate: false,
         },
         effects: vec![Effect::Appended { queue }],
+    })
+}
+
+/// It is not due yet.
+fn wait(
+    core: &mut Core,
+    kv: &mut dyn KeyValue,
+    append: &Append,
+    (arrival, at_ms): (Arrival, u64),
+) -> Result<Outcome, Fault> {
+    let queue = QueueId(append.queue);
+    let number = core.wait_until(kv, queue, arrival, (at_ms, &append.message_id))?;
+    let is_first = core.timers.first == Some((at_ms, queue, number));
+    Ok(Outcome {
+        reply: Reply::Appended {
+            queue: queue.waiting_room(),
+            offset: number,
+            duplicate: false,
+        },
+        effects: is_first.then_some(Effect::Due { at_ms }).into_iter().collect(),
     })
 }

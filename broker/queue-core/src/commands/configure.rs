@@ -78,6 +78,9 @@ fn drop_queue(core: &mut Core, kv: &mut dyn KeyValue, drop: &DropQueue) -> Resul
             return Ok(Reply::Configured { more: true }.into());
         }
     }
+    if !core.drop_waiting(kv, queue, &mut budget)? {
+        return Ok(Reply::Configured { more: true }.into());
+    }
     let mut ends = core.queues.get(&queue).copied().unwrap_or_default();
     // With the last subscription everything below the first that is kept has gone.
     let begin = ends.first;

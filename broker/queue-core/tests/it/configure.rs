@@ -136,7 +136,7 @@ fn a_dropped_queue_leaves_only_the_message_ids() {
         .map(|key| key[0])
         .filter(|kind| *kind != b'd')
         .collect();
-    assert_eq!(kinds, b"n", "and the time");
+    assert_eq!(kinds, b"bn", "and the time, and that nothing is displaced");
     assert_eq!(
         shard.core.queues().count() + shard.core.subscriptions().count(),
         0

@@ -4,6 +4,7 @@ mod ack;
 mod append;
 mod configure;
 mod copy_forward;
+mod delay;
 mod deliver;
 mod in_order;
 mod model;

@@ -4,10 +4,12 @@
 mod agrees;
 mod in_order;
 mod time;
+mod timers;
 mod upkeep;
 
 use std::collections::BTreeMap;
 
+use agrees::equal;
 use flotilla_proto::record::{
     Ack, Append, Backoff, Command, Configure, CopyForward, Deliver, Depart, Expiry, LeaseRef, Release, Renew,
     Seek, StartAt, Subscribe, Tick, Trim, Written, backoff::Strategy, command::Command as Kind,
@@ -30,6 +32,7 @@ pub(crate) struct Model {
     pub(crate) queues: Vec<Queue>,
     pub(crate) subs: Vec<Sub>,
     sent: Vec<Sent>,
+    timers: Vec<timers::Timer>,
 }
 
 /// Its messages from offset 0 on, forgotten ones included.
@@ -257,6 +260,7 @@ impl Model {
                 }
             }
         }
+        kept.extend(self.waiting());
         kept
     }
 
@@ -294,7 +298,7 @@ impl Model {
         let late = self.now - context.time_ms;
         match &command.command {
             None => Reply::Refused(Refusal::Malformed),
-            Some(Kind::Append(append)) => self.append(context.position, append),
+            Some(Kind::Append(append)) => self.append(late, context.position, append),
             Some(Kind::Deliver(deliver)) => self.deliver(late, deliver),
             Some(Kind::Ack(ack)) => self.ack(ack),
             Some(Kind::Release(release)) => self.release(late, release),
@@ -305,11 +309,14 @@ impl Model {
             Some(Kind::Written(written)) => self.written(late, written),
             Some(Kind::Renew(renew)) => self.renew(late, renew),
             Some(Kind::Depart(depart)) => self.depart(late, depart),
+            Some(Kind::Fire(fire)) => self.fire(fire),
+            Some(Kind::Recall(recall)) => self.recall(recall),
+            Some(Kind::Retime(retime)) => self.retime(late, context.position, retime),
             Some(Kind::Configure(configure)) => self.configure(configure),
         }
     }
 
-    fn append(&mut self, position: Position, append: &Append) -> Reply {
+    fn append(&mut self, late: u64, position: Position, append: &Append) -> Reply {
         let (topic, id) = (append.queue >> 32, &append.message_id);
         let before = self
             .sent
@@ -323,16 +330,22 @@ impl Model {
                 duplicate: true,
             };
         }
-        let offset = self.push(append.queue, position, append.message_group, false);
+        let (queue, offset) = match append.due_ms {
+            0 => {
+                let offset = self.push(append.queue, position, append.message_group, false);
+                (append.queue, offset)
+            }
+            due_ms => self.wait_for(append.queue, position, due_ms.saturating_add(late)),
+        };
         self.sent.push(Sent {
             topic,
             id: id.clone(),
             at: self.now,
-            queue: append.queue,
+            queue,
             offset,
         });
         Reply::Appended {
-            queue: QueueId(append.queue),
+            queue: QueueId(queue),
             offset,
             duplicate: false,
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use flotilla_proto::record::Command;
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
-use queue_core::{AckResult, Context, Core, Outcome, QueueId, Refusal, ReleaseResult, Reply};
+use queue_core::{AckResult, Context, Core, Outcome, QueueId, RecallResult, Refusal, ReleaseResult, Reply};
 
 use crate::{
     model::Model,
@@ -79,7 +79,21 @@ fn kinds(reply: &Reply) -> Vec<&'static str> {
     let mut kinds = Vec::new();
     let mut is = |what, yes| kinds.extend(Some(what).filter(|_| yes));
     match reply {
-        Reply::Appended { duplicate, .. } => is(if *duplicate { "duplicate" } else { "appended" }, true),
+        Reply::Appended { queue, duplicate, .. } => {
+            let waits = queue.waits_for().is_some();
+            is("waits", waits && !duplicate);
+            is("waits already", waits && *duplicate);
+            is("appended", !waits && !duplicate);
+            is("duplicate", !waits && *duplicate);
+        }
+        Reply::Fired { fired, forgotten } => {
+            is("fired", *fired > 0);
+            is("recall forgotten", *forgotten > 0);
+        }
+        Reply::Recalled(RecallResult::Done) => is("recalled", true),
+        Reply::Recalled(RecallResult::Again) => is("recalled again", true),
+        Reply::Recalled(RecallResult::Over) => is("recalled too late", true),
+        Reply::Retimed(retimed) => is(if *retimed { "retimed" } else { "not retimed" }, true),
         Reply::Delivered { leases } => {
             is("nothing delivered", leases.is_empty());
             is("delivered", leases.iter().any(|lease| lease.attempt == 1));
@@ -134,7 +148,7 @@ fn random_logs_reach_every_kind_of_reply() {
         let (outcomes, _) = run(&mut Core::default(), &mut Map::default(), &log);
         reached.extend(outcomes.iter().flat_map(|outcome| kinds(&outcome.reply)));
     }
-    assert_eq!(reached.len(), 28, "{reached:?}");
+    assert_eq!(reached.len(), 37, "{reached:?}");
 }
 
 proptest! {

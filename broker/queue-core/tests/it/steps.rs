@@ -3,13 +3,16 @@
 
 use flotilla_proto::record::{
     Ack, Command, Configure, Deliver, Depart, DropGroup, DropQueue, Expiry, LeaseRef, Renew, Run, Subscribe,
-    Written, WrittenLeases, command::Command as Kind, configure::What,
+    Timer, Written, WrittenLeases, command::Command as Kind, configure::What,
 };
 use queue_core::{Context, InOrder, Position, Source};
 
 use crate::{
     model::Model,
-    support::{START_MS, append_in, command, configure, copy_forward, release, seek, tick, trim},
+    support::{
+        START_MS, append_as, command, configure, copy_forward, fire, recall, release, retime, seek, tick,
+        trim,
+    },
 };
 
 mod draw;
@@ -34,6 +37,22 @@ pub(crate) enum Act {
         queue: u64,
         id: u8,
         message_group: u64,
+        /// It waits.
+        due_ms: Option<i64>,
+    },
+    Fire {
+        limit: usize,
+        /// What is named at last, whatever it is.
+        wrong: Option<(u64, u64)>,
+    },
+    Recall {
+        queue: u64,
+        pick: u64,
+    },
+    Retime {
+        queue: u64,
+        pick: u64,
+        due_ms: i64,
     },
     Subscribe(Subscribe),
     Rules(Subscribe),
@@ -180,7 +199,21 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
             queue,
             id,
             message_group,
-        } => append_in(queue, &id.to_string(), message_group),
+            due_ms,
+        } => {
+            let due_ms = due_ms.map_or(0, |ms| now.saturating_add_signed(ms));
+            let message_group = if due_ms == 0 { message_group } else { 0 };
+            append_as(queue, &id.to_string(), message_group, due_ms)
+        }
+        Act::Fire { limit, wrong } => {
+            let wrong = wrong.map(|(queue, timer)| Timer { queue, timer });
+            fire(model.due(now).into_iter().take(limit).chain(wrong).collect())
+        }
+        Act::Recall { queue, pick } => recall(queue, pick % (model.numbers(queue) + 1)),
+        Act::Retime { queue, pick, due_ms } => {
+            let timer = pick % (model.numbers(queue) + 1);
+            retime(queue, timer, now.saturating_add_signed(due_ms))
+        }
         Act::Subscribe(subscribe) => configure(What::Subscribe(subscribe)),
         Act::Rules(rules) => configure(What::Rules(rules)),
         Act::Deliver {

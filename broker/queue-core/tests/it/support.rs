@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use flotilla_proto::record::{
     Ack, Append, Backoff, Command, Configure, CopyForward, CustomizedBackoff, Deliver, DropGroup, DropQueue,
-    Expiry, LeaseRef, Release, Run, Seek, StartAt, Subscribe, Tick, Trim, Written, WrittenLeases,
-    backoff::Strategy, command, configure, release::Action,
+    Expiry, Fire, LeaseRef, Recall, Release, Retime, Run, Seek, StartAt, Subscribe, Tick, Timer, Trim,
+    Written, WrittenLeases, backoff::Strategy, command, configure, release::Action,
 };
 use queue_core::{
     AckResult, Context, Core, Effect, Fault, GroupId, InFlightView, KeyValue, Lease, Outcome, Position,
@@ -325,18 +325,46 @@ pub(crate) fn command(command: command::Command) -> Command {
 }
 
 pub(crate) fn append(queue: u64, id: &str) -> Command {
-    append_in(queue, id, 0)
+    append_as(queue, id, 0, 0)
+}
+
+/// It waits until then; with 0 it does not.
+pub(crate) fn append_due(queue: u64, id: &str, due_ms: u64) -> Command {
+    append_as(queue, id, 0, due_ms)
 }
 
 /// Of a message group.
 pub(crate) fn append_in(queue: u64, id: &str, message_group: u64) -> Command {
+    append_as(queue, id, message_group, 0)
+}
+
+pub(crate) fn append_as(queue: u64, id: &str, message_group: u64, due_ms: u64) -> Command {
     let message = Bytes::from_static(b"never looked into");
     command(command::Command::Append(Append {
         queue,
         message_id: id.into(),
         message,
         message_group,
+        due_ms,
         ..Append::default()
+    }))
+}
+
+pub(crate) fn fire(timers: Vec<Timer>) -> Command {
+    command(command::Command::Fire(Fire { timers }))
+}
+
+pub(crate) fn recall(queue: u64, timer: u64) -> Command {
+    command(command::Command::Recall(Recall { queue, timer }))
+}
+
+pub(crate) fn retime(queue: u64, timer: u64, due_ms: u64) -> Command {
+    let message = Bytes::from_static(b"never looked into");
+    command(command::Command::Retime(Retime {
+        queue,
+        timer,
+        due_ms,
+        message,
     }))
 }
 

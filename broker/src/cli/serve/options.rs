@@ -90,6 +90,7 @@ pub(crate) fn node_options(config: &Config, addresses: Addresses) -> NodeOptions
         default_queues: config.default_queues,
         retention: config.retention.age.0,
         retention_bytes: config.retention.size.map_or(u64::MAX, |size| size.0),
+        max_delay: config.max_delay.0,
         renew_at_most: crate::limits::RENEW_AT_MOST,
         raft: RaftOptions {
             heartbeat: config.raft.heartbeat.0,

@@ -15,7 +15,7 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 500;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 64] = [
+const MUST_HAPPEN: [&str; 71] = [
     "receive again finds the same",
     "command release: retry",
     "command written",
@@ -72,6 +72,13 @@ const MUST_HAPPEN: [&str; 64] = [
     "update offset done",
     "update offset refused",
     "send several given up",
+    "command fire",
+    "command recall",
+    "command retime",
+    "recalled",
+    "recalled too late",
+    "delayed message sent again",
+    "delayed message has another date",
     "forgotten for its age",
     "forgotten for room",
     "segment recycled",

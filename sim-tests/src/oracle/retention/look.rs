@@ -284,6 +284,7 @@ fn read_id(shard: &DataShard, at: Position) -> Option<String> {
     match command.command? {
         Command::Append(append) => Some(append.message_id),
         Command::CopyForward(copy) => Some(StoredMessage::decode(copy.message).ok()?.message_id),
+        Command::Retime(retime) => Some(StoredMessage::decode(retime.message).ok()?.message_id),
         _ => None,
     }
 }

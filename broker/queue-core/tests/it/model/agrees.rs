@@ -60,6 +60,7 @@ impl Model {
             let some = holders.iter().filter(|(client, _)| *client >= from).take(limit);
             equal("holders", core.holders(from, limit), some.copied().collect())?;
         }
+        self.agrees_on_timers(core, kv)?;
         self.agrees_on_entries(core, kv)
     }
 
@@ -202,7 +203,7 @@ impl Model {
     }
 }
 
-fn equal<T: PartialEq + std::fmt::Debug>(what: &str, core: T, model: T) -> Result<(), String> {
+pub(super) fn equal<T: PartialEq + std::fmt::Debug>(what: &str, core: T, model: T) -> Result<(), String> {
     if core == model {
         return Ok(());
     }

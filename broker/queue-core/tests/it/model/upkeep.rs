@@ -38,6 +38,9 @@ impl Model {
         {
             return Reply::Copied(false);
         }
+        if self.copy_waiting(copy.queue, copy.offset, position) {
+            return Reply::Copied(true);
+        }
         let queue = self
             .queues
             .iter_mut()
@@ -76,6 +79,7 @@ impl Model {
                     && groups
                         .iter()
                         .all(|&group| self.drop_sub(group, drop.queue, &mut budget))
+                    && self.drop_waiting(drop.queue, &mut budget)
                     && self.drop_messages(drop.queue, &mut budget);
                 Reply::Configured { more: !done }
             }

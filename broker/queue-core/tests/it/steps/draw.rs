@@ -5,7 +5,7 @@ use flotilla_proto::record::{
     backoff::Strategy as Rule,
 };
 use proptest::prelude::*;
-use queue_core::limits::DEDUP_WINDOW_MS;
+use queue_core::{QueueId, limits::DEDUP_WINDOW_MS};
 
 use super::{Act, Choice, Step};
 use crate::support::{DLQ, G, Q, Q_OTHER, Q_TWIN};
@@ -192,11 +192,31 @@ fn prolonged() -> impl Strategy<Value = Act> {
     ]
 }
 
+/// What becomes of what waits.
+fn waiting() -> impl Strategy<Value = Act> {
+    let wrong = prop::option::weighted(0.3, (queue(), 0..5u64));
+    prop_oneof![
+        4 => (0..4usize, wrong).prop_map(|(limit, wrong)| Act::Fire { limit, wrong }),
+        3 => (queue(), any::<u64>()).prop_map(|(queue, pick)| Act::Recall { queue, pick }),
+        2 => (queue(), any::<u64>(), -500..4_000i64)
+            .prop_map(|(queue, pick, due_ms)| Act::Retime { queue, pick, due_ms }),
+    ]
+}
+
+/// A queue, or where messages wait for it.
+fn place() -> impl Strategy<Value = u64> {
+    (queue(), prop::bool::weighted(0.3)).prop_map(|(queue, waits)| match waits {
+        true => QueueId(queue).waiting_room().0,
+        false => queue,
+    })
+}
+
 fn what() -> impl Strategy<Value = Act> {
     let picks = prop::collection::vec((0..9usize, prop::bool::weighted(0.2)), 0..4);
     prop_oneof![
-        24 => (queue(), any::<u8>(), 0..4u64)
-            .prop_map(|(queue, id, message_group)| Act::Append { queue, id, message_group }),
+        24 => (queue(), any::<u8>(), 0..4u64, prop::option::weighted(0.3, -500..4_000i64))
+            .prop_map(|(queue, id, message_group, due_ms)| Act::Append { queue, id, message_group, due_ms }),
+        9 => waiting(),
         5 => subscribe(),
         1 => subscribe().prop_map(as_rules),
         24 => deliver(),
@@ -209,7 +229,7 @@ fn what() -> impl Strategy<Value = Act> {
         3 => (group(), queue(), 0..12u64, 0..4u32, 0..2u64, 0..2u64).prop_map(|(group, queue, to, limit, late, id)| {
             Act::Seek { group, queue, to, limit, late, id }
         }),
-        4 => (queue(), 0..9u64).prop_map(|(queue, offset)| Act::CopyForward { queue, offset }),
+        4 => (place(), 0..9u64).prop_map(|(queue, offset)| Act::CopyForward { queue, offset }),
         1 => (queue(), 0..9u32, deletions()).prop_map(|(queue, limit, deletions)| {
             Act::DropQueue(DropQueue { queue, limit, deletions })
         }),

@@ -1,0 +1,38 @@
+//! Recall: a message that waits is not wanted any more. Either it waits still, and never comes to its queue, or it came before.
+
+use flotilla_proto::record::Recall;
+
+use crate::{
+    core::Core,
+    ids::QueueId,
+    kv::{Fault, KeyValue},
+    limits::RECALLED_KEPT_MS,
+    outcome::{Outcome, RecallResult, Reply},
+    timers::Timer,
+};
+
+pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, recall: &Recall) -> Result<Outcome, Fault> {
+    let (queue, number) = (QueueId(recall.queue), recall.timer);
+    let Some(timer) = Timer::get(kv, queue, number)? else {
+        return Ok(Reply::Recalled(RecallResult::Over).into());
+    };
+    if timer.recalled {
+        return Ok(Reply::Recalled(RecallResult::Again).into());
+    }
+    plant!(RecallLeavesTheMessage => return Ok(Reply::Recalled(RecallResult::Done).into()));
+    core.take_waiting(kv, queue, number)?;
+    core.remove_timer(kv, queue, number, &timer)?;
+    let remembered = Timer {
+        recalled: true,
+        at_ms: core.now_ms.saturating_add(RECALLED_KEPT_MS),
+        ..timer
+    };
+    core.set_timer(kv, queue, number, remembered)?;
+    core.seek_first_timer(kv)?;
+    core.count_timer(kv, queue, |room| {
+        room.waiting -= 1;
+        room.recalled += 1;
+        room.remembered += 1;
+    })?;
+    Ok(Reply::Recalled(RecallResult::Done).into())
+}

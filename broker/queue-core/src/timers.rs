@@ -1,0 +1,330 @@
+//! Messages that wait to be due.
+//!
+//! A waiting message stands in the *waiting room* of its queue, which is a queue id of its own: there it is displaced, so that
+//! its entry is kept, copied forward and given up like that of a dead letter, and nobody can read it. Its number in the
+//! room never names another one. Rows say when it is due, and list what waits by that time. Memory holds the counts of each room
+//! and the first time, however many wait.
+//!
+//! That a message was recalled is remembered for a while: its row stays, and its time, when it comes, removes it.
+
+use std::collections::BTreeMap;
+
+use bytes::BufMut;
+
+use crate::{
+    core::Core,
+    ids::QueueId,
+    keys::{self, Key, Reader},
+    kv::{Fault, KeyValue},
+    places::Arrival,
+    queue::Message,
+    view::Stored,
+};
+
+/// When it is due, the queue that it will come to, its number.
+pub(crate) type Due = (u64, QueueId, u64);
+
+/// What is known of timers without reading a row.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Timers {
+    /// By the queue that its messages will come to.
+    pub(crate) rooms: BTreeMap<QueueId, Room>,
+    /// What is due first, messages that were recalled included.
+    pub(crate) first: Option<Due>,
+}
+
+/// One waiting room.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Room {
+    /// The number that comes next.
+    pub(crate) next: u64,
+    pub(crate) waiting: u64,
+    /// They got a place in their queue.
+    pub(crate) fired: u64,
+    /// Or were dropped with their queue.
+    pub(crate) recalled: u64,
+    /// Of those, what is remembered.
+    pub(crate) remembered: u64,
+}
+
+impl Room {
+    /// Every message that came waits, was fired or was recalled.
+    pub(crate) fn conserves(&self) -> bool {
+        self.waiting + self.fired + self.recalled == self.next && self.remembered <= self.recalled
+    }
+
+    /// Rows that dropping it costs.
+    pub(crate) fn rows(&self) -> u64 {
+        self.waiting + self.remembered
+    }
+
+    fn store(&self, kv: &mut dyn KeyValue, queue: QueueId) -> Result<(), Fault> {
+        let mut value = keys::value(40);
+        for number in [
+            self.next,
+            self.waiting,
+            self.fired,
+            self.recalled,
+            self.remembered,
+        ] {
+            value.put_u64_le(number);
+        }
+        kv.put(&keys::room(queue), &value)
+    }
+
+    fn load(mut value: Reader) -> Result<Self, Fault> {
+        let room = Self {
+            next: value.long()?,
+            waiting: value.long()?,
+            fired: value.long()?,
+            recalled: value.long()?,
+            remembered: value.long()?,
+        };
+        value.end()?;
+        Ok(room)
+    }
+}
+
+/// A timer's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timer {
+    /// Only that is remembered, until `at_ms`.
+    pub(crate) recalled: bool,
+    pub(crate) at_ms: u64,
+    /// Where its id stands among those that are remembered, if it still does.
+    pub(crate) dedup: u64,
+}
+
+impl Timer {
+    pub(crate) fn get(kv: &dyn KeyValue, queue: QueueId, number: u64) -> Result<Option<Self>, Fault> {
+        kv.get(&keys::timer(queue, number))?.map(Self::read).transpose()
+    }
+
+    pub(crate) fn read(value: bytes::Bytes) -> Result<Self, Fault> {
+        let mut value = Reader::value("timer", value)?;
+        let timer = Self {
+            recalled: value.flag()?,
+            at_ms: value.long()?,
+            dedup: value.long()?,
+        };
+        value.end()?;
+        Ok(timer)
+    }
+
+    fn put(&self, kv: &mut dyn KeyValue, queue: QueueId, number: u64) -> Result<(), Fault> {
+        let mut value = keys::value(17);
+        value.put_u8(u8::from(self.recalled));
+        value.put_u64_le(self.at_ms);
+        value.put_u64_le(self.dedup);
+        kv.put(&keys::timer(queue, number), &value)?;
+        kv.put(&keys::due(self.at_ms, queue, number), &keys::value(0))
+    }
+
+    fn delete(&self, kv: &mut dyn KeyValue, queue: QueueId, number: u64) -> Result<(), Fault> {
+        kv.delete(&keys::timer(queue, number))?;
+        kv.delete(&keys::due(self.at_ms, queue, number))
+    }
+}
+
+/// What is shown of a timer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimerView {
+    /// Its number.
+    pub timer: u64,
+    /// When the message is due, by the shard's time.
+    pub at_ms: u64,
+    /// What is known of the message; nothing if it was recalled.
+    pub stored: Option<Stored>,
+}
+
+impl Core {
+    /// Timers of a queue from a number on, at most so many.
+    pub fn waiting_from(
+        &self,
+        kv: &dyn KeyValue,
+        queue: QueueId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<TimerView>, Fault> {
+        let end = Key::of(keys::TIMER).long(queue.0).end();
+        let found = kv.scan(&keys::timer(queue, from), &end, limit)?;
+        let view = |(key, value)| {
+            let (number, timer) = (keys::offset(key)?, Timer::read(value)?);
+            let stored = self.locate(kv, queue.waiting_room(), number)?;
+            Ok(TimerView {
+                timer: number,
+                at_ms: timer.at_ms,
+                stored,
+            })
+        };
+        found.into_iter().map(view).collect()
+    }
+
+    /// Messages that wait for a queue.
+    pub fn waiting_for(&self, queue: QueueId) -> u64 {
+        self.timers.rooms.get(&queue).map_or(0, |room| room.waiting)
+    }
+
+    /// When something is due next.
+    pub fn next_due(&self) -> Option<u64> {
+        self.timers.first.map(|(at_ms, ..)| at_ms)
+    }
+
+    /// Takes in a message that is not due yet; its number in the waiting room.
+    pub(crate) fn wait_until(
+        &mut self,
+        kv: &mut dyn KeyValue,
+        queue: QueueId,
+        arrival: Arrival,
+        (at_ms, message_id): (u64, &str),
+    ) -> Result<u64, Fault> {
+        let number = self.timers.rooms.get(&queue).map_or(0, |room| room.next);
+        let room = queue.waiting_room();
+        let dedup = self.dedup.remember(kv, message_id, room, number, self.now_ms)?;
+        let stored = Stored {
+            message_group: 0,
+            position: arrival.position,
+            time_ms: self.now_ms,
+            stored_ms: arrival.wall_ms,
+            tag: arrival.tag,
+        };
+        let message = Message {
+            displaced: true,
+            stored,
+        };
+        message.put(kv, room, number)?;
+        self.displaced_at(arrival.position);
+        let timer = Timer {
+            recalled: false,
+            at_ms,
+            dedup,
+        };
+        self.set_timer(kv, queue, number, timer)?;
+        self.count_timer(kv, queue, |room| {
+            room.next += 1;
+            room.waiting += 1;
+        })?;
+        Ok(number)
+    }
+
+    /// The message of a timer, whose row goes with it.
+    pub(crate) fn take_waiting(
+        &mut self,
+        kv: &mut dyn KeyValue,
+        queue: QueueId,
+        number: u64,
+    ) -> Result<Message, Fault> {
+        let room = queue.waiting_room();
+        let Some(message) = Message::get(kv, room, number)? else {
+            return Err(Fault::Corrupt(format!("timer {queue:?}/{number} has no message")));
+        };
+        self.forget(kv, room, number, &message)?;
+        Ok(message)
+    }
+
+    /// Writes a timer's row; whatever it had before was removed.
+    pub(crate) fn set_timer(
+        &mut self,
+        kv: &mut dyn KeyValue,
+        queue: QueueId,
+        number: u64,
+        timer: Timer,
+    ) -> Result<(), Fault> {
+        timer.put(kv, queue, number)?;
+        let due = (timer.at_ms, queue, number);
+        if self.timers.first.is_none_or(|first| due < first) {
+            self.timers.first = Some(due);
+        }
+        Ok(())
+    }
+
+    /// Removes a timer's row. Whoever removes the first one has the next one [found](Self::seek_first_timer).
+    pub(crate) fn remove_timer(
+        &mut self,
+        kv: &mut dyn KeyValue,
+        queue: QueueId,
+        number: u64,
+        timer: &Timer,
+    ) -> Result<(), Fault> {
+        timer.delete(kv, queue, number)
+    }
+
+    /// Changes the counts of a waiting room.
+    pub(crate) fn count_timer(
+        &mut self,
+        kv: &mut dyn KeyValue,
+        queue: QueueId,
+        change: impl FnOnce(&mut Room),
+    ) -> Result<(), Fault> {
+        let room = self.timers.rooms.entry(queue).or_default();
+        change(room);
+        room.store(kv, queue)
+    }
+
+    /// Finds what is due first. There is nothing before what was: the rows that are gone are not passed over again.
+    pub(crate) fn seek_first_timer(&mut self, kv: &dyn KeyValue) -> Result<(), Fault> {
+        let Some((at_ms, queue, number)) = self.timers.first else {
+            return Ok(());
+        };
+        self.timers.first = first_from(kv, &keys::due(at_ms, queue, number))?;
+        Ok(())
+    }
+
+    /// Drops what waits for a queue, within a budget of rows; false if the budget ran out first.
+    pub(crate) fn drop_waiting(
+        &mut self,
+        kv: &mut dyn KeyValue,
+        queue: QueueId,
+        budget: &mut usize,
+    ) -> Result<bool, Fault> {
+        let Some(&(mut room)) = self.timers.rooms.get(&queue) else {
+            return Ok(true);
+        };
+        let prefix = Key::of(keys::TIMER).long(queue.0);
+        let found = kv.scan(&prefix, &prefix.end(), *budget)?;
+        *budget -= found.len();
+        for (key, value) in found {
+            let (number, timer) = (keys::offset(key)?, Timer::read(value)?);
+            self.remove_timer(kv, queue, number, &timer)?;
+            if timer.recalled {
+                room.remembered -= 1;
+            } else {
+                self.take_waiting(kv, queue, number)?;
+                room.waiting -= 1;
+                room.recalled += 1;
+            }
+        }
+        self.seek_first_timer(kv)?;
+        if *budget == 0 {
+            self.count_timer(kv, queue, |known| *known = room)?;
+            return Ok(false);
+        }
+        self.timers.rooms.remove(&queue);
+        kv.delete(&keys::room(queue))?;
+        Ok(true)
+    }
+
+    /// Reads what memory holds of timers, and none of their rows but the first.
+    pub(crate) fn load_timers(&mut self, kv: &dyn KeyValue) -> Result<(), Fault> {
+        keys::each(kv, Key::of(keys::ROOM), |key, value| {
+            let queue = QueueId(Reader::key("waiting room", key)?.key_long()?);
+            let room = Room::load(Reader::value("waiting room", value)?)?;
+            self.timers.rooms.insert(queue, room);
+            Ok(())
+        })?;
+        plant!(TimersForgottenAtRestart => return Ok(()));
+        self.timers.first = first_from(kv, &Key::of(keys::DUE))?;
+        Ok(())
+    }
+}
+
+/// What is due first, at or after a key of the order by time.
+fn first_from(kv: &dyn KeyValue, from: &Key) -> Result<Option<Due>, Fault> {
+    let found = kv.scan(from, &Key::of(keys::DUE).end(), 1)?.into_iter().next();
+    found.map(|(key, _)| due_of(key)).transpose()
+}
+
+pub(crate) fn due_of(key: bytes::Bytes) -> Result<Due, Fault> {
+    let mut key = Reader::key("due", key)?;
+    Ok((key.key_long()?, QueueId(key.key_long()?), key.key_long()?))
+}
