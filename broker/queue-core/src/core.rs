@@ -306,10 +306,10 @@ impl Core {
         }
     }
 
-    /// How many messages a consumer group has in flight on a queue.
-    pub fn count_in_flight(&self, group: GroupId, queue: QueueId) -> u64 {
+    /// Rows of a consumer group's place in a queue: what it has in flight, and message groups of which something was passed over.
+    pub fn count_held(&self, group: GroupId, queue: QueueId) -> u64 {
         let known = self.subscriptions.get(&(queue, group));
-        known.map_or(0, |known| known.in_flight().len() as u64)
+        known.map_or(0, |known| (known.in_flight().len() + known.locks().len()) as u64)
     }
 
     /// One message in flight.

@@ -15,6 +15,8 @@ pub const MAX_DELIVER: usize = 1024;
 pub const MAX_PASSED_OVER: u64 = 65_536;
 /// New messages, or messages of one message group, that one deliver command in order looks at: it reads the row of each.
 pub const MAX_LOOKED_IN_ORDER: usize = 1024;
+/// A request that is repeated gets what it has until so long after it was given. Then the lease ends, and the attempt counts.
+pub const REPEATED_WITHIN_MS: u64 = 300_000;
 /// Clients in one command that prolongs or ends their leases.
 pub const MAX_RENEW_CLIENTS: usize = 256;
 /// Leases ended by one tick command.

@@ -8,7 +8,7 @@
 //! before, else with what follows it. So what follows a poison message is not delivered each time together with it, and keeps
 //! its attempts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BufMut;
 use flotilla_proto::record::{Behind, Deliver, Run};
@@ -20,6 +20,7 @@ use crate::{
     kv::{Fault, KeyValue},
     limits::MAX_LOOKED_IN_ORDER,
     outcome::Effect,
+    places::on,
     queue::Message,
     subscription::Subscription,
     view::Stored,
@@ -209,20 +210,22 @@ impl Core {
         };
         let mut open = Open::default();
         let mut candidates = Vec::new();
+        // What waits is in flight already; all others need room.
+        let mut room = max_in_flight.saturating_sub(known.in_flight().len());
         let due = known.turns().range(..=(now_ms.max(self.now_ms), u64::MAX));
         for &(_, offset) in due {
             if candidates.len() >= max {
                 break;
             }
-            self.turn_of(kv, (queue, known), offset, &mut open, (max, &mut candidates))?;
+            if room == 0 && !known.in_flight().contains_key(&offset) {
+                continue;
+            }
+            let most = max - candidates.len();
+            let turn = self.turn_of(kv, (queue, known), offset, &mut open, (most, room))?;
+            room -= turn.iter().filter(|each| each.from == Source::Behind).count();
+            candidates.extend(turn);
         }
-        let in_flight = candidates
-            .iter()
-            .filter(|each| each.from == Source::Waiting)
-            .count();
-        let room = max_in_flight.saturating_sub(known.in_flight().len()) + in_flight;
-        candidates.truncate(room);
-        let most = max.min(room) - candidates.len();
+        let most = room.min(max - candidates.len());
         let page = page.min(MAX_LOOKED_IN_ORDER);
         let stored = self.stored_from(kv, queue, known.cursor, if most > 0 { page } else { 0 })?;
         let mut taken = 0;
@@ -244,30 +247,28 @@ impl Core {
         })
     }
 
-    /// The messages whose turn it is with the one at this offset.
+    /// The messages whose turn it is with the one at this offset: at most so many, and of those that were passed over no more than
+    /// there is room for.
     fn turn_of(
         &self,
         kv: &dyn KeyValue,
         (queue, known): (QueueId, &Subscription),
         offset: u64,
         open: &mut Open,
-        (max, candidates): (usize, &mut Vec<Candidate>),
-    ) -> Result<(), Fault> {
+        (most, room): (usize, usize),
+    ) -> Result<Vec<Candidate>, Fault> {
         let message = place(kv, queue, offset)?;
         let group = message.stored.message_group;
-        let lock = known
-            .locks()
-            .get(&group)
-            .filter(|lock| lock.in_flight().is_empty());
-        let Some(lock) = lock else {
-            candidates.push(Candidate {
+        let lock = known.locks().get(&group);
+        let Some(lock) = lock.filter(|lock| lock.in_flight().is_empty()) else {
+            return Ok(vec![Candidate {
                 offset,
                 stored: message.stored,
                 from: Source::Waiting,
-            });
-            return Ok(());
+            }]);
         };
-        let wanted = lock.blocked().min((max - candidates.len()) as u64) as usize;
+        let wanted = lock.blocked().min(most.min(room) as u64) as usize;
+        let mut candidates = Vec::with_capacity(wanted);
         for offset in chain(kv, queue, group, lock.next(), wanted)? {
             let stored = place(kv, queue, offset)?.stored;
             candidates.push(Candidate {
@@ -279,7 +280,7 @@ impl Core {
         if wanted as u64 == lock.blocked() {
             open.0.insert(group);
         }
-        Ok(())
+        Ok(candidates)
     }
 
     /// Writes what was passed over of a message group. `was` says that there is a row.
@@ -357,14 +358,17 @@ impl Core {
     ) -> Result<(), Fault> {
         for group in self.groups_on(queue) {
             let known = self.subscription_mut(queue, group).expect("just listed");
-            let mut touched: std::collections::BTreeMap<u64, u64> = Default::default();
+            if known.blocked() == 0 {
+                continue;
+            }
+            let mut touched: BTreeMap<u64, u64> = BTreeMap::new();
             for &(message_group, offset) in gone {
-                let lock = known.locks().get(&message_group).filter(|_| known.blocked() > 0);
+                let lock = known.locks().get(&message_group);
                 if lock.is_some_and(|lock| lock.blocked > 0 && lock.next <= offset && offset < known.cursor) {
                     *touched.entry(message_group).or_default() += 1;
                 }
             }
-            for (message_group, count) in touched {
+            for (&message_group, &count) in &touched {
                 let known = self.subscription_mut(queue, group).expect("just listed");
                 let left = known.locks()[&message_group].blocked() - count;
                 let next = match left {
@@ -373,11 +377,19 @@ impl Core {
                 };
                 known.unblock(message_group, count, next);
                 known.trimmed += count;
-                known.store(kv, queue, group)?;
                 self.store_lock(kv, (queue, group), message_group, true)?;
+            }
+            if !touched.is_empty() {
+                self.subscriptions[&(queue, group)].store(kv, queue, group)?;
             }
         }
         Ok(())
+    }
+
+    /// Consumer groups for which something of a queue was passed over: each costs a trim as much as the messages themselves.
+    pub(crate) fn blocked_on(&self, queue: QueueId) -> usize {
+        let subscribed = self.subscriptions.range(on(queue));
+        subscribed.filter(|(_, known)| known.blocked() > 0).count()
     }
 }
 

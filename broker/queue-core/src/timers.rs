@@ -16,7 +16,7 @@ use crate::{
     ids::QueueId,
     keys::{self, Key, Reader},
     kv::{Fault, KeyValue},
-    places::Arrival,
+    places::{Arrival, on},
     queue::Message,
     view::Stored,
 };
@@ -138,6 +138,17 @@ pub struct TimerView {
 }
 
 impl Core {
+    /// Queues to which messages came that had waited, which stand in no order there; each with the offset that all consumer groups
+    /// which have begun on it have looked at, if any has.
+    pub fn queues_fired_into(&self) -> Vec<(QueueId, u64)> {
+        let rooms = self.timers.rooms.iter().filter(|(_, room)| room.fired > 0);
+        let looked_at = rooms.filter_map(|(&queue, _)| {
+            let subscribed = self.subscriptions.range(on(queue));
+            Some((queue, subscribed.map(|(_, known)| known.cursor).min()?))
+        });
+        looked_at.collect()
+    }
+
     /// Timers of a queue from a number on, at most so many.
     pub fn waiting_from(
         &self,

@@ -194,7 +194,7 @@ impl Step {
         let queues = core.queues_of_group(GroupId(group)).take(DROP_LIMIT as usize);
         let mut rows = 0;
         for queue in queues {
-            rows += 1 + core.count_in_flight(GroupId(group), queue);
+            rows += 1 + core.count_held(GroupId(group), queue);
         }
         if rows > 0 {
             let limit = self.limit(rows);

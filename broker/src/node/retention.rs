@@ -16,8 +16,12 @@ use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 use flotilla_proto::record::{self, Command, command};
 use futures::future::join_all;
 use prost::Message;
-use queue_core::{Fault, Position, QueueId, Reply};
-use raft_store::{PayloadError, RetentionError, log::SegmentView};
+use queue_core::{Fault, Position, QueueId, Reply, frame};
+use raft_store::{
+    PayloadError, RetentionError,
+    blocking::{Work, blocking},
+    log::SegmentView,
+};
 use tokio::time::timeout;
 
 use gain::{Gain, Turnover, last_entries, must_stay};
@@ -44,6 +48,8 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Time between two rounds while the log is too large, because other nodes have not yet let go, or do not lead yet.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// Entries before one that are looked at for when it was written: those that change who takes part, or who leads, do not say.
+const LOOKED_BACK: u64 = 8;
 /// Of the log's bound, the part in which what must stay is copied before its segment has to go.
 const AHEAD: u64 = 4;
 
@@ -246,10 +252,48 @@ async fn trim_through(node: &Node, shard: &DataShard, through: u64) -> Result<()
             trims.extend(first.map(|first| (queue, first)));
         }
         if trim(shard, trims).await.is_break() {
+            return Ok(());
+        }
+    }
+    trim_fired(node, shard, through).await
+}
+
+/// Trims what had waited for its date, came to its queue before entry `through` was written, and was looked at by all who read the
+/// queue. It stands in no order, so no entry tells how old it is there, and it would be copied forward until its age ends it, although
+/// it was read long ago.
+async fn trim_fired(node: &Node, shard: &DataShard, through: u64) -> Result<(), Fault> {
+    let queues = shard.machine.read(queue_core::Core::queues_fired_into);
+    let meta = node.meta();
+    let Some(then_ms) = (if queues.is_empty() {
+        None
+    } else {
+        written_ms(shard, through).await
+    }) else {
+        return Ok(());
+    };
+    for page in queues.chunks(SWEEP_AT_ONCE) {
+        let mut trims = Vec::new();
+        for &(queue, looked_at) in page.iter().filter(|(queue, _)| !is_dead_letters(&meta, *queue)) {
+            let first = first_kept(shard, queue, |stored| stored.time_ms <= then_ms)?;
+            trims.extend(first.map(|first| (queue, first.min(looked_at))));
+        }
+        if trim(shard, trims).await.is_break() {
             break;
         }
     }
     Ok(())
+}
+
+/// When an entry was written, by the shard's time, or one of those right before it if it has no commands; nothing if it cannot be
+/// read.
+async fn written_ms(shard: &DataShard, index: u64) -> Option<u64> {
+    let replica = shard.replica.clone();
+    let read = blocking(Work::Read, move || {
+        let near = (index.saturating_sub(LOOKED_BACK)..=index).rev();
+        let mut payloads = near.filter_map(|index| replica.read_payload(index).ok());
+        payloads.find_map(|payload| Some(frame::decode_entry(&payload).ok()?.time_ms))
+    });
+    read.await
 }
 
 fn is_dead_letters(meta: &MetaState, queue: QueueId) -> bool {

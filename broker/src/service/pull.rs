@@ -112,10 +112,12 @@ impl Service {
                 Looked::Nobody(_) => RETRY_AFTER.max(self.spread()),
             };
             let Some(rung) = rung else { return Err(too_many()) };
+            let left = pull.until.saturating_duration_since(Instant::now());
             if goes_on {
+                // Whoever looks through what nobody wants leaves time to others.
+                tokio::time::sleep(self.spread().max(PULL_REST).min(left)).await;
                 continue;
             }
-            let left = pull.until.saturating_duration_since(Instant::now());
             tokio::select! {
                 biased;
                 // However fast messages come that a filter does not let through.

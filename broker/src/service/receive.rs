@@ -218,13 +218,14 @@ impl Service {
             .collect();
         let start = plant!(TurnNeverMoves => 0, else start % led.len().max(1));
         led.rotate_left(start);
-        let had: BTreeSet<u32> = led
-            .iter()
-            .filter(|_| receive.request != 0)
-            .filter_map(|&(_, shard)| node.shard(shard))
-            .flat_map(|shard| shard.had_by(receive.group.id, receive.topic.id, receive.request))
-            .collect();
-        led.sort_by_key(|(number, _)| !had.contains(number));
+        if receive.request != 0 {
+            let shards: BTreeSet<u32> = led.iter().map(|&(_, shard)| shard).collect();
+            let shards = shards.into_iter().filter_map(|shard| node.shard(shard));
+            let had: BTreeSet<u32> = shards
+                .flat_map(|shard| shard.had_by(receive.group.id, receive.topic.id, receive.request))
+                .collect();
+            led.sort_by_key(|(number, _)| !had.contains(number));
+        }
         led
     }
 

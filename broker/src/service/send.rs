@@ -99,6 +99,11 @@ impl Service {
             },
             encoded: None,
         };
+        // Who passed it on has checked it, by another clock.
+        let max_delay = match caller.forwarded {
+            true => Duration::MAX,
+            false => self.node().options().max_delay,
+        };
         for message in request.messages {
             let tag = message
                 .system_properties
@@ -110,7 +115,7 @@ impl Service {
             let ordered = properties.filter(|all| names::kind(all) == MessageType::Fifo);
             let message_group = ordered.and_then(|all| all.message_group.clone());
             let delivery_ms = match properties {
-                Some(all) => delivery_ms(all, now, self.node().options().max_delay)?,
+                Some(all) => delivery_ms(all, now, max_delay)?,
                 None => None,
             };
             let (message_id, encoded) = to_stored(caller, &name, message, now, host);

@@ -56,6 +56,8 @@ pub(super) struct Late {
     /// Since when the present leaders lead.
     led: Duration,
     due: BTreeMap<Owed, Duration>,
+    /// The last attempt that came of each.
+    attempts: BTreeMap<Owed, i32>,
     /// Of leases that the server renews: who holds them; an empty name once that client is dead.
     holders: BTreeMap<Owed, String>,
     /// Of those, what is held by clients that were gone before the faults were over.
@@ -83,6 +85,7 @@ impl Late {
             calm: None,
             led: Duration::ZERO,
             due: BTreeMap::new(),
+            attempts: BTreeMap::new(),
             holders: BTreeMap::new(),
             of_the_gone: BTreeSet::new(),
             of_the_calm: BTreeSet::new(),
@@ -133,7 +136,14 @@ impl Late {
         let Some((ids, since)) = self.line(owed).and_then(|line| self.lines.get(&line)) else {
             return Some(Duration::ZERO);
         };
-        (ids.first() == Some(&owed.1)).then_some(*since)
+        // What was given out with it, or before it, and is not over.
+        let held = ids
+            .iter()
+            .filter(|id| **id != owed.1)
+            .map(|id| (owed.0.clone(), id.clone()));
+        let held = held.filter(|other| self.attempts.contains_key(other));
+        let held = held.filter_map(|other| self.due.get(&other).copied()).max();
+        (ids.first() == Some(&owed.1)).then_some(held.unwrap_or_default().max(*since))
     }
 
     /// It comes, at the latest then; never later than was said before.
@@ -148,6 +158,7 @@ impl Late {
         let dead_of = it.place.topic.strip_prefix(DEAD_LETTERS);
         let owed = (dead_of.unwrap_or(&it.group).to_owned(), it.id.clone());
         self.seen.insert(owed.clone());
+        self.attempts.insert(owed.clone(), it.attempt);
         self.holders.remove(&owed);
         self.of_the_gone.remove(&owed);
         self.of_the_calm.remove(&owed);
@@ -304,7 +315,12 @@ impl Oracle for Late {
                 receipt, invisible, ..
             } => {
                 let owed = (receipt.group.clone(), receipt.id.clone());
-                self.soon(owed, at + *invisible + LONGEST_BACKOFF);
+                // Word of it may come after the next delivery, of which it says nothing.
+                if self.attempts.get(&owed) == Some(&receipt.attempt) {
+                    // Its end was chosen: no good-bye ends it, nor what was given to somebody else since.
+                    self.holders.remove(&owed);
+                    self.soon(owed, at + *invisible + LONGEST_BACKOFF);
+                }
             }
             Event::Acked { receipt, .. } | Event::AckUnsure(receipt) | Event::Buried { receipt, .. } => {
                 let sure = matches!(event, Event::Acked { .. });

@@ -22,7 +22,8 @@ type Key = (u32, u32, u32, u32, QueueId);
 struct Place {
     /// What comes next.
     cursor: u64,
-    /// Of what was before it, messages that a filter passed over: no receive was spent on them.
+    /// Of what was before it, messages that were passed over, by a filter or because their message group is locked: no receive was
+    /// spent on them.
     filtered: u64,
     /// The end of the queue.
     next: u64,
@@ -101,7 +102,7 @@ impl Turns {
                                     cursor,
                                     filtered: core
                                         .subscription(group, queue)
-                                        .map_or(0, |known| known.filtered),
+                                        .map_or(0, |known| known.filtered + known.blocked),
                                     next: if has_any { view.next } else { cursor },
                                     given: given.get(&(group, queue)).copied().unwrap_or_default(),
                                 };

@@ -133,6 +133,8 @@ mod tests {
             auto_renew: written,
             written,
             client: 1,
+            message_group: 0,
+            request: 0,
             first_leased_ms: 0,
         }
     }

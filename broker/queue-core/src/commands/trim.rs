@@ -27,7 +27,9 @@ pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, trim: &Trim) -> Resu
     };
     let wanted = trim.first.clamp(ends.first, ends.next);
     let wanted = plant!(TrimOneTooMany => (wanted + 1).min(ends.next), else wanted);
-    let first = wanted.min(ends.first.saturating_add(u64::from(trim.limit.min(MAX_FORGET))));
+    // Each consumer group that has something to be forgotten here costs as much once more.
+    let most = MAX_FORGET / (core.blocked_on(queue) as u32).max(1);
+    let first = wanted.min(ends.first.saturating_add(u64::from(trim.limit.min(most.max(1)))));
     if first > ends.first {
         forget(core, kv, queue, ends.first..first)?;
         let forgotten = ends.first..first;

@@ -1,7 +1,7 @@
 //! Order within message groups, told in examples.
 
 use flotilla_proto::record::{Deliver, LeaseRef, StartAt, Subscribe, configure::What, release::Action};
-use queue_core::{GroupId, InOrder, Lease, QueueId, Source};
+use queue_core::{GroupId, InOrder, Lease, QueueId, Source, limits::REPEATED_WITHIN_MS};
 
 use crate::support::{BACKOFF_MS, DLQ, G, LEASE_MS, Q, Shard, append_in, configure, offsets, subscription};
 
@@ -236,4 +236,68 @@ fn a_repeated_request_gets_what_it_has_under_the_receipts_that_it_has() {
     let receipts = [LeaseRef { offset: 1, nonce: 1 }].map(|lease| (lease.offset, lease.nonce));
     shard.ack(G, Q, &receipts);
     assert_eq!(shard.view(G, Q).acked, 2);
+}
+
+#[test]
+fn what_waits_comes_although_there_is_no_room_for_what_was_passed_over_before_it() {
+    const C: u64 = 0xC;
+    let mut shard = shard(&[A, B, A, B, C]);
+    let (group, queue) = (GroupId(G), QueueId(Q));
+    deliver(&mut shard, 1, 1);
+    deliver(&mut shard, 1, 2);
+    deliver(&mut shard, 1, 3);
+    // It is the turn of what was passed over of A and B; C waits, and fills the bound.
+    ack(&mut shard, &[(0, 1), (1, 2)]);
+    shard.release(4, 3, Action::Retry, Some(shard.now_ms), 7);
+    let next = |bound| {
+        let found = shard
+            .core
+            .in_order(&shard.kv, (group, queue), shard.now_ms, (1, bound, 99));
+        let candidates = found.unwrap().candidates.into_iter();
+        candidates.map(|it| (it.offset, it.from)).collect::<Vec<_>>()
+    };
+    assert_eq!(next(2), [(2, Source::Behind)]);
+    assert_eq!(next(1), [(4, Source::Waiting)]);
+}
+
+#[test]
+fn a_request_is_not_repeated_for_ever() {
+    let mut shard = shard(&[A]);
+    let (group, queue) = (GroupId(G), QueueId(Q));
+    deliver(&mut shard, 1, 1);
+    let repeat = Deliver {
+        group: G,
+        queue: Q,
+        request: 1,
+        again: vec![0],
+        ..Deliver::default()
+    };
+    for _ in 0..2 {
+        shard.pass(REPEATED_WITHIN_MS / 2 - 1);
+        let deadline_ms = shard.now_ms + REPEATED_WITHIN_MS;
+        let repeat = Deliver {
+            deadline_ms,
+            ..repeat.clone()
+        };
+        assert_eq!(offsets(&shard.delivered(repeat)), [0]);
+    }
+    shard.pass(2);
+    assert_eq!(shard.delivered(repeat), []);
+    assert_eq!(shard.core.had_by(1, group, queue.topic(), 9), []);
+}
+
+#[test]
+fn what_is_given_again_does_not_overtake_what_waits_before_it() {
+    let mut shard = shard(&[A, A]);
+    deliver(&mut shard, 2, 1);
+    shard.release(0, 1, Action::Retry, Some(shard.now_ms), 7);
+    let repeat = Deliver {
+        group: G,
+        queue: Q,
+        request: 1,
+        again: vec![1],
+        deadline_ms: shard.now_ms + LEASE_MS,
+        ..Deliver::default()
+    };
+    assert_eq!(shard.delivered(repeat), []);
 }

@@ -18,7 +18,7 @@ use flotilla_proto::record::{
 use queue_core::{
     AckResult, Context, Core, GroupId, InFlightView, KeyValue, Lease, Position, QueueId, QueueView, Refusal,
     ReleaseResult, Reply, Selection,
-    limits::{DEDUP_WINDOW_MS, DEFAULT_BACKOFF_MS},
+    limits::{DEDUP_WINDOW_MS, DEFAULT_BACKOFF_MS, REPEATED_WITHIN_MS},
 };
 
 /// One shard.
@@ -186,10 +186,19 @@ impl Sub {
         let mut leases = Vec::new();
         for &offset in &deliver.again {
             let view = self.state(offset).and_then(|state| state.view().copied());
-            let had = |view: &InFlightView| view.leased && view.request == deliver.request;
-            let Some(view) = view.filter(|view| had(view) && view.request != 0) else {
+            let had = |view: &InFlightView| view.request == deliver.request && view.client == deliver.client;
+            let Some(view) = view.filter(|view| had(view) && repeats(view, now)) else {
                 continue;
             };
+            let before = |other: &&InFlightView| {
+                let is_earlier = other.message_group == view.message_group && other.offset < offset;
+                view.message_group != 0 && is_earlier
+            };
+            let is_had =
+                |other: &InFlightView| leases.iter().any(|lease: &Lease| lease.offset == other.offset);
+            if !self.in_flight().iter().filter(before).all(is_had) {
+                continue;
+            }
             let message = &messages[offset as usize];
             leases.push(Lease {
                 offset,
@@ -203,13 +212,16 @@ impl Sub {
                 at_ms,
                 auto_renew: deliver.auto_renew,
                 written: false,
-                client: deliver.client,
-                first_leased_ms: now,
                 ..view
             });
         }
         leases
     }
+}
+
+/// A lease that a request gets once more if it is repeated.
+fn repeats(view: &InFlightView, now: u64) -> bool {
+    view.leased && view.request != 0 && now - view.first_leased_ms < REPEATED_WITHIN_MS
 }
 
 fn wait(backoff: Option<&Backoff>, attempt: u32) -> u64 {

@@ -130,6 +130,9 @@ impl DataShard {
                 command: Some(command),
             };
             self.proposer.submit(command).await?;
+            // Told: what is passed over next is not as old.
+            self.looked
+                .remember(key, choice.first_new, Runs::default(), self.time_ms());
         }
         if choice.more {
             self.machine.ring_group((queue.topic(), want.group.id));
@@ -186,7 +189,7 @@ impl DataShard {
             .machine
             .read(|core| core.had_by(request, group, queue.topic(), MAX_RECEIVE_BATCH));
         let of_queue = had.into_iter().filter(|&(of, _)| of == queue);
-        of_queue.map(|(_, offset)| offset).collect()
+        of_queue.map(|(_, offset)| offset).take(want.count).collect()
     }
 
     /// As much of that as fits: once more.

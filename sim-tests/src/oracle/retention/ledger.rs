@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::history::{DEAD_LETTERS, Event, Place, Why};
+use crate::history::{DEAD_LETTERS, DELAYED, Event, Place, Why};
 
 /// What is past retention is forgotten so soon, once the cluster is whole: a round each ten seconds, some time for it,
 /// and one that was refused.
@@ -263,7 +263,9 @@ impl Ledger {
                     continue;
                 };
                 account.seen.remove(&offset);
-                let why = self.why(shard, &queue, now_ms, &row);
+                // Who reads what waits for its date is not followed here, but where it is sent (`workload/delayed`).
+                let looked_at = look.readers.values().all(|reader| offset < reader.cursor);
+                let why = self.why((shard, now_ms), &queue, &row, looked_at);
                 if why.is_none() {
                     wrong.push(format!(
                         "retention: {:?} with {:?} was forgotten {} ms after it was stored, of {:?}, in entry {} of shard {shard}",
@@ -318,9 +320,12 @@ impl Ledger {
         }
     }
 
-    fn why(&self, shard: u32, queue: &Queue, now_ms: u64, row: &Row) -> Option<Why> {
+    fn why(&self, (shard, now_ms): (u32, u64), queue: &Queue, row: &Row, looked_at: bool) -> Option<Why> {
         let is_dead = queue.0.starts_with(DEAD_LETTERS);
-        let had_to_go = self.had_to_go.get(&shard).is_some_and(|last| row.index <= *last);
+        // What had waited for its date stands in no order, and goes with the others once everybody has looked at it.
+        let had_waited = queue.0 == DELAYED && looked_at;
+        let had_to_go = self.had_to_go.get(&shard);
+        let had_to_go = had_to_go.is_some_and(|last| row.index <= *last || had_waited);
         if had_to_go && !is_dead {
             return Some(Why::Room);
         }

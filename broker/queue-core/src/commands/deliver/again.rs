@@ -1,5 +1,5 @@
 //! A request that was repeated because its answer was lost gets what it has already, under the receipts that it has: no attempt is
-//! counted, and the leases begin anew.
+//! counted, and the leases begin anew. Not for ever, or a client that cannot take what it gets would keep it from all others.
 
 use flotilla_proto::record::Deliver;
 
@@ -7,7 +7,7 @@ use crate::{
     core::Core,
     ids::{GroupId, QueueId},
     kv::{Fault, KeyValue},
-    limits::MAX_DELIVER,
+    limits::{MAX_DELIVER, REPEATED_WITHIN_MS},
     outcome::{Effect, Lease, Outcome, Reply},
     queue::Message,
     subscription::InFlight,
@@ -22,19 +22,24 @@ pub(super) fn apply(
     let (queue, group) = (QueueId(deliver.queue), GroupId(deliver.group));
     let mut leases = Vec::new();
     for &offset in deliver.again.iter().take(MAX_DELIVER) {
-        let row = core.subscriptions[&(queue, group)].in_flight().get(&offset);
-        let Some(row) = row.filter(|row| row.leased && row.request == deliver.request && row.request != 0)
-        else {
+        let known = &core.subscriptions[&(queue, group)];
+        let row = known.in_flight().get(&offset);
+        let had = row.filter(|row| row.request == deliver.request && row.client == deliver.client);
+        let Some(row) = had.filter(|row| core.can_be_repeated(row)) else {
             continue;
         };
+        // What is before it in its message group is in the same answer, or it waits for that.
+        let is_had = |offset: &u64| leases.iter().any(|lease: &Lease| lease.offset == *offset);
+        let lock = known.locks().get(&row.message_group);
+        if lock.is_some_and(|lock| !lock.in_flight().range(..offset).all(is_had)) {
+            continue;
+        }
         let row = InFlight {
             auto_renew: deliver.auto_renew,
             written: false,
             attempt: plant!(RepeatCountsAnAttempt => row.attempt + 1, else row.attempt),
             nonce: plant!(RepeatVoidsTheReceipt => deliver.nonce, else row.nonce),
             at_ms: deadline_ms,
-            client: deliver.client,
-            first_leased_ms: core.now_ms,
             ..*row
         };
         let Some(message) = Message::get(kv, queue, offset)? else {
@@ -59,11 +64,20 @@ pub(super) fn apply(
 }
 
 impl Core {
+    /// A lease that a request gets once more if it is repeated.
+    fn can_be_repeated(&self, row: &InFlight) -> bool {
+        let age_ms = self.now_ms.saturating_sub(row.first_leased_ms);
+        row.leased && row.request != 0 && age_ms < REPEATED_WITHIN_MS
+    }
+
     /// Leases that a request has already, by its hash, on the queues of a topic, and can be given again; at most so many.
     pub fn had_by(&self, request: u64, group: GroupId, topic: u32, limit: usize) -> Vec<(QueueId, u64)> {
         let from = (request, group, QueueId::new(topic, 0), 0);
         let to = (request, group, QueueId::new(topic, u32::MAX), u64::MAX);
-        let had = self.requests.range(from..=to);
+        let had = self.requests.range(from..=to).filter(|&&(_, _, queue, offset)| {
+            let known = &self.subscriptions[&(queue, group)];
+            known.seeks_to.is_none() && self.can_be_repeated(&known.in_flight()[&offset])
+        });
         let had = had.filter(|_| request != 0 && !self.is_paused(group));
         had.take(limit)
             .map(|&(.., queue, offset)| (queue, offset))

@@ -127,7 +127,8 @@ impl Model {
             let had = sub
                 .in_flight()
                 .into_iter()
-                .filter(|view| view.leased && view.request == request && !sub.rules.paused);
+                .filter(|view| repeats(view, self.now) && view.request == request)
+                .filter(|_| !sub.rules.paused && sub.seeks_to.is_none());
             let had = had.map(|view| (queue, view.offset)).collect::<Vec<_>>();
             let mut found = core.had_by(request, group, queue.topic(), 99);
             found.retain(|(of, _)| *of == queue);

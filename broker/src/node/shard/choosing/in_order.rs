@@ -81,12 +81,12 @@ impl DataShard {
         };
         let unread = candidates.iter().filter(|candidate| by_tag(candidate).is_none());
         let stored: Vec<_> = unread.clone().map(|candidate| candidate.stored).collect();
-        let mut places: Vec<(u64, Position)> = unread
+        // In their order, so that what is looked at first decides what can be delivered first.
+        let places: Vec<(u64, Position)> = unread
             .zip(at_once(&stored))
             .map(|(candidate, position)| (candidate.offset, position))
             .collect();
         let last = places.last().map(|&(offset, _)| offset);
-        places.sort_unstable_by_key(|&(offset, _)| offset);
         let messages: BTreeMap<u64, bool> = match places.is_empty() {
             true => BTreeMap::new(),
             false => self.pass_by_message(queue, places, filter, until_ms).await?,
