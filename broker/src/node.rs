@@ -1,7 +1,7 @@
 //! One node at run time: its replicas, its place in the cluster, and the way to the leaders.
 //!
-//! Nothing here decides what happens to a message: that is the core's, through the log.
-//! The node decides what to propose, when, and where a request is better served.
+//! Nothing here decides what happens to a message: that is the core's, through the log. The node decides what to propose, when, and
+//! where a request is better served.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -67,16 +67,6 @@ macro_rules! answer {
     }};
 }
 
-/// For the RPCs of later work: the right status, and nothing else.
-macro_rules! later {
-    ($response:ident) => {
-        Ok(Response::new(mq::$response {
-            status: Some(not_implemented()),
-            ..Default::default()
-        }))
-    };
-}
-
 #[async_trait]
 impl MessagingService for Messaging {
     async fn query_route(

@@ -101,7 +101,7 @@ mod tests {
             queue: 1,
             message_id: number.to_string(),
             message: Bytes::from(vec![0; bytes]),
-            tag: 0,
+            ..Append::default()
         };
         Command {
             command: Some(command::Command::Append(append)),
