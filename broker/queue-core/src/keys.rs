@@ -18,7 +18,7 @@
 //! l | u64 queue | u32 group | u64 mg  -> fmt | u64 blocked | u64 next | u64 ready_ms   (message groups with messages passed over)
 //! b                                   -> fmt | u64 displaced_bytes
 //! o | u64 queue                       -> fmt | u64 next | u64 waiting | u64 fired | u64 recalled | u64 remembered
-//! w | u64 queue | u64 timer           -> fmt | u8 recalled | u64 at_ms | u64 dedup sequence
+//! w | u64 queue | u64 timer           -> fmt | u8 recalled | u64 at_ms | u64 dedup sequence | u64 message_id
 //! t | u64 at_ms | u64 queue | u64 tim -> fmt                      (timers by their time)
 //! d | u64 sequence                    -> fmt | u64 time_ms | u64 queue | u64 offset | message id
 //! ```

@@ -42,7 +42,7 @@ pub use crate::{
     kv::{Fault, KeyValue},
     message_group::{Candidate, InOrder, Source},
     outcome::{AckResult, Effect, Lease, Outcome, RecallResult, Refusal, ReleaseResult, Reply},
-    tag::{message_group_hash, tag_hash},
+    tag::{message_group_hash, message_id_hash, tag_hash},
     timers::TimerView,
     view::{InFlightView, QueueView, Selection, Stored, SubscriptionView},
 };

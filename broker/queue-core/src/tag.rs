@@ -1,4 +1,4 @@
-//! Tags and message groups, as the state knows them: by a hash, so that a filter by tag, or order within a message group, reads
+//! Tags, message groups and ids, as the state knows them: by a hash, so that a filter by tag, or order within a message group, reads
 //! no message.
 
 /// The hash of a message's tag. Never 0, which is no tag. It stands in logs, so it never changes (FNV-1a, 64 bits).
@@ -9,6 +9,11 @@ pub fn tag_hash(tag: &str) -> u64 {
 /// The hash of a message group. Never 0, which is none. Two that have one hash wait for each other, and are in order.
 pub fn message_group_hash(message_group: &str) -> u64 {
     hash_of(message_group)
+}
+
+/// The hash of a message id. Never 0.
+pub fn message_id_hash(message_id: &str) -> u64 {
+    hash_of(message_id)
 }
 
 fn hash_of(text: &str) -> u64 {

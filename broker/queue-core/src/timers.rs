@@ -18,6 +18,7 @@ use crate::{
     kv::{Fault, KeyValue},
     places::{Arrival, on},
     queue::Message,
+    tag::message_id_hash,
     view::Stored,
 };
 
@@ -93,6 +94,8 @@ pub(crate) struct Timer {
     pub(crate) at_ms: u64,
     /// Where its id stands among those that are remembered, if it still does.
     pub(crate) dedup: u64,
+    /// Hash of its id.
+    pub(crate) message_id: u64,
 }
 
 impl Timer {
@@ -106,16 +109,18 @@ impl Timer {
             recalled: value.flag()?,
             at_ms: value.long()?,
             dedup: value.long()?,
+            message_id: value.long()?,
         };
         value.end()?;
         Ok(timer)
     }
 
     fn put(&self, kv: &mut dyn KeyValue, queue: QueueId, number: u64) -> Result<(), Fault> {
-        let mut value = keys::value(17);
+        let mut value = keys::value(25);
         value.put_u8(u8::from(self.recalled));
         value.put_u64_le(self.at_ms);
         value.put_u64_le(self.dedup);
+        value.put_u64_le(self.message_id);
         kv.put(&keys::timer(queue, number), &value)?;
         kv.put(&keys::due(self.at_ms, queue, number), &keys::value(0))
     }
@@ -209,6 +214,7 @@ impl Core {
             recalled: false,
             at_ms,
             dedup,
+            message_id: message_id_hash(message_id),
         };
         self.set_timer(kv, queue, number, timer)?;
         self.count_timer(kv, queue, |room| {

@@ -10,7 +10,7 @@ use flotilla_proto::{
     rocketmq::{Code, RecallMessageRequest, RecallMessageResponse},
 };
 use prost::Message;
-use queue_core::{RecallResult, Reply};
+use queue_core::{RecallResult, Reply, message_id_hash};
 
 use super::{
     Caller, Service,
@@ -92,6 +92,7 @@ async fn recall_here(
     let recall = record::Recall {
         queue: handle.queue.0,
         timer: handle.timer,
+        message_id: message_id_hash(&handle.message_id),
     };
     let command = Command {
         command: Some(command::Command::Recall(recall)),

@@ -13,7 +13,9 @@ use crate::{
 
 pub(crate) fn apply(core: &mut Core, kv: &mut dyn KeyValue, recall: &Recall) -> Result<Outcome, Fault> {
     let (queue, number) = (QueueId(recall.queue), recall.timer);
-    let Some(timer) = Timer::get(kv, queue, number)? else {
+    let timer = Timer::get(kv, queue, number)?;
+    let is_meant = |timer: &Timer| [0, timer.message_id].contains(&recall.message_id);
+    let Some(timer) = timer.filter(is_meant) else {
         return Ok(Reply::Recalled(RecallResult::Over).into());
     };
     if timer.recalled {

@@ -3,14 +3,15 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
-use flotilla_proto::record::Timer;
+use flotilla_proto::record::{Recall, Timer, command::Command};
 use queue_core::{
     Core, Effect, Fault, KeyValue, Outcome, QueueId, RecallResult, Reply,
     limits::{DEDUP_WINDOW_MS, RECALLED_KEPT_MS},
+    message_id_hash,
 };
 
 use crate::support::{
-    G, Map, Q, Q_TWIN, START_MS, Shard, append_due, copy_forward, fire, offsets, recall, retime,
+    G, Map, Q, Q_TWIN, START_MS, Shard, append_due, command, copy_forward, fire, offsets, recall, retime,
 };
 
 const ROOM: u64 = Q | 1 << 31;
@@ -122,6 +123,21 @@ fn a_recalled_message_never_comes_and_one_that_came_is_not_recalled() {
     let third = shard.wait(Q, "c", 0);
     assert_eq!((shard.fire(), shard.recall(third)), (1, RecallResult::Over));
     assert_eq!((shard.next(Q), shard.recall(77)), (1, RecallResult::Over));
+}
+
+#[test]
+fn a_recall_that_means_another_message_of_that_number_recalls_nothing() {
+    let mut shard = Shard::subscribed();
+    let timer = shard.wait(Q, "a", 500);
+    for (id, result) in [("b", RecallResult::Over), ("a", RecallResult::Done)] {
+        let recall = Recall {
+            queue: Q,
+            timer,
+            message_id: message_id_hash(id),
+        };
+        let reply = shard.apply(command(Command::Recall(recall)));
+        assert_eq!(reply, Reply::Recalled(result), "{id}");
+    }
 }
 
 #[test]

@@ -355,7 +355,11 @@ pub(crate) fn fire(timers: Vec<Timer>) -> Command {
 }
 
 pub(crate) fn recall(queue: u64, timer: u64) -> Command {
-    command(command::Command::Recall(Recall { queue, timer }))
+    command(command::Command::Recall(Recall {
+        queue,
+        timer,
+        message_id: 0,
+    }))
 }
 
 pub(crate) fn retime(queue: u64, timer: u64, due_ms: u64) -> Command {
