@@ -12,6 +12,8 @@ pub(super) fn choose(seed: u64, plan: &mut Plan) {
     if plan.ordered {
         // What is passed over must not be forgotten meanwhile: the oracle of retention does not know of it.
         plan.limits.keep();
+        // Whoever rests with a message for minutes keeps all others of its message group waiting, one after the other: longer than a run lasts.
+        plan.habits.rest = false;
         // Small, so that something is passed over before anything comes.
         let bounds = &mut plan.limits.bounds;
         (bounds.filter_page, bounds.pass_over_at) = match seed / 100 % 3 {
