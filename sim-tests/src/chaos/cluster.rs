@@ -171,7 +171,8 @@ pub(super) async fn left_over(nodes: &[Node], group: &str) -> Result<u64, String
 fn count(text: &str) -> Result<u64, String> {
     let detail: GroupDetail = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if detail.unreachable_shards.is_empty() {
-        Ok(detail.total.ready + detail.total.leased + detail.total.waiting)
+        let total = detail.total;
+        Ok(total.ready + total.leased + total.waiting + total.blocked)
     } else {
         Err(format!("shards {:?} do not answer", detail.unreachable_shards))
     }
