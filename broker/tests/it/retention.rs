@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use broker::service::Service;
+use broker::{service::Service, views::TopicSpec};
 use flotilla_proto::rocketmq::{Code, ForwardMessageToDeadLetterQueueRequest, Message, SendMessageRequest};
 
-use crate::cluster::{Cluster, caller, code, message, properties, receive, resource, send_large, wait_for};
+use crate::cluster::{
+    Cluster, ack, caller, code, message, properties, receive, resource, send_large, wait_for,
+};
 
 const LONG: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(200);
@@ -124,4 +126,52 @@ async fn dead_letters_are_not_forgotten_for_room_when_they_have_most_of_the_log(
     let (status, received) = receive(service, "%DLQ%readers", "undertakers", LONG).await;
     assert_eq!(status, Code::Ok);
     assert!(received.iter().all(|message| message.body.len() == 100_000));
+}
+
+/// Found by reading: what had waited for its date stands in no order, and was copied forward until its age ended it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_delayed_and_read_does_not_keep_the_log_above_its_size() {
+    let cluster = Cluster::start_retaining(1, SIZE).await;
+    let service = cluster.service(1);
+    let topic = TopicSpec {
+        name: "later".into(),
+        queues: Some(1),
+        message_type: "DELAY".into(),
+    };
+    service.create_topic(topic).await.expect("it is new");
+    // Twelve of the sixteen MiB that the log has beside its spare segments, as with the dead letters above.
+    for number in 0..120 {
+        let mut message = message("later", &format!("later-{number}"));
+        message.body = vec![b'.'; 100_000].into();
+        let soon = (service.node().clock().wall_ms() + 20) as i64;
+        let properties = message.system_properties.as_mut().expect("it has some");
+        properties.delivery_timestamp = Some(prost_types::Timestamp {
+            seconds: soon / 1_000,
+            nanos: (soon % 1_000) as i32 * 1_000_000,
+        });
+        let messages = vec![message];
+        let sent = service
+            .send_message(&caller(), SendMessageRequest { messages })
+            .await;
+        assert_eq!(code(&sent.status), Code::Ok);
+    }
+    let mut read = 0;
+    while read < 120 {
+        let (status, received) = receive(service, "later", "readers", LONG).await;
+        assert_eq!(status, Code::Ok, "{read} of 120");
+        for message in &received {
+            assert_eq!(ack(service, "later", "readers", message).await, Code::Ok);
+        }
+        read += received.len();
+    }
+    for number in 0..2 * SIZE / (MIB / 2) {
+        assert_eq!(
+            code(&send_large(service, "flood", &format!("{number}")).await.status),
+            Code::Ok
+        );
+    }
+    wait_for("the log to keep to its size", || log_bytes(service) <= SIZE).await;
+    let later = service.describe_topic("later").await.expect("it exists");
+    let queue = &later.queue_list[0];
+    assert_eq!((queue.first_offset, queue.next_offset), (Some(120), Some(120)));
 }
