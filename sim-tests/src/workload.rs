@@ -34,6 +34,7 @@ mod bury;
 mod death;
 mod delayed;
 mod forge;
+mod founded;
 mod hide;
 pub mod operator;
 mod pauses;

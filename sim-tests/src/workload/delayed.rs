@@ -13,7 +13,7 @@ use std::{
 
 use broker::{
     limits::MIN_INVISIBLE,
-    views::{AdminErrorKind, BackoffView, GroupSpec, RetimeSpec, StartAt, TopicSpec},
+    views::{AdminErrorKind, RetimeSpec},
 };
 use flotilla_proto::rocketmq::Code;
 use futures::future::join_all;
@@ -24,7 +24,7 @@ use madsim::{
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::{Context, now, pause};
+use super::{Context, founded, now, pause};
 use crate::{
     client::{Ask, Failure, Told},
     history::DELAYED,
@@ -141,29 +141,8 @@ impl Sender {
 
     /// Topic and consumer group.
     async fn prepare(&self) {
-        let topic = TopicSpec {
-            name: DELAYED.into(),
-            queues: Some(self.context.plan.queues),
-            message_type: "DELAY".into(),
-        };
-        let group = GroupSpec {
-            name: GROUP.into(),
-            max_attempts: Some(100),
-            backoff: Some(BackoffView::Customized { next_ms: vec![500] }),
-            fifo: false,
-            start_at: StartAt::First,
-        };
-        for host in self.hosts.iter().cycle() {
-            if let Some(service) = host.service()
-                && (service.create_topic(topic.clone()).await.is_ok()
-                    || service.describe_topic(DELAYED).await.is_ok())
-                && (service.create_group(group.clone()).await.is_ok()
-                    || service.describe_group(GROUP).await.is_ok())
-            {
-                return;
-            }
-            pause().await;
-        }
+        let topic = founded::topic(DELAYED, self.context.plan.queues, "DELAY");
+        founded::make(&self.hosts, topic, Some(founded::group(GROUP))).await;
     }
 
     fn any_node(&self) -> u32 {

@@ -13,15 +13,12 @@ use std::{
     time::Duration,
 };
 
-use broker::{
-    limits::MIN_INVISIBLE,
-    views::{BackoffView, GroupSpec, StartAt, TopicSpec},
-};
+use broker::limits::MIN_INVISIBLE;
 use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::{Context, now, pause};
+use super::{Context, founded, now, pause};
 use crate::{client::Ask, host::Host, letter::Letter};
 
 const TOPIC: &str = "paused";
@@ -117,29 +114,8 @@ impl Pauser {
     }
 
     async fn prepare(&self) {
-        let topic = TopicSpec {
-            name: TOPIC.into(),
-            queues: Some(self.context.plan.queues),
-            message_type: "NORMAL".into(),
-        };
-        let group = GroupSpec {
-            name: GROUP.into(),
-            max_attempts: Some(100),
-            backoff: Some(BackoffView::Customized { next_ms: vec![500] }),
-            fifo: false,
-            start_at: StartAt::First,
-        };
-        for host in self.hosts.iter().cycle() {
-            if let Some(service) = host.service()
-                && (service.create_topic(topic.clone()).await.is_ok()
-                    || service.describe_topic(TOPIC).await.is_ok())
-                && (service.create_group(group.clone()).await.is_ok()
-                    || service.describe_group(GROUP).await.is_ok())
-            {
-                break;
-            }
-            pause().await;
-        }
+        let topic = founded::topic(TOPIC, self.context.plan.queues, "NORMAL");
+        founded::make(&self.hosts, topic, Some(founded::group(GROUP))).await;
     }
 
     fn any_node(&self) -> u32 {

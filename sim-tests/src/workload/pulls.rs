@@ -13,13 +13,12 @@ use std::{
     time::Duration,
 };
 
-use broker::views::TopicSpec;
 use flotilla_proto::rocketmq::{Code, QueryOffsetPolicy};
 use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Context, now, pause};
+use super::{Context, founded, now, pause};
 use crate::{
     client::{Failure, Pulled, Received},
     host::Host,
@@ -123,20 +122,8 @@ struct Puller {
 
 impl Puller {
     async fn prepare(&self, hosts: &[Host]) {
-        let topic = TopicSpec {
-            name: TOPIC.into(),
-            queues: Some(self.context.plan.queues),
-            message_type: "NORMAL".into(),
-        };
-        for host in hosts.iter().cycle() {
-            if let Some(service) = host.service()
-                && (service.create_topic(topic.clone()).await.is_ok()
-                    || service.describe_topic(TOPIC).await.is_ok())
-            {
-                break;
-            }
-            pause().await;
-        }
+        let topic = founded::topic(TOPIC, self.context.plan.queues, "NORMAL");
+        founded::make(hosts, topic, None).await;
     }
 
     fn any_node(&self) -> u32 {

@@ -15,13 +15,13 @@ use std::{
 
 use broker::{
     limits::MIN_INVISIBLE,
-    views::{BackoffView, GroupSpec, SeekReport, SeekSpec, SeekTo, StartAt, TopicSpec},
+    views::{SeekReport, SeekSpec, SeekTo},
 };
 use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::{Context, now, pause};
+use super::{Context, founded, now, pause};
 use crate::{
     client::{Ask, Received},
     host::Host,
@@ -99,30 +99,8 @@ struct Replayer {
 impl Replayer {
     /// Topic, consumer group and messages.
     async fn prepare(&self) {
-        let topic = TopicSpec {
-            name: TOPIC.into(),
-            queues: Some(self.context.plan.queues),
-            message_type: "NORMAL".into(),
-        };
-        let group = GroupSpec {
-            name: GROUP.into(),
-            // Whoever puts it elsewhere gives each another chance.
-            max_attempts: Some(100),
-            backoff: Some(BackoffView::Customized { next_ms: vec![500] }),
-            fifo: false,
-            start_at: StartAt::First,
-        };
-        for host in self.hosts.iter().cycle() {
-            if let Some(service) = host.service()
-                && (service.create_topic(topic.clone()).await.is_ok()
-                    || service.describe_topic(TOPIC).await.is_ok())
-                && (service.create_group(group.clone()).await.is_ok()
-                    || service.describe_group(GROUP).await.is_ok())
-            {
-                break;
-            }
-            pause().await;
-        }
+        let topic = founded::topic(TOPIC, self.context.plan.queues, "NORMAL");
+        founded::make(&self.hosts, topic, Some(founded::group(GROUP))).await;
         for number in 0..MESSAGES {
             let id = format!("{TOPIC}/1-{number:04}");
             let letters = [(id.clone(), Letter::of(&id, self.context.plan.body))];

@@ -9,12 +9,11 @@ use std::{
     time::Duration,
 };
 
-use broker::views::TopicSpec;
 use madsim::rand::{Rng, thread_rng};
 use queue_core::limits::DEDUP_WINDOW_MS;
 use tokio::time::sleep;
 
-use super::{Context, now, pause};
+use super::{Context, founded, now, pause};
 use crate::{host::Host, letter::Letter};
 
 /// Its topic.
@@ -59,7 +58,7 @@ impl Window {
         while !self.calm.load(Ordering::SeqCst) {
             pause().await;
         }
-        make_topic(&hosts).await;
+        founded::make(&hosts, founded::topic(TOPIC, 1, "NORMAL"), None).await;
         let before = now();
         let first = send(&context).await;
         let after = now();
@@ -84,23 +83,6 @@ impl Window {
         }
         context.coverage.count("sent again after the window");
         self.done.store(true, Ordering::SeqCst);
-    }
-}
-
-async fn make_topic(hosts: &[Host]) {
-    let spec = TopicSpec {
-        name: TOPIC.into(),
-        queues: Some(1),
-        message_type: "NORMAL".into(),
-    };
-    for host in hosts.iter().cycle() {
-        if let Some(service) = host.service()
-            && (service.create_topic(spec.clone()).await.is_ok()
-                || service.describe_topic(TOPIC).await.is_ok())
-        {
-            return;
-        }
-        pause().await;
     }
 }
 
