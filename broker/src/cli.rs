@@ -4,10 +4,12 @@
 
 mod client;
 mod cluster;
+mod dead_letter;
 mod delay;
 mod group;
 mod logging;
 mod output;
+mod parked;
 pub(crate) mod serve;
 mod serve_args;
 mod topic;
@@ -44,6 +46,9 @@ enum Command {
     /// List, recall and re-time messages that wait for their date
     #[command(subcommand)]
     Delay(delay::DelayCommand),
+    /// List messages that could not be consumed, and give them back
+    #[command(subcommand)]
+    DeadLetter(dead_letter::DeadLetterCommand),
     /// Measure a cluster from the outside, and verify that it loses nothing
     Bench(crate::bench::BenchArgs),
 }
@@ -90,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Topic(command) => ask(topic::run(command)),
         Command::Group(command) => ask(group::run(command)),
         Command::Delay(command) => ask(delay::run(command)),
+        Command::DeadLetter(command) => ask(dead_letter::run(command)),
         Command::Bench(args) => bench(args),
     }
 }

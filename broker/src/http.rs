@@ -6,6 +6,7 @@ mod consumer_groups;
 mod delayed;
 mod error;
 mod health;
+mod letters;
 mod limits;
 mod process;
 mod topics;
@@ -80,6 +81,12 @@ struct Api {
         consumer_groups::pause,
         consumer_groups::resume,
         consumer_groups::delete,
+        letters::list,
+        letters::redrive,
+        letters::poison,
+        letters::parked,
+        letters::skip,
+        letters::release,
         health::live,
         health::ready,
         health::metrics
@@ -109,6 +116,18 @@ fn router(api: Api) -> Router {
         .route(
             "/v1/consumer-groups/{group}/resume",
             post(consumer_groups::resume),
+        )
+        .route("/v1/consumer-groups/{group}/dead-letters", post(letters::list))
+        .route(
+            "/v1/consumer-groups/{group}/dead-letters/redrive",
+            post(letters::redrive),
+        )
+        .route("/v1/consumer-groups/{group}/poison", post(letters::poison))
+        .route("/v1/consumer-groups/{group}/parked", post(letters::parked))
+        .route("/v1/consumer-groups/{group}/parked/skip", post(letters::skip))
+        .route(
+            "/v1/consumer-groups/{group}/parked/release",
+            post(letters::release),
         )
         .route("/healthz/live", get(health::live))
         .route("/healthz/ready", get(health::ready))

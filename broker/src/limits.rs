@@ -91,6 +91,10 @@ pub const MAX_FILTER_READS: usize = 8;
 pub const DELAYED_PAGE: u32 = 100;
 /// And at most.
 pub const MAX_DELAYED_PAGE: u32 = 256;
+/// Dead letters or parked messages that one page shows, or one step of a redrive gives back, unless whoever asks says how many.
+pub const LETTERS_PAGE: u32 = 100;
+/// And at most.
+pub const MAX_LETTERS_PAGE: u32 = 256;
 /// Queues that one seek of an administrator moves at the same time.
 pub const SEEK_AT_ONCE: usize = 16;
 /// How long it may take to tell all shards that a consumer group is paused, or goes on.

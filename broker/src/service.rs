@@ -31,8 +31,10 @@ mod digest;
 pub mod forwarded;
 pub mod handle;
 mod home;
+mod letters;
 pub mod names;
 mod offsets;
+mod parking;
 mod pause;
 #[cfg(madsim)]
 #[path = "../../sim-tests/plant/bodies/service.rs"]

@@ -5,10 +5,12 @@
 //! and units stand last in a name.
 
 mod delayed;
+mod letters;
 
 use serde::{Deserialize, Serialize};
 
 pub use delayed::*;
+pub use letters::*;
 
 /// A cluster as one node sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +177,9 @@ pub struct GroupSpec {
     /// Where the group starts in queues it has not read yet.
     #[serde(default)]
     pub start_at: StartAt,
+    /// What becomes of a message of a message group whose attempts are used up.
+    #[serde(default)]
+    pub on_poison: OnPoison,
 }
 
 /// Waiting time between deliveries of one message.
@@ -229,6 +234,9 @@ pub struct GroupView {
     /// Nothing is delivered to it.
     #[serde(default)]
     pub paused: bool,
+    /// What becomes of a message of a message group whose attempts are used up.
+    #[serde(default)]
+    pub on_poison: OnPoison,
 }
 
 /// A consumer group with its lag.
@@ -280,6 +288,9 @@ pub struct Lag {
     /// Wait, in order, until an earlier message of their message group is over.
     #[serde(default)]
     pub blocked: u64,
+    /// Of those that wait, messages at which their message groups stopped, until somebody decides.
+    #[serde(default)]
+    pub parked: u64,
 }
 
 /// Where a consumer group is to go on from.

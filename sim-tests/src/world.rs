@@ -270,6 +270,7 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
             max_attempts: Some(plan.max_attempts),
             backoff: Some(plan.backoff.clone()),
             start_at: StartAt::First,
+            ..GroupSpec::default()
         };
         while service.create_group(spec.clone()).await.is_err()
             && service.describe_group(&spec.name).await.is_err()

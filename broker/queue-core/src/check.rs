@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     core::Core,
-    ids::QueueId,
+    history::{self, Note},
+    ids::{GroupId, QueueId},
     keys::{self, Key, Reader},
     kv::{Fault, KeyValue},
+    letter::Letter,
+    limits::MAX_NOTES,
     queue::Message,
     timers::{Timer, due_of},
 };
@@ -33,6 +36,7 @@ impl Core {
         self.check_timers(kv, &waiting)?;
         self.check_message_groups(kv, &rows)?;
         check_displaced(kv, &rows)?;
+        self.check_histories(kv, &rows)?;
         let displaced = rows.values().filter(|message| message.displaced);
         let bytes = displaced
             .map(|message| u64::from(message.stored.position.frame_len))
@@ -59,7 +63,8 @@ impl Core {
                 return Err(format!("{group:?} on {queue:?} lost count: {known:?}, {ends:?}"));
             }
             for (&offset, row) in known.in_flight() {
-                if offset < known.start || offset >= known.cursor {
+                // One that was given back may be from before the beginning.
+                if offset >= known.cursor || (offset < known.start && row.noted == 0) {
                     return Err(format!("{queue:?}/{offset} is in flight but was not delivered"));
                 }
                 if row.leased != self.deadlines.contains(&(row.at_ms, queue, group, offset)) {
@@ -116,6 +121,55 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Exactly what has a history has a row of it, within its bound, and exactly dead letters say where from. What is parked is found.
+    fn check_histories(&self, kv: &dyn KeyValue, rows: &Places) -> Result<(), String> {
+        let mut letters = Vec::new();
+        let all = keys::each(kv, Key::of(keys::LETTER), |key, value| {
+            let mut key = Reader::key("dead letter", key)?;
+            letters.push((QueueId(key.key_long()?), key.key_long()?));
+            let letter = Letter::read(Reader::value("dead letter", value)?)?;
+            check_notes(letter.noted, &letter.history)
+        });
+        all.map_err(|fault| fault.to_string())?;
+        let dead = rows.iter().filter(|(_, message)| message.dead);
+        if !dead.clone().map(|(&place, _)| place).eq(letters.iter().copied()) {
+            return Err(format!(
+                "dead letters {letters:?} are not {:?}",
+                dead.collect::<Vec<_>>()
+            ));
+        }
+        let mut histories = BTreeSet::new();
+        let all = keys::each(kv, Key::of(keys::HISTORY), |key, value| {
+            let mut key = Reader::key("history", key)?;
+            let place = (
+                QueueId(key.key_long()?),
+                GroupId(key.key_short()?),
+                key.key_long()?,
+            );
+            let notes = history::read(&mut Reader::value("history", value)?)?;
+            let row = self.in_flight(place.1, place.0, place.2);
+            histories.insert(place);
+            check_notes(row.map_or(0, |row| row.noted), &notes)
+        });
+        all.map_err(|fault| fault.to_string())?;
+        let mut parked = BTreeSet::new();
+        for (&(queue, group), known) in &self.subscriptions {
+            for (&offset, row) in known.in_flight() {
+                if row.noted > 0 && !histories.contains(&(queue, group, offset)) {
+                    return Err(format!("{queue:?}/{offset} lost its history for {group:?}"));
+                }
+                if row.parked && (row.leased || row.message_group == 0) {
+                    return Err(format!("{queue:?}/{offset} is parked and {row:?}"));
+                }
+                parked.extend(row.parked.then_some((group, queue, offset)));
+            }
+        }
+        match parked == self.parked {
+            true => Ok(()),
+            false => Err(format!("parked are {parked:?}, known as such {:?}", self.parked)),
+        }
     }
 
     /// Rows are what is kept and what is in flight, and nothing else.
@@ -197,6 +251,14 @@ impl Core {
             None => Ok(()),
         }
     }
+}
+
+fn check_notes(noted: u32, notes: &[Note]) -> Result<(), Fault> {
+    if notes.is_empty() || notes.len() != (noted as usize).min(MAX_NOTES) {
+        let kept = notes.len();
+        return Err(Fault::Corrupt(format!("of {noted} notes {kept} are kept")));
+    }
+    Ok(())
 }
 
 /// None is dated before its predecessor in its queue.

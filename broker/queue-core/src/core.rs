@@ -12,8 +12,8 @@ use crate::{
     ids::{GroupId, Position, QueueId},
     keys::{self, Key, Reader},
     kv::{Fault, KeyValue},
-    outcome::{Effect, Outcome, Refusal, Reply},
-    places::{Arrival, Floor, on},
+    outcome::{Outcome, Refusal, Reply},
+    places::{Floor, on},
     queue::{Message, Queue},
     rules::Rules,
     subscription::{self, InFlight, Subscription},
@@ -50,6 +50,8 @@ pub struct Core {
     /// Leases by the request that they were delivered to: its hash, consumer group, queue, offset.
     pub(crate) requests: BTreeSet<(u64, GroupId, QueueId, u64)>,
     pub(crate) dedup: Dedup,
+    /// Messages at which their message groups stopped.
+    pub(crate) parked: BTreeSet<(GroupId, QueueId, u64)>,
     /// Subscriptions by their consumer group.
     pub(crate) by_group: BTreeSet<(GroupId, QueueId)>,
     /// Where consumer groups are on their way to another message.
@@ -173,6 +175,8 @@ impl Core {
             Some(command::Command::Fire(fire)) => commands::fire::apply(self, kv, wall_ms, fire),
             Some(command::Command::Recall(recall)) => commands::recall::apply(self, kv, recall),
             Some(command::Command::Retime(retime)) => commands::retime::apply(self, kv, context, retime),
+            Some(command::Command::Redrive(redrive)) => commands::redrive::apply(self, kv, wall_ms, redrive),
+            Some(command::Command::Unpark(unpark)) => commands::unpark::apply(self, kv, wall_ms, unpark),
             Some(command::Command::Depart(depart)) => commands::depart::apply(self, kv, late_ms, depart),
             None => Ok(Reply::Refused(Refusal::Malformed).into()),
         }
@@ -264,6 +268,8 @@ impl Core {
             blocked: known.blocked(),
             acked: known.acked,
             dead_lettered: known.dead_lettered,
+            parked: known.parked() as u64,
+            redriven: known.redriven,
             trimmed: known.trimmed,
             filtered: known.filtered,
             sought: known.sought,
@@ -405,6 +411,9 @@ impl Core {
         let has_row = locks.any(|lock| lock.in_flight().is_empty());
         self.strike_lease(queue, group, offset, &before);
         kv.delete(&keys::in_flight(queue, group, offset))?;
+        if before.noted > 0 {
+            kv.delete(&keys::history(queue, group, offset))?;
+        }
         if has_row {
             self.store_lock(kv, (queue, group), before.message_group, true)?;
         }
@@ -425,47 +434,6 @@ impl Core {
             .range(on(queue))
             .any(|(_, known)| known.in_flight().contains_key(&offset))
     }
-
-    /// Gives a message up: it gets a place in the dead-letter queue, its bytes stay where they are.
-    ///
-    /// Nothing if there is no such queue, or the message is a dead letter already: it then waits on,
-    /// because it must not be lost.
-    pub(crate) fn dead_letter(
-        &mut self,
-        kv: &mut dyn KeyValue,
-        wall_ms: u64,
-        (queue, group, offset): (QueueId, GroupId, u64),
-    ) -> Result<Option<Effect>, Fault> {
-        let target = self.rules(group).dead_letter_queue;
-        if target == QueueId(0) || target == queue {
-            return Ok(None);
-        }
-        let Some(message) = Message::get(kv, queue, offset)? else {
-            return Err(Fault::Corrupt(format!(
-                "message {queue:?}/{offset} is in flight but has no place"
-            )));
-        };
-        let given_up = Effect::DeadLettered {
-            group,
-            queue,
-            to: target,
-        };
-        let arrival = Arrival {
-            position: message.stored.position,
-            tag: message.stored.tag,
-            // Whoever reads dead letters takes each for itself.
-            message_group: 0,
-            wall_ms,
-            displaced: true,
-        };
-        plant!(DeadLetterTwice => self.push(kv, target, arrival)?);
-        plant!(DeadLetterLost => 0, else self.push(kv, target, arrival)?);
-        self.remove_in_flight(kv, queue, group, offset)?;
-        let known = self.subscription_mut(queue, group).expect("just read");
-        known.dead_lettered += 1;
-        known.store(kv, queue, group)?;
-        Ok(Some(given_up))
-    }
 }
 
 pub(crate) fn in_flight_view(offset: u64, row: &InFlight) -> InFlightView {
@@ -481,6 +449,9 @@ pub(crate) fn in_flight_view(offset: u64, row: &InFlight) -> InFlightView {
         first_leased_ms: row.first_leased_ms,
         message_group: row.message_group,
         request: row.request,
+        departed: row.departed,
+        parked: row.parked,
+        noted: row.noted,
     }
 }
 

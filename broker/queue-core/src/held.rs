@@ -1,5 +1,5 @@
 //! The orders by which leases are found: by their end, by who holds them if the server prolongs them, and by the request they were
-//! delivered to.
+//! delivered to. And what is parked.
 
 use crate::{
     core::Core,
@@ -45,6 +45,9 @@ impl Core {
 
     /// Puts a lease into the orders by which leases are found.
     pub(crate) fn enter_lease(&mut self, queue: QueueId, group: GroupId, offset: u64, row: &InFlight) {
+        if row.parked {
+            self.parked.insert((group, queue, offset));
+        }
         if row.leased {
             self.deadlines.insert((row.at_ms, queue, group, offset));
         }
@@ -59,6 +62,9 @@ impl Core {
 
     /// Takes it out of them.
     pub(crate) fn strike_lease(&mut self, queue: QueueId, group: GroupId, offset: u64, row: &InFlight) {
+        if row.parked {
+            self.parked.remove(&(group, queue, offset));
+        }
         self.deadlines.remove(&(row.at_ms, queue, group, offset));
         self.held
             .remove(&(row.client, row.written, row.at_ms, queue, group, offset));

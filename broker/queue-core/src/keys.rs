@@ -5,16 +5,21 @@
 //! n                                   -> fmt | u64 now_ms
 //! g                                   -> fmt | u64 deletions
 //! q | u64 queue                       -> fmt | u64 first | u64 next | u64 in_order_end | u64 stored_ms
-//! m | u64 queue | u64 offset          -> fmt | u8 displaced | u64 index | u32 frame_offset | u32 frame_len
+//! m | u64 queue | u64 offset          -> fmt | u8 flags | u64 index | u32 frame_offset | u32 frame_len
 //!                                            | u64 time_ms | u64 stored_ms | u64 tag | u64 message_group
 //! c | u64 queue | u64 mgroup | u64 off-> fmt                     (messages of a message group, in order)
 //! x | u64 index | u64 queue | u64 off -> fmt | u32 frame_len     (displaced messages by the entry they are in)
 //! r | u32 group                       -> fmt | u32 version | u32 max_attempts | u64 dead_letter_queue | u8 fifo | u8 paused
-//!                                            | encoded Backoff or nothing
+//!                                            | u8 park | encoded Backoff or nothing
 //! s | u64 queue | u32 group           -> fmt | u64 start | u64 cursor | u64 acked | u64 dead_lettered | u64 trimmed | u64 filtered
-//!                                            | u64 sought | u64 epoch | u64 last_seek | u8 seeks | u64 seeks_to
+//!                                            | u64 sought | u64 epoch | u64 last_seek | u64 redriven | u8 seeks | u64 seeks_to
 //! f | u64 queue | u32 group | u64 off -> fmt | u8 leased | u8 auto_renew | u8 written | u32 attempt | u64 at_ms
 //!                                            | u64 nonce | u64 client | u64 first_leased_ms | u64 message_group | u64 request
+//!                                            | u8 departed | u8 parked | u32 noted
+//! a | u64 queue | u32 group | u64 off -> fmt | notes             (what became of a message in flight before)
+//! e | u64 queue | u64 offset          -> fmt | u32 group | u64 from_queue | u64 from_offset | u64 from_epoch | u64 stored_ms
+//!                                            | u64 message_group | u64 redriven_ms | u64 redriven_by
+//!                                            | u32 noted | notes                             (of a dead letter)
 //! l | u64 queue | u32 group | u64 mg  -> fmt | u64 blocked | u64 next | u64 ready_ms   (message groups with messages passed over)
 //! b                                   -> fmt | u64 displaced_bytes
 //! o | u64 queue                       -> fmt | u64 next | u64 waiting | u64 fired | u64 recalled | u64 remembered
@@ -22,6 +27,8 @@
 //! t | u64 at_ms | u64 queue | u64 tim -> fmt                      (timers by their time)
 //! d | u64 sequence                    -> fmt | u64 time_ms | u64 queue | u64 offset | message id
 //! ```
+//! Flags of a message: 1, it is displaced; 2, it is a dead letter. A note: `u32 attempt | u64 at_ms | u64 wall_ms | u64 client | u8 what`.
+//!
 //! A message is displaced when its entry is not where its neighbours' order would have
 //! it: a dead letter, one that waited, or one that was copied forward. A waiting message has its row in the waiting room of
 //! its queue: there the highest bit of the queue's number is set, and the offset is the number of its timer.
@@ -54,6 +61,8 @@ pub(crate) const IN_FLIGHT: u8 = b'f';
 pub(crate) const DEDUP: u8 = b'd';
 pub(crate) const CHAIN: u8 = b'c';
 pub(crate) const LOCK: u8 = b'l';
+pub(crate) const HISTORY: u8 = b'a';
+pub(crate) const LETTER: u8 = b'e';
 
 /// A key: its kind and its parts, in order.
 #[derive(Debug, Clone, Copy)]
@@ -155,6 +164,14 @@ pub(crate) fn in_flight(queue: QueueId, group: GroupId, offset: u64) -> Key {
     Key::of(IN_FLIGHT).long(queue.0).group(group).long(offset)
 }
 
+pub(crate) fn history(queue: QueueId, group: GroupId, offset: u64) -> Key {
+    Key::of(HISTORY).long(queue.0).group(group).long(offset)
+}
+
+pub(crate) fn letter(queue: QueueId, offset: u64) -> Key {
+    Key::of(LETTER).long(queue.0).long(offset)
+}
+
 pub(crate) fn dedup(sequence: u64) -> Key {
     Key::of(DEDUP).long(sequence)
 }
@@ -229,6 +246,10 @@ impl Reader {
     pub(crate) fn key_long(&mut self) -> Result<u64, Fault> {
         self.need(8)?;
         Ok(self.bytes.get_u64())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     pub(crate) fn rest(self) -> Bytes {

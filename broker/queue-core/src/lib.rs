@@ -15,15 +15,18 @@ mod core;
 mod dedup;
 pub mod frame;
 mod held;
+mod history;
 mod ids;
 mod keys;
 mod known;
 mod kv;
+mod letter;
 pub mod limits;
 #[cfg(madsim)]
 mod look;
 mod message_group;
 mod outcome;
+mod parking;
 mod places;
 #[cfg(madsim)]
 #[path = "../../../sim-tests/plant/bodies/queue_core.rs"]
@@ -38,10 +41,16 @@ mod view;
 pub use crate::{
     core::{Context, Core},
     frame::FrameError,
+    history::{Note, What},
     ids::{GroupId, Position, QueueId},
     kv::{Fault, KeyValue},
+    letter::{Letter, LetterView},
     message_group::{Candidate, InOrder, Source},
-    outcome::{AckResult, Effect, Lease, Outcome, RecallResult, Refusal, ReleaseResult, Reply},
+    outcome::{
+        AckResult, Effect, Lease, Outcome, RecallResult, RedriveResult, Refusal, ReleaseResult, Reply,
+        UnparkResult,
+    },
+    parking::ParkedView,
     tag::{message_group_hash, message_id_hash, tag_hash},
     timers::TimerView,
     view::{InFlightView, QueueView, Selection, Stored, SubscriptionView},

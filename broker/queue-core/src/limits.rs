@@ -33,6 +33,15 @@ pub const MAX_ENTRY_PAYLOAD: usize = 8 * 1024 * 1024;
 pub const MAX_FIRE: usize = 4096;
 /// That a message was recalled is known for so long: whoever asks again in this time learns that it was, and not delivered.
 pub const RECALLED_KEPT_MS: u64 = 600_000;
+/// Of what became of a message before, the last that is kept.
+pub const MAX_NOTES: usize = 16;
+/// Dead letters that one command gives back.
+pub const MAX_REDRIVE: usize = 256;
+/// Parked messages that one command decides on.
+pub const MAX_UNPARK: usize = 256;
+/// Messages of one subscription at which their message groups stopped: a part of [`MAX_IN_FLIGHT`], so that the others go on. What
+/// finds no room waits and is delivered again, as a message that cannot become a dead letter.
+pub const MAX_PARKED: usize = 16_384;
 /// Rows read at once while the state is loaded.
 pub const LOAD_PAGE: usize = 4096;
 /// Rows read at first where a few are probably enough.
@@ -40,4 +49,5 @@ pub const LOOK_PAGE: usize = 16;
 
 const _: () = assert!(DEDUP_FORGET_PER_APPEND > 1);
 const _: () = assert!(MAX_DELIVER <= MAX_IN_FLIGHT);
+const _: () = assert!(MAX_PARKED + MAX_DELIVER <= MAX_IN_FLIGHT);
 const _: () = assert!(0 < LOOK_PAGE && LOOK_PAGE <= LOAD_PAGE);

@@ -311,8 +311,8 @@ impl Core {
             .filter(|_| message_group != 0)?;
         let at_ms = match known.locks().get(&message_group) {
             Some(lock) => {
-                lock.turn(|offset| Some((known.in_flight()[&offset].at_ms, offset)))?
-                    .0
+                let row = |offset: u64| known.in_flight().get(&offset).filter(|row| row.waits());
+                lock.turn(|offset| row(offset).map(|row| (row.at_ms, offset)))?.0
             }
             None => {
                 let next = self.queues.get(&queue)?.next;

@@ -86,6 +86,16 @@ pub enum Reply {
     Recalled(RecallResult),
     /// True if the message still waited, and is due at the new time.
     Retimed(bool),
+    /// One result for each dead letter of the command.
+    Redriven {
+        /// In the order of the command.
+        results: Vec<RedriveResult>,
+    },
+    /// One result for each parked message of the command.
+    Unparked {
+        /// In the order of the command.
+        results: Vec<UnparkResult>,
+    },
     /// The rules stand.
     Configured {
         /// The limit was reached; repeat the command.
@@ -130,6 +140,42 @@ pub enum ReleaseResult {
     Stale,
     /// The attempts are used up, or it was asked for: the message is a dead letter.
     DeadLettered,
+    /// The attempts are used up, or it was given up: its message group stops at the message, as the rules say.
+    Parked,
+}
+
+/// What became of a dead letter that was to be given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RedriveResult {
+    /// It waits for the consumer group that it died in.
+    Done,
+    /// It was given back before.
+    Already,
+    /// There is no such dead letter (any more).
+    Gone,
+    /// It died in another consumer group.
+    AnotherGroup,
+    /// The consumer group is not on the queue that it came from any more.
+    NoQueue,
+    /// The consumer group is on its way elsewhere in that queue: ask again.
+    Seeks,
+    /// The consumer group gets the message anyway: it was put before it.
+    Comes,
+    /// The consumer group was put before it, and read it again since it died.
+    ReadSince,
+    /// The consumer group has too much in flight: ask again.
+    Full,
+}
+
+/// What became of a parked message that was decided on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnparkResult {
+    /// As asked.
+    Done,
+    /// It is not parked, or is parked once more since: nothing was done.
+    Stale,
+    /// It is to be a dead letter, and there is no queue for it.
+    NoPlace,
 }
 
 /// What became of a recall.

@@ -33,6 +33,8 @@ pub(crate) struct Arrival {
     /// What the leader's wall clock shows.
     pub(crate) wall_ms: u64,
     pub(crate) displaced: bool,
+    /// It is a dead letter.
+    pub(crate) dead: bool,
 }
 
 impl Core {
@@ -247,6 +249,7 @@ impl Core {
             message_group,
             wall_ms,
             displaced,
+            dead,
         } = arrival;
         let queue = self.queues.entry(id).or_default();
         let offset = queue.next;
@@ -268,7 +271,12 @@ impl Core {
             tag,
             message_group,
         };
-        Message { displaced, stored }.put(kv, id, offset)?;
+        let message = Message {
+            displaced,
+            dead,
+            stored,
+        };
+        message.put(kv, id, offset)?;
         if displaced {
             self.displaced_at(position);
         }
@@ -284,10 +292,11 @@ impl Core {
         message: &Message,
         position: Position,
     ) -> Result<(), Fault> {
-        self.forget(kv, queue, offset, message)?;
+        self.remove_place(kv, queue, offset, message)?;
         let time_ms = plant!(CopyMakesYoung => self.now_ms, else message.stored.time_ms);
         let moved = Message {
             displaced: true,
+            dead: message.dead,
             stored: Stored {
                 position,
                 time_ms,
@@ -314,8 +323,21 @@ impl Core {
         Ok(())
     }
 
-    /// Removes a message's row. The caller says with [`Self::gone`] what has gone, once for many.
+    /// Removes what is known of a message. The caller says with [`Self::gone`] what has gone, once for many.
     pub(crate) fn forget(
+        &mut self,
+        kv: &mut dyn KeyValue,
+        queue: QueueId,
+        offset: u64,
+        message: &Message,
+    ) -> Result<(), Fault> {
+        if message.dead {
+            kv.delete(&keys::letter(queue, offset))?;
+        }
+        self.remove_place(kv, queue, offset, message)
+    }
+
+    fn remove_place(
         &mut self,
         kv: &mut dyn KeyValue,
         queue: QueueId,

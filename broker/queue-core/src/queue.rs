@@ -48,10 +48,16 @@ impl Queue {
     }
 }
 
+/// Flags of a message's row.
+const DISPLACED: u8 = 1;
+const DEAD: u8 = 2;
+
 /// A message's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Message {
     pub(crate) displaced: bool,
+    /// It is a dead letter: a row of its own says where from (`letter.rs`).
+    pub(crate) dead: bool,
     pub(crate) stored: Stored,
 }
 
@@ -63,7 +69,8 @@ impl Message {
             frame_len,
         } = self.stored.position;
         let mut value = keys::value(49);
-        value.put_u8(u8::from(self.displaced));
+        let dead = if self.dead { DEAD } else { 0 };
+        value.put_u8(if self.displaced { dead | DISPLACED } else { dead });
         value.put_u64_le(index);
         value.put_u32_le(frame_offset);
         value.put_u32_le(frame_len);
@@ -92,7 +99,10 @@ impl Message {
 
     pub(crate) fn read(value: bytes::Bytes) -> Result<Self, Fault> {
         let mut value = Reader::value("message", value)?;
-        let displaced = value.flag()?;
+        let flags = value.byte()?;
+        if flags & !(DISPLACED | DEAD) != 0 {
+            return Err(Fault::Corrupt(format!("message: {flags} are no flags")));
+        }
         let position = Position {
             index: value.long()?,
             frame_offset: value.short()?,
@@ -102,7 +112,8 @@ impl Message {
         let (tag, message_group) = (value.long()?, value.long()?);
         value.end()?;
         Ok(Self {
-            displaced,
+            displaced: flags & DISPLACED != 0,
+            dead: flags & DEAD != 0,
             stored: Stored {
                 position,
                 time_ms,
@@ -113,7 +124,7 @@ impl Message {
         })
     }
 
-    /// Removes the row that this was read from.
+    /// Removes the row that this was read from, and those by which it is found. Not that of a dead letter.
     pub(crate) fn delete(&self, kv: &mut dyn KeyValue, queue: QueueId, offset: u64) -> Result<(), Fault> {
         if self.displaced {
             kv.delete(&keys::displaced(self.stored.position.index, queue, offset))?;

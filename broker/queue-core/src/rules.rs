@@ -23,6 +23,8 @@ pub(crate) struct Rules {
     pub(crate) fifo: bool,
     /// Nothing is delivered to it. What it has in flight is settled as ever.
     pub(crate) paused: bool,
+    /// A message group stops at a message whose attempts are used up, until somebody decides. Else that is a dead letter.
+    pub(crate) park: bool,
 }
 
 impl Rules {
@@ -36,16 +38,18 @@ impl Rules {
             dead_letter_queue: QueueId(subscribe.dead_letter_queue),
             fifo: subscribe.fifo,
             paused: subscribe.paused,
+            park: subscribe.park,
         }
     }
 
     fn store(&self, kv: &mut dyn KeyValue, group: GroupId) -> Result<(), Fault> {
-        let mut value = keys::value(18);
+        let mut value = keys::value(19);
         value.put_u32_le(self.version);
         value.put_u32_le(self.max_attempts);
         value.put_u64_le(self.dead_letter_queue.0);
         value.put_u8(u8::from(self.fifo));
         value.put_u8(u8::from(self.paused));
+        value.put_u8(u8::from(self.park));
         if let Some(backoff) = &self.backoff {
             backoff.encode(&mut value).expect("a vector grows");
         }
@@ -59,6 +63,7 @@ impl Rules {
         let fifo = value.flag()?;
         let paused = value.flag()?;
         let paused = plant!(PauseForgottenAtRestart => false, else paused);
+        let park = value.flag()?;
         let rest = value.rest();
         let backoff = if rest.is_empty() {
             None
@@ -72,6 +77,7 @@ impl Rules {
             dead_letter_queue,
             fifo,
             paused,
+            park,
         })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Whatever lies below the cursor and is not in flight is over: acknowledged, a dead
 //! letter, trimmed, filtered, or sought over. The counters say how many of each. In order, there are messages besides that were passed
-//! over until an earlier one of their message group is over (`message_group.rs`).
+//! over until an earlier one of their message group is over (`message_group.rs`), and dead letters that were given back: they are in
+//! flight once more, and over once more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,12 +33,23 @@ pub(crate) struct InFlight {
     pub(crate) message_group: u64,
     /// Names the request that it was delivered to; 0 if that did not say.
     pub(crate) request: u64,
+    /// Its client said good-bye.
+    pub(crate) departed: bool,
+    /// Its attempts are used up, and its message group stopped at it. Neither leased nor waiting.
+    pub(crate) parked: bool,
+    /// How often it was noted what became of it: if ever, a row of its own has the last of that (`history.rs`).
+    pub(crate) noted: u32,
 }
 
 impl InFlight {
     /// True if this receipt is the one of the lease, and the lease is not over.
     pub(crate) fn holds(&self, nonce: u64) -> bool {
         self.leased && self.nonce == nonce
+    }
+
+    /// True if it is delivered again once its time has come.
+    pub(crate) fn waits(&self) -> bool {
+        !self.leased && plant!(ParkedIsDelivered => true, else !self.parked)
     }
 
     pub(crate) fn load(mut value: Reader) -> Result<Self, Fault> {
@@ -52,13 +64,16 @@ impl InFlight {
             first_leased_ms: value.long()?,
             message_group: value.long()?,
             request: value.long()?,
+            departed: value.flag()?,
+            parked: plant!(ParkingForgottenAtRestart => value.flag()? && false, else value.flag()?),
+            noted: value.short()?,
         };
         value.end()?;
         Ok(in_flight)
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut value = keys::value(55);
+        let mut value = keys::value(61);
         value.put_u8(u8::from(self.leased));
         value.put_u8(u8::from(self.auto_renew));
         value.put_u8(u8::from(self.written));
@@ -69,6 +84,9 @@ impl InFlight {
         value.put_u64_le(self.first_leased_ms);
         value.put_u64_le(self.message_group);
         value.put_u64_le(self.request);
+        value.put_u8(u8::from(self.departed));
+        value.put_u8(u8::from(self.parked));
+        value.put_u32_le(self.noted);
         value
     }
 }
@@ -92,11 +110,15 @@ pub(crate) struct Subscription {
     pub(crate) epoch: u64,
     /// The seek that was begun last.
     pub(crate) last_seek: u64,
+    /// Dead letters that were given back.
+    pub(crate) redriven: u64,
     /// It is on its way there: nothing is delivered.
     pub(crate) seeks_to: Option<u64>,
     in_flight: BTreeMap<u64, InFlight>,
     /// Of those, how many are leased.
     leased: usize,
+    /// And how many parked.
+    parked: usize,
     /// (time, offset) of what can be delivered next: what waits, and of each message group the first that is not over, unless one of
     /// it is leased.
     turns: BTreeSet<(u64, u64)>,
@@ -117,7 +139,7 @@ impl Subscription {
     }
 
     pub(crate) fn store(&self, kv: &mut dyn KeyValue, queue: QueueId, group: GroupId) -> Result<(), Fault> {
-        let mut value = keys::value(81);
+        let mut value = keys::value(89);
         for number in [
             self.start,
             self.cursor,
@@ -128,6 +150,7 @@ impl Subscription {
             self.sought,
             self.epoch,
             self.last_seek,
+            self.redriven,
         ] {
             value.put_u64_le(number);
         }
@@ -147,6 +170,7 @@ impl Subscription {
             sought: value.long()?,
             epoch: value.long()?,
             last_seek: value.long()?,
+            redriven: value.long()?,
             ..Self::default()
         };
         let (seeks, to) = (value.flag()?, value.long()?);
@@ -161,6 +185,10 @@ impl Subscription {
 
     pub(crate) fn leased(&self) -> usize {
         self.leased
+    }
+
+    pub(crate) fn parked(&self) -> usize {
+        self.parked
     }
 
     pub(crate) fn turns(&self) -> &BTreeSet<(u64, u64)> {
@@ -178,7 +206,7 @@ impl Subscription {
     /// When what may be delivered next of a message group, or of no group the message itself, can be.
     fn turn(&self, offset: u64, message_group: u64) -> Option<(u64, u64)> {
         let waits = |offset: u64| {
-            let row = self.in_flight.get(&offset).filter(|row| !row.leased);
+            let row = self.in_flight.get(&offset).filter(|row| row.waits());
             row.map(|row| (row.at_ms, offset))
         };
         match message_group {
@@ -193,6 +221,8 @@ impl Subscription {
         let row = self.in_flight.insert(offset, now);
         let was_leased = row.is_some_and(|row| row.leased);
         self.leased = self.leased + usize::from(now.leased) - usize::from(was_leased);
+        let was_parked = row.is_some_and(|row| row.parked);
+        self.parked = self.parked + usize::from(now.parked) - usize::from(was_parked);
         if now.message_group != 0 {
             let lock = self.locks.entry(now.message_group).or_default();
             lock.enter(offset, now.leased, was_leased);
@@ -207,11 +237,19 @@ impl Subscription {
         let before = self.turn(offset, row.message_group);
         self.in_flight.remove(&offset);
         self.leased -= usize::from(row.leased);
+        self.parked -= usize::from(row.parked);
         if let Some(lock) = self.locks.get_mut(&row.message_group) {
             lock.leave(offset, row.leased, now_ms);
         }
         self.take_turn(before, (offset, row.message_group));
         Some(row)
+    }
+
+    /// It was noted once more what became of a message in flight. In memory only; the caller writes.
+    pub(crate) fn count_note(&mut self, offset: u64) -> Option<InFlight> {
+        let row = self.in_flight.get_mut(&offset)?;
+        row.noted = row.noted.saturating_add(1);
+        Some(*row)
     }
 
     /// A message at the cursor is passed over until those of its message group before it are over. In memory only.
@@ -254,7 +292,7 @@ impl Subscription {
     /// Messages over, in flight or passed over for a while must be exactly those below the cursor.
     pub(crate) fn conserves(&self) -> bool {
         let over = self.acked + self.dead_lettered + self.trimmed + self.filtered + self.sought;
-        over + self.in_flight.len() as u64 + self.blocked == self.cursor - self.start
+        over + self.in_flight.len() as u64 + self.blocked == self.cursor - self.start + self.redriven
     }
 }
 

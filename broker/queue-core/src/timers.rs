@@ -206,6 +206,7 @@ impl Core {
         };
         let message = Message {
             displaced: true,
+            dead: false,
             stored,
         };
         message.put(kv, room, number)?;

@@ -33,6 +33,10 @@ pub struct SubscriptionView {
     pub acked: u64,
     /// Given up since then.
     pub dead_lettered: u64,
+    /// In flight, and stopping their message groups until somebody decides. Counted among those that wait, too.
+    pub parked: u64,
+    /// Dead letters given back since then: each is in flight, or over, once more.
+    pub redriven: u64,
     /// Forgotten before they were delivered.
     pub trimmed: u64,
     /// Passed over, because the filter of the consumer whose turn it was did not let them through.
@@ -80,6 +84,12 @@ pub struct InFlightView {
     pub message_group: u64,
     /// Hash of the request it was delivered to, if that said which it is; else 0.
     pub request: u64,
+    /// Its client said good-bye.
+    pub departed: bool,
+    /// Its attempts are used up, and its message group stopped at it.
+    pub parked: bool,
+    /// How often something became of it that is kept in its history.
+    pub noted: u32,
 }
 
 /// What the state knows of a message: where its bytes are, since when, and its tag.

@@ -3,7 +3,7 @@
 use super::{
     Target,
     client::{CliError, segment},
-    output,
+    output, parked,
 };
 use crate::{
     config::Period,
@@ -39,6 +39,30 @@ pub(super) enum GroupCommand {
     Resume {
         /// Name of the consumer group
         name: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// List the messages at which message groups stopped (see `on-poison`)
+    Parked {
+        /// Name of the consumer group
+        name: String,
+        /// Stop after so many
+        #[arg(long, value_name = "N", default_value = "1000")]
+        limit: usize,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Let message groups go on without the messages at which they stopped, which are dead letters from then on
+    Skip(parked::DecideArgs),
+    /// Deliver the messages at which message groups stopped again, with all their attempts
+    Release(parked::DecideArgs),
+    /// Change what becomes of a message of a message group whose attempts are used up
+    OnPoison {
+        /// Name of the consumer group
+        name: String,
+        /// From now on; what is parked stays so
+        #[arg(value_enum)]
+        policy: parked::Policy,
         #[command(flatten)]
         target: Target,
     },
@@ -182,6 +206,9 @@ pub(super) struct CreateArgs {
     /// Deliver the messages of a message group in order, one at a time
     #[arg(long)]
     fifo: bool,
+    /// In order: what becomes of a message whose attempts are used up
+    #[arg(long, value_enum, default_value = "dead-letter")]
+    on_poison: parked::Policy,
     /// Where it starts in queues it has not read yet
     #[arg(long, value_name = "first|last", value_parser = ["first", "last"], default_value = "first")]
     start_at: String,
@@ -218,6 +245,7 @@ impl CreateArgs {
             backoff,
             fifo: self.fifo,
             start_at,
+            on_poison: self.on_poison.into(),
         }
     }
 }
@@ -266,6 +294,10 @@ pub(super) async fn run(command: GroupCommand) -> Result<(), CliError> {
         GroupCommand::Seek(args) => seek(&args).await?,
         GroupCommand::Pause { name, target } => pause(&name, &target, "pause").await?,
         GroupCommand::Resume { name, target } => pause(&name, &target, "resume").await?,
+        GroupCommand::Parked { name, limit, target } => parked::list(&name, limit, &target).await?,
+        GroupCommand::Skip(args) => parked::decide(&args, "skip").await?,
+        GroupCommand::Release(args) => parked::decide(&args, "release").await?,
+        GroupCommand::OnPoison { name, policy, target } => parked::on_poison(&name, policy, &target).await?,
         GroupCommand::Delete { name, target } => {
             target.client().delete(&path(&name)).await?;
             if !target.json {
@@ -330,11 +362,18 @@ fn describe(detail: &GroupDetail) {
             group.name
         );
     }
+    if detail.total.parked > 0 {
+        println!(
+            "message groups stand still at {} messages: see `flotilla group parked {}`",
+            detail.total.parked, group.name
+        );
+    }
     let Lag {
         ready,
         leased,
         waiting,
         blocked,
+        ..
     } = detail.total;
     println!(
         "{ready} ready, {leased} leased, {waiting} waiting for retry, {blocked} for their message group\n"

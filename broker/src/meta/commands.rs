@@ -14,6 +14,7 @@ pub(super) mod delete_topic;
 pub(super) mod forget;
 pub(super) mod pause_consumer_group;
 pub(super) mod register_node;
+pub(super) mod set_parking;
 
 /// A reply or a refusal; the outer error is a key-value state that failed.
 type Done = Result<Result<MetaReply, MetaRefusal>, Fault>;

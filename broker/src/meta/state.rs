@@ -143,6 +143,7 @@ impl MetaState {
                 commands::delete_consumer_group::apply(self, kv, command)?
             }
             Command::PauseConsumerGroup(command) => commands::pause_consumer_group::apply(self, kv, command)?,
+            Command::SetParking(command) => commands::set_parking::apply(self, kv, command)?,
             Command::Forget(command) => commands::forget::apply(self, kv, command)?,
             Command::DropDeadLetters(command) => commands::forget::dead_letters(self, kv, command)?,
         };

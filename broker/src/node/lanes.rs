@@ -44,7 +44,13 @@ impl Lane {
                 Lane::Deliver
             }
             Some(
-                Kind::Configure(_) | Kind::Trim(_) | Kind::CopyForward(_) | Kind::Seek(_) | Kind::Retime(_),
+                Kind::Configure(_)
+                | Kind::Trim(_)
+                | Kind::CopyForward(_)
+                | Kind::Seek(_)
+                | Kind::Retime(_)
+                | Kind::Redrive(_)
+                | Kind::Unpark(_),
             )
             | None => Lane::Upkeep,
             Some(Kind::Append(_)) => Lane::Send,

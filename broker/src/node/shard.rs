@@ -24,6 +24,7 @@ use crate::{
 
 mod choosing;
 mod delayed;
+mod letters;
 mod looked;
 mod pulling;
 
@@ -172,6 +173,7 @@ impl Want {
             version: group.version,
             paused: group.paused,
             fifo: group.fifo,
+            park: group.park,
         }
     }
 }

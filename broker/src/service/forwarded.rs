@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_proto::{
-    peer::{ForwardRequest, ForwardResponse, RetimeDone, SeekAnswer},
+    peer::{ForwardRequest, ForwardResponse, LettersFound, ParkedFound, RetimeDone, SeekAnswer, UnparkDone},
     rocketmq::Status,
 };
 use futures::{FutureExt, future::BoxFuture};
@@ -122,6 +122,42 @@ impl Service {
                 Some(pause) => match self.pause_in(&caller, request.shard, pause).await {
                     Ok(()) => one(&pause),
                     Err(refused) => moved(&refused.status()).unwrap_or_else(malformed),
+                },
+                None => malformed(),
+            },
+            super::letters::RPC => match decode(request.request) {
+                Some(look) => match self.letters(&caller, request.shard, look).await {
+                    Ok(found) => one(&found),
+                    Err(refused) => moved(&refused.status()).unwrap_or_else(|| {
+                        one(&LettersFound {
+                            refused: refused.message,
+                            ..Default::default()
+                        })
+                    }),
+                },
+                None => malformed(),
+            },
+            super::parking::LOOK => match decode(request.request) {
+                Some(look) => match self.parked(&caller, request.shard, look).await {
+                    Ok(found) => one(&found),
+                    Err(refused) => moved(&refused.status()).unwrap_or_else(|| {
+                        one(&ParkedFound {
+                            refused: refused.message,
+                            ..Default::default()
+                        })
+                    }),
+                },
+                None => malformed(),
+            },
+            super::parking::DECIDE => match decode(request.request) {
+                Some(unpark) => match self.decide(&caller, request.shard, unpark).await {
+                    Ok(done) => one(&done),
+                    Err(refused) => moved(&refused.status()).unwrap_or_else(|| {
+                        one(&UnparkDone {
+                            refused: refused.message,
+                            ..Default::default()
+                        })
+                    }),
                 },
                 None => malformed(),
             },

@@ -1,4 +1,4 @@
-//! Pause and resume of a consumer group. The catalogue says so, and every shard is told before it is answered: from then on
+//! Pause and resume of a consumer group, and other rules of it that are changed. The catalogue says so, and every shard is told before it is answered: from then on
 //! nothing is delivered, whoever leads, and whatever its catalogue knows by then.
 
 use std::sync::Arc;
@@ -33,13 +33,30 @@ impl Service {
     /// Delivers nothing more to a consumer group, or lets it go on. What it has in flight is settled as ever. To ask again does no
     /// harm, and is what to do if some shard was not told.
     pub async fn pause_group(&self, name: &str, paused: bool) -> Result<GroupView, AdminError> {
+        let change = |known: &record::ConsumerGroup| {
+            let pause = PauseConsumerGroup {
+                id: known.id,
+                version: known.version,
+                paused,
+            };
+            (known.paused != paused).then_some(meta_command::Command::PauseConsumerGroup(pause))
+        };
+        self.change_rules(name, change).await
+    }
+
+    /// Changes rules of a consumer group as `change` says of what is known, if anything is to be changed, and tells every shard.
+    pub(super) async fn change_rules(
+        &self,
+        name: &str,
+        change: impl Fn(&record::ConsumerGroup) -> Option<meta_command::Command>,
+    ) -> Result<GroupView, AdminError> {
         names::check_group(name)?;
         let node = self.node();
         node.catch_up_meta().await?;
         let known = node.meta().group(name).ok_or_else(|| no_group(name))?;
-        let group = match known.paused == paused {
-            true => known,
-            false => self.change_pause(&known, paused).await?,
+        let group = match change(&known) {
+            None => known,
+            Some(change) => self.change_in_catalogue(&known, change).await?,
         };
         let until = Instant::now() + PAUSE_PATIENCE;
         let tells = (1..=node.meta().data_shards()).map(|shard| {
@@ -65,24 +82,17 @@ impl Service {
         if open.is_empty() {
             return Ok(group_view(&group));
         }
-        let what = if paused { "paused" } else { "resumed" };
         let open = format!(
-            "consumer group {name} is {what} in the catalogue, and shards {open:?} are not known to have heard of it; ask again"
+            "consumer group {name} is changed in the catalogue, and shards {open:?} are not known to have heard of it; ask again"
         );
         Err(AdminError::new(AdminErrorKind::Unavailable, open))
     }
 
-    async fn change_pause(
+    async fn change_in_catalogue(
         &self,
         known: &record::ConsumerGroup,
-        paused: bool,
+        command: meta_command::Command,
     ) -> Result<Arc<record::ConsumerGroup>, AdminError> {
-        let pause = PauseConsumerGroup {
-            id: known.id,
-            version: known.version,
-            paused,
-        };
-        let command = meta_command::Command::PauseConsumerGroup(pause);
         match self.node().propose_meta(command).await? {
             MetaReply::Group(group) => {
                 let is_known = |meta: &crate::meta::MetaState| {

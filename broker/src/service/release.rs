@@ -120,6 +120,9 @@ impl Service {
                                 self.check_dead_letter(&shard, &handle)?;
                                 Try::Done(ReleaseResult::DeadLettered)
                             }
+                            Try::Done(ReleaseResult::Stale) if retried && is_parked(&shard, &handle) => {
+                                Try::Done(ReleaseResult::Parked)
+                            }
                             other => other,
                         },
                     )
@@ -127,7 +130,9 @@ impl Service {
             )
             .await?;
         match done {
-            At::Here(ReleaseResult::Done | ReleaseResult::DeadLettered) => Ok(new.encode()),
+            At::Here(ReleaseResult::Done | ReleaseResult::DeadLettered | ReleaseResult::Parked) => {
+                Ok(new.encode())
+            }
             At::Here(ReleaseResult::Stale) => Err(stale()),
             At::There(bytes) => {
                 let response = ChangeInvisibleDurationResponse::decode(bytes).map_err(|_| undecodable())?;
@@ -174,6 +179,9 @@ impl Service {
                     Try::Done(ReleaseResult::Stale) if retried && is_over(&shard, &handle) => {
                         self.check_dead_letter(&shard, &handle)?;
                         Try::Done(ReleaseResult::Done)
+                    }
+                    Try::Done(ReleaseResult::Stale) if retried && is_parked(&shard, &handle) => {
+                        Try::Done(ReleaseResult::Parked)
                     }
                     other => other,
                 })
@@ -222,6 +230,14 @@ impl Service {
         let group = self.known_group(caller, topic, group).await?;
         self.handle(handle, group).ok_or_else(stale)
     }
+}
+
+/// True if the message is parked since the delivery that a receipt is of: an earlier try of the request has done it.
+fn is_parked(shard: &DataShard, handle: &Handle) -> bool {
+    let group = GroupId(handle.group);
+    let is_parked =
+        |core: &queue_core::Core| core.is_parked(group, handle.queue, handle.offset, handle.nonce);
+    shard.machine.read(is_parked)
 }
 
 async fn release(

@@ -29,6 +29,7 @@ fn group(name: &str) -> GroupSpec {
         backoff: None,
         fifo: false,
         start_at: StartAt::First,
+        ..GroupSpec::default()
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) fn group(name: &str) -> GroupSpec {
         backoff: Some(BackoffView::Customized { next_ms: vec![500] }),
         fifo: false,
         start_at: StartAt::First,
+        ..GroupSpec::default()
     }
 }
 

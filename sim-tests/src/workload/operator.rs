@@ -326,6 +326,7 @@ fn group_spec(name: &str, rules: &Rules) -> GroupSpec {
         } else {
             StartAt::First
         },
+        ..GroupSpec::default()
     }
 }
 

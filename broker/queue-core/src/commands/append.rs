@@ -33,6 +33,7 @@ pub(crate) fn apply(
         message_group: append.message_group,
         wall_ms: context.wall_ms,
         displaced: false,
+        dead: false,
     };
     if append.due_ms > 0 {
         let at_ms = append.due_ms.saturating_add(core.now_ms - context.time_ms);

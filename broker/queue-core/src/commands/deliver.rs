@@ -100,6 +100,8 @@ fn lease(
             "message {queue:?}/{offset} can be delivered but has no place"
         )));
     };
+    let before = core.subscriptions[&(queue, group)].in_flight().get(&offset);
+    let noted = before.map_or(0, |before| before.noted);
     let row = InFlight {
         leased: true,
         auto_renew: deliver.auto_renew,
@@ -111,6 +113,9 @@ fn lease(
         first_leased_ms: core.now_ms,
         message_group,
         request: deliver.request,
+        departed: false,
+        parked: false,
+        noted,
     };
     core.set_in_flight(kv, queue, group, offset, row)?;
     let stored = message.stored;
@@ -157,7 +162,7 @@ fn choose(core: &Core, known: &Subscription, deliver: &Deliver) -> Choice {
         let due = known
             .in_flight()
             .get(&offset)
-            .filter(|row| !row.leased && row.at_ms <= core.now_ms);
+            .filter(|row| row.waits() && row.at_ms <= core.now_ms);
         if let Some(row) = due.filter(|_| chosen.last().is_none_or(|last| last.offset < offset)) {
             chosen.push(next_attempt(offset, row));
         }

@@ -38,6 +38,7 @@ pub(crate) fn apply(
         let row = core.subscriptions[&(queue, group)].in_flight()[&offset];
         let row = InFlight {
             written: false,
+            departed: true,
             at_ms: ends_ms.min(at_ms),
             ..row
         };

@@ -83,6 +83,7 @@ impl Core {
             tag: message.stored.tag,
             wall_ms,
             displaced: true,
+            dead: false,
         };
         let offset = self.push(kv, queue, arrival)?;
         let dedup = plant!(FiredUnknownToItsSender => u64::MAX, else timer.dedup);

@@ -5,9 +5,11 @@ use flotilla_proto::record::{Release, release::Action};
 use crate::{
     backoff::delay_ms,
     core::{Context, Core},
+    history::What,
     ids::{GroupId, QueueId},
     kv::{Fault, KeyValue},
     outcome::{Effect, Outcome, Refusal, ReleaseResult, Reply},
+    parking::End,
     subscription::InFlight,
 };
 
@@ -36,6 +38,7 @@ pub(crate) fn apply(
     let asked = release.at_ms.map(|at_ms| at_ms.saturating_add(late_ms));
     let at_ms = asked.unwrap_or(by_backoff).max(now);
     let at_ms = plant!(ShorterTimeIgnored => at_ms.max(row.at_ms), else at_ms);
+    let place = (queue, group, lease.offset);
     let row = match action {
         Action::Unspecified => return Ok(Reply::Refused(Refusal::Malformed).into()),
         Action::DeadLetter => {
@@ -44,7 +47,7 @@ pub(crate) fn apply(
                 at_ms,
                 ..row
             };
-            return give_up(core, kv, context.wall_ms, (queue, group, lease.offset), waits);
+            return give_up(core, kv, context.wall_ms, place, (What::GivenUp, waits));
         }
         Action::Retry => {
             let waits = InFlight {
@@ -55,9 +58,10 @@ pub(crate) fn apply(
                 ..row
             };
             if exhausted {
-                return give_up(core, kv, context.wall_ms, (queue, group, lease.offset), waits);
+                return give_up(core, kv, context.wall_ms, place, (What::Refused, waits));
             }
-            waits
+            let noted = core.note(kv, context.wall_ms, place, What::Refused)?.noted;
+            InFlight { noted, ..waits }
         }
         // Who chooses an end renews the lease itself from then on. (What was to be a retry, decided on an older state, ends
         // at the time that was asked for, too.)
@@ -67,6 +71,7 @@ pub(crate) fn apply(
                 nonce: plant!(ChangeKeepsTheOldReceipt => row.nonce, else release.new_nonce),
                 auto_renew: false,
                 written: false,
+                departed: false,
                 ..row
             };
             plant!(HideIgnored => InFlight { nonce: release.new_nonce, ..row }, else extended)
@@ -89,26 +94,28 @@ pub(crate) fn apply(
     })
 }
 
-/// Makes a dead letter; what cannot become one waits, as `waits` says.
+/// Makes a dead letter, or stops its message group; what cannot become either waits, as `waits` says.
 fn give_up(
     core: &mut Core,
     kv: &mut dyn KeyValue,
     wall_ms: u64,
-    (queue, group, offset): (QueueId, GroupId, u64),
-    waits: InFlight,
+    place: (QueueId, GroupId, u64),
+    (what, waits): (What, InFlight),
 ) -> Result<Outcome, Fault> {
-    let (result, effect) = match core.dead_letter(kv, wall_ms, (queue, group, offset))? {
-        Some(effect) => (ReleaseResult::DeadLettered, effect),
-        None => {
-            core.set_in_flight(kv, queue, group, offset, waits)?;
+    let (queue, group, offset) = place;
+    let (result, effect) = match core.give_up(kv, wall_ms, place, what)? {
+        End::DeadLetter(effect) => (ReleaseResult::DeadLettered, Some(effect)),
+        End::Parked => (ReleaseResult::Parked, None),
+        End::None(InFlight { noted, .. }) => {
+            core.set_in_flight(kv, queue, group, offset, InFlight { noted, ..waits })?;
             let at_ms = waits.at_ms;
             let visible = Effect::Visible { group, queue, at_ms };
-            (ReleaseResult::Done, visible)
+            (ReleaseResult::Done, Some(visible))
         }
     };
     let passes_on = core.passes_on(queue, group, waits.message_group);
     Ok(Outcome {
         reply: Reply::Released(result),
-        effects: [effect].into_iter().chain(passes_on).collect(),
+        effects: effect.into_iter().chain(passes_on).collect(),
     })
 }

@@ -12,10 +12,12 @@ use flotilla_proto::record::{Expiry, Tick};
 use crate::{
     backoff::delay_ms,
     core::Core,
+    history::What,
     ids::{GroupId, QueueId},
     kv::{Fault, KeyValue},
     limits::MAX_EXPIRIES,
     outcome::{Effect, Outcome, Reply},
+    parking::End,
     subscription::InFlight,
 };
 
@@ -37,16 +39,24 @@ pub(crate) fn apply(
             continue;
         }
         expired += 1;
-        let effect = if exhausted {
-            core.dead_letter(kv, wall_ms, (queue, group, expiry.offset))?
+        let place = (queue, group, expiry.offset);
+        let what = if row.departed {
+            What::Departed
         } else {
-            None
+            What::TimedOut
         };
-        dead_lettered += u32::from(effect.is_some());
-        effects.push(match effect {
-            Some(effect) => effect,
-            None => core.wait_on(kv, (queue, group, expiry.offset), row)?,
-        });
+        let end = match exhausted {
+            true => core.give_up(kv, wall_ms, place, what)?,
+            false => End::None(core.note(kv, wall_ms, place, what)?),
+        };
+        match end {
+            End::DeadLetter(effect) => {
+                dead_lettered += 1;
+                effects.push(effect);
+            }
+            End::Parked => {}
+            End::None(row) => effects.push(core.wait_on(kv, place, row)?),
+        }
         effects.extend(core.passes_on(queue, group, row.message_group));
     }
     let more = core

@@ -34,6 +34,7 @@ pub(crate) fn apply(
         };
         let row = InFlight {
             written: true,
+            departed: false,
             at_ms: row.at_ms.max(until_ms),
             ..*row
         };

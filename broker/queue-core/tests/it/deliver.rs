@@ -123,6 +123,9 @@ fn a_lease_says_whose_it_is() {
         first_leased_ms: START_MS,
         message_group: 0,
         request: 0,
+        departed: false,
+        parked: false,
+        noted: 0,
     };
     assert_eq!(shard.in_flight(0), Some(expected));
     let view = shard.view(G, Q);

@@ -3,6 +3,7 @@
 
 mod agrees;
 mod in_order;
+mod letters;
 mod time;
 mod timers;
 mod upkeep;
@@ -17,7 +18,7 @@ use flotilla_proto::record::{
 };
 use queue_core::{
     AckResult, Context, Core, GroupId, InFlightView, KeyValue, Lease, Position, QueueId, QueueView, Refusal,
-    ReleaseResult, Reply, Selection,
+    ReleaseResult, Reply, Selection, What as Became,
     limits::{DEDUP_WINDOW_MS, DEFAULT_BACKOFF_MS, REPEATED_WITHIN_MS},
 };
 
@@ -52,6 +53,8 @@ pub(crate) struct Message {
     group: u64,
     /// Not in the order of its queue: a dead letter, or copied forward.
     moved: bool,
+    /// It is a dead letter.
+    dead: Option<letters::Dead>,
 }
 
 /// A consumer group on a queue, with one state for each message from `start` on.
@@ -66,6 +69,13 @@ pub(crate) struct Sub {
     last_seek: u64,
     seeks_to: Option<u64>,
     states: Vec<State>,
+    /// Messages from before `start` that were given back.
+    extra: BTreeMap<u64, State>,
+    /// How often a message was given back, and of those, one that was dead since `start`.
+    redriven: u64,
+    revived: u64,
+    /// What became of what is in flight.
+    notes: BTreeMap<u64, Vec<queue_core::Note>>,
     /// When something of a message group ceased to be in flight last.
     left: BTreeMap<u64, u64>,
 }
@@ -117,17 +127,20 @@ impl Sub {
     }
 
     pub(crate) fn in_flight(&self) -> Vec<InFlightView> {
-        self.states.iter().filter_map(State::view).copied().collect()
+        let all = self.extra.values().chain(&self.states);
+        all.filter_map(State::view).copied().collect()
     }
 
     fn state(&mut self, offset: u64) -> Option<&mut State> {
-        (offset as usize)
-            .checked_sub(self.start)
-            .and_then(|at| self.states.get_mut(at))
+        match (offset as usize).checked_sub(self.start) {
+            Some(at) => self.states.get_mut(at),
+            None => self.extra.get_mut(&offset),
+        }
     }
 
     fn count(&self, like: impl Fn(&State) -> bool) -> u64 {
-        self.states.iter().filter(|state| like(state)).count() as u64
+        let all = self.extra.values().chain(&self.states);
+        all.filter(|state| like(state)).count() as u64
     }
 
     fn wait(&self, attempt: u32) -> u64 {
@@ -139,7 +152,7 @@ impl Sub {
         let mut due: Vec<InFlightView> = self
             .in_flight()
             .into_iter()
-            .filter(|view| !view.leased && view.at_ms <= now && self.is_first(view))
+            .filter(|view| !view.leased && !view.parked && view.at_ms <= now && self.is_first(view))
             .collect();
         due.sort_by_key(|view| (view.at_ms, view.offset));
         due
@@ -156,6 +169,7 @@ impl Sub {
         let mut leases = Vec::new();
         for (offset, attempt) in wanted {
             let message = &messages[offset as usize];
+            let noted = self.notes.get(&offset).map_or(0, |notes| notes.len() as u32);
             *self.state(offset).unwrap() = State::Leased(InFlightView {
                 offset,
                 nonce: deliver.nonce,
@@ -168,6 +182,9 @@ impl Sub {
                 first_leased_ms: now,
                 message_group: if self.rules.fifo { message.group } else { 0 },
                 request: deliver.request,
+                departed: false,
+                parked: false,
+                noted,
             });
             leases.push(Lease {
                 offset,
@@ -212,6 +229,7 @@ impl Sub {
                 at_ms,
                 auto_renew: deliver.auto_renew,
                 written: false,
+                departed: false,
                 ..view
             });
         }
@@ -284,6 +302,7 @@ impl Model {
             stored_ms: before.map_or(self.wall, |before| before.stored_ms.max(self.wall)),
             group,
             moved,
+            dead: None,
         };
         for sub in self.subs.iter_mut().filter(|sub| sub.queue == id) {
             sub.states.push(State::New);
@@ -324,6 +343,8 @@ impl Model {
             Some(Kind::Fire(fire)) => self.fire(fire),
             Some(Kind::Recall(recall)) => self.recall(recall),
             Some(Kind::Retime(retime)) => self.retime(late, context.position, retime),
+            Some(Kind::Redrive(redrive)) => self.redrive(redrive),
+            Some(Kind::Unpark(unpark)) => self.unpark(unpark),
             Some(Kind::Configure(configure)) => self.configure(configure),
         }
     }
@@ -426,6 +447,7 @@ impl Model {
         let before = std::mem::replace(sub.state(offset).unwrap(), state);
         if let Some(view) = before.view().filter(|_| over) {
             sub.left.insert(view.message_group, now);
+            sub.notes.remove(&offset);
         }
     }
 
@@ -441,18 +463,6 @@ impl Model {
             });
         }
         Reply::Acked { results }
-    }
-
-    /// Makes a dead letter, if there is a place for it.
-    fn bury(&mut self, group: u32, queue: u64, offset: u64) -> bool {
-        let target = self.sub(group, queue).unwrap().rules.dead_letter_queue;
-        if target == 0 || target == queue {
-            return false;
-        }
-        let position = self.queue(queue).unwrap().messages[offset as usize].position;
-        self.set(group, queue, offset, State::Dead);
-        self.push(target, position, 0, true);
-        true
     }
 
     fn release(&mut self, late: u64, release: &Release) -> Reply {
@@ -472,9 +482,23 @@ impl Model {
             .unwrap_or(self.now + sub.wait(view.attempt))
             .max(self.now);
         let give_up = action == Action::DeadLetter || (action == Action::Retry && last);
-        if give_up && self.bury(group, queue, lease.offset) {
-            return Reply::Released(ReleaseResult::DeadLettered);
+        let what = match action {
+            Action::DeadLetter => Became::GivenUp,
+            _ => Became::Refused,
+        };
+        if give_up && let Some(result) = self.give_up(group, queue, lease.offset, what) {
+            return Reply::Released(result);
         }
+        let view = match action {
+            Action::Retry if !give_up => self.note(group, queue, lease.offset, what),
+            _ => *self
+                .sub_mut(group, queue)
+                .unwrap()
+                .state(lease.offset)
+                .unwrap()
+                .view()
+                .unwrap(),
+        };
         let changed = match action {
             Action::Unspecified => return malformed,
             Action::DeadLetter => InFlightView {
@@ -493,6 +517,7 @@ impl Model {
                 nonce: release.new_nonce,
                 auto_renew: false,
                 written: false,
+                departed: false,
                 ..view
             },
         };

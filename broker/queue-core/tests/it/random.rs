@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use flotilla_proto::record::Command;
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
-use queue_core::{AckResult, Context, Core, Outcome, QueueId, RecallResult, Refusal, ReleaseResult, Reply};
+use queue_core::{
+    AckResult, Context, Core, Outcome, QueueId, RecallResult, RedriveResult, Refusal, ReleaseResult, Reply,
+    UnparkResult,
+};
 
 use crate::{
     model::Model,
@@ -110,6 +113,7 @@ fn kinds(reply: &Reply) -> Vec<&'static str> {
         Reply::Released(ReleaseResult::Done) => is("released", true),
         Reply::Released(ReleaseResult::Stale) => is("stale release", true),
         Reply::Released(ReleaseResult::DeadLettered) => is("given up", true),
+        Reply::Released(ReleaseResult::Parked) => is("parked", true),
         Reply::Prolonged { changed, more } => {
             is("prolonged", *changed > 0);
             is("prolonged in part", *more);
@@ -129,6 +133,25 @@ fn kinds(reply: &Reply) -> Vec<&'static str> {
         }
         Reply::Copied(copied) => is(if *copied { "copied" } else { "not copied" }, true),
         Reply::Sought { at } => is(if at.is_some() { "sought" } else { "seeks" }, true),
+        Reply::Redriven { results } => {
+            for (result, what) in [
+                (RedriveResult::Done, "redriven"),
+                (RedriveResult::Already, "redriven already"),
+                (RedriveResult::Gone, "no dead letter"),
+                (RedriveResult::AnotherGroup, "died elsewhere"),
+                (RedriveResult::NoQueue, "nowhere to redrive to"),
+                (RedriveResult::Seeks, "seeks meanwhile"),
+                (RedriveResult::Comes, "comes anyway"),
+                (RedriveResult::ReadSince, "read since"),
+            ] {
+                is(what, results.contains(&result));
+            }
+        }
+        Reply::Unparked { results } => {
+            is("decided", results.contains(&UnparkResult::Done));
+            is("not parked", results.contains(&UnparkResult::Stale));
+            is("cannot be skipped", results.contains(&UnparkResult::NoPlace));
+        }
         Reply::Configured { more } => is(if *more { "dropped in part" } else { "configured" }, true),
         Reply::Refused(Refusal::NoSubscription) => is("no subscription", true),
         Reply::Refused(Refusal::Malformed) => is("malformed", true),
@@ -148,7 +171,7 @@ fn random_logs_reach_every_kind_of_reply() {
         let (outcomes, _) = run(&mut Core::default(), &mut Map::default(), &log);
         reached.extend(outcomes.iter().flat_map(|outcome| kinds(&outcome.reply)));
     }
-    assert_eq!(reached.len(), 37, "{reached:?}");
+    assert_eq!(reached.len(), 47, "{reached:?}");
 }
 
 proptest! {

@@ -2,8 +2,8 @@
 //! turned into a command that fits the state well, or on purpose badly.
 
 use flotilla_proto::record::{
-    Ack, Command, Configure, Deliver, Depart, DropGroup, DropQueue, Expiry, LeaseRef, Renew, Run, Subscribe,
-    Timer, Written, WrittenLeases, command::Command as Kind, configure::What,
+    Ack, Command, Configure, Deliver, Depart, DropGroup, DropQueue, Expiry, LeaseRef, Redrive, Renew, Run,
+    Subscribe, Timer, Unpark, Written, WrittenLeases, command::Command as Kind, configure::What,
 };
 use queue_core::{Context, InOrder, Position, Source};
 
@@ -132,6 +132,20 @@ pub(crate) enum Act {
     },
     DropQueue(DropQueue),
     DropGroup(DropGroup),
+    Redrive {
+        group: u32,
+        queue: u64,
+        offsets: Vec<u64>,
+        id: u64,
+    },
+    /// Decides on one of those that are parked.
+    Unpark {
+        group: u32,
+        queue: u64,
+        pick: usize,
+        stale: bool,
+        action: i32,
+    },
     Nothing,
 }
 
@@ -352,6 +366,38 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
         Act::CopyForward { queue, offset } => copy_forward(queue, offset),
         Act::DropQueue(drop) => configure(What::DropQueue(drop)),
         Act::DropGroup(drop) => configure(What::DropGroup(drop)),
+        Act::Redrive {
+            group,
+            queue,
+            offsets,
+            id,
+        } => command(Kind::Redrive(Redrive {
+            group,
+            queue,
+            offsets,
+            id,
+        })),
+        Act::Unpark {
+            group,
+            queue,
+            pick,
+            stale,
+            action,
+        } => {
+            let all: Vec<_> = in_flight(group, queue)
+                .into_iter()
+                .filter(|view| view.parked)
+                .collect();
+            let some = all.get(pick % all.len().max(1));
+            let (offset, nonce) = some.map_or((pick as u64, 0), |view| (view.offset, view.nonce));
+            let nonce = nonce + u64::from(stale);
+            command(Kind::Unpark(Unpark {
+                group,
+                queue,
+                parked: vec![LeaseRef { offset, nonce }],
+                action,
+            }))
+        }
         Act::Nothing => command(Kind::Configure(Configure { what: None })),
     }
 }

@@ -498,5 +498,6 @@ pub(crate) fn subscription(
         version: 1,
         fifo: false,
         paused: false,
+        park: false,
     }
 }

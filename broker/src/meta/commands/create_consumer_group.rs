@@ -52,6 +52,7 @@ pub(in crate::meta) fn apply(
         created_ms: time_ms,
         version: 1,
         paused: false,
+        park: command.park,
     };
     Ok(Ok(MetaReply::Group(state.put_group(kv, group)?)))
 }
@@ -66,6 +67,9 @@ fn check(state: &MetaState, command: &CreateConsumerGroup) -> Result<(), MetaRef
     }
     if StartAt::try_from(command.start_at).is_err() {
         return Err(invalid(format!("start_at {} is not known", command.start_at)));
+    }
+    if command.park && !command.fifo {
+        return Err(invalid(super::set_parking::NOT_IN_ORDER));
     }
     let groups = state.count_groups();
     if groups >= limits::MAX_GROUPS {

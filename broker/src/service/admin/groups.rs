@@ -10,7 +10,8 @@ use crate::{
     meta::{MetaRefusal, MetaReply, limits::MAX_BACKOFF_STEPS},
     service::{Service, names},
     views::{
-        AdminError, AdminErrorKind, BackoffView, GroupDetail, GroupSpec, GroupView, Lag, QueueLag, StartAt,
+        AdminError, AdminErrorKind, BackoffView, GroupDetail, GroupSpec, GroupView, Lag, OnPoison, QueueLag,
+        StartAt,
     },
 };
 
@@ -80,6 +81,7 @@ impl Service {
                         leased: view.leased,
                         waiting: view.waiting,
                         blocked: view.blocked,
+                        parked: view.parked,
                     },
                     filtered: view.filtered,
                     seeks_to: view.seeks_to,
@@ -92,6 +94,7 @@ impl Service {
             leased: sum.leased + queue.lag.leased,
             waiting: sum.waiting + queue.lag.waiting,
             blocked: sum.blocked + queue.lag.blocked,
+            parked: sum.parked + queue.lag.parked,
         });
         Ok(GroupDetail {
             group: group_view(&group),
@@ -140,6 +143,7 @@ pub fn default_group(name: &str) -> record::CreateConsumerGroup {
         fifo: false,
         start_at: record::StartAt::First as i32,
         if_absent: true,
+        park: false,
     }
 }
 
@@ -147,6 +151,7 @@ fn group_command(spec: GroupSpec) -> Result<record::CreateConsumerGroup, AdminEr
     let mut create = default_group(&spec.name);
     create.if_absent = false;
     create.fifo = spec.fifo;
+    create.park = spec.on_poison == OnPoison::Park;
     if spec.start_at == StartAt::Last {
         create.start_at = record::StartAt::Last as i32;
     }
@@ -232,6 +237,11 @@ pub(in crate::service) fn group_view(group: &record::ConsumerGroup) -> GroupView
         start_at: if last { StartAt::Last } else { StartAt::First },
         created_ms: group.created_ms,
         paused: group.paused,
+        on_poison: if group.park {
+            OnPoison::Park
+        } else {
+            OnPoison::DeadLetter
+        },
     }
 }
 

@@ -37,6 +37,7 @@ pub(super) fn apply(
         let row = InFlight {
             auto_renew: deliver.auto_renew,
             written: false,
+            departed: false,
             attempt: plant!(RepeatCountsAnAttempt => row.attempt + 1, else row.attempt),
             nonce: plant!(RepeatVoidsTheReceipt => deliver.nonce, else row.nonce),
             at_ms: deadline_ms,

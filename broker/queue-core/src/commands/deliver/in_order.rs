@@ -69,7 +69,7 @@ impl Choosing<'_> {
 
     /// Takes a message that waits, if it is its turn.
     fn waiting(&mut self, offset: u64) {
-        let row = self.known.in_flight().get(&offset).filter(|row| !row.leased);
+        let row = self.known.in_flight().get(&offset).filter(|row| row.waits());
         let ascends = self.choice.leases.last().is_none_or(|last| last.offset < offset);
         let Some(row) = row.filter(|_| ascends) else {
             return;

@@ -61,6 +61,7 @@ impl Model {
             equal("holders", core.holders(from, limit), some.copied().collect())?;
         }
         self.agrees_on_timers(core, kv)?;
+        self.agrees_on_letters(core, kv)?;
         self.agrees_on_entries(core, kv)
     }
 
@@ -90,7 +91,13 @@ impl Model {
         equal(
             "dead lettered",
             view.dead_lettered,
-            sub.count(|state| *state == State::Dead),
+            sub.count(|state| *state == State::Dead) + sub.revived,
+        )?;
+        let parked = sub.in_flight().iter().filter(|view| view.parked).count();
+        equal(
+            "parked and redriven",
+            (view.parked, view.redriven),
+            (parked as u64, sub.redriven),
         )?;
         equal(
             "trimmed",
@@ -112,8 +119,9 @@ impl Model {
             view.dead_letter_queue,
             QueueId(sub.rules.dead_letter_queue),
         )?;
-        for (at, state) in sub.states.iter().enumerate() {
-            let offset = (sub.start + at) as u64;
+        let states = sub.states.iter().enumerate();
+        let states = states.map(|(at, state)| ((sub.start + at) as u64, state));
+        for (offset, state) in states.chain(sub.extra.iter().map(|(&offset, state)| (offset, state))) {
             equal(
                 "in flight",
                 core.in_flight(group, queue, offset),

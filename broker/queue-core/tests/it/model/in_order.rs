@@ -15,8 +15,9 @@ impl Sub {
     /// Messages of a message group that are not over, below the cursor: offset, and whether one is in flight.
     fn pending(&self, messages: &[Message], group: u64) -> Vec<(u64, Option<InFlightView>)> {
         let states = self.states.iter().enumerate();
-        let pending = states.filter_map(|(at, state)| {
-            let offset = (self.start + at) as u64;
+        let states = states.map(|(at, state)| ((self.start + at) as u64, state));
+        let extra = self.extra.iter().map(|(&offset, state)| (offset, state));
+        let pending = extra.chain(states).filter_map(|(offset, state)| {
             let is_pending = state.view().is_some() || *state == State::Blocked;
             (is_pending && messages[offset as usize].group == group).then(|| (offset, state.view().copied()))
         });
@@ -26,7 +27,7 @@ impl Sub {
     /// Whose turn it is, and since when or from when on: what waits, and what was passed over.
     pub(super) fn turns(&self, messages: &[Message]) -> Vec<(u64, u64)> {
         let waiting = self.in_flight().into_iter();
-        let waiting = waiting.filter(|view| !view.leased && self.is_first(view));
+        let waiting = waiting.filter(|view| !view.leased && !view.parked && self.is_first(view));
         let mut turns: Vec<(u64, u64)> = waiting.map(|view| (view.at_ms, view.offset)).collect();
         for (at, _) in self
             .states
@@ -62,7 +63,7 @@ impl Sub {
         };
         for &offset in &deliver.redeliver {
             let view = before.in_flight().into_iter().find(|view| view.offset == offset);
-            let Some(view) = view.filter(|view| !view.leased) else {
+            let Some(view) = view.filter(|view| !view.leased && !view.parked) else {
                 continue;
             };
             let is_turn = view.at_ms <= now && before.is_first(&view);

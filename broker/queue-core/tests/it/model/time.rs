@@ -34,6 +34,7 @@ impl Model {
                 let at_ms = view.at_ms.max(written.until_ms + late);
                 let view = InFlightView {
                     written: true,
+                    departed: false,
                     at_ms,
                     ..view
                 };
@@ -65,6 +66,7 @@ impl Model {
         theirs.sort_by_key(|(_, _, view)| (view.client, !view.written));
         self.end_at(theirs, depart.limit, |view| InFlightView {
             written: false,
+            departed: true,
             at_ms: view.at_ms.min(at_ms),
             ..view
         })
@@ -102,7 +104,7 @@ impl Model {
         over.retain(|&(deadline, ..)| deadline <= now);
         let expiry = |(deadline, queue, group, offset)| {
             let sub = self.sub(group, queue).unwrap();
-            let view = *sub.states[offset as usize - sub.start].view().unwrap();
+            let view = *sub.clone().state(offset).unwrap().view().unwrap();
             let exhausted = view.attempt >= sub.rules.max_attempts;
             (
                 deadline,
@@ -127,16 +129,34 @@ impl Model {
             };
             expired += 1;
             let sub = self.sub(group, queue).unwrap();
-            let view = *sub.states[offset as usize - sub.start].view().unwrap();
+            let view = *sub.clone().state(offset).unwrap().view().unwrap();
             let last = expiry.exhausted;
+            let what = if view.departed {
+                Became::Departed
+            } else {
+                Became::TimedOut
+            };
             let wait = if last || view.written {
                 sub.wait(view.attempt)
             } else {
                 0
             };
-            if last && self.bury(group, queue, offset) {
-                dead_lettered += 1;
-            } else {
+            let end = match last {
+                true => self.give_up(group, queue, offset, what),
+                false => {
+                    self.note(group, queue, offset, what);
+                    None
+                }
+            };
+            dead_lettered += u32::from(end == Some(ReleaseResult::DeadLettered));
+            if end.is_none() {
+                let view = *self
+                    .sub_mut(group, queue)
+                    .unwrap()
+                    .state(offset)
+                    .unwrap()
+                    .view()
+                    .unwrap();
                 let waiting = InFlightView {
                     leased: false,
                     at_ms: deadline + wait,

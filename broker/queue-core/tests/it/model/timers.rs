@@ -55,6 +55,7 @@ impl Model {
             time_ms: self.now,
             stored_ms: self.wall,
             moved: true,
+            dead: None,
         };
         self.timers.push(Timer {
             queue,

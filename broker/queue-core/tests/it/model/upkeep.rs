@@ -143,6 +143,10 @@ impl Model {
             last_seek: 0,
             seeks_to: None,
             states,
+            extra: BTreeMap::new(),
+            redriven: 0,
+            revived: 0,
+            notes: BTreeMap::new(),
             left: BTreeMap::new(),
         });
         self.subs.sort_by_key(|sub| (sub.queue, sub.group));
@@ -166,9 +170,11 @@ impl Model {
             };
         }
         sub.last_seek = seek.id;
-        let held = sub.states.iter_mut().filter(|state| state.view().is_some());
+        let all = sub.extra.values_mut().chain(sub.states.iter_mut());
+        let held = all.filter(|state| state.view().is_some());
         let mut left = seek.limit as usize;
         for state in held.take(left) {
+            sub.notes.remove(&state.view().unwrap().offset);
             let message_group = state.view().map_or(0, |view| view.message_group);
             sub.left.insert(message_group, now);
             *state = State::Sought;
@@ -184,6 +190,8 @@ impl Model {
         let at = (seek.to as usize).clamp(first, next);
         (sub.start, sub.states) = (at, vec![State::New; next - at]);
         (sub.epoch, sub.seeks_to) = (sub.epoch + 1, None);
+        sub.extra.clear();
+        (sub.redriven, sub.revived) = (0, 0);
         Reply::Sought { at: Some(at as u64) }
     }
 

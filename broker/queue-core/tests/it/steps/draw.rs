@@ -56,7 +56,7 @@ fn subscribe() -> impl Strategy<Value = Act> {
         rule,
         dead_letter_queue,
         deletions(),
-        (0..3u32, prop::bool::weighted(0.03), any::<bool>()),
+        (0..3u32, prop::bool::weighted(0.03), any::<bool>(), any::<bool>()),
     )
         .prop_map(
             |(
@@ -67,7 +67,7 @@ fn subscribe() -> impl Strategy<Value = Act> {
                 backoff,
                 dead_letter_queue,
                 deletions,
-                (version, paused, fifo),
+                (version, paused, fifo, park),
             )| {
                 Act::Subscribe(Subscribe {
                     group,
@@ -80,6 +80,7 @@ fn subscribe() -> impl Strategy<Value = Act> {
                     version,
                     fifo,
                     paused,
+                    park,
                 })
             },
         )
@@ -203,6 +204,11 @@ fn waiting() -> impl Strategy<Value = Act> {
     ]
 }
 
+/// Mostly that of dead letters.
+fn queue_of_letters() -> impl Strategy<Value = u64> {
+    prop_oneof![8 => Just(DLQ), 1 => queue()]
+}
+
 /// A queue, or where messages wait for it.
 fn place() -> impl Strategy<Value = u64> {
     (queue(), prop::bool::weighted(0.3)).prop_map(|(queue, waits)| match waits {
@@ -236,6 +242,10 @@ fn what() -> impl Strategy<Value = Act> {
         1 => (group(), 0..6u32, deletions()).prop_map(|(group, limit, deletions)| {
             Act::DropGroup(DropGroup { group, limit, deletions })
         }),
+        6 => (group(), queue_of_letters(), prop::collection::vec(0..9u64, 1..5), 0..3u64)
+            .prop_map(|(group, queue, offsets, id)| Act::Redrive { group, queue, offsets, id }),
+        6 => (group(), queue(), 0..9usize, prop::bool::weighted(0.1), 0..4i32)
+            .prop_map(|(group, queue, pick, stale, action)| Act::Unpark { group, queue, pick, stale, action }),
         1 => Just(Act::Nothing),
     ]
 }
