@@ -114,6 +114,8 @@ fn name(command: &Option<Command>) -> &'static str {
         Some(Command::Fire(_)) => "command fire",
         Some(Command::Recall(_)) => "command recall",
         Some(Command::Retime(_)) => "command retime",
+        Some(Command::Redrive(_)) => "command redrive",
+        Some(Command::Unpark(_)) => "command unpark",
         Some(Command::CopyForward(_)) => "command copy forward",
         None => "command unknown",
     }

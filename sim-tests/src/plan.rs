@@ -17,6 +17,7 @@ use madsim::{
 use crate::{letter, machine::Slowness, oracle::late::LONGEST_BACKOFF, readers::Readers};
 
 mod delays;
+mod dying;
 mod fault;
 mod habits;
 mod leaning;
@@ -26,6 +27,7 @@ mod ordered;
 mod simpler;
 mod wanted;
 
+pub use dying::Dying;
 pub use fault::Fault;
 pub use habits::Habits;
 pub use limits::Limits;
@@ -120,6 +122,8 @@ pub struct Plan {
     pub pauses: bool,
     /// Whether messages are sent that are to be delivered at a date, and some of them recalled.
     pub delays: bool,
+    /// Whether messages die and are given back, and how.
+    pub dying: Option<Dying>,
 }
 
 impl Plan {
@@ -228,6 +232,7 @@ impl Plan {
             pulls: false,
             pauses: false,
             delays: false,
+            dying: None,
         };
         habits.prepare(&mut plan);
         if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
@@ -236,6 +241,7 @@ impl Plan {
         Wanted::choose(Handle::current().seed(), &mut plan);
         ordered::choose(Handle::current().seed(), &mut plan);
         delays::choose(Handle::current().seed(), &mut plan);
+        dying::choose(Handle::current().seed(), &mut plan);
         plan
     }
 
@@ -284,6 +290,7 @@ impl Plan {
             pulls: false,
             pauses: false,
             delays: false,
+            dying: None,
         }
     }
 

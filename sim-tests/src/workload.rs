@@ -33,6 +33,7 @@ mod attempts;
 mod bury;
 mod death;
 mod delayed;
+mod dying;
 mod forge;
 mod founded;
 mod hide;
@@ -48,6 +49,7 @@ mod spare;
 mod window;
 
 use delayed::Delayed;
+use dying::DyingOnes;
 use pauses::Pauses;
 use pulls::Pulls;
 use replay::Replay;
@@ -71,6 +73,7 @@ pub struct Clients {
     pulls: Pulls,
     pauses: Pauses,
     delayed: Delayed,
+    dying: DyingOnes,
 }
 
 /// What lasts of a client when its process dies.
@@ -293,6 +296,14 @@ impl Clients {
                 .build()
                 .spawn(async move { delayed.run(program.run(), hosts).await });
         }
+        let dying = DyingOnes::new(plan.dying.is_some());
+        if plan.dying.is_some() {
+            let (machine, id) = machine();
+            let (program, dying, hosts) = (program(id, false), dying.clone(), hosts.clone());
+            machine
+                .build()
+                .spawn(async move { dying.run(program.run(), hosts).await });
+        }
         for (topic, group, rests) in consumers(plan) {
             let (machine, id) = machine();
             let mortal = plan.deaths && group != UNDERTAKER && !rests;
@@ -317,6 +328,7 @@ impl Clients {
             pulls,
             pauses,
             delayed,
+            dying,
         }
     }
 
@@ -325,6 +337,7 @@ impl Clients {
         self.window.calm();
         self.calm.store(true, Ordering::SeqCst);
         self.delayed.calm(now());
+        self.dying.calm();
     }
 
     /// Whether all producers have sent everything, and the dedup window, replay, pulls and pauses were tried, if they are in this world.
@@ -336,6 +349,7 @@ impl Clients {
             && self.pulls.is_done()
             && self.pauses.is_done()
             && self.delayed.is_done()
+            && self.dying.is_done()
     }
 
     /// Producers that have not sent everything.

@@ -25,7 +25,8 @@ pub(crate) async fn bury(service: &Service, topic: &str, group: &str, message: &
         max_delivery_attempts: 1,
         ..Default::default()
     };
-    let buried = service.forward_message_to_dead_letter_queue(&caller(), request);
+    let caller = caller();
+    let buried = service.forward_message_to_dead_letter_queue(&caller, request);
     code(&buried.await.status)
 }
 
@@ -37,7 +38,8 @@ pub(crate) async fn nack(service: &Service, topic: &str, group: &str, message: &
         invisible_duration: Some(prost_types::Duration::default()),
         ..Default::default()
     };
-    let nacked = service.change_invisible_duration(&caller(), request);
+    let caller = caller();
+    let nacked = service.change_invisible_duration(&caller, request);
     code(&nacked.await.status)
 }
 

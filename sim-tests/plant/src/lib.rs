@@ -263,6 +263,22 @@ bugs! {
         "a message that is given up is put into the dead-letter queue twice";
     DeadLetterLost, "dead-letter-lost", "message removed before it is stored elsewhere",
         "a message that is given up does not come into the dead-letter queue";
+    HistoryEndsWithTheLastLife, "history-ends-with-the-last-life", "a log of what happened that is overwritten by its last line",
+        "a dead letter tells how its last attempt ended, and nothing of those before";
+    RedriveNotMarked, "redrive-not-marked", "a request that is carried out again when it is repeated",
+        "a dead letter that was given back is not marked, and can be given back again";
+    RedriveMarksOnly, "redrive-marks-only", "marked as done before it is done",
+        "a dead letter is marked as given back, and nothing comes of it";
+    RedriveKeepsItsAttempts, "redrive-keeps-its-attempts", "a retried job that starts with its retries used up",
+        "a message that is given back has used up its attempts";
+    ParkedIsDelivered, "parked-is-delivered", "a state that one of the places that ask for it does not know",
+        "a message that stopped its message group is delivered as if it waited";
+    ParkingForgottenAtRestart, "parking-forgotten-at-restart", "a flag that is written and not read",
+        "a replica that starts takes parked messages for such as wait";
+    LateDecisionCounts, "late-decision-counts", "an operator's decision carried out on something else than he saw",
+        "a decision on a parked message is carried out although it was released and is parked again";
+    ReleasedWithoutAttempts, "released-without-attempts", "a counter that is not set back with the rest",
+        "a parked message that is released has used up its attempts";
     QueueEndSavedRarely, "queue-end-saved-rarely", "offset used again after a restart",
         "a queue's end is written with every fourth message only";
     OrderIgnored, "order-ignored", "ordered consumers that overtake each other",

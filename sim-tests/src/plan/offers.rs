@@ -3,7 +3,7 @@
 use broker::views::BackoffView;
 use plant::Bug;
 
-use super::{Fault, Plan};
+use super::{Dying, Fault, Plan};
 
 /// Whatever takes a node's memory, or ends its process.
 const ENDS_A_PROCESS: &[Fault] = &[
@@ -141,6 +141,14 @@ impl Plan {
             | Bug::RecallLeavesTheMessage
             | Bug::TimersForgottenAtRestart
             | Bug::FiredUnknownToItsSender => self.delays,
+            Bug::HistoryEndsWithTheLastLife
+            | Bug::RedriveNotMarked
+            | Bug::RedriveMarksOnly
+            | Bug::RedriveKeepsItsAttempts => self.dying.is_some(),
+            Bug::ParkedIsDelivered | Bug::LateDecisionCounts | Bug::ReleasedWithoutAttempts => {
+                self.dying == Some(Dying::Parked)
+            }
+            Bug::ParkingForgottenAtRestart => self.dying == Some(Dying::Parked) && one_of(ENDS_A_PROCESS),
             Bug::LateSeekCounts | Bug::DateFoundOneOff | Bug::SoughtNotCounted => self.replays,
             Bug::BatchAnswersShifted | Bug::BatchInSeveralEntries | Bug::BatchReordered => self.batches,
             // Else all of a batch is in one entry.
