@@ -147,8 +147,7 @@ impl Core {
             noted: known.in_flight()[&offset].noted,
             history: self.history(kv, (group, queue, offset))?,
         };
-        let history = plant!(HistoryEndsWithTheLastLife => letter.history.last().copied().into_iter().collect(), else letter.history);
-        let letter = Letter { history, ..letter };
+        let letter = plant!(HistoryEndsWithTheLastLife => crate::planted::last_note_of(letter), else letter);
         plant!(DeadLetterTwice => self.bury(kv, target, wall_ms, &message, &letter)?);
         plant!(DeadLetterLost => (), else self.bury(kv, target, wall_ms, &message, &letter)?);
         self.remove_in_flight(kv, queue, group, offset)?;

@@ -98,6 +98,39 @@ async fn a_consumer_group_is_paused_and_resumed() {
 }
 
 #[tokio::test]
+async fn what_could_not_be_consumed_is_shown_and_the_policy_is_changed() {
+    let (_node, router) = node().await;
+    let spec = r#"{"name":"readers","fifo":true,"on_poison":"park"}"#;
+    let (status, body) = ask(&router, Method::POST, "/v1/consumer-groups", spec).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    let group = "/v1/consumer-groups/readers";
+    for (what, body, shown) in [
+        ("dead-letters", "{}", "\"letters\":[]"),
+        ("dead-letters/redrive", r#"{"dry_run":true}"#, "\"dry_run\":true"),
+        ("parked", r#"{"limit":9}"#, "\"messages\":[]"),
+        (
+            "poison",
+            r#"{"on_poison":"dead_letter"}"#,
+            "\"on_poison\":\"dead_letter\"",
+        ),
+    ] {
+        let (status, answer) = ask(&router, Method::POST, &format!("{group}/{what}"), body).await;
+        assert_eq!(status, StatusCode::OK, "{what}: {answer}");
+        assert!(answer.contains(shown), "{what}: {answer}");
+    }
+    for what in ["parked/skip", "parked/release"] {
+        let path = format!("{group}/{what}");
+        let (status, _) = ask(&router, Method::POST, &path, r#"{"handle":"1-2"}"#).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{what}");
+    }
+    let path = "/v1/consumer-groups/nobody/dead-letters";
+    assert_eq!(
+        ask(&router, Method::POST, path, "{}").await.0,
+        StatusCode::NOT_FOUND
+    );
+}
+
+#[tokio::test]
 async fn a_topic_is_created_listed_described_and_deleted() {
     let (_node, router) = node().await;
     let (status, body) = ask(

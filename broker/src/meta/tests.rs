@@ -17,6 +17,7 @@ use super::*;
 
 mod fixtures;
 use fixtures::*;
+mod parking;
 mod pause;
 
 #[test]

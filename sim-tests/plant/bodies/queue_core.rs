@@ -3,6 +3,7 @@
 use crate::{
     core::Core,
     ids::{GroupId, QueueId},
+    letter::Letter,
     outcome::{Effect, Lease, Outcome, Reply},
 };
 
@@ -11,6 +12,16 @@ pub(crate) fn unsaved(leases: Vec<Lease>, deadline_ms: u64) -> Outcome {
     Outcome {
         reply: Reply::Delivered { leases },
         effects: vec![Effect::LeaseDeadline { at_ms: deadline_ms }],
+    }
+}
+
+/// What is known of a dead letter, without what became of it before its end.
+pub(crate) fn last_note_of(letter: Letter) -> Letter {
+    let history: Vec<_> = letter.history.last().copied().into_iter().collect();
+    Letter {
+        noted: history.len() as u32,
+        history,
+        ..letter
     }
 }
 

@@ -52,7 +52,9 @@ const LOOK_MS: std::ops::Range<u64> = 100..2_500;
 const PAGE: u32 = 3;
 /// Share of parked messages that are released, and of decisions that are asked for once more later on.
 const RELEASED: f64 = 0.5;
-const LATE: f64 = 0.4;
+const LATE: f64 = 0.7;
+/// Who sends a message again for longer than this may have it stored again: its id is known for two minutes.
+const WINDOW: Duration = Duration::from_secs(100);
 /// A request of an operator that has no answer by then has none.
 const LONGEST: Duration = Duration::from_secs(25);
 /// Longest a receive waits.
@@ -173,7 +175,11 @@ impl World {
             let deaths = *[0, 0, 1, 1, 2].choose(&mut thread_rng()).expect("some");
             self.tell(|ledger| ledger.sending(&id, deaths));
             let letters = [(id.clone(), Letter::of(&id, self.context.plan.body))];
+            let begun = now();
             loop {
+                if now() > begun + WINDOW {
+                    self.tell(|ledger| ledger.may_be_twice(&id));
+                }
                 let node = self.any_node();
                 let answer = self.context.client.send(node, TOPIC, None, &letters).await;
                 match answer.and_then(|mut all| all.remove(0)) {
@@ -344,7 +350,7 @@ impl World {
         // The message group stands still for some time.
         sleep(Duration::from_millis(thread_rng().gen_range(0..1_500))).await;
         let skip = !thread_rng().gen_bool(RELEASED);
-        let late = self.tell(|ledger| ledger.late_handle());
+        let late = self.tell(|ledger| ledger.late_handle(view));
         if let Some(late) = late.filter(|_| thread_rng().gen_bool(LATE)) {
             self.decide_late(late).await;
         }

@@ -291,6 +291,7 @@ impl Service {
                     lag.ready += view.ready;
                     lag.leased += view.leased;
                     lag.waiting += view.waiting;
+                    lag.parked += view.parked;
                 }
             });
         }
@@ -310,13 +311,19 @@ impl Service {
                 "rocketmq_consumer_inflight_messages",
                 "Messages that are leased",
             ),
+            (
+                3,
+                "flotilla_consumer_parked_messages",
+                "Messages at which their message groups stopped, until somebody decides",
+            ),
         ] {
             text.head(name, "gauge", &format!("{help}, on the shards led here"));
             for (&(group, topic), lag) in &lags {
                 if meta.group_by_id(group).is_none() || meta.topic_by_id(topic).is_none() {
                     continue;
                 }
-                let value = [lag.ready + lag.leased + lag.waiting, lag.ready, lag.leased][at];
+                let all = lag.ready + lag.leased + lag.waiting;
+                let value = [all, lag.ready, lag.leased, lag.parked][at];
                 let (topic, group) = (topic_name(meta, topic), group_name(meta, group));
                 let labels = [
                     ("consumer_group", &*group),

@@ -41,6 +41,8 @@ struct Mortal {
     releases: u32,
     /// Its dead letters, by queue and offset of each, and who was told that he gave it back.
     letters: BTreeMap<(u32, u64), Option<u64>>,
+    /// It was sent again when its id may have been forgotten: nothing is certain of it.
+    may_be_twice: bool,
 }
 
 /// A message group that stands still.
@@ -56,7 +58,7 @@ pub(super) struct Ledger {
     stops: BTreeMap<String, Stop>,
     /// Every stop that was seen, and those that somebody has decided on for certain.
     seen: BTreeSet<String>,
-    decided: Vec<String>,
+    decided: BTreeMap<(u32, u64), String>,
     /// Somebody has decided on these, and may have been heard.
     deciding: BTreeSet<String>,
     skipped: BTreeSet<String>,
@@ -72,6 +74,11 @@ impl Ledger {
     /// It is to die so often.
     pub(super) fn sending(&mut self, id: &str, deaths: u32) {
         self.mortal(id).deaths = deaths;
+    }
+
+    /// It is sent again so late that it may be stored again.
+    pub(super) fn may_be_twice(&mut self, id: &str) {
+        self.mortal(id).may_be_twice = true;
     }
 
     /// It came; true if it is to die. Times: when it was asked for, and now.
@@ -110,8 +117,8 @@ impl Ledger {
             ));
         }
         mortal.firsts += u32::from(attempt == 1);
-        let dies = mortal.deaths > 0;
-        self.wrong.extend(wrong);
+        let (dies, certain) = (mortal.deaths > 0, !mortal.may_be_twice);
+        self.wrong.extend(wrong.into_iter().filter(|_| certain));
         dies
     }
 
@@ -138,7 +145,9 @@ impl Ledger {
 
     /// What has nothing die never gets a message again that it was done with.
     pub(super) fn witnessed(&mut self, id: &str, (asked, at): (Duration, Duration)) {
-        if let Some(over) = self.witnesses.get(id).filter(|&&over| asked > over) {
+        let certain = !self.mortal(id).may_be_twice;
+        let over = self.witnesses.get(id).filter(|&&over| certain && asked > over);
+        if let Some(over) = over {
             let what = format!(
                 "{id} was acknowledged at {over:?} by who has nothing die, and came there again at {at:?}"
             );
@@ -150,7 +159,7 @@ impl Ledger {
         self.witnesses.entry(id.to_owned()).or_insert(at);
     }
 
-    /// An operator sees a dead letter; he asked for it then.
+    /// An operator sees a dead letter; he asked for it then. Who tells of it may lead no more: what he says was so once.
     pub(super) fn listed(&mut self, view: &LetterView, asked: Duration) {
         let Some(id) = view.message_id.as_deref() else {
             return;
@@ -175,20 +184,15 @@ impl Ledger {
         {
             wrong.push(format!("it stood at {place:?}"));
         }
-        if mortal.over.is_some_and(|over| over < asked) && view.redriven_ms.is_none() {
-            wrong.push(format!("it was acknowledged at {:?}", mortal.over));
-        }
         if self.skipped.contains(id)
             && view.redriven_ms.is_none()
             && !view.history.iter().any(|note| note.what == NoteKind::Skipped)
         {
             wrong.push("it was skipped, and does not say so".to_owned());
         }
-        self.wrong.extend(
-            wrong
-                .into_iter()
-                .map(|what| format!("dead letter {id}: {what}: {view:?}")),
-        );
+        let wrong = wrong.into_iter().filter(|_| !mortal.may_be_twice);
+        self.wrong
+            .extend(wrong.map(|what| format!("dead letter {id}: {what}: {view:?}")));
     }
 
     /// What became of a dead letter that was to be given back.
@@ -260,16 +264,17 @@ impl Ledger {
     /// What became of it, as far as that is known.
     pub(super) fn decided(&mut self, view: &ParkedView, is_done: bool, is_certain: bool) {
         if is_done && is_certain {
-            self.decided.push(view.handle.clone());
+            self.decided
+                .insert((view.queue, view.offset), view.handle.clone());
         } else if let Some(id) = &view.message_id {
             // Nobody knows.
             self.skipped.remove(id);
         }
     }
 
-    /// A stop that was decided on.
-    pub(super) fn late_handle(&self) -> Option<String> {
-        self.decided.last().cloned()
+    /// An earlier stop of the same message, which was decided on.
+    pub(super) fn late_handle(&self, view: &ParkedView) -> Option<String> {
+        self.decided.get(&(view.queue, view.offset)).cloned()
     }
 
     /// Everybody has been asked to acknowledge it.
@@ -282,7 +287,7 @@ impl Ledger {
     pub(super) fn end(&mut self) {
         for (id, mortal) in &self.mortals {
             let lives = 1 + mortal.letters.len() as u32 + mortal.releases;
-            if mortal.firsts > lives {
+            if mortal.firsts > lives && !mortal.may_be_twice {
                 self.wrong.push(format!(
                     "{id} came {} times with its first attempt, and had {lives} lives at most",
                     mortal.firsts
