@@ -144,8 +144,8 @@ async fn redrive(args: &RedriveArgs) -> Result<(), CliError> {
             dry_run: args.dry_run,
             id,
         };
-        let asked = args.target.client().post(&args.which.path("/redrive"), &spec);
-        let done: RedriveReport = match asked.await {
+        let (client, path) = (args.target.client(), args.which.path("/redrive"));
+        let done: RedriveReport = match client.post(&path, &spec).await {
             Ok(done) => done,
             Err(error) if id.is_none() => return Err(error),
             Err(error) => {
