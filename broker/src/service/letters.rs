@@ -52,7 +52,7 @@ impl Service {
         loop {
             query.limit = Some(left);
             let asked = self.page(group, &query).await?;
-            let found = self.letters(&patient(), asked.shard, asked.look.clone()).await?;
+            let found = self.letters(&patient(), asked.shard, asked.look).await?;
             left -= found.looked_at.min(left);
             page.next = next_of(&asked, found.next);
             let views = found.letters.into_iter();
@@ -76,7 +76,7 @@ impl Service {
         asked.look.redrive = true;
         asked.look.dry_run = spec.dry_run;
         asked.look.id = id;
-        let found = self.letters(&patient(), asked.shard, asked.look.clone()).await?;
+        let found = self.letters(&patient(), asked.shard, asked.look).await?;
         let mut letters = Vec::with_capacity(found.letters.len());
         for letter in found.letters {
             let Some(outcome) = outcome(letter.outcome()) else {
@@ -144,16 +144,13 @@ impl Service {
         shard: u32,
         look: LettersLook,
     ) -> Result<LettersFound, Refused> {
-        let here = |shard: Arc<DataShard>, _| {
-            let look = look.clone();
-            async move {
-                match shard.letters(&look).await {
-                    Ok(found) => Ok(Try::Done(found)),
-                    Err(DeliverError::Submit(SubmitError::NotLeader { unsure, .. })) => {
-                        Ok(Try::Elsewhere { unsure })
-                    }
-                    Err(error) => Err(self.not_delivered(error)),
+        let here = |shard: Arc<DataShard>, _| async move {
+            match shard.letters(&look).await {
+                Ok(found) => Ok(Try::Done(found)),
+                Err(DeliverError::Submit(SubmitError::NotLeader { unsure, .. })) => {
+                    Ok(Try::Elsewhere { unsure })
                 }
+                Err(error) => Err(self.not_delivered(error)),
             }
         };
         match self.at_leader(caller, shard, RPC, &look, here).await? {
