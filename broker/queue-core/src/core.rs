@@ -100,6 +100,7 @@ impl Core {
             let offset = rest.key_long()?;
             let row = InFlight::load(Reader::value("lease", value)?)?;
             let row = plant!(LeasesForgottenAtRestart => InFlight { leased: false, ..row }, else row);
+            let row = plant!(ParkingForgottenAtRestart => InFlight { parked: false, ..row }, else row);
             core.subscription_mut(queue, group)
                 .ok_or_else(orphan)?
                 .set(offset, row);

@@ -65,7 +65,7 @@ impl InFlight {
             message_group: value.long()?,
             request: value.long()?,
             departed: value.flag()?,
-            parked: plant!(ParkingForgottenAtRestart => value.flag()? && false, else value.flag()?),
+            parked: value.flag()?,
             noted: value.short()?,
         };
         value.end()?;

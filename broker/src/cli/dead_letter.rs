@@ -1,9 +1,8 @@
 //! `flotilla dead-letter ...`: messages that could not be consumed, and how they go back.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{
     Target,

@@ -136,6 +136,9 @@ mod tests {
             message_group: 0,
             request: 0,
             first_leased_ms: 0,
+            departed: false,
+            parked: false,
+            noted: 0,
         }
     }
 

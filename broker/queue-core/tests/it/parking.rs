@@ -146,7 +146,7 @@ fn several_of_one_delivery_are_parked_and_decided_on_one_by_one() {
     assert_eq!(decide(&mut shard, 0, 5, Decision::Release), UnparkResult::Done);
     assert_eq!(deliver(&mut shard, 9, 6), [0]);
     shard.ack(G, Q, &[(0, 6)]);
-    assert_eq!(deliver(&mut shard, 9, 7), [], "it stops at the next");
+    assert!(deliver(&mut shard, 9, 7).is_empty(), "it stops at the next");
     assert_eq!(decide(&mut shard, 2, 5, Decision::Release), UnparkResult::Done);
     assert_eq!(deliver(&mut shard, 9, 8), [2]);
 }
