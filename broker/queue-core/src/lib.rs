@@ -36,13 +36,16 @@ mod timers;
 mod view;
 
 pub use crate::{
+    commands::check_back::DueCheck,
     core::{Context, Core},
     frame::FrameError,
     ids::{GroupId, Position, QueueId},
     kv::{Fault, KeyValue},
     message_group::{Candidate, InOrder, Source},
-    outcome::{AckResult, Effect, Lease, Outcome, RecallResult, Refusal, ReleaseResult, Reply},
+    outcome::{
+        AckResult, Effect, EndResult, Half, Lease, Outcome, RecallResult, Refusal, ReleaseResult, Reply,
+    },
     tag::{message_group_hash, message_id_hash, tag_hash},
-    timers::TimerView,
+    timers::{TimerView, Wait},
     view::{InFlightView, QueueView, Selection, Stored, SubscriptionView},
 };

@@ -33,11 +33,17 @@ pub const MAX_ENTRY_PAYLOAD: usize = 8 * 1024 * 1024;
 pub const MAX_FIRE: usize = 4096;
 /// That a message was recalled is known for so long: whoever asks again in this time learns that it was, and not delivered.
 pub const RECALLED_KEPT_MS: u64 = 600_000;
+/// Half messages that one command checks back, or gives up.
+pub const MAX_CHECK_BACK: usize = 1024;
+/// How a transaction ended is known for so long: who ends it again in this time learns which end counts.
+pub const ENDED_KEPT_MS: u64 = 600_000;
 /// Rows read at once while the state is loaded.
 pub const LOAD_PAGE: usize = 4096;
 /// Rows read at first where a few are probably enough.
 pub const LOOK_PAGE: usize = 16;
 
 const _: () = assert!(DEDUP_FORGET_PER_APPEND > 1);
+// A half message that is sent again is known by its number for as long as its id is.
+const _: () = assert!(ENDED_KEPT_MS >= DEDUP_WINDOW_MS);
 const _: () = assert!(MAX_DELIVER <= MAX_IN_FLIGHT);
 const _: () = assert!(0 < LOOK_PAGE && LOOK_PAGE <= LOAD_PAGE);

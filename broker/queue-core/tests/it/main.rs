@@ -17,4 +17,5 @@ mod seek;
 mod steps;
 mod support;
 mod tick;
+mod transaction;
 mod trim;

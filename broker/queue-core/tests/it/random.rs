@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use flotilla_proto::record::Command;
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
-use queue_core::{AckResult, Context, Core, Outcome, QueueId, RecallResult, Refusal, ReleaseResult, Reply};
+use queue_core::{
+    AckResult, Context, Core, EndResult, Outcome, QueueId, RecallResult, Refusal, ReleaseResult, Reply,
+};
 
 use crate::{
     model::Model,
@@ -93,6 +95,15 @@ fn kinds(reply: &Reply) -> Vec<&'static str> {
         Reply::Recalled(RecallResult::Done) => is("recalled", true),
         Reply::Recalled(RecallResult::Again) => is("recalled again", true),
         Reply::Recalled(RecallResult::Over) => is("recalled too late", true),
+        Reply::Ended(EndResult::Done) => is("ended", true),
+        Reply::Ended(EndResult::Again) => is("ended again", true),
+        Reply::Ended(EndResult::Contrary) => is("ended otherwise", true),
+        Reply::Ended(EndResult::Unknown) => is("no transaction", true),
+        Reply::CheckedBack { halves } => {
+            is("checked back", !halves.is_empty());
+            is("checked back again", halves.iter().any(|half| half.checks > 1));
+        }
+        Reply::GivenUp(given_up) => is("transaction given up", *given_up > 0),
         Reply::Retimed(retimed) => is(if *retimed { "retimed" } else { "not retimed" }, true),
         Reply::Delivered { leases } => {
             is("nothing delivered", leases.is_empty());
@@ -148,7 +159,7 @@ fn random_logs_reach_every_kind_of_reply() {
         let (outcomes, _) = run(&mut Core::default(), &mut Map::default(), &log);
         reached.extend(outcomes.iter().flat_map(|outcome| kinds(&outcome.reply)));
     }
-    assert_eq!(reached.len(), 37, "{reached:?}");
+    assert_eq!(reached.len(), 44, "{reached:?}");
 }
 
 proptest! {
