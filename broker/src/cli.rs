@@ -11,6 +11,7 @@ mod output;
 pub(crate) mod serve;
 mod serve_args;
 mod topic;
+mod transaction;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,9 @@ enum Command {
     /// List, recall and re-time messages that wait for their date
     #[command(subcommand)]
     Delay(delay::DelayCommand),
+    /// List and end transactions that nobody has ended
+    #[command(subcommand)]
+    Transaction(transaction::TransactionCommand),
     /// Measure a cluster from the outside, and verify that it loses nothing
     Bench(crate::bench::BenchArgs),
 }
@@ -90,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Topic(command) => ask(topic::run(command)),
         Command::Group(command) => ask(group::run(command)),
         Command::Delay(command) => ask(delay::run(command)),
+        Command::Transaction(command) => ask(transaction::run(command)),
         Command::Bench(args) => bench(args),
     }
 }

@@ -18,13 +18,14 @@ use tokio::sync::watch;
 
 use crate::{
     clock::Clock,
-    limits::Bounds,
+    limits::{self, Bounds},
     meta::{MetaMachine, MetaState},
     peer::PeerTransport,
 };
 
 pub mod bootstrap;
 pub mod catalogue;
+mod checks;
 pub mod clients;
 pub mod damage;
 pub mod dropping;
@@ -46,6 +47,7 @@ pub mod peers_transport;
 #[path = "../../sim-tests/plant/bodies/node.rs"]
 mod planted;
 pub mod polls;
+pub mod producers;
 pub mod proposer;
 mod reading;
 mod renewals;
@@ -63,6 +65,7 @@ use hub::Hub;
 use identity::Identity;
 use membership::SignOfLife;
 use polls::Polls;
+use producers::Producers;
 use roster::Roster;
 use shard::{DataShard, Leadership};
 use written::WrittenOut;
@@ -110,6 +113,8 @@ pub struct NodeOptions {
     pub retention_bytes: u64,
     /// A message may be sent so long before it is to be delivered.
     pub max_delay: Duration,
+    /// When transactions are checked back.
+    pub transactions: Transactions,
     /// A push consumer that lives may hold a message for so long; then it comes to others.
     pub renew_at_most: Duration,
     /// Timing of elections and heartbeats.
@@ -118,6 +123,27 @@ pub struct NodeOptions {
     pub store: StoreOptions,
     /// How much it takes on.
     pub bounds: Bounds,
+}
+
+/// When producers are asked about transactions that nobody has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transactions {
+    /// For the first time so long after the half message was stored, unless that says otherwise.
+    pub first_check: Duration,
+    /// And then so often again.
+    pub check_every: Duration,
+    /// So often at most.
+    pub max_checks: u32,
+}
+
+impl Default for Transactions {
+    fn default() -> Self {
+        Self {
+            first_check: limits::FIRST_CHECK,
+            check_every: limits::CHECK_EVERY,
+            max_checks: limits::MAX_CHECKS,
+        }
+    }
 }
 
 /// Why a node could not start.
@@ -167,6 +193,7 @@ pub(crate) struct Inner {
     pub(crate) hub: Arc<Hub>,
     pub(crate) polls: Polls,
     pub(crate) clients: Clients,
+    pub(crate) producers: Arc<Producers>,
     pub(crate) written: WrittenOut,
     pub(crate) meta_machine: Arc<MetaMachine>,
     pub(crate) meta_replica: OnceLock<Replica>,
@@ -250,6 +277,7 @@ impl Node {
                 hub: Arc::new(Hub::new(bounds.waiting_receives)),
                 polls: Polls::default(),
                 clients: Clients::default(),
+                producers: Arc::default(),
                 written: WrittenOut::default(),
                 meta_machine: Arc::new(MetaMachine::new()),
                 meta_replica: OnceLock::new(),
@@ -311,6 +339,11 @@ impl Node {
     /// Clients this node heard of.
     pub fn clients(&self) -> &Clients {
         &self.inner.clients
+    }
+
+    /// Producers that can be asked about transactions here.
+    pub fn producers(&self) -> &Arc<Producers> {
+        &self.inner.producers
     }
 
     /// Answers that this node wrote out to clients.

@@ -5,10 +5,12 @@
 //! and units stand last in a name.
 
 mod delayed;
+mod transactions;
 
 use serde::{Deserialize, Serialize};
 
 pub use delayed::*;
+pub use transactions::*;
 
 /// A cluster as one node sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

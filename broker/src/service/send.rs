@@ -22,6 +22,7 @@ use super::{
     home::Home,
     names,
     stored::to_stored,
+    transaction::{check_half, first_check, half_receipt},
 };
 use crate::{
     limits::{MAX_SEND_MESSAGES, MAX_SEND_WAIT_MS},
@@ -40,6 +41,8 @@ struct Outgoing {
     message_group: Option<String>,
     /// When it is to be delivered, by the wall clock; nothing: as soon as it is stored.
     delivery_ms: Option<u64>,
+    /// Of a half message: after how long it is checked back for the first time.
+    first_check: Option<Duration>,
     encoded: Bytes,
     result: Option<SendResultEntry>,
 }
@@ -118,15 +121,22 @@ impl Service {
                 Some(all) => delivery_ms(all, now, max_delay)?,
                 None => None,
             };
+            let half = properties.filter(|all| names::kind(all) == MessageType::Transaction);
+            let default = self.node().options().transactions.first_check;
+            let first_check = half.map(|all| first_check(all, default)).transpose()?;
             let (message_id, encoded) = to_stored(caller, &name, message, now, host);
             outgoing.push(Outgoing {
                 message_id,
                 tag,
                 message_group,
                 delivery_ms,
+                first_check,
                 encoded,
                 result: None,
             });
+        }
+        if !caller.forwarded && outgoing.iter().any(|message| message.first_check.is_some()) {
+            self.node().producers().sent(&caller.client_id, &name);
         }
         self.place(caller, &topic, outgoing, &mut original, pinned).await
     }
@@ -367,7 +377,9 @@ fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refuse
                 ),
             ));
         }
-        if !matches!(kind, MessageType::Normal | MessageType::Fifo | MessageType::Delay) {
+        if kind == MessageType::Transaction {
+            check_half(properties)?;
+        } else if !matches!(kind, MessageType::Normal | MessageType::Fifo | MessageType::Delay) {
             return Err(Refused::new(
                 Code::NotImplemented,
                 format!("this release does not store {} messages yet", kind.as_str_name()),
@@ -406,7 +418,7 @@ async fn append_all(
     match submit_all(shard, commands.collect()).await {
         Ok(replies) => {
             for (message, reply) in waiting.into_iter().zip(replies) {
-                message.result = Some(stored(&message.message_id, shard.id, reply));
+                message.result = Some(stored(message, shard.id, reply));
             }
             Ok(true)
         }
@@ -434,7 +446,11 @@ fn append_of(shard: &DataShard, queue: QueueId, message: &Outgoing) -> Command {
         message: message.encoded.clone(),
         tag: message.tag,
         message_group: message.message_group.as_deref().map_or(0, message_group_hash),
-        due_ms: message.delivery_ms.map_or(0, |at| shard.due_ms(at)),
+        due_ms: match message.first_check {
+            Some(after) => shard.now_ms().saturating_add(after.as_millis() as u64),
+            None => message.delivery_ms.map_or(0, |at| shard.due_ms(at)),
+        },
+        half: message.first_check.is_some(),
     };
     Command {
         command: Some(command::Command::Append(append)),
@@ -449,8 +465,12 @@ async fn submit_all(shard: &DataShard, commands: Vec<Command>) -> Result<Vec<Rep
         .unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))
 }
 
-fn stored(message_id: &str, shard: u32, reply: Reply) -> SendResultEntry {
+fn stored(message: &Outgoing, shard: u32, reply: Reply) -> SendResultEntry {
+    let message_id = &message.message_id;
     match reply {
+        Reply::Appended { queue, offset, .. } if message.first_check.is_some() => {
+            half_receipt(message_id, shard, queue, offset)
+        }
         Reply::Appended { queue, offset, .. } => receipt(message_id, shard, queue, offset),
         other => SendResultEntry {
             status: answer::status(Code::InternalServerError, &format!("not stored: {other:?}")),

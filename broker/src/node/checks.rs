@@ -1,0 +1,170 @@
+//! Check-backs: the leader of a shard has producers asked how transactions ended that nobody has ended.
+//!
+//! A command says which are asked about, and only then somebody is asked: a question that gets lost is one less, and none is one
+//! too many. Whoever sends to the topic may be asked, on whatever node its stream is. Some are asked about at a time, and the next
+//! after a rest: so however many transactions are open, they cost no room, and nobody is asked about all of them at once.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use flotilla_proto::{
+    peer::{ForwardResponse, TransactionAsked, TransactionQuestion},
+    record::{self, Command, StoredMessage, command},
+};
+use prost::Message;
+use queue_core::{Half, QueueId, Reply};
+
+use super::{
+    Node,
+    keeper::{LOOK_EVERY, PAUSE},
+    kv::{Reading, stop_reason},
+    producers::Question,
+    shard::DataShard,
+};
+use crate::limits::{ASK_PATIENCE, CHECKS_AT_ONCE, CHECKS_REST};
+
+/// The name under which a node asks another one to ask.
+pub(super) const RPC: &str = "flotilla.CheckBack";
+
+/// Checks back some of what is due; tells how long nothing else will be.
+pub(super) async fn check_back(node: &Node, shard: &Arc<DataShard>) -> Duration {
+    let now_ms = shard.now_ms();
+    let Some(due_ms) = shard.machine.read(|core| core.next_check()) else {
+        return LOOK_EVERY;
+    };
+    if due_ms > now_ms {
+        return Duration::from_millis(due_ms - now_ms);
+    }
+    plant!(ChecksForgottenByNewLeaders => if shard.replica.status().term > 2 { return LOOK_EVERY });
+    // Whoever has it rings when it is done.
+    let Ok(turn) = Arc::clone(&shard.asking).try_acquire_owned() else {
+        return LOOK_EVERY;
+    };
+    let limit = shard.bounds.fire.min(CHECKS_AT_ONCE) as usize;
+    let due = shard.replica.read_state(|state| {
+        shard
+            .machine
+            .read(|core| core.due_checks(&Reading(state), now_ms, limit))
+    });
+    let due = match due {
+        Ok(due) => due,
+        Err(fault) => {
+            tracing::error!(%fault, shard = shard.id, "what is to be checked back cannot be read from the state");
+            node.stop(stop_reason(fault));
+            return PAUSE;
+        }
+    };
+    let rules = node.options().transactions;
+    let (over, due): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| due.checks >= rules.max_checks);
+    let named = |halves: Vec<queue_core::DueCheck>| halves.into_iter().map(|due| due.half).collect();
+    if !over.is_empty() {
+        let give_up = record::GiveUp { halves: named(over) };
+        let given_up = submit(shard, command::Command::GiveUp(give_up)).await;
+        if due.is_empty() {
+            return match given_up {
+                Some(Reply::GivenUp(1..)) => Duration::ZERO,
+                _ => PAUSE,
+            };
+        }
+    }
+    let every_ms = rules.check_every.as_millis() as u64;
+    let every_ms = plant!(CheckedTooOften => every_ms / 10, else every_ms);
+    let check = record::CheckBack {
+        halves: named(due),
+        next_ms: now_ms.saturating_add(every_ms),
+    };
+    let Some(Reply::CheckedBack { halves }) = submit(shard, command::Command::CheckBack(check)).await else {
+        return PAUSE;
+    };
+    let (node, shard) = (node.clone(), Arc::clone(shard));
+    tokio::spawn(async move {
+        ask_about(&node, &shard, halves).await;
+        tokio::time::sleep(CHECKS_REST).await;
+        drop(turn);
+        shard.machine.timer.notify_one();
+    });
+    LOOK_EVERY
+}
+
+async fn submit(shard: &DataShard, command: command::Command) -> Option<Reply> {
+    let command = Command {
+        command: Some(command),
+    };
+    shard.proposer.submit(command).await.ok()
+}
+
+/// One after the other, so that one message at a time is in memory for it.
+async fn ask_about(node: &Node, shard: &DataShard, halves: Vec<Half>) {
+    // Nodes where there is nobody to ask about a topic, by now.
+    let mut nobody = BTreeSet::new();
+    for half in halves {
+        let topic = half.queue.topic();
+        let nodes: Vec<u32> = node.alive_nodes().into_iter().collect();
+        if nodes.iter().all(|&to| nobody.contains(&(to, topic))) {
+            continue;
+        }
+        let place = vec![(half.timer, half.position)];
+        let read = shard.read_at(half.queue.waiting_room(), place).await;
+        // What cannot be read now, or was ended meanwhile, is not asked about.
+        let Some((_, message)) = read.ok().and_then(|read| read.into_iter().next()) else {
+            continue;
+        };
+        let question = Question {
+            shard: shard.id,
+            queue: half.queue,
+            timer: half.timer,
+            message,
+            stored_ms: half.stored_ms,
+        };
+        // Another node first each time: who hangs there is not asked for ever.
+        let first = half.checks as usize % nodes.len().max(1);
+        for &to in nodes[first..].iter().chain(&nodes[..first]) {
+            if nobody.contains(&(to, topic)) {
+                continue;
+            }
+            if ask_on(node, to, &question).await {
+                break;
+            }
+            nobody.insert((to, topic));
+        }
+    }
+}
+
+/// Whether a producer on this node, or another one, is asked.
+async fn ask_on(node: &Node, to: u32, question: &Question) -> bool {
+    if to == node.id() {
+        return node.producers().ask(question.clone());
+    }
+    let request = TransactionQuestion {
+        shard: question.shard,
+        queue: question.queue.0,
+        timer: question.timer,
+        message: question.message.encode_to_vec().into(),
+        stored_ms: question.stored_ms,
+    };
+    let request = Bytes::from(request.encode_to_vec());
+    let answer = node.forward(to, RPC, 0, None, request, ASK_PATIENCE).await;
+    let answer = answer.ok().and_then(|responses| responses.into_iter().next());
+    let asked = answer.and_then(|bytes| TransactionAsked::decode(bytes).ok());
+    asked.is_some_and(|asked| asked.asked)
+}
+
+/// Another node has a question for a producer here.
+pub(super) fn asked(node: &Node, request: Bytes) -> ForwardResponse {
+    let asked = question_of(request).is_some_and(|question| node.producers().ask(question));
+    ForwardResponse {
+        responses: vec![TransactionAsked { asked }.encode_to_vec().into()],
+        ..Default::default()
+    }
+}
+
+fn question_of(request: Bytes) -> Option<Question> {
+    let request = TransactionQuestion::decode(request).ok()?;
+    Some(Question {
+        shard: request.shard,
+        queue: QueueId(request.queue),
+        timer: request.timer,
+        message: StoredMessage::decode(request.message).ok()?,
+        stored_ms: request.stored_ms,
+    })
+}
