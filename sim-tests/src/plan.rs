@@ -24,6 +24,7 @@ mod limits;
 mod offers;
 mod ordered;
 mod simpler;
+mod transactions;
 mod wanted;
 
 pub use fault::Fault;
@@ -120,6 +121,10 @@ pub struct Plan {
     pub pauses: bool,
     /// Whether messages are sent that are to be delivered at a date, and some of them recalled.
     pub delays: bool,
+    /// Whether there are transactions.
+    pub transactions: bool,
+    /// When producers are asked about them.
+    pub transaction_rules: broker::node::Transactions,
 }
 
 impl Plan {
@@ -228,6 +233,8 @@ impl Plan {
             pulls: false,
             pauses: false,
             delays: false,
+            transactions: false,
+            transaction_rules: broker::node::Transactions::default(),
         };
         habits.prepare(&mut plan);
         if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
@@ -236,6 +243,7 @@ impl Plan {
         Wanted::choose(Handle::current().seed(), &mut plan);
         ordered::choose(Handle::current().seed(), &mut plan);
         delays::choose(Handle::current().seed(), &mut plan);
+        transactions::choose(Handle::current().seed(), &mut plan);
         plan
     }
 
@@ -284,6 +292,8 @@ impl Plan {
             pulls: false,
             pauses: false,
             delays: false,
+            transactions: false,
+            transaction_rules: broker::node::Transactions::default(),
         }
     }
 

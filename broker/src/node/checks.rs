@@ -16,12 +16,16 @@ use queue_core::{Half, QueueId, Reply};
 
 use super::{
     Node,
+    forward::ForwardError,
     keeper::{LOOK_EVERY, PAUSE},
     kv::{Reading, stop_reason},
     producers::Question,
     shard::DataShard,
 };
-use crate::limits::{ASK_PATIENCE, CHECKS_AT_ONCE, CHECKS_REST};
+use crate::{
+    limits::{ASK_PATIENCE, CHECKS_AT_ONCE, CHECKS_REST},
+    peer::PeerError,
+};
 
 /// The name under which a node asks another one to ask.
 pub(super) const RPC: &str = "flotilla.CheckBack";
@@ -95,12 +99,15 @@ async fn submit(shard: &DataShard, command: command::Command) -> Option<Reply> {
 
 /// One after the other, so that one message at a time is in memory for it.
 async fn ask_about(node: &Node, shard: &DataShard, halves: Vec<Half>) {
-    // Nodes where there is nobody to ask about a topic, by now.
-    let mut nobody = BTreeSet::new();
+    // Nodes where there is nobody to ask about a topic, and those that do not answer.
+    let (mut nobody, mut silent) = (BTreeSet::new(), BTreeSet::new());
     for half in halves {
         let topic = half.queue.topic();
-        let nodes: Vec<u32> = node.alive_nodes().into_iter().collect();
-        if nodes.iter().all(|&to| nobody.contains(&(to, topic))) {
+        let nodes: Vec<u32> = node.meta().nodes().keys().copied().collect();
+        let is_in_vain = |to: u32, nobody: &BTreeSet<_>, silent: &BTreeSet<_>| {
+            nobody.contains(&(to, topic)) || silent.contains(&to)
+        };
+        if nodes.iter().all(|&to| is_in_vain(to, &nobody, &silent)) {
             continue;
         }
         let place = vec![(half.timer, half.position)];
@@ -119,21 +126,37 @@ async fn ask_about(node: &Node, shard: &DataShard, halves: Vec<Half>) {
         // Another node first each time: who hangs there is not asked for ever.
         let first = half.checks as usize % nodes.len().max(1);
         for &to in nodes[first..].iter().chain(&nodes[..first]) {
-            if nobody.contains(&(to, topic)) {
+            if is_in_vain(to, &nobody, &silent) {
                 continue;
             }
-            if ask_on(node, to, &question).await {
-                break;
+            match ask_on(node, to, &question).await {
+                Ask::Asked => break,
+                Ask::Nobody => _ = nobody.insert((to, topic)),
+                Ask::NotThere => _ = silent.insert(to),
+                // Perhaps somebody was asked there: then nobody else is, this time.
+                Ask::Unsure => {
+                    silent.insert(to);
+                    break;
+                }
             }
-            nobody.insert((to, topic));
         }
     }
 }
 
-/// Whether a producer on this node, or another one, is asked.
-async fn ask_on(node: &Node, to: u32, question: &Question) -> bool {
+/// What became of a question on a node.
+enum Ask {
+    Asked,
+    /// No producer of the topic is there, or none that reads.
+    Nobody,
+    /// The node heard nothing of it.
+    NotThere,
+    Unsure,
+}
+
+async fn ask_on(node: &Node, to: u32, question: &Question) -> Ask {
+    let of = |asked| if asked { Ask::Asked } else { Ask::Nobody };
     if to == node.id() {
-        return node.producers().ask(question.clone());
+        return of(node.producers().ask(question.clone()));
     }
     let request = TransactionQuestion {
         shard: question.shard,
@@ -143,10 +166,16 @@ async fn ask_on(node: &Node, to: u32, question: &Question) -> bool {
         stored_ms: question.stored_ms,
     };
     let request = Bytes::from(request.encode_to_vec());
-    let answer = node.forward(to, RPC, 0, None, request, ASK_PATIENCE).await;
-    let answer = answer.ok().and_then(|responses| responses.into_iter().next());
-    let asked = answer.and_then(|bytes| TransactionAsked::decode(bytes).ok());
-    asked.is_some_and(|asked| asked.asked)
+    match node.forward(to, RPC, 0, None, request, ASK_PATIENCE).await {
+        Ok(responses) => {
+            let answer = responses.into_iter().next();
+            let answer = answer.and_then(|bytes| TransactionAsked::decode(bytes).ok());
+            answer.map_or(Ask::Nobody, |answer| of(answer.asked))
+        }
+        Err(ForwardError::Peer(PeerError::NotConnected | PeerError::Overloaded)) => Ask::NotThere,
+        Err(ForwardError::NotLeader { unsure: false }) => Ask::NotThere,
+        Err(_) => Ask::Unsure,
+    }
 }
 
 /// Another node has a question for a producer here.

@@ -23,3 +23,4 @@ mod replay;
 mod retention;
 mod start_at;
 mod strangers;
+mod transaction;

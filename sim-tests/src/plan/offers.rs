@@ -141,6 +141,12 @@ impl Plan {
             | Bug::RecallLeavesTheMessage
             | Bug::TimersForgottenAtRestart
             | Bug::FiredUnknownToItsSender => self.delays,
+            Bug::HalfSeenAtOnce
+            | Bug::RolledBackIsDelivered
+            | Bug::ContraryEndAnsweredOk
+            | Bug::ChecksNotCounted
+            | Bug::CheckedTooOften => self.transactions,
+            Bug::ChecksForgottenByNewLeaders => self.transactions && self.nodes > 1,
             Bug::LateSeekCounts | Bug::DateFoundOneOff | Bug::SoughtNotCounted => self.replays,
             Bug::BatchAnswersShifted | Bug::BatchInSeveralEntries | Bug::BatchReordered => self.batches,
             // Else all of a batch is in one entry.
