@@ -464,7 +464,7 @@ bugs! {
     CheckedTooOften, "checked-too-often", "a wait in the wrong unit",
         "a transaction is checked back again after a tenth of the time";
     ChecksForgottenByNewLeaders, "checks-forgotten-by-new-leaders", "work that is bound to the leader that began it",
-        "a leader checks back only what was stored since it leads";
+        "a leader of a later term checks nothing back";
 }
 
 /// Makes the bug of this name active for the rest of the process; false if there is none.
