@@ -107,6 +107,30 @@ scenario() {
     verdict "$language $mode" "$log" "$status" $((SECONDS - started))
 }
 
+# transactions LANGUAGE ENDPOINT: a topic that takes them and a consumer group of its own; few messages, each of which is one.
+transactions() {
+    local language=$1 endpoint=$2 status=0 started=$SECONDS
+    local topic="sdk-$language-transaction" group="sdk-$language-transaction-group" log="$out/logs/$language-transaction.log"
+    "$flotilla" topic create "$topic" --queues 8 --type TRANSACTION --http-addr "127.0.0.1:$http_port" >"$log" 2>&1 || status=$?
+    http POST "$http_port" /v1/consumer-groups "{\"name\":\"$group\"}" >>"$log" 2>&1 || status=$?
+    if [ "$status" -eq 0 ]; then
+        case "$language" in
+            python) client_env "$out/python-venv/bin/python" "$sources/python/transaction.py" "$endpoint" "$topic" "$group" 100 ;;
+            rust) client_env "$out/rust/debug/rust-sdk-test" "$endpoint" "$topic" "$group" 100 transaction ;;
+        esac >>"$log" 2>&1 || status=$?
+    fi
+    # What was rolled back is not open either, as soon as everybody was asked.
+    if [ "$status" -eq 0 ] && ! wait_for 15 none_open "$topic"; then
+        status=1
+        { echo "open in $topic:"; "$flotilla" transaction list "$topic" --http-addr "127.0.0.1:$http_port" || true; } >>"$log" 2>&1
+    fi
+    verdict "$language transaction" "$log" "$status" $((SECONDS - started))
+}
+
+none_open() {
+    [ "$("$flotilla" transaction list "$1" --json --http-addr "127.0.0.1:$http_port" | tr -d ' \n')" = "[]" ]
+}
+
 # The README's example, as it stands there, with the port changed and nothing prepared on the node.
 readme() {
     local log="$out/logs/readme.log" status=0 started=$SECONDS
@@ -162,6 +186,7 @@ for language in "${languages[@]}"; do
     if [ "$language" = python ]; then readme; fi
     scenario "$language" plaintext "127.0.0.1:$client_port"
     case "$language" in python | go | java) scenario "$language" tls "127.0.0.1:$client_port" ;; esac
+    case "$language" in python | rust) transactions "$language" "127.0.0.1:$client_port" ;; esac
 done
 stop_nodes
 

@@ -184,9 +184,10 @@ impl Seated {
             return;
         };
         let is_full = one.topics.len() >= MAX_TOPICS_PER_PRODUCER || self.topics >= MAX_PRODUCER_TOPICS;
-        if is_full || !one.topics.insert(topic.clone()) {
+        if is_full || one.topics.contains(&topic) {
             return;
         }
+        one.topics.insert(topic.clone());
         self.topics += 1;
         self.by_topic.entry(topic).or_default().1.insert(number);
     }
