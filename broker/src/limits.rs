@@ -256,10 +256,11 @@ pub const MAX_FIRST_CHECK: Duration = Duration::from_secs(3_600);
 pub const CHECKS_AT_ONCE: u32 = 32;
 /// And after a rest, so that no producer is asked without a pause.
 pub const CHECKS_REST: Duration = Duration::from_millis(100);
-/// A node that has not said by then whether a producer there was asked is passed over.
+/// A node that has not said by then whether a producer there was asked is passed over, and so is one whose producers read nothing for
+/// so long.
 pub const ASK_PATIENCE: Duration = Duration::from_millis(500);
 /// Questions that one producer has not read yet.
-pub const MAX_QUESTIONS_PER_PRODUCER: usize = 8;
+pub const MAX_QUESTIONS_PER_PRODUCER: usize = 32;
 /// Bytes of messages in all questions of a node that were not read yet.
 pub const MAX_QUESTION_BYTES: usize = 64 * 1024 * 1024;
 /// Topics under which one producer is found; of what it sends to others it is asked all the same, once it has sent.

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::{
     clock::Clock,
-    limits::{self, Bounds},
+    limits::Bounds,
     meta::{MetaMachine, MetaState},
     peer::PeerTransport,
 };
@@ -59,6 +59,7 @@ mod shard_views;
 mod signs;
 pub mod written;
 
+pub use checks::Transactions;
 use clients::Clients;
 use forward::ForwardHandler;
 use hub::Hub;
@@ -123,27 +124,6 @@ pub struct NodeOptions {
     pub store: StoreOptions,
     /// How much it takes on.
     pub bounds: Bounds,
-}
-
-/// When producers are asked about transactions that nobody has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transactions {
-    /// For the first time so long after the half message was stored, unless that says otherwise.
-    pub first_check: Duration,
-    /// And then so often again.
-    pub check_every: Duration,
-    /// So often at most.
-    pub max_checks: u32,
-}
-
-impl Default for Transactions {
-    fn default() -> Self {
-        Self {
-            first_check: limits::FIRST_CHECK,
-            check_every: limits::CHECK_EVERY,
-            max_checks: limits::MAX_CHECKS,
-        }
-    }
 }
 
 /// Why a node could not start.

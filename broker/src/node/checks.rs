@@ -13,22 +13,47 @@ use flotilla_proto::{
 };
 use prost::Message;
 use queue_core::{Half, QueueId, Reply};
+use tokio::time::Instant;
 
 use super::{
     Node,
     forward::ForwardError,
     keeper::{LOOK_EVERY, PAUSE},
     kv::{Reading, stop_reason},
-    producers::Question,
+    producers::{Ask, Question},
     shard::DataShard,
 };
 use crate::{
-    limits::{ASK_PATIENCE, CHECKS_AT_ONCE, CHECKS_REST},
+    limits::{ASK_PATIENCE, CHECK_EVERY, CHECKS_AT_ONCE, CHECKS_REST, FIRST_CHECK, MAX_CHECKS},
     peer::PeerError,
 };
 
+/// When producers are asked about transactions that nobody has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transactions {
+    /// For the first time so long after the half message was stored, unless that says otherwise.
+    pub first_check: Duration,
+    /// And then so often again.
+    pub check_every: Duration,
+    /// So often at most.
+    pub max_checks: u32,
+}
+
+impl Default for Transactions {
+    fn default() -> Self {
+        Self {
+            first_check: FIRST_CHECK,
+            check_every: CHECK_EVERY,
+            max_checks: MAX_CHECKS,
+        }
+    }
+}
+
 /// The name under which a node asks another one to ask.
 pub(super) const RPC: &str = "flotilla.CheckBack";
+
+/// After so long a producer that had many questions to read may have read some.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// Checks back some of what is due; tells how long nothing else will be.
 pub(super) async fn check_back(node: &Node, shard: &Arc<DataShard>) -> Duration {
@@ -129,12 +154,12 @@ async fn ask_about(node: &Node, shard: &DataShard, halves: Vec<Half>) {
             if is_in_vain(to, &nobody, &silent) {
                 continue;
             }
-            match ask_on(node, to, &question).await {
-                Ask::Asked => break,
-                Ask::Nobody => _ = nobody.insert((to, topic)),
-                Ask::NotThere => _ = silent.insert(to),
+            match ask_patiently(node, to, &question).await {
+                Said::That(Ask::Asked) => break,
+                Said::That(Ask::Nobody | Ask::Full) => _ = nobody.insert((to, topic)),
+                Said::NotThere => _ = silent.insert(to),
                 // Perhaps somebody was asked there: then nobody else is, this time.
-                Ask::Unsure => {
+                Said::Unsure => {
                     silent.insert(to);
                     break;
                 }
@@ -143,20 +168,29 @@ async fn ask_about(node: &Node, shard: &DataShard, halves: Vec<Half>) {
     }
 }
 
-/// What became of a question on a node.
-enum Ask {
-    Asked,
-    /// No producer of the topic is there, or none that reads.
-    Nobody,
-    /// The node heard nothing of it.
+/// What a node says of a question.
+enum Said {
+    That(Ask),
+    /// It heard nothing of it.
     NotThere,
     Unsure,
 }
 
-async fn ask_on(node: &Node, to: u32, question: &Question) -> Ask {
-    let of = |asked| if asked { Ask::Asked } else { Ask::Nobody };
+/// Producers that have many questions to read may have read some soon.
+async fn ask_patiently(node: &Node, to: u32, question: &Question) -> Said {
+    let until = Instant::now() + ASK_PATIENCE;
+    loop {
+        let said = ask_on(node, to, question).await;
+        if !matches!(said, Said::That(Ask::Full)) || Instant::now() >= until {
+            return said;
+        }
+        tokio::time::sleep(ASK_AGAIN_AFTER).await;
+    }
+}
+
+async fn ask_on(node: &Node, to: u32, question: &Question) -> Said {
     if to == node.id() {
-        return of(node.producers().ask(question.clone()));
+        return Said::That(node.producers().ask(question.clone()));
     }
     let request = TransactionQuestion {
         shard: question.shard,
@@ -170,19 +204,27 @@ async fn ask_on(node: &Node, to: u32, question: &Question) -> Ask {
         Ok(responses) => {
             let answer = responses.into_iter().next();
             let answer = answer.and_then(|bytes| TransactionAsked::decode(bytes).ok());
-            answer.map_or(Ask::Nobody, |answer| of(answer.asked))
+            Said::That(match answer {
+                Some(answer) if answer.asked => Ask::Asked,
+                Some(answer) if answer.full => Ask::Full,
+                _ => Ask::Nobody,
+            })
         }
-        Err(ForwardError::Peer(PeerError::NotConnected | PeerError::Overloaded)) => Ask::NotThere,
-        Err(ForwardError::NotLeader { unsure: false }) => Ask::NotThere,
-        Err(_) => Ask::Unsure,
+        Err(ForwardError::Peer(PeerError::NotConnected | PeerError::Overloaded)) => Said::NotThere,
+        Err(ForwardError::NotLeader { unsure: false }) => Said::NotThere,
+        Err(_) => Said::Unsure,
     }
 }
 
 /// Another node has a question for a producer here.
 pub(super) fn asked(node: &Node, request: Bytes) -> ForwardResponse {
-    let asked = question_of(request).is_some_and(|question| node.producers().ask(question));
+    let said = question_of(request).map_or(Ask::Nobody, |question| node.producers().ask(question));
+    let answer = TransactionAsked {
+        asked: said == Ask::Asked,
+        full: said == Ask::Full,
+    };
     ForwardResponse {
-        responses: vec![TransactionAsked { asked }.encode_to_vec().into()],
+        responses: vec![answer.encode_to_vec().into()],
         ..Default::default()
     }
 }

@@ -38,6 +38,17 @@ pub struct Asked {
     _room: OwnedSemaphorePermit,
 }
 
+/// What becomes of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// A producer gets it.
+    Asked,
+    /// No producer of the topic is here.
+    Nobody,
+    /// Those that are here have many to read already.
+    Full,
+}
+
 /// The producers of one node.
 pub struct Producers {
     seated: Mutex<Seated>,
@@ -142,16 +153,17 @@ impl Producers {
         }
     }
 
-    /// Asks a producer of the message's topic, each in turn; false if none is here, or none reads.
-    pub fn ask(&self, question: Question) -> bool {
+    /// Asks a producer of the message's topic, each in turn.
+    pub fn ask(&self, question: Question) -> Ask {
         let bytes = question.message.body.len().max(1) as u32;
-        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(bytes) else {
-            return false;
-        };
+        let room = Arc::clone(&self.room).try_acquire_many_owned(bytes);
         let mut seated = self.lock();
         let Seated { seats, by_topic, .. } = &mut *seated;
         let Some((last, numbers)) = by_topic.get_mut(&question.message.topic) else {
-            return false;
+            return Ask::Nobody;
+        };
+        let Ok(room) = room else {
+            return Ask::Full;
         };
         let mut asked = Asked {
             question,
@@ -163,14 +175,14 @@ impl Producers {
             match one.questions.try_send(asked) {
                 Ok(()) => {
                     *last = number;
-                    return true;
+                    return Ask::Asked;
                 }
                 Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => {
                     asked = back;
                 }
             }
         }
-        false
+        Ask::Full
     }
 
     fn lock(&self) -> MutexGuard<'_, Seated> {
@@ -234,11 +246,11 @@ mod tests {
     #[test]
     fn producers_of_a_topic_are_asked_in_turn_and_no_others() {
         let producers = Arc::new(Producers::default());
-        assert!(!producers.ask(question("t", 0)));
+        assert_eq!(producers.ask(question("t", 0)), Ask::Nobody);
         let (mut a, mut b) = (producers.enter("a"), producers.enter("b"));
         a.declare(["t".into(), "u".into()]);
         b.declare(["t".into()]);
-        assert!((0..3).all(|timer| producers.ask(question("t", timer))));
+        assert!((0..3).all(|timer| producers.ask(question("t", timer)) == Ask::Asked));
         assert_eq!(
             (next(&mut a), next(&mut a), next(&mut a)),
             (Some(0), Some(2), None)
@@ -246,7 +258,11 @@ mod tests {
         assert_eq!(next(&mut b), Some(1));
         b.declare(["v".into()]);
         drop(a);
-        assert!(!producers.ask(question("t", 4)) && !producers.ask(question("u", 5)));
+        assert!(
+            ["t", "u"]
+                .iter()
+                .all(|topic| producers.ask(question(topic, 4)) == Ask::Nobody)
+        );
         drop(b);
         let seated = producers.lock();
         assert_eq!(
@@ -260,9 +276,9 @@ mod tests {
         let producers = Arc::new(Producers::default());
         let mut seat = producers.enter("a");
         producers.sent("b", "t");
-        assert!(!producers.ask(question("t", 0)));
+        assert_eq!(producers.ask(question("t", 0)), Ask::Nobody);
         producers.sent("a", "t");
-        assert!(producers.ask(question("t", 1)));
+        assert_eq!(producers.ask(question("t", 1)), Ask::Asked);
         assert_eq!(next(&mut seat), Some(1));
     }
 
@@ -272,12 +288,12 @@ mod tests {
         let mut seat = producers.enter("a");
         seat.declare(["t".into()]);
         for timer in 0..MAX_QUESTIONS_PER_PRODUCER as u64 {
-            assert!(producers.ask(question("t", timer)));
+            assert_eq!(producers.ask(question("t", timer)), Ask::Asked);
         }
-        assert!(!producers.ask(question("t", 99)));
+        assert_eq!(producers.ask(question("t", 99)), Ask::Full);
         let mut other = producers.enter("b");
         other.declare(["t".into()]);
-        assert!(producers.ask(question("t", 100)));
+        assert_eq!(producers.ask(question("t", 100)), Ask::Asked);
         assert_eq!((next(&mut other), next(&mut seat)), (Some(100), Some(0)));
     }
 

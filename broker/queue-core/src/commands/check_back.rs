@@ -95,6 +95,12 @@ impl Core {
         room.map_or((0, 0), |room| (room.undecided, room.given_up))
     }
 
+    /// The same of all queues.
+    pub fn halves(&self) -> impl Iterator<Item = (QueueId, (u64, u64))> + '_ {
+        let rooms = self.timers.rooms.iter();
+        rooms.map(|(&queue, room)| (queue, (room.undecided, room.given_up)))
+    }
+
     /// A half message whose check is due.
     pub(crate) fn checkable(
         &self,
