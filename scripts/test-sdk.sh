@@ -40,7 +40,7 @@ prepare() {
             fi
             ;;
         rust) cargo build --locked --manifest-path "$sources/rust/Cargo.toml" --target-dir "$out/rust" ;;
-        go) (cd "$sources/go" && go build -o "$out/go/go-sdk-test" .) ;;
+        go) (cd "$sources/go" && go build -o "$out/go/go-sdk-test" . && go build -o "$out/go/go-transaction" ./transaction) ;;
         node)
             mkdir -p "$out/node"
             cp "$sources/node/"* "$out/node/"
@@ -117,6 +117,9 @@ transactions() {
         case "$language" in
             python) client_env "$out/python-venv/bin/python" "$sources/python/transaction.py" "$endpoint" "$topic" "$group" 100 ;;
             rust) client_env "$out/rust/debug/rust-sdk-test" "$endpoint" "$topic" "$group" 100 transaction ;;
+            node) client_env node "$out/node/transaction.js" "$endpoint" "$topic" "$group" 100 ;;
+            go) client_env "$out/go/go-transaction" "$endpoint" "$topic" "$group" 100 ;;
+            java) client_env java -Duser.home="$out/home" -Drocketmq.log.root="$out/home/logs" -cp "$out/java/java-sdk-test-0.jar:$out/java/lib/*" flotilla.Transactions "$endpoint" "$topic" "$group" 100 ;;
         esac >>"$log" 2>&1 || status=$?
     fi
     # What was rolled back is not open either, as soon as everybody was asked.
@@ -186,7 +189,7 @@ for language in "${languages[@]}"; do
     if [ "$language" = python ]; then readme; fi
     scenario "$language" plaintext "127.0.0.1:$client_port"
     case "$language" in python | go | java) scenario "$language" tls "127.0.0.1:$client_port" ;; esac
-    case "$language" in python | rust) transactions "$language" "127.0.0.1:$client_port" ;; esac
+    transactions "$language" "127.0.0.1:$client_port"
 done
 stop_nodes
 
