@@ -120,7 +120,11 @@ async fn main() -> Result<ExitCode, Failure> {
     let count: usize = count.parse()?;
     if mode.first().is_some_and(|mode| mode == "transaction") {
         let good = transaction::run(endpoint, topic, group, count).await?;
-        return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return Ok(if good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
     }
     let sent = send(endpoint, topic, count).await?;
     let received = receive(endpoint, topic, group, count).await?;

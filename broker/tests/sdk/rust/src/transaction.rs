@@ -29,16 +29,18 @@ pub async fn run(endpoint: &str, topic: &str, group: &str, count: usize) -> Resu
             _ => TransactionResolution::UNKNOWN,
         }
     };
-    let mut producer = Producer::new_transaction_producer(option, client_option(endpoint), Box::new(checker))?;
+    let mut producer =
+        Producer::new_transaction_producer(option, client_option(endpoint), Box::new(checker))?;
     producer.start().await?;
     let (mut wanted, mut forgotten) = (BTreeSet::new(), BTreeSet::new());
     for number in 0..count {
         let commits = number % 2 == 0;
         let outcome = if commits { "commit" } else { "rollback" };
-        let message = MessageBuilder::transaction_message_builder(topic, format!("message {number}").into_bytes())
-            .set_tag("rust")
-            .set_properties([("number", number.to_string()), ("outcome", outcome.to_owned())].into())
-            .build()?;
+        let message =
+            MessageBuilder::transaction_message_builder(topic, format!("message {number}").into_bytes())
+                .set_tag("rust")
+                .set_properties([("number", number.to_string()), ("outcome", outcome.to_owned())].into())
+                .build()?;
         let transaction = producer.send_transaction_message(message).await?;
         let id = transaction.message_id().to_owned();
         if commits {
@@ -59,7 +61,9 @@ pub async fn run(endpoint: &str, topic: &str, group: &str, count: usize) -> Resu
     let duplicates = received.values().sum::<usize>() - received.len();
     let missing = wanted.iter().filter(|id| !received.contains_key(*id)).count();
     let foreign = received.keys().filter(|id| !wanted.contains(*id)).count();
-    let unasked = forgotten.difference(&asked.lock().expect("no panic while held")).count();
+    let unasked = forgotten
+        .difference(&asked.lock().expect("no panic while held"))
+        .count();
     println!(
         "rust transaction: sent={count} received={} duplicates={duplicates} missing={missing} foreign={foreign} unasked={unasked}",
         received.len()
