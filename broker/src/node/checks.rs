@@ -86,15 +86,16 @@ pub(super) async fn check_back(node: &Node, shard: &Arc<DataShard>) -> Duration 
     let rules = node.options().transactions;
     let (over, due): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| due.checks >= rules.max_checks);
     let named = |halves: Vec<queue_core::DueCheck>| halves.into_iter().map(|due| due.half).collect();
+    let mut given_up = None;
     if !over.is_empty() {
         let give_up = record::GiveUp { halves: named(over) };
-        let given_up = submit(shard, command::Command::GiveUp(give_up)).await;
-        if due.is_empty() {
-            return match given_up {
-                Some(Reply::GivenUp(1..)) => Duration::ZERO,
-                _ => PAUSE,
-            };
-        }
+        given_up = submit(shard, command::Command::GiveUp(give_up)).await;
+    }
+    if due.is_empty() {
+        return match given_up {
+            Some(Reply::GivenUp(1..)) => Duration::ZERO,
+            _ => PAUSE,
+        };
     }
     let every_ms = rules.check_every.as_millis() as u64;
     let every_ms = plant!(CheckedTooOften => every_ms / 10, else every_ms);
