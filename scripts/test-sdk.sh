@@ -40,7 +40,7 @@ prepare() {
             fi
             ;;
         rust) cargo build --locked --manifest-path "$sources/rust/Cargo.toml" --target-dir "$out/rust" ;;
-        go) (cd "$sources/go" && go build -o "$out/go/go-sdk-test" .) ;;
+        go) (cd "$sources/go" && go build -o "$out/go/go-sdk-test" . && go build -o "$out/go/go-transaction" ./transaction) ;;
         node)
             mkdir -p "$out/node"
             cp "$sources/node/"* "$out/node/"
@@ -107,6 +107,33 @@ scenario() {
     verdict "$language $mode" "$log" "$status" $((SECONDS - started))
 }
 
+# transactions LANGUAGE ENDPOINT: a topic that takes them and a consumer group of its own; few messages, each of which is one.
+transactions() {
+    local language=$1 endpoint=$2 status=0 started=$SECONDS
+    local topic="sdk-$language-transaction" group="sdk-$language-transaction-group" log="$out/logs/$language-transaction.log"
+    "$flotilla" topic create "$topic" --queues 8 --type TRANSACTION --http-addr "127.0.0.1:$http_port" >"$log" 2>&1 || status=$?
+    http POST "$http_port" /v1/consumer-groups "{\"name\":\"$group\"}" >>"$log" 2>&1 || status=$?
+    if [ "$status" -eq 0 ]; then
+        case "$language" in
+            python) client_env "$out/python-venv/bin/python" "$sources/python/transaction.py" "$endpoint" "$topic" "$group" 100 ;;
+            rust) client_env "$out/rust/debug/rust-sdk-test" "$endpoint" "$topic" "$group" 100 transaction ;;
+            node) client_env node "$out/node/transaction.js" "$endpoint" "$topic" "$group" 100 ;;
+            go) client_env "$out/go/go-transaction" "$endpoint" "$topic" "$group" 100 ;;
+            java) client_env java -Duser.home="$out/home" -Drocketmq.log.root="$out/home/logs" -cp "$out/java/java-sdk-test-0.jar:$out/java/lib/*" flotilla.Transactions "$endpoint" "$topic" "$group" 100 ;;
+        esac >>"$log" 2>&1 || status=$?
+    fi
+    # What was rolled back is not open either, as soon as everybody was asked.
+    if [ "$status" -eq 0 ] && ! wait_for 15 none_open "$topic"; then
+        status=1
+        { echo "open in $topic:"; "$flotilla" transaction list "$topic" --http-addr "127.0.0.1:$http_port" || true; } >>"$log" 2>&1
+    fi
+    verdict "$language transaction" "$log" "$status" $((SECONDS - started))
+}
+
+none_open() {
+    [ "$("$flotilla" transaction list "$1" --json --http-addr "127.0.0.1:$http_port" | tr -d ' \n')" = "[]" ]
+}
+
 # The README's example, as it stands there, with the port changed and nothing prepared on the node.
 readme() {
     local log="$out/logs/readme.log" status=0 started=$SECONDS
@@ -162,6 +189,7 @@ for language in "${languages[@]}"; do
     if [ "$language" = python ]; then readme; fi
     scenario "$language" plaintext "127.0.0.1:$client_port"
     case "$language" in python | go | java) scenario "$language" tls "127.0.0.1:$client_port" ;; esac
+    transactions "$language" "127.0.0.1:$client_port"
 done
 stop_nodes
 

@@ -13,6 +13,7 @@ mod parked;
 pub(crate) mod serve;
 mod serve_args;
 mod topic;
+mod transaction;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,9 @@ enum Command {
     /// List messages that could not be consumed, and give them back
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetterCommand),
+    /// List and end transactions that nobody has ended
+    #[command(subcommand)]
+    Transaction(transaction::TransactionCommand),
     /// Measure a cluster from the outside, and verify that it loses nothing
     Bench(crate::bench::BenchArgs),
 }
@@ -96,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Group(command) => ask(group::run(command)),
         Command::Delay(command) => ask(delay::run(command)),
         Command::DeadLetter(command) => ask(dead_letter::run(command)),
+        Command::Transaction(command) => ask(transaction::run(command)),
         Command::Bench(args) => bench(args),
     }
 }

@@ -51,6 +51,8 @@ pub struct Config {
     pub default_queues: u32,
     /// How far ahead a message may be sent.
     pub max_delay: Period,
+    /// When producers are asked about transactions.
+    pub transaction: Transaction,
     /// Threads of the runtime.
     pub worker_threads: Option<u32>,
     /// How long messages are kept.
@@ -63,6 +65,18 @@ pub struct Config {
     pub tls: Tls,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// When producers are asked about transactions that nobody has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transaction {
+    /// For the first time after this.
+    pub first_check: Period,
+    /// Then so often again.
+    pub check_every: Period,
+    /// So often at most.
+    pub max_checks: u32,
 }
 
 /// How long messages are kept.

@@ -10,6 +10,7 @@ mod letters;
 mod limits;
 mod process;
 mod topics;
+mod transactions;
 mod unread;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc};
@@ -74,6 +75,8 @@ struct Api {
         delayed::list,
         delayed::recall,
         delayed::retime,
+        transactions::list,
+        transactions::resolve,
         consumer_groups::create,
         consumer_groups::list,
         consumer_groups::describe,
@@ -103,6 +106,11 @@ fn router(api: Api) -> Router {
         .route("/v1/topics/{topic}/delayed", post(delayed::list))
         .route("/v1/topics/{topic}/delayed/recall", post(delayed::recall))
         .route("/v1/topics/{topic}/delayed/retime", post(delayed::retime))
+        .route("/v1/topics/{topic}/transactions", post(transactions::list))
+        .route(
+            "/v1/topics/{topic}/transactions/resolve",
+            post(transactions::resolve),
+        )
         .route(
             "/v1/consumer-groups",
             get(consumer_groups::list).post(consumer_groups::create),

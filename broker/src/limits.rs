@@ -247,6 +247,30 @@ pub const MAX_BYTES_IN_FLIGHT: usize = 256 * 1024;
 pub const MAX_DELAY: Duration = Duration::from_secs(40 * 86_400);
 /// Messages that one command gives their places, because they are due.
 pub const FIRE_LIMIT: u32 = 1024;
+/// A transaction is checked back for the first time so long after its half message was stored, unless that says otherwise, and
+/// then so often again.
+pub const FIRST_CHECK: Duration = Duration::from_secs(6);
+/// See [`FIRST_CHECK`].
+pub const CHECK_EVERY: Duration = Duration::from_secs(30);
+/// A transaction is checked back so often at most; then it waits for its end.
+pub const MAX_CHECKS: u32 = 15;
+/// What a half message may ask for instead of [`FIRST_CHECK`].
+pub const MAX_FIRST_CHECK: Duration = Duration::from_secs(3_600);
+/// Transactions of a shard that are checked back together. The next are, once producers were asked about all of these.
+pub const CHECKS_AT_ONCE: u32 = 32;
+/// And after a rest, so that no producer is asked without a pause.
+pub const CHECKS_REST: Duration = Duration::from_millis(100);
+/// A node that has not said by then whether a producer there was asked is passed over, and so is one whose producers read nothing for
+/// so long.
+pub const ASK_PATIENCE: Duration = Duration::from_millis(500);
+/// Questions that one producer has not read yet.
+pub const MAX_QUESTIONS_PER_PRODUCER: usize = 32;
+/// Bytes of messages in all questions of a node that were not read yet.
+pub const MAX_QUESTION_BYTES: usize = 64 * 1024 * 1024;
+/// Topics under which one producer is found; of what it sends to others it is asked all the same, once it has sent.
+pub const MAX_TOPICS_PER_PRODUCER: usize = 256;
+/// Topics of all producers of a node together.
+pub const MAX_PRODUCER_TOPICS: usize = 65_536;
 /// Expiries in one tick.
 pub const TICK_LIMIT: u32 = 1024;
 /// Messages forgotten by one step of retention, which is under way alone in its shard.

@@ -25,6 +25,7 @@ use crate::{
 
 pub mod bootstrap;
 pub mod catalogue;
+mod checks;
 pub mod clients;
 pub mod damage;
 pub mod dropping;
@@ -46,6 +47,7 @@ pub mod peers_transport;
 #[path = "../../sim-tests/plant/bodies/node.rs"]
 mod planted;
 pub mod polls;
+pub mod producers;
 pub mod proposer;
 mod reading;
 mod renewals;
@@ -57,12 +59,14 @@ mod shard_views;
 mod signs;
 pub mod written;
 
+pub use checks::Transactions;
 use clients::Clients;
 use forward::ForwardHandler;
 use hub::Hub;
 use identity::Identity;
 use membership::SignOfLife;
 use polls::Polls;
+use producers::Producers;
 use roster::Roster;
 use shard::{DataShard, Leadership};
 use written::WrittenOut;
@@ -110,6 +114,8 @@ pub struct NodeOptions {
     pub retention_bytes: u64,
     /// A message may be sent so long before it is to be delivered.
     pub max_delay: Duration,
+    /// When transactions are checked back.
+    pub transactions: Transactions,
     /// A push consumer that lives may hold a message for so long; then it comes to others.
     pub renew_at_most: Duration,
     /// Timing of elections and heartbeats.
@@ -167,6 +173,7 @@ pub(crate) struct Inner {
     pub(crate) hub: Arc<Hub>,
     pub(crate) polls: Polls,
     pub(crate) clients: Clients,
+    pub(crate) producers: Arc<Producers>,
     pub(crate) written: WrittenOut,
     pub(crate) meta_machine: Arc<MetaMachine>,
     pub(crate) meta_replica: OnceLock<Replica>,
@@ -250,6 +257,7 @@ impl Node {
                 hub: Arc::new(Hub::new(bounds.waiting_receives)),
                 polls: Polls::default(),
                 clients: Clients::default(),
+                producers: Arc::default(),
                 written: WrittenOut::default(),
                 meta_machine: Arc::new(MetaMachine::new()),
                 meta_replica: OnceLock::new(),
@@ -311,6 +319,11 @@ impl Node {
     /// Clients this node heard of.
     pub fn clients(&self) -> &Clients {
         &self.inner.clients
+    }
+
+    /// Producers that can be asked about transactions here.
+    pub fn producers(&self) -> &Arc<Producers> {
+        &self.inner.producers
     }
 
     /// Answers that this node wrote out to clients.

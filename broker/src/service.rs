@@ -48,6 +48,8 @@ mod seek;
 pub mod send;
 pub mod session;
 pub mod stored;
+mod transaction;
+mod transactions;
 pub mod written;
 
 pub use access::not_implemented;

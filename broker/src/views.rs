@@ -6,11 +6,13 @@
 
 mod delayed;
 mod letters;
+mod transactions;
 
 use serde::{Deserialize, Serialize};
 
 pub use delayed::*;
 pub use letters::*;
+pub use transactions::*;
 
 /// A cluster as one node sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -113,7 +113,7 @@ def wrong_requests(check, cluster):
             topic=resource("nowhere"))))),
         ("a recall with an invalid handle", {"BAD_REQUEST"}, lambda: code(client.call("RecallMessage", service.RecallMessageRequest(
             topic=resource(TOPIC), recall_handle="x")))),
-        ("the end of a transaction", {"NOT_IMPLEMENTED"}, lambda: code(client.call("EndTransaction", service.EndTransactionRequest(
+        ("the end of no transaction", {"INVALID_TRANSACTION_ID"}, lambda: code(client.call("EndTransaction", service.EndTransactionRequest(
             topic=resource(TOPIC), message_id="x", transaction_id="y", resolution=definition.COMMIT)))),
         ("a request of 100 MiB", {"RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED", "OUT_OF_RANGE", "INTERNAL"},
          lambda: big.send(TOPIC, "huge", bytes(100 << 20), timeout=30)),

@@ -10,7 +10,8 @@ from wire import PACKAGE, delimited, statuses, varint
 
 # Over the bound of any request that may wait, and within that of others.
 OVER_SMALL = 20_000
-SECTIONS = ("SendMessage", "ReceiveMessage", "AckMessage", "ChangeInvisibleDuration", "RecallMessage", "ForwardMessageToDeadLetterQueue",
+SECTIONS = ("SendMessage", "ReceiveMessage", "AckMessage", "ChangeInvisibleDuration", "RecallMessage", "EndTransaction",
+            "ForwardMessageToDeadLetterQueue",
             "PullMessage", "QueryOffset", "GetOffset", "UpdateOffset", "QueryRoute", "QueryAssignment", "Heartbeat", "NotifyClientTermination")
 METADATA = [("x-mq-client-id", "fields@1"), ("x-mq-language", "JAVA")]
 EXTREMES = [0, 1, (1 << 31) - 1, -(1 << 31), (1 << 63) - 1, -(1 << 63)]
@@ -52,6 +53,8 @@ def bases():
         "GetOffset": (service.GetOffsetRequest(group=group, message_queue=queue), {"OK", "OFFSET_NOT_FOUND", "TOPIC_NOT_FOUND"}),
         "UpdateOffset": (service.UpdateOffsetRequest(group=group, message_queue=queue, offset=0), {"OK", "TOPIC_NOT_FOUND"}),
         "RecallMessage": (service.RecallMessageRequest(topic=topic, recall_handle=handle), {"BAD_REQUEST", "TOPIC_NOT_FOUND"}),
+        "EndTransaction": (service.EndTransactionRequest(topic=topic, message_id="x", transaction_id="y", resolution=definition.COMMIT),
+                           {"INVALID_TRANSACTION_ID", "TOPIC_NOT_FOUND"}),
         "QueryRoute": (service.QueryRouteRequest(topic=topic), {"OK"}),
         "QueryAssignment": (service.QueryAssignmentRequest(topic=topic, group=group), {"OK"}),
         "Heartbeat": (service.HeartbeatRequest(), {"OK"}),

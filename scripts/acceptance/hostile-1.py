@@ -346,7 +346,7 @@ class Run:
         self.until = time.monotonic() + SECONDS
         served = ("QueryRoute", "Heartbeat", "SendMessage", "QueryAssignment", "ReceiveMessage", "AckMessage",
                   "ForwardMessageToDeadLetterQueue", "NotifyClientTermination", "ChangeInvisibleDuration", "PullMessage",
-                  "QueryOffset", "GetOffset", "UpdateOffset", "RecallMessage")
+                  "QueryOffset", "GetOffset", "UpdateOffset", "RecallMessage", "EndTransaction")
         self.served = [each for each in self.tables.rpcs if each[1] in served]
         self.handles, self.seen, self.lock = [], set(), threading.Lock()
         self.good, self.check_good = Client(node.client, "good@1"), threading.Lock()

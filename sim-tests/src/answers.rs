@@ -14,7 +14,7 @@ use md5::{Digest, Md5};
 use mq::receive_message_response::Content;
 
 use crate::{
-    history::{DEAD_LETTERS, DELAYED, History, topic_of},
+    history::{DEAD_LETTERS, DELAYED, History, TRANSACTIONS, topic_of},
     host::client_addr,
     letter::says_its_birth,
     plan::{Fault, Plan},
@@ -253,6 +253,7 @@ fn as_it_is(message: &mq::Message, all: &mq::SystemProperties) -> [(bool, &'stat
     let (kind, is_delayed) = match (message_group, topic_of(&all.message_id)) {
         (Some(_), _) => (mq::MessageType::Fifo, false),
         (None, DELAYED) => (mq::MessageType::Delay, true),
+        (None, TRANSACTIONS) => (mq::MessageType::Transaction, false),
         (None, _) => (mq::MessageType::Normal, false),
     };
     let is_plain = all.message_group.as_deref() == message_group

@@ -23,10 +23,12 @@ use crate::{
 
 mod delayed;
 mod pulls;
+mod transactions;
 mod who;
 
 pub use delayed::Told;
 pub use pulls::Pulled;
+pub use transactions::Asked;
 pub use who::Who;
 
 /// The deadline of requests that do not wait for anything.

@@ -116,6 +116,10 @@ fn name(command: &Option<Command>) -> &'static str {
         Some(Command::Retime(_)) => "command retime",
         Some(Command::Redrive(_)) => "command redrive",
         Some(Command::Unpark(_)) => "command unpark",
+        Some(Command::Commit(_)) => "command commit",
+        Some(Command::Rollback(_)) => "command roll back",
+        Some(Command::CheckBack(_)) => "command check back",
+        Some(Command::GiveUp(_)) => "command give up",
         Some(Command::CopyForward(_)) => "command copy forward",
         None => "command unknown",
     }

@@ -192,6 +192,9 @@ pub const DEAD_LETTERS: &str = "%DLQ%";
 /// Messages that are to be delivered at a date are in a topic of this name.
 pub const DELAYED: &str = "delayed";
 
+/// Messages of transactions are in a topic of this name.
+pub const TRANSACTIONS: &str = "transactions";
+
 /// What was agreed for all consumer groups.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
@@ -242,7 +245,7 @@ struct Book {
     names: Names,
     /// When each message was sent for the first time.
     sent: BTreeMap<String, Duration>,
-    /// What retention took of the topic of those that are delivered at a date.
+    /// What retention took of the topics of those that are delivered at a date, or once they are committed.
     delayed_and_forgotten: BTreeSet<String>,
 }
 
@@ -297,7 +300,7 @@ impl History {
         self.book().sent.get(id).copied()
     }
 
-    /// Messages that were to be delivered at a date, and that retention took once they were.
+    /// Messages that were to be delivered at a date, or were half, and that retention took once they stood in their queues.
     #[must_use]
     pub fn delayed_and_forgotten(&self) -> BTreeSet<String> {
         self.book().delayed_and_forgotten.clone()
@@ -418,7 +421,7 @@ impl Book {
                 place, id, groups, ..
             } => {
                 self.tally.forgotten += 1;
-                if place.topic == DELAYED {
+                if [DELAYED, TRANSACTIONS].contains(&place.topic.as_str()) {
                     self.delayed_and_forgotten.extend(id.clone());
                 }
                 self.extend(place);

@@ -25,6 +25,7 @@ mod limits;
 mod offers;
 mod ordered;
 mod simpler;
+mod transactions;
 mod wanted;
 
 pub use dying::Dying;
@@ -124,6 +125,10 @@ pub struct Plan {
     pub delays: bool,
     /// Whether messages die and are given back, and how.
     pub dying: Option<Dying>,
+    /// Whether there are transactions.
+    pub transactions: bool,
+    /// When producers are asked about them.
+    pub transaction_rules: broker::node::Transactions,
 }
 
 impl Plan {
@@ -233,6 +238,8 @@ impl Plan {
             pauses: false,
             delays: false,
             dying: None,
+            transactions: false,
+            transaction_rules: broker::node::Transactions::default(),
         };
         habits.prepare(&mut plan);
         if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
@@ -242,6 +249,7 @@ impl Plan {
         ordered::choose(Handle::current().seed(), &mut plan);
         delays::choose(Handle::current().seed(), &mut plan);
         dying::choose(Handle::current().seed(), &mut plan);
+        transactions::choose(Handle::current().seed(), &mut plan);
         plan
     }
 
@@ -291,6 +299,8 @@ impl Plan {
             pauses: false,
             delays: false,
             dying: None,
+            transactions: false,
+            transaction_rules: broker::node::Transactions::default(),
         }
     }
 

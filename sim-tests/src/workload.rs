@@ -46,6 +46,7 @@ mod replay;
 mod rest;
 mod send;
 mod spare;
+mod transactions;
 mod window;
 
 use delayed::Delayed;
@@ -54,6 +55,7 @@ use pauses::Pauses;
 use pulls::Pulls;
 use replay::Replay;
 use rest::Rest;
+use transactions::Transactions;
 use window::Window;
 
 /// The consumer group that reads dead letters.
@@ -74,6 +76,7 @@ pub struct Clients {
     pauses: Pauses,
     delayed: Delayed,
     dying: DyingOnes,
+    transactions: Transactions,
 }
 
 /// What lasts of a client when its process dies.
@@ -304,6 +307,14 @@ impl Clients {
                 .build()
                 .spawn(async move { dying.run(program.run(), hosts).await });
         }
+        let transactions = Transactions::new(plan.transactions);
+        if plan.transactions {
+            let (machine, id) = machine();
+            let (program, transactions, hosts) = (program(id, false), transactions.clone(), hosts.clone());
+            machine
+                .build()
+                .spawn(async move { transactions.run(program.run(), hosts).await });
+        }
         for (topic, group, rests) in consumers(plan) {
             let (machine, id) = machine();
             let mortal = plan.deaths && group != UNDERTAKER && !rests;
@@ -329,6 +340,7 @@ impl Clients {
             pauses,
             delayed,
             dying,
+            transactions,
         }
     }
 
@@ -338,6 +350,7 @@ impl Clients {
         self.calm.store(true, Ordering::SeqCst);
         self.delayed.calm(now());
         self.dying.calm();
+        self.transactions.calm(now());
     }
 
     /// Whether all producers have sent everything, and the dedup window, replay, pulls and pauses were tried, if they are in this world.
@@ -350,6 +363,7 @@ impl Clients {
             && self.pauses.is_done()
             && self.delayed.is_done()
             && self.dying.is_done()
+            && self.transactions.is_done()
     }
 
     /// Producers that have not sent everything.

@@ -11,7 +11,7 @@ use crate::{
     letter::Letter,
     limits::MAX_NOTES,
     queue::Message,
-    timers::{Timer, due_of},
+    timers::{Timer, Wait, due_of},
 };
 
 /// Rows of messages by queue and offset.
@@ -204,8 +204,9 @@ impl Core {
         Ok(())
     }
 
-    /// A message that was to wait is in exactly one place: it waits, or it was fired, or recalled. What waits has a row in the
-    /// waiting room, one that says when it is due, and one in the order of time; what is remembered has the last two.
+    /// A message that was to wait is in exactly one place: it waits, or it was fired or committed, or recalled or rolled back. What
+    /// waits has a row in the waiting room, one that says when it is due, and one in the order of time, unless it was given up; what
+    /// is remembered has the last two.
     fn check_timers(&self, kv: &dyn KeyValue, waiting: &Places) -> Result<(), String> {
         let mut timers = BTreeMap::new();
         let mut by_time = BTreeSet::new();
@@ -215,29 +216,37 @@ impl Core {
             Ok(())
         });
         all.map_err(|fault| fault.to_string())?;
-        let all = keys::each(kv, Key::of(keys::DUE), |key, _| {
-            by_time.insert(due_of(key)?);
-            Ok(())
-        });
-        all.map_err(|fault| fault.to_string())?;
+        for order in [keys::DUE, keys::CHECK] {
+            let all = keys::each(kv, Key::of(order), |key, _| {
+                by_time.insert((order, due_of(key)?));
+                Ok(())
+            });
+            all.map_err(|fault| fault.to_string())?;
+        }
         let expected: BTreeSet<_> = timers
             .iter()
-            .map(|(&(queue, number), timer)| (timer.at_ms, queue, number))
+            .filter_map(|(&(queue, number), timer)| Some((timer.order()?, (timer.at_ms, queue, number))))
             .collect();
         if by_time != expected {
             return Err(format!("timers {timers:?} are in the order {by_time:?}"));
         }
-        let places = timers.iter().filter(|(_, timer)| !timer.recalled);
+        let places = timers.iter().filter(|(_, timer)| timer.wait.has_message());
         let places = places.map(|(&(queue, number), _)| (queue.waiting_room(), number));
         if !places.eq(waiting.keys().copied()) || waiting.values().any(|message| !message.displaced) {
             return Err(format!("timers {timers:?} have the places {:?}", waiting.keys()));
         }
         for (&queue, room) in &self.timers.rooms {
-            let rows = |recalled| {
+            let rows = |of: &dyn Fn(Wait) -> bool| {
                 let theirs = timers.range((queue, 0)..=(queue, u64::MAX));
-                theirs.filter(|(_, timer)| timer.recalled == recalled).count() as u64
+                theirs.filter(|(_, timer)| of(timer.wait)).count() as u64
             };
-            if !room.conserves() || rows(false) != room.waiting || rows(true) != room.remembered {
+            let counts = [
+                (room.waiting, rows(&Wait::has_message)),
+                (room.remembered, rows(&|wait| !wait.has_message())),
+                (room.undecided, rows(&|wait| wait == Wait::Half)),
+                (room.given_up, rows(&|wait| wait == Wait::GivenUp)),
+            ];
+            if !room.conserves() || counts.iter().any(|(counted, rows)| counted != rows) {
                 return Err(format!(
                     "{queue:?} lost count of what waits: {room:?}, {timers:?}"
                 ));

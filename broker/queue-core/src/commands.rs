@@ -2,11 +2,14 @@
 
 pub(crate) mod ack;
 pub(crate) mod append;
+pub(crate) mod check_back;
 pub(crate) mod configure;
 pub(crate) mod copy_forward;
 pub(crate) mod deliver;
 pub(crate) mod depart;
+pub(crate) mod end;
 pub(crate) mod fire;
+pub(crate) mod give_up;
 pub(crate) mod recall;
 pub(crate) mod redrive;
 pub(crate) mod release;

@@ -178,6 +178,10 @@ impl Core {
             Some(command::Command::Retime(retime)) => commands::retime::apply(self, kv, context, retime),
             Some(command::Command::Redrive(redrive)) => commands::redrive::apply(self, kv, wall_ms, redrive),
             Some(command::Command::Unpark(unpark)) => commands::unpark::apply(self, kv, wall_ms, unpark),
+            Some(command::Command::Commit(end)) => commands::end::commit(self, kv, wall_ms, end),
+            Some(command::Command::Rollback(end)) => commands::end::roll_back(self, kv, end),
+            Some(command::Command::CheckBack(check)) => commands::check_back::apply(self, kv, late_ms, check),
+            Some(command::Command::GiveUp(give_up)) => commands::give_up::apply(self, kv, give_up),
             Some(command::Command::Depart(depart)) => commands::depart::apply(self, kv, late_ms, depart),
             None => Ok(Reply::Refused(Refusal::Malformed).into()),
         }

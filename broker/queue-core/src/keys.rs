@@ -23,8 +23,11 @@
 //! l | u64 queue | u32 group | u64 mg  -> fmt | u64 blocked | u64 next | u64 ready_ms   (message groups with messages passed over)
 //! b                                   -> fmt | u64 displaced_bytes
 //! o | u64 queue                       -> fmt | u64 next | u64 waiting | u64 fired | u64 recalled | u64 remembered
-//! w | u64 queue | u64 timer           -> fmt | u8 recalled | u64 at_ms | u64 dedup sequence | u64 message_id
+//!                                            | u64 undecided | u64 given_up
+//! w | u64 queue | u64 timer           -> fmt | u8 wait | u64 at_ms | u64 dedup sequence | u64 message_id | u32 checks
+//!                                            (0: until its date, 1: recalled, 2: half, 3: half and given up, 4: committed, 5: rolled back)
 //! t | u64 at_ms | u64 queue | u64 tim -> fmt                      (timers by their time)
+//! h | u64 at_ms | u64 queue | u64 tim -> fmt                      (half messages by their next check)
 //! d | u64 sequence                    -> fmt | u64 time_ms | u64 queue | u64 offset | message id
 //! ```
 //! Flags of a message: 1, it is displaced; 2, it is a dead letter. A note: `u32 attempt | u64 at_ms | u64 wall_ms | u64 client | u8 what`.
@@ -55,6 +58,7 @@ pub(crate) const DISPLACED_BYTES: &[u8] = b"b";
 pub(crate) const ROOM: u8 = b'o';
 pub(crate) const TIMER: u8 = b'w';
 pub(crate) const DUE: u8 = b't';
+pub(crate) const CHECK: u8 = b'h';
 pub(crate) const RULES: u8 = b'r';
 pub(crate) const SUBSCRIPTION: u8 = b's';
 pub(crate) const IN_FLIGHT: u8 = b'f';
@@ -148,8 +152,9 @@ pub(crate) fn timer(queue: QueueId, number: u64) -> Key {
     Key::of(TIMER).long(queue.0).long(number)
 }
 
-pub(crate) fn due(at_ms: u64, queue: QueueId, number: u64) -> Key {
-    Key::of(DUE).long(at_ms).long(queue.0).long(number)
+/// In one of the orders by time.
+pub(crate) fn due(order: u8, at_ms: u64, queue: QueueId, number: u64) -> Key {
+    Key::of(order).long(at_ms).long(queue.0).long(number)
 }
 
 pub(crate) fn rules(group: GroupId) -> Key {

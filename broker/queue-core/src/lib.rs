@@ -39,6 +39,7 @@ mod timers;
 mod view;
 
 pub use crate::{
+    commands::check_back::DueCheck,
     core::{Context, Core},
     frame::FrameError,
     history::{Note, What},
@@ -47,11 +48,11 @@ pub use crate::{
     letter::{Letter, LetterView},
     message_group::{Candidate, InOrder, Source},
     outcome::{
-        AckResult, Effect, Lease, Outcome, RecallResult, RedriveResult, Refusal, ReleaseResult, Reply,
-        UnparkResult,
+        AckResult, Effect, EndResult, Half, Lease, Outcome, RecallResult, RedriveResult, Refusal,
+        ReleaseResult, Reply, UnparkResult,
     },
     parking::ParkedView,
     tag::{message_group_hash, message_id_hash, tag_hash},
-    timers::TimerView,
+    timers::{TimerView, Wait},
     view::{InFlightView, QueueView, Selection, Stored, SubscriptionView},
 };

@@ -42,12 +42,18 @@ pub const MAX_UNPARK: usize = 256;
 /// Messages of one subscription at which their message groups stopped: a part of [`MAX_IN_FLIGHT`], so that the others go on. What
 /// finds no room waits and is delivered again, as a message that cannot become a dead letter.
 pub const MAX_PARKED: usize = 16_384;
+/// Half messages that one command checks back, or gives up.
+pub const MAX_CHECK_BACK: usize = 1024;
+/// How a transaction ended is known for so long: who ends it again in this time learns which end counts.
+pub const ENDED_KEPT_MS: u64 = 600_000;
 /// Rows read at once while the state is loaded.
 pub const LOAD_PAGE: usize = 4096;
 /// Rows read at first where a few are probably enough.
 pub const LOOK_PAGE: usize = 16;
 
 const _: () = assert!(DEDUP_FORGET_PER_APPEND > 1);
+// A half message that is sent again is known by its number for as long as its id is.
+const _: () = assert!(ENDED_KEPT_MS >= DEDUP_WINDOW_MS);
 const _: () = assert!(MAX_DELIVER <= MAX_IN_FLIGHT);
 const _: () = assert!(MAX_PARKED + MAX_DELIVER <= MAX_IN_FLIGHT);
 const _: () = assert!(0 < LOOK_PAGE && LOOK_PAGE <= LOAD_PAGE);

@@ -96,6 +96,15 @@ pub enum Reply {
         /// In the order of the command.
         results: Vec<UnparkResult>,
     },
+    /// What became of the end of a transaction.
+    Ended(EndResult),
+    /// These half messages are to be checked back now.
+    CheckedBack {
+        /// In the order of the command, dropped ones left out.
+        halves: Vec<Half>,
+    },
+    /// So many half messages are not checked back any more.
+    GivenUp(u32),
     /// The rules stand.
     Configured {
         /// The limit was reached; repeat the command.
@@ -187,6 +196,34 @@ pub enum RecallResult {
     Again,
     /// It does not wait: it came to its queue, or was dropped with it, or was recalled so long ago that nobody knows.
     Over,
+}
+
+/// What became of the end of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndResult {
+    /// It was open, and ended so.
+    Done,
+    /// It had ended so before.
+    Again,
+    /// It had ended the other way before, which counts.
+    Contrary,
+    /// There is no such transaction, or it ended so long ago that nobody knows how.
+    Unknown,
+}
+
+/// A half message that is checked back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Half {
+    /// The queue that it comes to if it is committed.
+    pub queue: QueueId,
+    /// Its number in the waiting room.
+    pub timer: u64,
+    /// How often it was checked back, this time included.
+    pub checks: u32,
+    /// Where its bytes are.
+    pub position: Position,
+    /// When it was stored, by the wall clock, milliseconds since 1970.
+    pub stored_ms: u64,
 }
 
 /// Why a command changed nothing.

@@ -6,6 +6,9 @@
 //! and the first time, however many wait.
 //!
 //! That a message was recalled is remembered for a while: its row stays, and its time, when it comes, removes it.
+//!
+//! A half message waits in the same way until its transaction is ended. What comes at its time is a check, and stands in an order of
+//! its own: however many transactions are open, they hold up nothing that waits for its date.
 
 use std::collections::BTreeMap;
 
@@ -30,8 +33,29 @@ pub(crate) type Due = (u64, QueueId, u64);
 pub(crate) struct Timers {
     /// By the queue that its messages will come to.
     pub(crate) rooms: BTreeMap<QueueId, Room>,
-    /// What is due first, messages that were recalled included.
+    /// What is due first, messages that are only remembered included.
     pub(crate) first: Option<Due>,
+    /// The half message that is to be checked back first.
+    pub(crate) first_check: Option<Due>,
+}
+
+impl Timers {
+    /// The first of an order by time.
+    fn first_of(&mut self, order: u8) -> &mut Option<Due> {
+        match order {
+            keys::CHECK => &mut self.first_check,
+            _ => &mut self.first,
+        }
+    }
+
+    /// True if what waits so comes before all others that do.
+    pub(crate) fn is_first(&self, due: Due, how: Wait) -> bool {
+        let first = match how {
+            Wait::Half => self.first_check,
+            _ => self.first,
+        };
+        first == Some(due)
+    }
 }
 
 /// One waiting room.
@@ -42,16 +66,22 @@ pub(crate) struct Room {
     pub(crate) waiting: u64,
     /// They got a place in their queue.
     pub(crate) fired: u64,
-    /// Or were dropped with their queue.
+    /// Or were rolled back, or dropped with their queue.
     pub(crate) recalled: u64,
-    /// Of those, what is remembered.
+    /// Of those, what is remembered, and how transactions ended.
     pub(crate) remembered: u64,
+    /// Of those that wait, half messages that are checked back,
+    pub(crate) undecided: u64,
+    /// and those that are not any more.
+    pub(crate) given_up: u64,
 }
 
 impl Room {
     /// Every message that came waits, was fired or was recalled.
     pub(crate) fn conserves(&self) -> bool {
-        self.waiting + self.fired + self.recalled == self.next && self.remembered <= self.recalled
+        self.waiting + self.fired + self.recalled == self.next
+            && self.remembered <= self.fired + self.recalled
+            && self.undecided + self.given_up <= self.waiting
     }
 
     /// Rows that dropping it costs.
@@ -60,13 +90,15 @@ impl Room {
     }
 
     fn store(&self, kv: &mut dyn KeyValue, queue: QueueId) -> Result<(), Fault> {
-        let mut value = keys::value(40);
+        let mut value = keys::value(56);
         for number in [
             self.next,
             self.waiting,
             self.fired,
             self.recalled,
             self.remembered,
+            self.undecided,
+            self.given_up,
         ] {
             value.put_u64_le(number);
         }
@@ -80,22 +112,62 @@ impl Room {
             fired: value.long()?,
             recalled: value.long()?,
             remembered: value.long()?,
+            undecided: value.long()?,
+            given_up: value.long()?,
         };
         value.end()?;
         Ok(room)
     }
 }
 
+/// What a message waits for, or what is remembered of one that does not wait any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Its date.
+    Delayed,
+    /// It was recalled. Only that is remembered.
+    Recalled,
+    /// The end of its transaction, about which producers are asked.
+    Half,
+    /// The same, and nobody is asked any more.
+    GivenUp,
+    /// Its transaction was committed. Only that is remembered.
+    Committed,
+    /// It was rolled back.
+    RolledBack,
+}
+
+impl Wait {
+    fn read(byte: u8) -> Result<Self, Fault> {
+        Ok(match byte {
+            0 => Self::Delayed,
+            1 => Self::Recalled,
+            2 => Self::Half,
+            3 => Self::GivenUp,
+            4 => Self::Committed,
+            5 => Self::RolledBack,
+            other => return Err(Fault::Corrupt(format!("timer: {other} is no way to wait"))),
+        })
+    }
+
+    /// There is a message.
+    pub(crate) fn has_message(self) -> bool {
+        matches!(self, Self::Delayed | Self::Half | Self::GivenUp)
+    }
+}
+
 /// A timer's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Timer {
-    /// Only that is remembered, until `at_ms`.
-    pub(crate) recalled: bool,
+    pub(crate) wait: Wait,
+    /// When it is due, when it is checked back next, or until when it is remembered.
     pub(crate) at_ms: u64,
     /// Where its id stands among those that are remembered, if it still does.
     pub(crate) dedup: u64,
     /// Hash of its id.
     pub(crate) message_id: u64,
+    /// How often it was checked back.
+    pub(crate) checks: u32,
 }
 
 impl Timer {
@@ -106,28 +178,45 @@ impl Timer {
     pub(crate) fn read(value: bytes::Bytes) -> Result<Self, Fault> {
         let mut value = Reader::value("timer", value)?;
         let timer = Self {
-            recalled: value.flag()?,
+            wait: Wait::read(value.byte()?)?,
             at_ms: value.long()?,
             dedup: value.long()?,
             message_id: value.long()?,
+            checks: value.short()?,
         };
         value.end()?;
         Ok(timer)
     }
 
     fn put(&self, kv: &mut dyn KeyValue, queue: QueueId, number: u64) -> Result<(), Fault> {
-        let mut value = keys::value(25);
-        value.put_u8(u8::from(self.recalled));
+        let mut value = keys::value(29);
+        value.put_u8(self.wait as u8);
         value.put_u64_le(self.at_ms);
         value.put_u64_le(self.dedup);
         value.put_u64_le(self.message_id);
+        value.put_u32_le(self.checks);
         kv.put(&keys::timer(queue, number), &value)?;
-        kv.put(&keys::due(self.at_ms, queue, number), &keys::value(0))
+        match self.order() {
+            Some(order) => kv.put(&keys::due(order, self.at_ms, queue, number), &keys::value(0)),
+            None => Ok(()),
+        }
     }
 
     fn delete(&self, kv: &mut dyn KeyValue, queue: QueueId, number: u64) -> Result<(), Fault> {
         kv.delete(&keys::timer(queue, number))?;
-        kv.delete(&keys::due(self.at_ms, queue, number))
+        match self.order() {
+            Some(order) => kv.delete(&keys::due(order, self.at_ms, queue, number)),
+            None => Ok(()),
+        }
+    }
+
+    /// The order by time that it stands in, if its time comes at all.
+    pub(crate) fn order(&self) -> Option<u8> {
+        match self.wait {
+            Wait::Half => Some(keys::CHECK),
+            Wait::GivenUp => None,
+            _ => Some(keys::DUE),
+        }
     }
 }
 
@@ -136,9 +225,13 @@ impl Timer {
 pub struct TimerView {
     /// Its number.
     pub timer: u64,
-    /// When the message is due, by the shard's time.
+    /// What it waits for.
+    pub wait: Wait,
+    /// When that is, by the shard's time, as far as it has a time.
     pub at_ms: u64,
-    /// What is known of the message; nothing if it was recalled.
+    /// How often its producers were asked about it.
+    pub checks: u32,
+    /// What is known of the message; nothing if it does not wait any more.
     pub stored: Option<Stored>,
 }
 
@@ -169,7 +262,9 @@ impl Core {
             let stored = self.locate(kv, queue.waiting_room(), number)?;
             Ok(TimerView {
                 timer: number,
+                wait: timer.wait,
                 at_ms: timer.at_ms,
+                checks: timer.checks,
                 stored,
             })
         };
@@ -192,7 +287,7 @@ impl Core {
         kv: &mut dyn KeyValue,
         queue: QueueId,
         arrival: Arrival,
-        (at_ms, message_id): (u64, &str),
+        (at_ms, wait, message_id): (u64, Wait, &str),
     ) -> Result<u64, Fault> {
         let number = self.timers.rooms.get(&queue).map_or(0, |room| room.next);
         let room = queue.waiting_room();
@@ -212,15 +307,17 @@ impl Core {
         message.put(kv, room, number)?;
         self.displaced_at(arrival.position);
         let timer = Timer {
-            recalled: false,
+            wait,
             at_ms,
             dedup,
             message_id: message_id_hash(message_id),
+            checks: 0,
         };
         self.set_timer(kv, queue, number, timer)?;
         self.count_timer(kv, queue, |room| {
             room.next += 1;
             room.waiting += 1;
+            room.undecided += u64::from(wait == Wait::Half);
         })?;
         Ok(number)
     }
@@ -249,9 +346,12 @@ impl Core {
         timer: Timer,
     ) -> Result<(), Fault> {
         timer.put(kv, queue, number)?;
-        let due = (timer.at_ms, queue, number);
-        if self.timers.first.is_none_or(|first| due < first) {
-            self.timers.first = Some(due);
+        let Some(order) = timer.order() else {
+            return Ok(());
+        };
+        let (due, first) = ((timer.at_ms, queue, number), self.timers.first_of(order));
+        if first.is_none_or(|first| due < first) {
+            *first = Some(due);
         }
         Ok(())
     }
@@ -279,12 +379,12 @@ impl Core {
         room.store(kv, queue)
     }
 
-    /// Finds what is due first. There is nothing before what was: the rows that are gone are not passed over again.
-    pub(crate) fn seek_first_timer(&mut self, kv: &dyn KeyValue) -> Result<(), Fault> {
-        let Some((at_ms, queue, number)) = self.timers.first else {
-            return Ok(());
-        };
-        self.timers.first = first_from(kv, &keys::due(at_ms, queue, number))?;
+    /// Finds the first of an order. There is nothing before what was: the rows that are gone are not passed over again.
+    pub(crate) fn seek_first_timer(&mut self, kv: &dyn KeyValue, order: u8) -> Result<(), Fault> {
+        let first = self.timers.first_of(order);
+        if let Some((at_ms, queue, number)) = *first {
+            *first = first_from(kv, order, &keys::due(order, at_ms, queue, number))?;
+        }
         Ok(())
     }
 
@@ -304,15 +404,18 @@ impl Core {
         for (key, value) in found {
             let (number, timer) = (keys::offset(key)?, Timer::read(value)?);
             self.remove_timer(kv, queue, number, &timer)?;
-            if timer.recalled {
-                room.remembered -= 1;
-            } else {
+            if timer.wait.has_message() {
                 self.take_waiting(kv, queue, number)?;
                 room.waiting -= 1;
                 room.recalled += 1;
+                room.undecided -= u64::from(timer.wait == Wait::Half);
+                room.given_up -= u64::from(timer.wait == Wait::GivenUp);
+            } else {
+                room.remembered -= 1;
             }
         }
-        self.seek_first_timer(kv)?;
+        self.seek_first_timer(kv, keys::DUE)?;
+        self.seek_first_timer(kv, keys::CHECK)?;
         if *budget == 0 {
             self.count_timer(kv, queue, |known| *known = room)?;
             return Ok(false);
@@ -322,7 +425,7 @@ impl Core {
         Ok(true)
     }
 
-    /// Reads what memory holds of timers, and none of their rows but the first.
+    /// Reads what memory holds of timers, and none of their rows but the first ones.
     pub(crate) fn load_timers(&mut self, kv: &dyn KeyValue) -> Result<(), Fault> {
         keys::each(kv, Key::of(keys::ROOM), |key, value| {
             let queue = QueueId(Reader::key("waiting room", key)?.key_long()?);
@@ -331,14 +434,15 @@ impl Core {
             Ok(())
         })?;
         plant!(TimersForgottenAtRestart => return Ok(()));
-        self.timers.first = first_from(kv, &Key::of(keys::DUE))?;
+        self.timers.first = first_from(kv, keys::DUE, &Key::of(keys::DUE))?;
+        self.timers.first_check = first_from(kv, keys::CHECK, &Key::of(keys::CHECK))?;
         Ok(())
     }
 }
 
-/// What is due first, at or after a key of the order by time.
-fn first_from(kv: &dyn KeyValue, from: &Key) -> Result<Option<Due>, Fault> {
-    let found = kv.scan(from, &Key::of(keys::DUE).end(), 1)?.into_iter().next();
+/// What comes first in an order by time, at or after a key of it.
+fn first_from(kv: &dyn KeyValue, order: u8, from: &Key) -> Result<Option<Due>, Fault> {
+    let found = kv.scan(from, &Key::of(order).end(), 1)?.into_iter().next();
     found.map(|(key, _)| due_of(key)).transpose()
 }
 

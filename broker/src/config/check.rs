@@ -266,6 +266,19 @@ fn numbers(config: &Config) -> Result<(), Danger> {
     )
 }
 
+fn transaction(config: &Config) -> Result<(), Danger> {
+    let rules = &config.transaction;
+    for (key, period) in [
+        ("transaction.first_check", &rules.first_check),
+        ("transaction.check_every", &rules.check_every),
+    ] {
+        let why = "milliseconds up to an hour: producers must have time to answer, and what nobody answers must be seen";
+        within(key, period.0.as_millis() as u64, 100, 3_600_000, why)?;
+    }
+    let why = "a transaction that is never checked back, or without an end, is seen by nobody";
+    within("transaction.max_checks", rules.max_checks.into(), 1, 1_000, why)
+}
+
 fn storage(config: &Config) -> Result<(), Danger> {
     within(
         "max_delay",
@@ -274,6 +287,7 @@ fn storage(config: &Config) -> Result<(), Danger> {
         MAX_DELAY_SECONDS,
         "the bytes of what waits are kept, and a shard's time stands still while it has no leader",
     )?;
+    transaction(config)?;
     if config.retention.age.0 < MIN_RETENTION {
         return refuse(
             "retention.age",

@@ -61,6 +61,9 @@ keys! {
     "default_queues" Kind::Integer, Some("8"), "Queues of a topic that is created without saying how many";
     "worker_threads" Kind::Integer, None, "Threads that serve; one per core when not set";
     "max_delay" Kind::Period, Some("40d"), "A message can be sent so long before it is to be delivered";
+    "transaction.first_check" Kind::Period, Some("6s"), "A producer is asked about a transaction that nobody has ended so long after its message was sent, unless the message says otherwise";
+    "transaction.check_every" Kind::Period, Some("30s"), "And then so often again";
+    "transaction.max_checks" Kind::Integer, Some("15"), "So often at most; then the transaction waits until it is ended, by a producer or with `flotilla transaction resolve`";
     "retention.age" Kind::Period, Some("3d"), "Messages are kept at least this long, read or not, unless `retention.size` is reached";
     "retention.size" Kind::Size, None, "The oldest messages go, on all nodes, when this node's log, spare segments included, grows beyond; dead letters go by `retention.age` only, and may make it larger; no bound when not set";
     "raft.heartbeat" Kind::Period, Some("150ms"), "Between two heartbeats of a shard's leader";

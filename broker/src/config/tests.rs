@@ -239,6 +239,16 @@ fn dangerous_values_are_refused_with_the_reason() {
         ),
         ("retention.age = \"30s\"", "retention.age", "stored twice"),
         ("retention.size = \"64MiB\"", "retention.size", "four segments"),
+        (
+            "transaction.check_every = \"1ms\"",
+            "transaction.check_every",
+            "time to answer",
+        ),
+        (
+            "transaction.max_checks = 0",
+            "transaction.max_checks",
+            "never checked back",
+        ),
         ("data_shards = 0", "data_shards", "not in 1..="),
         ("default_queues = 0", "default_queues", "at least one queue"),
         ("node_id = 0", "node_id", "start at 1"),

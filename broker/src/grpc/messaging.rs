@@ -192,11 +192,9 @@ impl MessagingService for Messaging {
 
     async fn end_transaction(
         &self,
-        _: Request<mq::EndTransactionRequest>,
+        mut request: Request<mq::EndTransactionRequest>,
     ) -> Result<Response<mq::EndTransactionResponse>, Status> {
-        Ok(Response::new(mq::EndTransactionResponse {
-            status: Some(not_implemented()),
-        }))
+        answer!(self.end_transaction(request))
     }
 
     type TelemetryStream = Answers<mq::TelemetryCommand>;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use flotilla_proto::record::{self, Command, command};
 use queue_core::Reply;
 
-use super::{Node, kv::stop_reason, shard::DataShard};
+use super::{Node, checks, kv::stop_reason, shard::DataShard};
 
 /// Longest sleep between two looks.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -39,6 +39,7 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
                     node.stop(stop_reason(fault));
                 }
             }
+            wait = wait.min(checks::check_back(&node, &shard).await);
             go_on_seeking(&shard).await;
         }
         tokio::select! {

@@ -37,7 +37,10 @@ impl Lane {
             Some(Kind::Tick(_) | Kind::Fire(_) | Kind::Renew(_) | Kind::Written(_) | Kind::Depart(_)) => {
                 Lane::Time
             }
-            Some(Kind::Ack(_) | Kind::Release(_) | Kind::Recall(_)) => Lane::Settle,
+            Some(Kind::CheckBack(_) | Kind::GiveUp(_)) => Lane::Time,
+            Some(Kind::Ack(_) | Kind::Release(_) | Kind::Recall(_) | Kind::Commit(_) | Kind::Rollback(_)) => {
+                Lane::Settle
+            }
             // Subscriptions come with the first delivery.
             Some(Kind::Deliver(_)) => Lane::Deliver,
             Some(Kind::Configure(configure)) if matches!(configure.what, Some(What::Subscribe(_))) => {

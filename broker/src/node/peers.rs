@@ -8,7 +8,7 @@ use flotilla_proto::peer::{
 };
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{META_SHARD, Node, catalogue, dropping, hints, retention, signs, written};
+use super::{META_SHARD, Node, catalogue, checks, dropping, hints, retention, signs, written};
 use crate::peer::{Body, PeerHandler};
 
 impl PeerHandler for Node {
@@ -41,6 +41,9 @@ impl PeerHandler for Node {
             }
             Body::Forward(request) if request.rpc == hints::RPC => {
                 ready(Body::ForwardAnswer(hints::take(self, from.node, request.request)))
+            }
+            Body::Forward(request) if request.rpc == checks::RPC => {
+                ready(Body::ForwardAnswer(checks::asked(self, request.request)))
             }
             Body::Forward(request) if request.rpc == signs::RPC => {
                 ready(Body::ForwardAnswer(signs::answer(self, request.request)))

@@ -53,6 +53,8 @@ pub struct DataShard {
     pub(super) marking: Marking,
     /// Held while messages are copied forward, so that none is copied twice.
     pub(super) copying: tokio::sync::Mutex<()>,
+    /// Held while producers are asked about transactions: some at a time.
+    pub(super) asking: Arc<tokio::sync::Semaphore>,
 }
 
 /// Who leads a shard, as last seen.
@@ -236,6 +238,7 @@ impl DataShard {
             looked: Looked::default(),
             marking: Marking::default(),
             copying: tokio::sync::Mutex::default(),
+            asking: Arc::new(tokio::sync::Semaphore::new(1)),
         }
     }
 

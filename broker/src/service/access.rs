@@ -65,7 +65,7 @@ pub const TABLE: &[Access] = &[
     served("MessagingService/UpdateOffset", Right::SubscribeTopicAndGroup),
     served("MessagingService/GetOffset", Right::SubscribeTopicAndGroup),
     served("MessagingService/QueryOffset", Right::AnyOnTopic),
-    later("MessagingService/EndTransaction", Right::PublishTopic),
+    served("MessagingService/EndTransaction", Right::PublishTopic),
     served("MessagingService/Telemetry", Right::Everyone),
     served("MessagingService/NotifyClientTermination", Right::Everyone),
     served("MessagingService/ChangeInvisibleDuration", Right::SubscribeGroup),

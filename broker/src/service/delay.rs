@@ -90,8 +90,13 @@ pub struct RecallHandle {
 impl RecallHandle {
     /// As clients get it.
     pub fn encode(&self) -> String {
+        self.encode_as(VERSION)
+    }
+
+    /// The same of another kind of handle.
+    pub(super) fn encode_as(&self, version: u8) -> String {
         let mut bytes = Vec::with_capacity(HEAD + self.message_id.len());
-        bytes.push(VERSION);
+        bytes.push(version);
         bytes.extend(self.shard.to_be_bytes());
         bytes.extend(self.queue.0.to_be_bytes());
         bytes.extend(self.timer.to_be_bytes());
@@ -101,6 +106,11 @@ impl RecallHandle {
 
     /// Reads a handle; nothing if it is none of ours.
     pub fn decode(text: &str) -> Option<Self> {
+        Self::decode_as(VERSION, text)
+    }
+
+    /// The same of another kind of handle.
+    pub(super) fn decode_as(version: u8, text: &str) -> Option<Self> {
         if text.len() > BASE64URL_NOPAD.encode_len(HEAD + MAX_MESSAGE_ID_BYTES) {
             return None;
         }
@@ -108,7 +118,7 @@ impl RecallHandle {
         let (head, message_id) = bytes.split_at_checked(HEAD)?;
         let long = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes"));
         let queue = QueueId(long(5));
-        if head[0] != VERSION || queue.waits_for().is_some() {
+        if head[0] != version || queue.waits_for().is_some() {
             return None;
         }
         Some(Self {

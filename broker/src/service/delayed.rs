@@ -37,6 +37,23 @@ const PATIENCE: Duration = Duration::from_secs(5);
 impl Service {
     /// Messages of a topic that wait, some at a time.
     pub async fn list_delayed(&self, topic: &str, query: DelayedQuery) -> Result<DelayedPage, AdminError> {
+        let (messages, next) = self.look_at_rooms(topic, query, false).await?;
+        let messages = messages.into_iter();
+        let view = |(shard, queue, message)| view_of(shard, queue, message);
+        Ok(DelayedPage {
+            messages: messages.map(view).collect(),
+            next,
+        })
+    }
+
+    /// Messages of a topic that stand in the waiting rooms of its queues, those that wait for their date or half ones, and
+    /// where the next page begins.
+    pub(super) async fn look_at_rooms(
+        &self,
+        topic: &str,
+        query: DelayedQuery,
+        halves: bool,
+    ) -> Result<(Vec<(u32, QueueId, DelayedMessage)>, Option<String>), AdminError> {
         let topic = self.topic_of_admin(topic).await?;
         let (mut queue, mut from) = match query.from.as_deref().map(place) {
             None => (0, 0),
@@ -47,10 +64,10 @@ impl Service {
             }
         };
         let mut left = query.limit.unwrap_or(DELAYED_PAGE).clamp(1, MAX_DELAYED_PAGE);
-        let mut page = DelayedPage::default();
+        let (mut messages, mut page_ends) = (Vec::new(), None);
         while let Some(&shard) = topic.queue_shards.get(queue as usize) {
             if left == 0 {
-                page.next = Some(format!("{queue}/{from}"));
+                page_ends = Some(format!("{queue}/{from}"));
                 break;
             }
             let look = DelayedLook {
@@ -58,17 +75,18 @@ impl Service {
                 from,
                 limit: left,
                 message_id: query.message_id.clone().unwrap_or_default(),
+                halves,
             };
             let found = self.look_for_delayed(&patient(), shard, look).await?;
             left -= found.looked_at.min(left);
-            let view = |message| view_of(shard, QueueId::new(topic.id, queue), message);
-            page.messages.extend(found.messages.into_iter().map(view));
+            let of = QueueId::new(topic.id, queue);
+            messages.extend(found.messages.into_iter().map(|message| (shard, of, message)));
             (queue, from) = match found.next {
                 Some(next) => (queue, next),
                 None => (queue + 1, 0),
             };
         }
-        Ok(page)
+        Ok((messages, page_ends))
     }
 
     /// Recalls a message that waits.
@@ -121,7 +139,7 @@ impl Service {
         })
     }
 
-    async fn topic_of_admin(&self, name: &str) -> Result<Arc<record::Topic>, AdminError> {
+    pub(super) async fn topic_of_admin(&self, name: &str) -> Result<Arc<record::Topic>, AdminError> {
         names::check_topic(name)?;
         self.existing_topic(name)
             .await
@@ -184,7 +202,7 @@ impl Service {
     }
 }
 
-fn patient() -> Caller {
+pub(super) fn patient() -> Caller {
     Caller {
         deadline: Some(PATIENCE),
         ..Caller::default()

@@ -87,6 +87,13 @@ impl Service {
                 }
                 None => malformed(),
             },
+            super::transaction::RPC => match decode(request.request) {
+                Some(message) => {
+                    let response = self.end_transaction(&caller, message).await;
+                    moved(&response.status).unwrap_or_else(|| one(&response))
+                }
+                None => malformed(),
+            },
             super::delayed::LOOK => match decode(request.request) {
                 Some(look) => match self.look_for_delayed(&caller, request.shard, look).await {
                     Ok(found) => one(&found),

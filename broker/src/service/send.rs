@@ -22,12 +22,17 @@ use super::{
     home::Home,
     names,
     stored::to_stored,
+    transaction::{first_check, half_receipt},
 };
 use crate::{
-    limits::{MAX_SEND_MESSAGES, MAX_SEND_WAIT_MS},
+    limits::MAX_SEND_WAIT_MS,
     node::{forward::ForwardError, node_of, proposer::SubmitError, shard::DataShard},
     peer::PeerError,
 };
+
+mod check;
+
+use check::{check_kinds, check_request};
 
 const RETRY_AFTER: Duration = Duration::from_millis(30);
 const MAX_SEND_WAIT: Duration = Duration::from_millis(MAX_SEND_WAIT_MS);
@@ -40,6 +45,8 @@ struct Outgoing {
     message_group: Option<String>,
     /// When it is to be delivered, by the wall clock; nothing: as soon as it is stored.
     delivery_ms: Option<u64>,
+    /// Of a half message: after how long it is checked back for the first time.
+    first_check: Option<Duration>,
     encoded: Bytes,
     result: Option<SendResultEntry>,
 }
@@ -118,15 +125,22 @@ impl Service {
                 Some(all) => delivery_ms(all, now, max_delay)?,
                 None => None,
             };
+            let half = properties.filter(|all| names::kind(all) == MessageType::Transaction);
+            let default = self.node().options().transactions.first_check;
+            let first_check = half.map(|all| first_check(all, default)).transpose()?;
             let (message_id, encoded) = to_stored(caller, &name, message, now, host);
             outgoing.push(Outgoing {
                 message_id,
                 tag,
                 message_group,
                 delivery_ms,
+                first_check,
                 encoded,
                 result: None,
             });
+        }
+        if !caller.forwarded && outgoing.iter().any(|message| message.first_check.is_some()) {
+            self.node().producers().sent(&caller.client_id, &name);
         }
         self.place(caller, &topic, outgoing, &mut original, pinned).await
     }
@@ -326,68 +340,6 @@ pub(super) fn not_leader() -> Refused {
     Refused::new(Code::HaNotAvailable, "this node does not lead the shard")
 }
 
-fn check_request(caller: &Caller, request: &SendMessageRequest) -> Result<String, Refused> {
-    names::check_caller(caller)?;
-    let Some(first) = request.messages.first() else {
-        return Err(Refused::new(Code::MessageCorrupted, "the request has no message"));
-    };
-    if request.messages.len() > MAX_SEND_MESSAGES {
-        return Err(Refused::new(
-            Code::BadRequest,
-            format!("one request has at most {MAX_SEND_MESSAGES} messages"),
-        ));
-    }
-    let name = names::full_name(caller, first.topic.as_ref());
-    names::check_topic(&name)?;
-    for message in &request.messages {
-        if names::full_name(caller, message.topic.as_ref()) != name {
-            return Err(Refused::new(
-                Code::MessageCorrupted,
-                "the messages of one request have one topic",
-            ));
-        }
-        names::check_message(message)?;
-    }
-    Ok(name)
-}
-
-fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refused> {
-    for properties in messages
-        .iter()
-        .filter_map(|message| message.system_properties.as_ref())
-    {
-        let kind = names::kind(properties);
-        if !names::accepts(topic.message_type, kind) {
-            return Err(Refused::new(
-                Code::MessagePropertyConflictWithType,
-                format!(
-                    "topic {} does not take {} messages",
-                    topic.name,
-                    kind.as_str_name()
-                ),
-            ));
-        }
-        if !matches!(kind, MessageType::Normal | MessageType::Fifo | MessageType::Delay) {
-            return Err(Refused::new(
-                Code::NotImplemented,
-                format!("this release does not store {} messages yet", kind.as_str_name()),
-            ));
-        }
-    }
-    let message_group = |message: &Message| {
-        let properties = message.system_properties.as_ref();
-        properties.and_then(|properties| properties.message_group.clone())
-    };
-    let group = messages.first().and_then(message_group);
-    if messages.iter().any(|message| message_group(message) != group) {
-        return Err(Refused::new(
-            Code::BadRequest,
-            "the messages of one request have one message group, or none",
-        ));
-    }
-    Ok(())
-}
-
 /// Appends what has no result yet, as one unit; of what `was_unsure` a try before may have. True if it is in the log, or may
 /// be: what is tried again has the same messages in the same order, and finds all of them there or none.
 async fn append_all(
@@ -406,7 +358,7 @@ async fn append_all(
     match submit_all(shard, commands.collect()).await {
         Ok(replies) => {
             for (message, reply) in waiting.into_iter().zip(replies) {
-                message.result = Some(stored(&message.message_id, shard.id, reply));
+                message.result = Some(stored(message, shard.id, reply));
             }
             Ok(true)
         }
@@ -434,7 +386,11 @@ fn append_of(shard: &DataShard, queue: QueueId, message: &Outgoing) -> Command {
         message: message.encoded.clone(),
         tag: message.tag,
         message_group: message.message_group.as_deref().map_or(0, message_group_hash),
-        due_ms: message.delivery_ms.map_or(0, |at| shard.due_ms(at)),
+        due_ms: match message.first_check {
+            Some(after) => shard.now_ms().saturating_add(after.as_millis() as u64),
+            None => message.delivery_ms.map_or(0, |at| shard.due_ms(at)),
+        },
+        half: message.first_check.is_some(),
     };
     Command {
         command: Some(command::Command::Append(append)),
@@ -449,8 +405,12 @@ async fn submit_all(shard: &DataShard, commands: Vec<Command>) -> Result<Vec<Rep
         .unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))
 }
 
-fn stored(message_id: &str, shard: u32, reply: Reply) -> SendResultEntry {
+fn stored(message: &Outgoing, shard: u32, reply: Reply) -> SendResultEntry {
+    let message_id = &message.message_id;
     match reply {
+        Reply::Appended { queue, offset, .. } if message.first_check.is_some() => {
+            half_receipt(message_id, shard, queue, offset)
+        }
         Reply::Appended { queue, offset, .. } => receipt(message_id, shard, queue, offset),
         other => SendResultEntry {
             status: answer::status(Code::InternalServerError, &format!("not stored: {other:?}")),

@@ -13,10 +13,13 @@ use flotilla_proto::{
 };
 use prost_types::Duration;
 
-use super::{Caller, Service, answer, counters::ClientKind, names};
-use crate::limits::{
-    DEFAULT_BACKOFF_MS, DEFAULT_MAX_ATTEMPTS, MAX_AGENT_BYTES, MAX_BODY_BYTES, MAX_RECEIVE_BATCH,
-    MAX_SETTINGS_TOPICS,
+use super::{Caller, Service, answer, counters::ClientKind, names, transaction::to_producer};
+use crate::{
+    limits::{
+        DEFAULT_BACKOFF_MS, DEFAULT_MAX_ATTEMPTS, MAX_AGENT_BYTES, MAX_BODY_BYTES, MAX_RECEIVE_BATCH,
+        MAX_SETTINGS_TOPICS,
+    },
+    node::producers::Seat,
 };
 
 /// What producers are told about retries.
@@ -32,6 +35,8 @@ pub struct Session {
     service: Service,
     caller: Caller,
     kind: Option<Kind>,
+    /// Of a producer: it is asked about transactions.
+    seat: Option<Seat>,
 }
 
 /// What the settings of a stream say that its client is.
@@ -49,6 +54,7 @@ impl Service {
             service: self.clone(),
             caller: caller.clone(),
             kind: None,
+            seat: None,
         }
     }
 }
@@ -60,6 +66,7 @@ impl Session {
             Some(Command::Settings(settings)) => {
                 self.service.saw(&self.caller);
                 self.is(self.kind_of(&settings));
+                self.take_seat(&settings);
                 vec![self.settings(settings).await]
             }
             _ => {
@@ -109,9 +116,35 @@ impl Session {
         self.kind = kind;
     }
 
-    /// The next command of the server's own. This release has none to send.
+    /// A producer can be asked about transactions of the topics that it sends to.
+    fn take_seat(&mut self, settings: &Settings) {
+        let Some(PubSub::Publishing(publishing)) = &settings.pub_sub else {
+            self.seat = None;
+            return;
+        };
+        let is_anonymous = names::check_caller(&self.caller).is_err();
+        if is_anonymous || publishing.topics.len() > MAX_SETTINGS_TOPICS {
+            return;
+        }
+        let (service, caller) = (&self.service, &self.caller);
+        let producers = service.node().producers();
+        let seat = self
+            .seat
+            .get_or_insert_with(|| producers.enter(&caller.client_id));
+        let topics = publishing.topics.iter();
+        let topics = topics.map(|topic| names::full_name(caller, Some(topic)));
+        seat.declare(topics.filter(|name| names::check_topic(name).is_ok()));
+    }
+
+    /// The next command of the server's own: how did this transaction end?
     pub async fn next_push(&mut self) -> TelemetryCommand {
-        std::future::pending().await
+        match &mut self.seat {
+            Some(seat) => {
+                let asked = seat.next().await;
+                to_producer(&self.caller, asked.question)
+            }
+            None => std::future::pending().await,
+        }
     }
 
     async fn settings(&self, mut settings: Settings) -> TelemetryCommand {

@@ -217,6 +217,7 @@ impl Cluster {
             retention: Duration::from_secs(3600),
             retention_bytes: self.retention_bytes,
             max_delay: broker::limits::MAX_DELAY,
+            transactions: Default::default(),
             renew_at_most: broker::limits::RENEW_AT_MOST,
             raft: RaftOptions::default(),
             store,

@@ -25,3 +25,4 @@ mod replay;
 mod retention;
 mod start_at;
 mod strangers;
+mod transaction;

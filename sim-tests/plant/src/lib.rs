@@ -469,6 +469,18 @@ bugs! {
         "every receive of a consumer group begins at the same queue";
     OneFailedHandOverEndsAll, "one-failed-hand-over-ends-all", "shutdown that gives up at the first error",
         "an orderly stop hands nothing more over once one hand-over has failed";
+    HalfSeenAtOnce, "half-seen-at-once", "prepared work that others see before it is committed",
+        "a half message is stored as any other";
+    RolledBackIsDelivered, "rolled-back-is-delivered", "rollback that commits",
+        "a half message that is rolled back comes to its queue";
+    ContraryEndAnsweredOk, "contrary-end-answered-ok", "idempotence that looks at the id and not at the request",
+        "a transaction that ended one way is ended the other way, and that is answered as done";
+    ChecksNotCounted, "checks-not-counted", "retries without an end, because the counter is not written back",
+        "how often a transaction was checked back is not counted";
+    CheckedTooOften, "checked-too-often", "a wait in the wrong unit",
+        "a transaction is checked back again after a tenth of the time";
+    ChecksForgottenByNewLeaders, "checks-forgotten-by-new-leaders", "work that is bound to the leader that began it",
+        "a leader of a later term checks nothing back";
 }
 
 /// Makes the bug of this name active for the rest of the process; false if there is none.

@@ -72,6 +72,9 @@ impl Witness {
     }
 }
 
+/// A stream ends so long before its client would give it up.
+const LEFT_FOR_THE_WAY: Duration = Duration::from_millis(500);
+
 /// The client port: what tonic is to a real broker, thinner.
 pub(super) struct Front {
     pub(super) service: Arc<Service>,
@@ -139,6 +142,8 @@ async fn answer(
         "UpdateOffset" => one(&service.update_offset(&caller, decode(body)).await),
         "NotifyClientTermination" => one(&service.notify_client_termination(&caller, decode(body)).await),
         "AckMessage" => one(&service.ack_message(&caller, decode(body)).await),
+        "EndTransaction" => one(&service.end_transaction(&caller, decode(body)).await),
+        "Telemetry" => telemetry(service, &caller, decode(body)).await,
         "RecallMessage" => one(&service.recall_message(&caller, decode(body)).await),
         "ChangeInvisibleDuration" => one(&service.change_invisible_duration(&caller, decode(body)).await),
         "ForwardMessageToDeadLetterQueue" => one(&service
@@ -151,6 +156,18 @@ async fn answer(
         ..ForwardResponse::default()
     };
     (answer, carried)
+}
+
+/// A stream that lasts until the server says something by itself, or for as long as the client would wait.
+async fn telemetry(service: &Service, caller: &Caller, said: mq::TelemetryCommand) -> Vec<bytes::Bytes> {
+    let mut session = service.open_session(caller);
+    let mut answers = session.handle(said).await;
+    let lasts = caller
+        .deadline
+        .unwrap_or_default()
+        .saturating_sub(LEFT_FOR_THE_WAY);
+    answers.extend(tokio::time::timeout(lasts, session.next_push()).await);
+    answers.iter().flat_map(one).collect()
 }
 
 fn decode<M: Message + Default>(bytes: bytes::Bytes) -> M {

@@ -256,6 +256,7 @@ impl Process {
             retention: plan.limits.retention,
             retention_bytes: plan.limits.retention_bytes,
             max_delay: broker::limits::MAX_DELAY,
+            transactions: plan.transaction_rules,
             renew_at_most: plan.renew_at_most,
             raft: RaftOptions {
                 append_entries: plan.limits.append_entries,

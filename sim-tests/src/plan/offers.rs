@@ -149,6 +149,12 @@ impl Plan {
                 self.dying == Some(Dying::Parked)
             }
             Bug::ParkingForgottenAtRestart => self.dying == Some(Dying::Parked) && one_of(ENDS_A_PROCESS),
+            Bug::HalfSeenAtOnce
+            | Bug::RolledBackIsDelivered
+            | Bug::ContraryEndAnsweredOk
+            | Bug::ChecksNotCounted
+            | Bug::CheckedTooOften => self.transactions,
+            Bug::ChecksForgottenByNewLeaders => self.transactions && self.nodes > 1,
             Bug::LateSeekCounts | Bug::DateFoundOneOff | Bug::SoughtNotCounted => self.replays,
             Bug::BatchAnswersShifted | Bug::BatchInSeveralEntries | Bug::BatchReordered => self.batches,
             // Else all of a batch is in one entry.

@@ -1,4 +1,4 @@
-//! Append: one message at the end of a queue, or into its waiting room until it is due; once per message id.
+//! Append: one message at the end of a queue, or into its waiting room until it is due or its transaction ended; once per message id.
 
 use flotilla_proto::record::Append;
 
@@ -8,6 +8,7 @@ use crate::{
     kv::{Fault, KeyValue},
     outcome::{Effect, Outcome, Reply},
     places::Arrival,
+    timers::Wait,
 };
 
 pub(crate) fn apply(
@@ -35,9 +36,11 @@ pub(crate) fn apply(
         displaced: false,
         dead: false,
     };
-    if append.due_ms > 0 {
+    let is_half = plant!(HalfSeenAtOnce => false, else append.half);
+    if append.due_ms > 0 || is_half {
         let at_ms = append.due_ms.saturating_add(core.now_ms - context.time_ms);
-        return wait(core, kv, append, (arrival, at_ms));
+        let how = if is_half { Wait::Half } else { Wait::Delayed };
+        return wait(core, kv, append, (arrival, at_ms, how));
     }
     let offset = core.push(kv, queue, arrival)?;
     core.dedup
@@ -52,16 +55,16 @@ pub(crate) fn apply(
     })
 }
 
-/// It is not due yet.
+/// It is not due yet, or half.
 fn wait(
     core: &mut Core,
     kv: &mut dyn KeyValue,
     append: &Append,
-    (arrival, at_ms): (Arrival, u64),
+    (arrival, at_ms, how): (Arrival, u64, Wait),
 ) -> Result<Outcome, Fault> {
     let queue = QueueId(append.queue);
-    let number = core.wait_until(kv, queue, arrival, (at_ms, &append.message_id))?;
-    let is_first = core.timers.first == Some((at_ms, queue, number));
+    let number = core.wait_until(kv, queue, arrival, (at_ms, how, &append.message_id))?;
+    let is_first = core.timers.is_first((at_ms, queue, number), how);
     Ok(Outcome {
         reply: Reply::Appended {
             queue: queue.waiting_room(),

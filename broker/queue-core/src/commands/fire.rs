@@ -14,7 +14,7 @@ use crate::{
     limits::MAX_FIRE,
     outcome::{Effect, Outcome, Reply},
     places::Arrival,
-    timers::{Timer, due_of},
+    timers::{Timer, Wait, due_of},
 };
 
 pub(crate) fn apply(
@@ -28,11 +28,13 @@ pub(crate) fn apply(
     for named in fire.timers.iter().take(MAX_FIRE) {
         let (queue, number) = (QueueId(named.queue), named.timer);
         let timer = Timer::get(kv, queue, number)?;
-        let Some(timer) = timer.filter(|timer| timer.at_ms <= core.now_ms) else {
+        let Some(timer) =
+            timer.filter(|timer| timer.order() == Some(keys::DUE) && timer.at_ms <= core.now_ms)
+        else {
             continue;
         };
         core.remove_timer(kv, queue, number, &timer)?;
-        if timer.recalled {
+        if timer.wait != Wait::Delayed {
             core.count_timer(kv, queue, |room| room.remembered -= 1)?;
             forgotten += 1;
             continue;
@@ -41,7 +43,7 @@ pub(crate) fn apply(
         queues.insert(queue);
         fired += 1;
     }
-    core.seek_first_timer(kv)?;
+    core.seek_first_timer(kv, keys::DUE)?;
     let effects = queues.into_iter().map(|queue| Effect::Appended { queue });
     Ok(Outcome {
         reply: Reply::Fired { fired, forgotten },
@@ -56,7 +58,7 @@ impl Core {
         let Some((at_ms, queue, number)) = self.timers.first.filter(|&(at_ms, ..)| at_ms <= now_ms) else {
             return Ok(Vec::new());
         };
-        let from = keys::due(at_ms, queue, number);
+        let from = keys::due(keys::DUE, at_ms, queue, number);
         let found = kv.scan(&from, &Key::of(keys::DUE).long(now_ms).end(), limit)?;
         let named = found.into_iter().map(|(key, _)| {
             let (_, queue, timer) = due_of(key)?;
@@ -68,7 +70,7 @@ impl Core {
         named.collect()
     }
 
-    /// A message that waited stands in its queue. It is displaced there: its entry is older than those around it.
+    /// A message that waited for its date stands in its queue.
     fn come_due(
         &mut self,
         kv: &mut dyn KeyValue,
@@ -76,6 +78,19 @@ impl Core {
         (queue, number): (QueueId, u64),
         timer: &Timer,
     ) -> Result<(), Fault> {
+        let offset = self.leave_room(kv, wall_ms, (queue, number))?;
+        let dedup = plant!(FiredUnknownToItsSender => u64::MAX, else timer.dedup);
+        self.dedup
+            .moved(kv, dedup, (queue.waiting_room(), number), (queue, offset))
+    }
+
+    /// A message that waited gets the next place in its queue. It is displaced there: its entry is older than those around it.
+    pub(crate) fn leave_room(
+        &mut self,
+        kv: &mut dyn KeyValue,
+        wall_ms: u64,
+        (queue, number): (QueueId, u64),
+    ) -> Result<u64, Fault> {
         let message = self.take_waiting(kv, queue, number)?;
         let arrival = Arrival {
             message_group: 0,
@@ -86,12 +101,10 @@ impl Core {
             dead: false,
         };
         let offset = self.push(kv, queue, arrival)?;
-        let dedup = plant!(FiredUnknownToItsSender => u64::MAX, else timer.dedup);
-        self.dedup
-            .moved(kv, dedup, (queue.waiting_room(), number), (queue, offset))?;
         self.count_timer(kv, queue, |room| {
             room.waiting -= 1;
             room.fired += 1;
-        })
+        })?;
+        Ok(offset)
     }
 }

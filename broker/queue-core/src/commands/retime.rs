@@ -5,10 +5,11 @@ use flotilla_proto::record::Retime;
 use crate::{
     core::{Context, Core},
     ids::QueueId,
+    keys,
     kv::{Fault, KeyValue},
     outcome::{Effect, Outcome, Reply},
     queue::Message,
-    timers::Timer,
+    timers::{Timer, Wait},
 };
 
 pub(crate) fn apply(
@@ -19,7 +20,7 @@ pub(crate) fn apply(
 ) -> Result<Outcome, Fault> {
     let (queue, number) = (QueueId(retime.queue), retime.timer);
     let timer = Timer::get(kv, queue, number)?;
-    let Some(timer) = timer.filter(|timer| !timer.recalled) else {
+    let Some(timer) = timer.filter(|timer| timer.wait == Wait::Delayed) else {
         return Ok(Reply::Retimed(false).into());
     };
     let late_ms = core.now_ms - context.time_ms;
@@ -31,7 +32,7 @@ pub(crate) fn apply(
     core.displace(kv, room, number, &message, context.position)?;
     core.remove_timer(kv, queue, number, &timer)?;
     core.set_timer(kv, queue, number, Timer { at_ms, ..timer })?;
-    core.seek_first_timer(kv)?;
+    core.seek_first_timer(kv, keys::DUE)?;
     Ok(Outcome {
         reply: Reply::Retimed(true),
         effects: vec![Effect::Due { at_ms }],

@@ -19,4 +19,5 @@ mod seek;
 mod steps;
 mod support;
 mod tick;
+mod transaction;
 mod trim;

@@ -2,6 +2,7 @@
 //! consumer group. No index, no cache, no keys. Whatever it does slowly, it does plainly.
 
 mod agrees;
+mod halves;
 mod in_order;
 mod letters;
 mod time;
@@ -345,6 +346,10 @@ impl Model {
             Some(Kind::Retime(retime)) => self.retime(late, context.position, retime),
             Some(Kind::Redrive(redrive)) => self.redrive(redrive),
             Some(Kind::Unpark(unpark)) => self.unpark(unpark),
+            Some(Kind::Commit(commit)) => self.end(commit, true),
+            Some(Kind::Rollback(rollback)) => self.end(rollback, false),
+            Some(Kind::CheckBack(check)) => self.check_back(late, check),
+            Some(Kind::GiveUp(give_up)) => self.give_up_halves(give_up),
             Some(Kind::Configure(configure)) => self.configure(configure),
         }
     }
@@ -364,11 +369,11 @@ impl Model {
             };
         }
         let (queue, offset) = match append.due_ms {
-            0 => {
+            0 if !append.half => {
                 let offset = self.push(append.queue, position, append.message_group, false);
                 (append.queue, offset)
             }
-            due_ms => self.wait_for(append.queue, position, due_ms.saturating_add(late)),
+            due_ms => self.wait_for(append, position, due_ms.saturating_add(late)),
         };
         self.sent.push(Sent {
             topic,

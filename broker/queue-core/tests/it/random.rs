@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use flotilla_proto::record::Command;
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use queue_core::{
-    AckResult, Context, Core, Outcome, QueueId, RecallResult, RedriveResult, Refusal, ReleaseResult, Reply,
-    UnparkResult,
+    AckResult, Context, Core, EndResult, Outcome, QueueId, RecallResult, RedriveResult, Refusal,
+    ReleaseResult, Reply, UnparkResult,
 };
 
 use crate::{
@@ -96,6 +96,15 @@ fn kinds(reply: &Reply) -> Vec<&'static str> {
         Reply::Recalled(RecallResult::Done) => is("recalled", true),
         Reply::Recalled(RecallResult::Again) => is("recalled again", true),
         Reply::Recalled(RecallResult::Over) => is("recalled too late", true),
+        Reply::Ended(EndResult::Done) => is("ended", true),
+        Reply::Ended(EndResult::Again) => is("ended again", true),
+        Reply::Ended(EndResult::Contrary) => is("ended otherwise", true),
+        Reply::Ended(EndResult::Unknown) => is("no transaction", true),
+        Reply::CheckedBack { halves } => {
+            is("checked back", !halves.is_empty());
+            is("checked back again", halves.iter().any(|half| half.checks > 1));
+        }
+        Reply::GivenUp(given_up) => is("transaction given up", *given_up > 0),
         Reply::Retimed(retimed) => is(if *retimed { "retimed" } else { "not retimed" }, true),
         Reply::Delivered { leases } => {
             is("nothing delivered", leases.is_empty());
@@ -166,12 +175,12 @@ fn kinds(reply: &Reply) -> Vec<&'static str> {
 fn random_logs_reach_every_kind_of_reply() {
     let mut runner = TestRunner::deterministic();
     let mut reached = BTreeSet::new();
-    for _ in 0..200 {
+    for _ in 0..400 {
         let (log, _) = log_of(&steps(150).new_tree(&mut runner).expect("no filters").current());
         let (outcomes, _) = run(&mut Core::default(), &mut Map::default(), &log);
         reached.extend(outcomes.iter().flat_map(|outcome| kinds(&outcome.reply)));
     }
-    assert_eq!(reached.len(), 47, "{reached:?}");
+    assert_eq!(reached.len(), 54, "{reached:?}");
 }
 
 proptest! {

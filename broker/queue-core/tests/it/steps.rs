@@ -13,6 +13,7 @@ use crate::{
         START_MS, append_as, command, configure, copy_forward, fire, recall, release, retime, seek, tick,
         trim,
     },
+    transaction::{append_half, check_back, end, give_up},
 };
 
 mod draw;
@@ -39,6 +40,21 @@ pub(crate) enum Act {
         message_group: u64,
         /// It waits.
         due_ms: Option<i64>,
+        half: bool,
+    },
+    End {
+        queue: u64,
+        pick: u64,
+        commits: bool,
+        /// Its id is another's.
+        wrong: bool,
+    },
+    /// Half messages are checked back, or given up.
+    CheckBack {
+        limit: usize,
+        wrong: Option<(u64, u64)>,
+        next_ms: i64,
+        gives_up: bool,
     },
     Fire {
         limit: usize,
@@ -212,8 +228,20 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
         Act::Append {
             queue,
             id,
+            due_ms,
+            half: true,
+            ..
+        } => append_half(
+            queue,
+            &id.to_string(),
+            now.saturating_add_signed(due_ms.unwrap_or(0)),
+        ),
+        Act::Append {
+            queue,
+            id,
             message_group,
             due_ms,
+            ..
         } => {
             let due_ms = due_ms.map_or(0, |ms| now.saturating_add_signed(ms));
             let message_group = if due_ms == 0 { message_group } else { 0 };
@@ -222,6 +250,30 @@ fn fit(model: &Model, now: u64, what: &Act) -> Command {
         Act::Fire { limit, wrong } => {
             let wrong = wrong.map(|(queue, timer)| Timer { queue, timer });
             fire(model.due(now).into_iter().take(limit).chain(wrong).collect())
+        }
+        Act::End {
+            queue,
+            pick,
+            commits,
+            wrong,
+        } => {
+            let timer = pick % (model.numbers(queue) + 1);
+            let id = model.id_of(queue, timer) + if wrong { "?" } else { "" };
+            end(queue, timer, &id, commits)
+        }
+        Act::CheckBack {
+            limit,
+            wrong,
+            next_ms,
+            gives_up,
+        } => {
+            let wrong = wrong.map(|(queue, timer)| Timer { queue, timer });
+            let due = model.due_checks(now).into_iter().take(limit);
+            let halves = due.map(|due| due.half).chain(wrong).collect();
+            match gives_up {
+                true => give_up(halves),
+                false => check_back(halves, now.saturating_add_signed(next_ms)),
+            }
         }
         Act::Recall { queue, pick } => recall(queue, pick % (model.numbers(queue) + 1)),
         Act::Retime { queue, pick, due_ms } => {

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use crate::{
     config::{Config, split_address},
     limits::Bounds,
-    node::NodeOptions,
+    node::{NodeOptions, Transactions},
 };
 
 /// What others are told to connect to.
@@ -91,6 +91,11 @@ pub(crate) fn node_options(config: &Config, addresses: Addresses) -> NodeOptions
         retention: config.retention.age.0,
         retention_bytes: config.retention.size.map_or(u64::MAX, |size| size.0),
         max_delay: config.max_delay.0,
+        transactions: Transactions {
+            first_check: config.transaction.first_check.0,
+            check_every: config.transaction.check_every.0,
+            max_checks: config.transaction.max_checks,
+        },
         renew_at_most: crate::limits::RENEW_AT_MOST,
         raft: RaftOptions {
             heartbeat: config.raft.heartbeat.0,

@@ -8,7 +8,7 @@ use flotilla_proto::{
     record::{self, Command, command},
 };
 use prost::Message;
-use queue_core::{Fault, QueueId, Reply};
+use queue_core::{Fault, QueueId, Reply, TimerView, Wait};
 
 use super::{DataShard, DeliverError};
 use crate::{
@@ -72,6 +72,12 @@ impl DataShard {
         let looked_at = page.len() as u32;
         let next = page.last().filter(|_| page.len() == limit);
         let next = next.map(|last| last.timer.saturating_add(1));
+        let wanted = |row: &TimerView| match row.wait {
+            Wait::Delayed => !look.halves,
+            Wait::Half | Wait::GivenUp => look.halves,
+            _ => false,
+        };
+        let page: Vec<TimerView> = page.into_iter().filter(wanted).collect();
         let (mut messages, now_ms) = (Vec::new(), self.now_ms());
         for waiting in page.chunks(COPY_READS_AT_ONCE) {
             let places = waiting
@@ -94,6 +100,8 @@ impl DataShard {
                     left_ms: row.at_ms.saturating_sub(now_ms),
                     stored_ms: stored.stored_ms,
                     body_bytes: message.body.len() as u64,
+                    checks: row.checks,
+                    given_up: row.wait == Wait::GivenUp,
                 });
             }
         }
@@ -115,7 +123,7 @@ impl DataShard {
         })?;
         let stored = row
             .first()
-            .filter(|row| row.timer == timer)
+            .filter(|row| row.timer == timer && row.wait == Wait::Delayed)
             .and_then(|row| row.stored);
         let Some(stored) = stored else {
             return Ok(false);

@@ -67,6 +67,7 @@ impl Service {
         self.own_figures(&mut text);
         self.shard_metrics(&mut text.text);
         self.lag_metrics(&meta, &mut text);
+        self.transactions(&meta, &mut text);
         text.text
     }
 
@@ -257,6 +258,35 @@ impl Service {
                 ),
             ],
         );
+    }
+
+    /// Transactions that nobody has ended, on the shards led here.
+    fn transactions(&self, meta: &MetaState, text: &mut Text) {
+        let mut open: BTreeMap<u32, [u64; 2]> = BTreeMap::new();
+        for shard in self.node().shards().iter().filter(|shard| shard.leads()) {
+            shard.machine.read(|core| {
+                for (queue, (undecided, given_up)) in core.halves().filter(|&(_, of)| of != (0, 0)) {
+                    let sums = open.entry(queue.topic()).or_default();
+                    *sums = [sums[0] + undecided + given_up, sums[1] + given_up];
+                }
+            });
+        }
+        for (at, name, help) in [
+            (0, "rocketmq_half_messages", "Transactions that nobody has ended"),
+            (
+                1,
+                "flotilla_given_up_transactions",
+                "Of those, the ones about which producers are not asked any more",
+            ),
+        ] {
+            text.head(name, "gauge", &format!("{help}, on the shards led here"));
+            for (&topic, sums) in open
+                .iter()
+                .filter(|(topic, _)| meta.topic_by_id(**topic).is_some())
+            {
+                text.row(name, &[("topic", &*topic_name(meta, topic))], sums[at]);
+            }
+        }
     }
 
     fn shard_metrics(&self, text: &mut String) {

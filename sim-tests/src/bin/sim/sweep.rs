@@ -15,7 +15,7 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 500;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 77] = [
+const MUST_HAPPEN: [&str; 87] = [
     "receive again finds the same",
     "command release: retry",
     "command written",
@@ -85,6 +85,16 @@ const MUST_HAPPEN: [&str; 77] = [
     "parked message skipped",
     "parked message released",
     "late decision",
+    "command commit",
+    "command roll back",
+    "command check back",
+    "command give up",
+    "half message sent again",
+    "transaction committed",
+    "transaction rolled back",
+    "transaction ended otherwise before",
+    "transaction asked about",
+    "transaction ended by hand",
     "forgotten for its age",
     "forgotten for room",
     "segment recycled",

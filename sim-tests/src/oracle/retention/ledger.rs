@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::history::{DEAD_LETTERS, DELAYED, Event, Place, Why};
+use crate::history::{DEAD_LETTERS, DELAYED, Event, Place, TRANSACTIONS, Why};
 
 /// What is past retention is forgotten so soon, once the cluster is whole: a round each ten seconds, some time for it,
 /// and one that was refused.
@@ -263,7 +263,7 @@ impl Ledger {
                     continue;
                 };
                 account.seen.remove(&offset);
-                // Who reads what waits for its date is not followed here, but where it is sent (`workload/delayed`).
+                // Who reads what waits is not followed here, but where it is sent (`workload/delayed`, `workload/transactions`).
                 let looked_at = look.readers.values().all(|reader| offset < reader.cursor);
                 let why = self.why((shard, now_ms), &queue, &row, looked_at);
                 if why.is_none() {
@@ -322,8 +322,8 @@ impl Ledger {
 
     fn why(&self, (shard, now_ms): (u32, u64), queue: &Queue, row: &Row, looked_at: bool) -> Option<Why> {
         let is_dead = queue.0.starts_with(DEAD_LETTERS);
-        // What had waited for its date stands in no order, and goes with the others once everybody has looked at it.
-        let had_waited = queue.0 == DELAYED && looked_at;
+        // What had waited stands in no order, and goes with the others once everybody has looked at it.
+        let had_waited = [DELAYED, TRANSACTIONS].contains(&queue.0.as_str()) && looked_at;
         let had_to_go = self.had_to_go.get(&shard);
         let had_to_go = had_to_go.is_some_and(|last| row.index <= *last || had_waited);
         if had_to_go && !is_dead {

@@ -1,36 +1,53 @@
 //! Messages that wait to be due: a list for each queue, with one state for each message that ever waited for it.
 
-use flotilla_proto::record::{self, Fire, Recall, Retime};
+use flotilla_proto::record::{self, Append, Fire, Recall, Retime};
 use queue_core::{RecallResult, limits::RECALLED_KEPT_MS};
 
 use super::*;
 
 /// What became of a message that was to wait: exactly one of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Waits,
+    /// Half, and checked back.
+    Half,
+    /// Half, and checked back no more.
+    GivenUp,
+    /// Known for a while.
+    Committed,
+    /// The same.
+    RolledBack,
     /// Known for a while.
     Recalled,
     /// Known no more.
     RecalledLongAgo,
+    /// Or committed long ago.
     Fired,
+}
+
+impl Fate {
+    pub(super) fn has_message(self) -> bool {
+        matches!(self, Fate::Waits | Fate::Half | Fate::GivenUp)
+    }
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Timer {
-    queue: u64,
-    number: u64,
-    fate: Fate,
-    at: u64,
-    message: Message,
+    pub(super) queue: u64,
+    pub(super) number: u64,
+    pub(super) fate: Fate,
+    pub(super) at: u64,
+    pub(super) message: Message,
+    pub(super) id: String,
+    pub(super) checks: u32,
 }
 
 impl Model {
-    fn room(queue: u64) -> u64 {
+    pub(super) fn room(queue: u64) -> u64 {
         QueueId(queue).waiting_room().0
     }
 
-    fn timer(&mut self, queue: u64, number: u64) -> Option<&mut Timer> {
+    pub(super) fn timer(&mut self, queue: u64, number: u64) -> Option<&mut Timer> {
         self.timers
             .iter_mut()
             .find(|timer| (timer.queue, timer.number) == (queue, number))
@@ -43,11 +60,12 @@ impl Model {
 
     /// What waits, where it stands meanwhile.
     pub(super) fn waiting(&self) -> impl Iterator<Item = (u64, u64, Message)> + '_ {
-        let waiting = self.timers.iter().filter(|timer| timer.fate == Fate::Waits);
+        let waiting = self.timers.iter().filter(|timer| timer.fate.has_message());
         waiting.map(|timer| (Self::room(timer.queue), timer.number, timer.message.clone()))
     }
 
-    pub(super) fn wait_for(&mut self, queue: u64, position: Position, at: u64) -> (u64, u64) {
+    pub(super) fn wait_for(&mut self, append: &Append, position: Position, at: u64) -> (u64, u64) {
+        let queue = append.queue;
         let number = self.numbers(queue);
         let message = Message {
             group: 0,
@@ -60,16 +78,18 @@ impl Model {
         self.timers.push(Timer {
             queue,
             number,
-            fate: Fate::Waits,
+            fate: if append.half { Fate::Half } else { Fate::Waits },
             at,
             message,
+            id: append.message_id.clone(),
+            checks: 0,
         });
         (Self::room(queue), number)
     }
 
     /// What has a time that comes, the first first.
     fn coming(&self) -> Vec<&Timer> {
-        let known = [Fate::Waits, Fate::Recalled];
+        let known = [Fate::Waits, Fate::Recalled, Fate::Committed, Fate::RolledBack];
         let coming = self.timers.iter().filter(|timer| known.contains(&timer.fate));
         let mut coming: Vec<&Timer> = coming.collect();
         coming.sort_by_key(|timer| (timer.at, timer.queue, timer.number));
@@ -105,11 +125,15 @@ impl Model {
                     }
                     fired += 1;
                 }
-                Fate::Recalled => {
+                Fate::Recalled | Fate::RolledBack => {
                     timer.fate = Fate::RecalledLongAgo;
                     forgotten += 1;
                 }
-                Fate::Fired | Fate::RecalledLongAgo => {}
+                Fate::Committed => {
+                    timer.fate = Fate::Fired;
+                    forgotten += 1;
+                }
+                Fate::Half | Fate::GivenUp | Fate::Fired | Fate::RecalledLongAgo => {}
             }
         }
         Reply::Fired { fired, forgotten }
@@ -149,8 +173,8 @@ impl Model {
         if !self.timers.iter().any(|timer| timer.queue == queue) {
             return true;
         }
-        let known = [Fate::Waits, Fate::Recalled];
-        let theirs = |timer: &&mut Timer| timer.queue == queue && known.contains(&timer.fate);
+        let over = [Fate::Fired, Fate::RecalledLongAgo];
+        let theirs = |timer: &&mut Timer| timer.queue == queue && !over.contains(&timer.fate);
         for timer in self.timers.iter_mut().filter(theirs).take(*budget as usize) {
             timer.fate = Fate::RecalledLongAgo;
             *budget -= 1;
@@ -175,12 +199,12 @@ impl Model {
             let place = place
                 .map_err(|fault| fault.to_string())?
                 .map(|stored| stored.position);
-            let waits = timer.fate == Fate::Waits;
+            let waits = timer.fate.has_message();
             equal("waits", place, waits.then_some(timer.message.position))?;
             let theirs = self.waiting().filter(|&(queue, ..)| queue == room.0);
             let count = theirs.count() as u64;
             equal("waiting", core.waiting_for(QueueId(timer.queue)), count)?;
         }
-        Ok(())
+        self.agrees_on_halves(core, kv)
     }
 }

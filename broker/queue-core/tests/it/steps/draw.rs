@@ -209,6 +209,18 @@ fn queue_of_letters() -> impl Strategy<Value = u64> {
     prop_oneof![8 => Just(DLQ), 1 => queue()]
 }
 
+/// What becomes of transactions.
+fn half() -> impl Strategy<Value = Act> {
+    let wrong = prop::option::weighted(0.3, (queue(), 0..5u64));
+    prop_oneof![
+        4 => (queue(), any::<u64>(), any::<bool>(), prop::bool::weighted(0.1))
+            .prop_map(|(queue, pick, commits, wrong)| Act::End { queue, pick, commits, wrong }),
+        3 => (0..4usize, wrong, -500..4_000i64, prop::bool::weighted(0.3)).prop_map(
+            |(limit, wrong, next_ms, gives_up)| Act::CheckBack { limit, wrong, next_ms, gives_up }
+        ),
+    ]
+}
+
 /// A queue, or where messages wait for it.
 fn place() -> impl Strategy<Value = u64> {
     (queue(), prop::bool::weighted(0.3)).prop_map(|(queue, waits)| match waits {
@@ -220,9 +232,10 @@ fn place() -> impl Strategy<Value = u64> {
 fn what() -> impl Strategy<Value = Act> {
     let picks = prop::collection::vec((0..9usize, prop::bool::weighted(0.2)), 0..4);
     prop_oneof![
-        24 => (queue(), any::<u8>(), 0..4u64, prop::option::weighted(0.3, -500..4_000i64))
-            .prop_map(|(queue, id, message_group, due_ms)| Act::Append { queue, id, message_group, due_ms }),
+        24 => (queue(), any::<u8>(), 0..4u64, prop::option::weighted(0.3, -500..4_000i64), prop::bool::weighted(0.15))
+            .prop_map(|(queue, id, message_group, due_ms, half)| Act::Append { queue, id, message_group, due_ms, half }),
         9 => waiting(),
+        7 => half(),
         5 => subscribe(),
         1 => subscribe().prop_map(as_rules),
         24 => deliver(),

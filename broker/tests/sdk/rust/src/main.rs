@@ -1,6 +1,7 @@
 //! The unmodified Rust SDK against a running broker: send, receive and acknowledge with a simple consumer (it has no other).
 //!
-//! Usage: rust-sdk-test ENDPOINT TOPIC GROUP COUNT. Ends with 1 unless every message that was sent arrived exactly once.
+//! Usage: rust-sdk-test ENDPOINT TOPIC GROUP COUNT [transaction]. Ends with 1 unless every message that was sent arrived exactly once,
+//! of transactions those that were committed.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -10,6 +11,8 @@ use rocketmq::conf::{ClientOption, ProducerOption, SimpleConsumerOption};
 use rocketmq::model::common::{FilterExpression, FilterType};
 use rocketmq::model::message::{MessageBuilder, MessageView};
 use rocketmq::{Producer, SimpleConsumer};
+
+mod transaction;
 
 const DEADLINE: Duration = Duration::from_secs(120);
 const INVISIBLE: Duration = Duration::from_secs(60);
@@ -54,7 +57,27 @@ async fn send(endpoint: &str, topic: &str, count: usize) -> Result<BTreeMap<Stri
     Ok(sent)
 }
 
+/// How often each message id arrived.
+async fn receive_all(
+    endpoint: &str,
+    topic: &str,
+    group: &str,
+    count: usize,
+) -> Result<BTreeMap<String, usize>, Failure> {
+    Ok(receive_that(endpoint, topic, group, count, |_| true).await?.times)
+}
+
 async fn receive(endpoint: &str, topic: &str, group: &str, count: usize) -> Result<Received, Failure> {
+    receive_that(endpoint, topic, group, count, is_whole).await
+}
+
+async fn receive_that(
+    endpoint: &str,
+    topic: &str,
+    group: &str,
+    count: usize,
+    is_whole: impl Fn(&MessageView) -> bool,
+) -> Result<Received, Failure> {
     let mut option = SimpleConsumerOption::default();
     option.set_topics(vec![topic]);
     option.set_consumer_group(group);
@@ -91,10 +114,18 @@ fn is_whole(message: &MessageView) -> bool {
 #[tokio::main]
 async fn main() -> Result<ExitCode, Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [endpoint, topic, group, count, ..] = arguments.as_slice() else {
-        return Err("usage: rust-sdk-test ENDPOINT TOPIC GROUP COUNT".into());
+    let [endpoint, topic, group, count, mode @ ..] = arguments.as_slice() else {
+        return Err("usage: rust-sdk-test ENDPOINT TOPIC GROUP COUNT [transaction]".into());
     };
     let count: usize = count.parse()?;
+    if mode.first().is_some_and(|mode| mode == "transaction") {
+        let good = transaction::run(endpoint, topic, group, count).await?;
+        return Ok(if good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
+    }
     let sent = send(endpoint, topic, count).await?;
     let received = receive(endpoint, topic, group, count).await?;
     let duplicates = received.times.values().sum::<usize>() - received.times.len();
