@@ -19,6 +19,7 @@ mod ids;
 mod keys;
 mod known;
 mod kv;
+mod lanes;
 pub mod limits;
 #[cfg(madsim)]
 mod look;
@@ -40,6 +41,7 @@ pub use crate::{
     frame::FrameError,
     ids::{GroupId, Position, QueueId},
     kv::{Fault, KeyValue},
+    lanes::{in_turn, lane_of, priorities_of},
     message_group::{Candidate, InOrder, Source},
     outcome::{AckResult, Effect, Lease, Outcome, RecallResult, Refusal, ReleaseResult, Reply},
     tag::{message_group_hash, message_id_hash, tag_hash},

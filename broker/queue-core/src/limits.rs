@@ -33,6 +33,8 @@ pub const MAX_ENTRY_PAYLOAD: usize = 8 * 1024 * 1024;
 pub const MAX_FIRE: usize = 4096;
 /// That a message was recalled is known for so long: whoever asks again in this time learns that it was, and not delivered.
 pub const RECALLED_KEPT_MS: u64 = 600_000;
+/// Lanes of a PRIORITY topic, each of which is a queue. All of them are looked at by each delivery.
+pub const LANES: u32 = 16;
 /// Rows read at once while the state is loaded.
 pub const LOAD_PAGE: usize = 4096;
 /// Rows read at first where a few are probably enough.

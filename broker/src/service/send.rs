@@ -12,7 +12,7 @@ use flotilla_proto::{
     rocketmq::{Code, Message, MessageType, SendMessageRequest, SendMessageResponse, SendResultEntry},
 };
 use prost::Message as _;
-use queue_core::{QueueId, Reply, message_group_hash, tag_hash};
+use queue_core::{QueueId, Reply, lane_of, message_group_hash, tag_hash};
 use tokio::time::Instant;
 
 use super::{
@@ -38,6 +38,8 @@ struct Outgoing {
     /// Hash of its tag; 0 if it has none.
     tag: u64,
     message_group: Option<String>,
+    /// Its lane, on a PRIORITY topic.
+    lane: Option<u32>,
     /// When it is to be delivered, by the wall clock; nothing: as soon as it is stored.
     delivery_ms: Option<u64>,
     encoded: Bytes,
@@ -114,6 +116,8 @@ impl Service {
             // What is delivered at a date has no order beside it.
             let ordered = properties.filter(|all| names::kind(all) == MessageType::Fifo);
             let message_group = ordered.and_then(|all| all.message_group.clone());
+            let by_priority = properties.filter(|all| names::kind(all) == MessageType::Priority);
+            let lane = by_priority.and_then(|all| all.priority).map(lane_of);
             let delivery_ms = match properties {
                 Some(all) => delivery_ms(all, now, max_delay)?,
                 None => None,
@@ -123,6 +127,7 @@ impl Service {
                 message_id,
                 tag,
                 message_group,
+                lane,
                 delivery_ms,
                 encoded,
                 result: None,
@@ -367,7 +372,16 @@ fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result<(), Refuse
                 ),
             ));
         }
-        if !matches!(kind, MessageType::Normal | MessageType::Fifo | MessageType::Delay) {
+        if properties.priority.is_some() && kind != MessageType::Priority {
+            return Err(Refused::new(
+                Code::MessagePropertyConflictWithType,
+                format!(
+                    "a message with a priority is of type PRIORITY: it has no part of {} messages",
+                    kind.as_str_name()
+                ),
+            ));
+        }
+        if matches!(kind, MessageType::Transaction | MessageType::Lite) {
             return Err(Refused::new(
                 Code::NotImplemented,
                 format!("this release does not store {} messages yet", kind.as_str_name()),
@@ -428,6 +442,9 @@ async fn append_all(
 }
 
 fn append_of(shard: &DataShard, queue: QueueId, message: &Outgoing) -> Command {
+    let queue = message
+        .lane
+        .map_or(queue, |lane| QueueId::new(queue.topic(), lane));
     let append = record::Append {
         queue: queue.0,
         message_id: message.message_id.clone(),

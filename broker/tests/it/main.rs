@@ -17,6 +17,7 @@ mod metrics;
 mod one_node;
 mod order;
 mod pause;
+mod priority;
 mod pull;
 mod renewals;
 mod replay;

@@ -453,6 +453,16 @@ bugs! {
         "every receive of a consumer group begins at the same queue";
     OneFailedHandOverEndsAll, "one-failed-hand-over-ends-all", "shutdown that gives up at the first error",
         "an orderly stop hands nothing more over once one hand-over has failed";
+    NegativeComesFirst, "negative-comes-first", "signed number that is compared as one without a sign",
+        "messages with a priority below 0 come before all others";
+    RetriesLoseTheirLane, "retries-lose-their-lane", "retry queue without the priority of what is in it",
+        "what is to be delivered again comes when there is nothing new, whatever its priority";
+    UnseenLaneIsEmpty, "unseen-lane-is-empty", "search that was cut short and counts as one that found nothing",
+        "a lane that takes long to look through for a filter does not keep lower ones from being delivered";
+    AgeingForgotten, "ageing-forgotten", "starvation of what is least urgent",
+        "how long a message waits weighs nothing, whatever its topic says";
+    LanesInSeveralShards, "lanes-in-several-shards", "global order that holds in each partition only",
+        "the lanes of a topic with priorities are divided among the shards, as other queues are";
 }
 
 /// Makes the bug of this name active for the rest of the process; false if there is none.

@@ -9,6 +9,7 @@ mod deliver;
 mod in_order;
 mod model;
 mod pause;
+mod priority;
 mod random;
 mod reading;
 mod release;
