@@ -23,6 +23,7 @@ use crate::{
 
 mod delayed;
 mod pulls;
+mod urgent;
 mod who;
 
 pub use delayed::Told;

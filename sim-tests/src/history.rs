@@ -192,6 +192,11 @@ pub const DEAD_LETTERS: &str = "%DLQ%";
 /// Messages that are to be delivered at a date are in a topic of this name.
 pub const DELAYED: &str = "delayed";
 
+/// Messages with priorities are in topics of these names; in the second, waiting weighs something.
+pub const URGENT: &str = "urgent";
+/// See [`URGENT`].
+pub const AGEING: &str = "ageing";
+
 /// What was agreed for all consumer groups.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {

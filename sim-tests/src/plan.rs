@@ -23,6 +23,7 @@ mod leaning;
 mod limits;
 mod offers;
 mod ordered;
+mod priorities;
 mod simpler;
 mod wanted;
 
@@ -120,6 +121,10 @@ pub struct Plan {
     pub pauses: bool,
     /// Whether messages are sent that are to be delivered at a date, and some of them recalled.
     pub delays: bool,
+    /// Whether messages are sent that have priorities.
+    pub priorities: bool,
+    /// What is wanted of those, if not all.
+    pub urgent: Option<Wanted>,
 }
 
 impl Plan {
@@ -228,6 +233,8 @@ impl Plan {
             pulls: false,
             pauses: false,
             delays: false,
+            priorities: false,
+            urgent: None,
         };
         habits.prepare(&mut plan);
         if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
@@ -236,6 +243,7 @@ impl Plan {
         Wanted::choose(Handle::current().seed(), &mut plan);
         ordered::choose(Handle::current().seed(), &mut plan);
         delays::choose(Handle::current().seed(), &mut plan);
+        priorities::choose(Handle::current().seed(), &mut plan);
         plan
     }
 
@@ -284,6 +292,8 @@ impl Plan {
             pulls: false,
             pauses: false,
             delays: false,
+            priorities: false,
+            urgent: None,
         }
     }
 

@@ -45,6 +45,7 @@ mod replay;
 mod rest;
 mod send;
 mod spare;
+mod urgent;
 mod window;
 
 use delayed::Delayed;
@@ -52,6 +53,7 @@ use pauses::Pauses;
 use pulls::Pulls;
 use replay::Replay;
 use rest::Rest;
+use urgent::Urgent;
 use window::Window;
 
 /// The consumer group that reads dead letters.
@@ -71,6 +73,7 @@ pub struct Clients {
     pulls: Pulls,
     pauses: Pauses,
     delayed: Delayed,
+    urgent: Urgent,
 }
 
 /// What lasts of a client when its process dies.
@@ -293,6 +296,14 @@ impl Clients {
                 .build()
                 .spawn(async move { delayed.run(program.run(), hosts).await });
         }
+        let urgent = Urgent::new(plan.priorities);
+        if plan.priorities {
+            let (machine, id) = machine();
+            let (program, urgent, hosts) = (program(id, false), urgent.clone(), hosts.clone());
+            machine
+                .build()
+                .spawn(async move { urgent.run(program.run(), hosts).await });
+        }
         for (topic, group, rests) in consumers(plan) {
             let (machine, id) = machine();
             let mortal = plan.deaths && group != UNDERTAKER && !rests;
@@ -317,6 +328,7 @@ impl Clients {
             pulls,
             pauses,
             delayed,
+            urgent,
         }
     }
 
@@ -325,6 +337,7 @@ impl Clients {
         self.window.calm();
         self.calm.store(true, Ordering::SeqCst);
         self.delayed.calm(now());
+        self.urgent.calm();
     }
 
     /// Whether all producers have sent everything, and the dedup window, replay, pulls and pauses were tried, if they are in this world.
@@ -336,6 +349,7 @@ impl Clients {
             && self.pulls.is_done()
             && self.pauses.is_done()
             && self.delayed.is_done()
+            && self.urgent.is_done()
     }
 
     /// Producers that have not sent everything.

@@ -37,16 +37,31 @@ pub fn priorities_of(lane: u32) -> (i32, i32) {
     }
 }
 
-/// In which order messages come that could be delivered: of each lane its number and what it has, in its order. The place of the lane
-/// in the list, and the message.
-pub fn in_turn<'a>(lanes: impl Iterator<Item = (u32, &'a [Stored])>, ageing_ms: u64) -> Vec<(usize, Stored)> {
-    let mut ranked = Vec::new();
-    for (at, (lane, messages)) in lanes.enumerate() {
-        ranked.extend(messages.iter().map(|it| (rank(lane, it, ageing_ms), at, *it)));
+/// What a lane has for a consumer.
+#[derive(Debug, Clone, Copy)]
+pub struct LaneOffer<'a> {
+    /// Number of the lane.
+    pub lane: u32,
+    /// What could be delivered, in the lane's order.
+    pub messages: &'a [Stored],
+    /// The first message behind them that was not looked at, if there is one.
+    pub unseen: Option<Stored>,
+}
+
+/// In which order messages of several lanes come: the place of the lane in the list, and the message. Nothing comes before what was
+/// not looked at, so it ends there.
+pub fn in_turn<'a>(lanes: impl Iterator<Item = LaneOffer<'a>>, ageing_ms: u64) -> Vec<(usize, Stored)> {
+    let (mut ranked, mut unseen) = (Vec::new(), None);
+    for (at, offer) in lanes.enumerate() {
+        let rank = |stored: &Stored| rank(offer.lane, stored, ageing_ms);
+        ranked.extend(offer.messages.iter().map(|it| (rank(it), at, *it)));
+        unseen = unseen.into_iter().chain(offer.unseen.as_ref().map(rank)).min();
     }
     // Those of a lane stay in their order: what stands before another was not stored after it.
     ranked.sort_by_key(|&(rank, ..)| rank);
-    ranked.into_iter().map(|(_, at, stored)| (at, stored)).collect()
+    let seen = ranked.into_iter();
+    let seen = seen.take_while(|(rank, ..)| unseen.is_none_or(|unseen| *rank <= unseen));
+    seen.map(|(_, at, stored)| (at, stored)).collect()
 }
 
 /// How early a message of a lane comes: the least first. With `ageing_ms`, so much of waiting weighs as one lane; which of two comes

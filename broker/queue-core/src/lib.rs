@@ -41,7 +41,7 @@ pub use crate::{
     frame::FrameError,
     ids::{GroupId, Position, QueueId},
     kv::{Fault, KeyValue},
-    lanes::{in_turn, lane_of, priorities_of},
+    lanes::{LaneOffer, in_turn, lane_of, priorities_of},
     message_group::{Candidate, InOrder, Source},
     outcome::{AckResult, Effect, Lease, Outcome, RecallResult, Refusal, ReleaseResult, Reply},
     tag::{message_group_hash, message_id_hash, tag_hash},

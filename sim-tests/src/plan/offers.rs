@@ -141,6 +141,11 @@ impl Plan {
             | Bug::RecallLeavesTheMessage
             | Bug::TimersForgottenAtRestart
             | Bug::FiredUnknownToItsSender => self.delays,
+            Bug::NegativeComesFirst
+            | Bug::RetriesLoseTheirLane
+            | Bug::AgeingForgotten
+            | Bug::LanesInSeveralShards => self.priorities,
+            Bug::UnseenLaneIsEmpty => self.urgent.is_some(),
             Bug::LateSeekCounts | Bug::DateFoundOneOff | Bug::SoughtNotCounted => self.replays,
             Bug::BatchAnswersShifted | Bug::BatchInSeveralEntries | Bug::BatchReordered => self.batches,
             // Else all of a batch is in one entry.

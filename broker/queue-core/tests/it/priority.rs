@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flotilla_proto::record::{Deliver, StartAt, configure, release::Action};
 use proptest::prelude::*;
-use queue_core::{GroupId, QueueId, Stored, in_turn, lane_of, limits::LANES};
+use queue_core::{GroupId, LaneOffer, QueueId, Stored, in_turn, lane_of, limits::LANES};
 
 use crate::support::{DLQ, G, LEASE_MS, Shard, configure, release, subscription, taken};
 
@@ -45,7 +45,12 @@ fn take(shard: &mut Shard, max: usize, ageing_ms: u64, nonce: u64) -> Vec<(u32, 
         ));
         offsets.push(all.into_iter());
     }
-    let turns = in_turn(lanes.iter().map(|(lane, all)| (*lane, all.as_slice())), ageing_ms);
+    let offers = lanes.iter().map(|(lane, all)| LaneOffer {
+        lane: *lane,
+        messages: all,
+        unseen: None,
+    });
+    let turns = in_turn(offers, ageing_ms);
     let mut chosen = Vec::new();
     for (at, _) in turns.into_iter().take(max) {
         chosen.push((selected[at].0, offsets[at].next().unwrap()));
@@ -135,6 +140,47 @@ fn with_ageing_what_waits_is_overtaken_only_for_so_long() {
     // Two lanes weigh 200 ms: 20 of them were stored by then, the last at the very end of it.
     let came = take(&mut shard, 30, 100, 5);
     assert_eq!(came.iter().position(|&it| it == (1, 0)), Some(20));
+}
+
+#[test]
+fn nothing_comes_before_what_was_not_looked_at() {
+    let mut shard = prepared();
+    for (number, id) in [(9, "a"), (5, "b"), (5, "c"), (2, "d")] {
+        shard.pass(10);
+        shard.append(lane(number), id);
+    }
+    let stored = |number, offset| {
+        let found = shard.core.locate(&shard.kv, QueueId(lane(number)), offset);
+        found.unwrap().unwrap()
+    };
+    let (high, middle, low) = ([stored(9, 0)], [stored(5, 0)], [stored(2, 0)]);
+    let offer = |lane, messages, unseen| LaneOffer {
+        lane,
+        messages,
+        unseen,
+    };
+    let lanes = [
+        offer(9, &high[..], None),
+        offer(5, &middle[..], Some(stored(5, 1))),
+        offer(2, &low[..], None),
+    ];
+    let came = |ageing_ms| {
+        let turns = in_turn(lanes.into_iter(), ageing_ms);
+        turns.into_iter().map(|(at, _)| at).collect::<Vec<_>>()
+    };
+    assert_eq!(came(0), [0, 1]);
+    // By age: the one of lane 2 was stored last of all.
+    assert_eq!(came(1), [0, 1]);
+    let old = [Stored { time_ms: 0, ..low[0] }];
+    let lanes = [
+        offer(5, &middle[..], Some(stored(5, 1))),
+        offer(2, &old[..], None),
+    ];
+    assert_eq!(
+        in_turn(lanes.into_iter(), 1)[0].0,
+        1,
+        "it is older than anything unseen"
+    );
 }
 
 /// A message as the model sees it: when it was stored, and what it waits for.

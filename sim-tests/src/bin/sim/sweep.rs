@@ -15,7 +15,7 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 500;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 71] = [
+const MUST_HAPPEN: [&str; 73] = [
     "receive again finds the same",
     "command release: retry",
     "command written",
@@ -79,6 +79,8 @@ const MUST_HAPPEN: [&str; 71] = [
     "recalled too late",
     "delayed message sent again",
     "delayed message has another date",
+    "message with a priority came",
+    "message with a priority came again",
     "forgotten for its age",
     "forgotten for room",
     "segment recycled",

@@ -1,11 +1,10 @@
 //! What a receive gets of a PRIORITY topic, whose queues are lanes of one shard (docs/adr/0025): all of them are looked at as they are at
 //! one moment, and what comes first is leased, of several lanes by one entry.
 //!
-//! A lane that could not be looked through to its end, because its messages have to be read for a filter, keeps all lower ones from
-//! being delivered: it may have something.
+//! Nothing comes before what could not be looked at yet, because messages have to be read for a filter: it may come first.
 
 use flotilla_proto::record::{Command, command};
-use queue_core::{GroupId, QueueId, Reply, Selection, Stored, in_turn, limits::LANES};
+use queue_core::{GroupId, LaneOffer, QueueId, Reply, Selection, Stored, in_turn, limits::LANES};
 use tokio::time::Instant;
 
 use super::{Choice, DataShard, DeliverError, Runs, Sizing, Want};
@@ -27,8 +26,8 @@ struct Offer {
     due: usize,
     /// New messages as far as they were looked at.
     new: Runs,
-    /// There may be more behind them.
-    more: bool,
+    /// The first that was not, if there is one.
+    unseen: Option<Stored>,
 }
 
 impl Offer {
@@ -53,7 +52,7 @@ impl Offer {
             redeliver: self.offsets[..self.due.min(count)].to_vec(),
             first_new: self.first_new,
             new,
-            more: self.more && self.offsets.is_empty(),
+            more: self.unseen.is_some() && self.offsets.is_empty(),
             ..Choice::default()
         }
     }
@@ -152,9 +151,10 @@ impl DataShard {
         for (queue, selection) in offered.unwrap_or_default() {
             let offer = self.offer(queue, &selection, want, until_ms).await?;
             found += offer.offsets.len();
-            let is_last = plant!(UnseenLaneIsEmpty => false, else offer.more);
+            // Where waiting weighs nothing, what is below them is not needed.
+            let is_last = ageing_ms == 0 && (found >= want.count || offer.unseen.is_some());
             offers.push(offer);
-            if is_last || (ageing_ms == 0 && found >= want.count) {
+            if is_last {
                 break;
             }
         }
@@ -259,11 +259,12 @@ impl DataShard {
                 return Ok(());
             }
             let now = self.time_ms();
+            let from = offer.first_new + offer.new.len();
             if offer.new.len() >= self.bounds.pass_over_most || now >= until_ms {
-                offer.more = true;
+                let unseen = self.new_from(offer.queue, from, 1)?.pop();
+                offer.unseen = plant!(UnseenLaneIsEmpty => None, else unseen);
                 return Ok(());
             }
-            let from = offer.first_new + offer.new.len();
             let page = self.look(offer.queue, from, &want.filter, until_ms).await?;
             if page.len() == 0 {
                 return Ok(());
@@ -282,9 +283,11 @@ fn take_first(
     count: usize,
     sizing: &mut Sizing<'_>,
 ) -> Result<Vec<usize>, DeliverError> {
-    let lanes = offers
-        .iter()
-        .map(|offer| (offer.queue.number(), offer.stored.as_slice()));
+    let lanes = offers.iter().map(|offer| LaneOffer {
+        lane: offer.queue.number(),
+        messages: &offer.stored,
+        unseen: offer.unseen,
+    });
     let ranked = in_turn(lanes, ageing_ms);
     let mut taken = vec![0; offers.len()];
     let mut left = count;
