@@ -125,6 +125,8 @@ pub struct Plan {
     pub priorities: bool,
     /// What is wanted of those, if not all.
     pub urgent: Option<Wanted>,
+    /// Whether the dedup window is tried for certain, and with many ids.
+    pub window: bool,
 }
 
 impl Plan {
@@ -235,6 +237,7 @@ impl Plan {
             delays: false,
             priorities: false,
             urgent: None,
+            window: false,
         };
         habits.prepare(&mut plan);
         if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
@@ -294,6 +297,7 @@ impl Plan {
             delays: false,
             priorities: false,
             urgent: None,
+            window: false,
         }
     }
 

@@ -256,7 +256,7 @@ impl Clients {
                 producing.fetch_sub(1, Ordering::SeqCst);
             });
         }
-        let window = Window::drawn();
+        let window = Window::drawn(plan);
         if !window.is_done() {
             let (machine, id) = machine();
             let (program, window, hosts) = (program(id, false), window.clone(), hosts.clone());

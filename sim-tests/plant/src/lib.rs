@@ -463,6 +463,10 @@ bugs! {
         "how long a message waits weighs nothing, whatever its topic says";
     LanesInSeveralShards, "lanes-in-several-shards", "global order that holds in each partition only",
         "the lanes of a topic with priorities are divided among the shards, as other queues are";
+    WindowIsANumber, "window-is-a-number", "time that is promised and a number that is kept",
+        "the last sixteen message ids of a shard are remembered, however short a time that is";
+    NewerGoesWithTheOlder, "newer-goes-with-the-older", "expiry by name of what has a successor of the same name",
+        "when a message id is forgotten that was stored again since, nobody finds the later one any more";
 }
 
 /// Makes the bug of this name active for the rest of the process; false if there is none.

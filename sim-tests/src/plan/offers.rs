@@ -146,6 +146,7 @@ impl Plan {
             | Bug::AgeingForgotten
             | Bug::LanesInSeveralShards => self.priorities,
             Bug::UnseenLaneIsEmpty => self.urgent.is_some(),
+            Bug::WindowIsANumber | Bug::NewerGoesWithTheOlder => self.window,
             Bug::LateSeekCounts | Bug::DateFoundOneOff | Bug::SoughtNotCounted => self.replays,
             Bug::BatchAnswersShifted | Bug::BatchInSeveralEntries | Bug::BatchReordered => self.batches,
             // Else all of a batch is in one entry.

@@ -22,6 +22,7 @@ pub(super) fn choose(seed: u64, plan: &mut Plan) {
     if seed / 300 % 2 == 0 && plan.nodes > 1 {
         plan.faults.insert(Fault::KillLeader, OFTEN);
     }
+    plan.window = seed / 100 % 4 == 1;
     if seed / 100 % 3 == 0 {
         plan.urgent = Some(Wanted::Others);
         // Small, so that a lane takes more than one look.
