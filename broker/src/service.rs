@@ -224,6 +224,7 @@ impl Service {
             queues,
             message_type,
             if_absent: true,
+            ageing_ms: 0,
         };
         let reply = self
             .node()

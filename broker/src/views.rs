@@ -113,6 +113,10 @@ pub struct TopicSpec {
     /// NORMAL, FIFO, DELAY, TRANSACTION, PRIORITY or MIXED; NORMAL when absent.
     #[serde(default = "normal")]
     pub message_type: String,
+    /// Of a PRIORITY topic: so many milliseconds of waiting weigh as one lane, so that what is least urgent comes, too. Waiting
+    /// weighs nothing when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ageing_ms: Option<u64>,
 }
 
 fn normal() -> String {
@@ -131,6 +135,9 @@ pub struct TopicView {
     pub message_type: String,
     /// Creation, ms since 1970.
     pub created_ms: u64,
+    /// Of a PRIORITY topic: how much waiting weighs as one lane, if it weighs anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ageing_ms: Option<u64>,
 }
 
 /// A topic with its queues.
@@ -158,6 +165,9 @@ pub struct QueueView {
     pub first_offset: Option<u64>,
     /// Offset of the next message; absent when no leader answered in time.
     pub next_offset: Option<u64>,
+    /// Of a PRIORITY topic, whose queues are lanes: the priorities of its messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<String>,
 }
 
 /// A consumer group that is to be created. What is absent is filled with the defaults.
@@ -275,6 +285,9 @@ pub struct QueueLag {
     /// It is on its way there: nothing is delivered before it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seeks_to: Option<u64>,
+    /// Of a PRIORITY topic, whose queues are lanes: the priorities of its messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<String>,
 }
 
 /// Messages a consumer group is not done with.

@@ -14,7 +14,7 @@ use md5::{Digest, Md5};
 use mq::receive_message_response::Content;
 
 use crate::{
-    history::{DEAD_LETTERS, DELAYED, History, TRANSACTIONS, topic_of},
+    history::{AGEING, DEAD_LETTERS, DELAYED, History, TRANSACTIONS, URGENT, topic_of},
     host::client_addr,
     letter::says_its_birth,
     plan::{Fault, Plan},
@@ -254,13 +254,14 @@ fn as_it_is(message: &mq::Message, all: &mq::SystemProperties) -> [(bool, &'stat
         (Some(_), _) => (mq::MessageType::Fifo, false),
         (None, DELAYED) => (mq::MessageType::Delay, true),
         (None, TRANSACTIONS) => (mq::MessageType::Transaction, false),
+        (None, URGENT | AGEING) => (mq::MessageType::Priority, false),
         (None, _) => (mq::MessageType::Normal, false),
     };
     let is_plain = all.message_group.as_deref() == message_group
         && all.delivery_timestamp.is_some() == is_delayed
         && all.orphaned_transaction_recovery_duration.is_none()
         && all.lite_topic.is_none()
-        && all.priority.is_none();
+        && all.priority == priority_of(&all.message_id);
     let encodings = [mq::Encoding::Identity, mq::Encoding::Gzip];
     [
         (!all.message_id.is_empty(), "no message id"),
@@ -275,6 +276,12 @@ fn as_it_is(message: &mq::Message, all: &mq::SystemProperties) -> [(bool, &'stat
         ),
         (is_plain, "a property that messages of its kind have not"),
     ]
+}
+
+/// Ids of messages with a priority say it.
+fn priority_of(id: &str) -> Option<i32> {
+    let (_, priority) = id.rsplit_once('^')?;
+    priority.parse().ok()
 }
 
 /// From where and when it came.

@@ -24,6 +24,7 @@ use crate::{
 mod delayed;
 mod pulls;
 mod transactions;
+mod urgent;
 mod who;
 
 pub use delayed::Told;

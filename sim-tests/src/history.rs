@@ -194,6 +194,10 @@ pub const DELAYED: &str = "delayed";
 
 /// Messages of transactions are in a topic of this name.
 pub const TRANSACTIONS: &str = "transactions";
+/// Messages with priorities are in topics of these names; in the second, waiting weighs something.
+pub const URGENT: &str = "urgent";
+/// See [`URGENT`].
+pub const AGEING: &str = "ageing";
 
 /// What was agreed for all consumer groups.
 #[derive(Debug, Clone, Copy)]

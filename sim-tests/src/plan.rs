@@ -24,6 +24,7 @@ mod leaning;
 mod limits;
 mod offers;
 mod ordered;
+mod priorities;
 mod simpler;
 mod transactions;
 mod wanted;
@@ -129,6 +130,12 @@ pub struct Plan {
     pub transactions: bool,
     /// When producers are asked about them.
     pub transaction_rules: broker::node::Transactions,
+    /// Whether messages are sent that have priorities.
+    pub priorities: bool,
+    /// What is wanted of those, if not all.
+    pub urgent: Option<Wanted>,
+    /// Whether the dedup window is tried for certain, and with many ids.
+    pub window: bool,
 }
 
 impl Plan {
@@ -240,6 +247,9 @@ impl Plan {
             dying: None,
             transactions: false,
             transaction_rules: broker::node::Transactions::default(),
+            priorities: false,
+            urgent: None,
+            window: false,
         };
         habits.prepare(&mut plan);
         if let Some(leaning) = leaning::Leaning::of(Handle::current().seed()) {
@@ -250,6 +260,7 @@ impl Plan {
         delays::choose(Handle::current().seed(), &mut plan);
         dying::choose(Handle::current().seed(), &mut plan);
         transactions::choose(Handle::current().seed(), &mut plan);
+        priorities::choose(Handle::current().seed(), &mut plan);
         plan
     }
 
@@ -301,6 +312,9 @@ impl Plan {
             dying: None,
             transactions: false,
             transaction_rules: broker::node::Transactions::default(),
+            priorities: false,
+            urgent: None,
+            window: false,
         }
     }
 

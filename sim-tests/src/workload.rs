@@ -47,6 +47,7 @@ mod rest;
 mod send;
 mod spare;
 mod transactions;
+mod urgent;
 mod window;
 
 use delayed::Delayed;
@@ -56,6 +57,7 @@ use pulls::Pulls;
 use replay::Replay;
 use rest::Rest;
 use transactions::Transactions;
+use urgent::Urgent;
 use window::Window;
 
 /// The consumer group that reads dead letters.
@@ -77,6 +79,7 @@ pub struct Clients {
     delayed: Delayed,
     dying: DyingOnes,
     transactions: Transactions,
+    urgent: Urgent,
 }
 
 /// What lasts of a client when its process dies.
@@ -259,7 +262,7 @@ impl Clients {
                 producing.fetch_sub(1, Ordering::SeqCst);
             });
         }
-        let window = Window::drawn();
+        let window = Window::drawn(plan);
         if !window.is_done() {
             let (machine, id) = machine();
             let (program, window, hosts) = (program(id, false), window.clone(), hosts.clone());
@@ -315,6 +318,14 @@ impl Clients {
                 .build()
                 .spawn(async move { transactions.run(program.run(), hosts).await });
         }
+        let urgent = Urgent::new(plan.priorities);
+        if plan.priorities {
+            let (machine, id) = machine();
+            let (program, urgent, hosts) = (program(id, false), urgent.clone(), hosts.clone());
+            machine
+                .build()
+                .spawn(async move { urgent.run(program.run(), hosts).await });
+        }
         for (topic, group, rests) in consumers(plan) {
             let (machine, id) = machine();
             let mortal = plan.deaths && group != UNDERTAKER && !rests;
@@ -341,6 +352,7 @@ impl Clients {
             delayed,
             dying,
             transactions,
+            urgent,
         }
     }
 
@@ -351,6 +363,7 @@ impl Clients {
         self.delayed.calm(now());
         self.dying.calm();
         self.transactions.calm(now());
+        self.urgent.calm();
     }
 
     /// Whether all producers have sent everything, and the dedup window, replay, pulls and pauses were tried, if they are in this world.
@@ -364,6 +377,7 @@ impl Clients {
             && self.delayed.is_done()
             && self.dying.is_done()
             && self.transactions.is_done()
+            && self.urgent.is_done()
     }
 
     /// Producers that have not sent everything.

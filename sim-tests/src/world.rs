@@ -256,6 +256,7 @@ async fn found(hosts: &[Host], plan: &Plan, history: &History) {
             name: topic,
             queues: Some(plan.queues),
             message_type: if plan.ordered { "FIFO" } else { "NORMAL" }.into(),
+            ageing_ms: None,
         };
         while service.create_topic(spec.clone()).await.is_err()
             && service.describe_topic(&spec.name).await.is_err()

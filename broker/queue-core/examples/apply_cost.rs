@@ -42,29 +42,6 @@ impl KeyValue for Map {
     }
 }
 
-/// Takes writes and keeps nothing: what is left is the core's own cost.
-struct Nowhere;
-
-impl KeyValue for Nowhere {
-    fn get(&self, _: &[u8]) -> Result<Option<Bytes>, Fault> {
-        Ok(None)
-    }
-
-    fn scan(&self, _: &[u8], _: &[u8], _: usize) -> Result<Vec<(Bytes, Bytes)>, Fault> {
-        Ok(Vec::new())
-    }
-
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
-        black_box((key, value));
-        Ok(())
-    }
-
-    fn delete(&mut self, key: &[u8]) -> Result<(), Fault> {
-        black_box(key);
-        Ok(())
-    }
-}
-
 /// Applies commands, `BATCH` to an entry, a millisecond apart.
 struct Log {
     core: Core,
@@ -94,16 +71,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         .nth(1)
         .map_or(Ok(500_000), |count| count.parse())?;
     let appends = appends(messages);
-    let mut alone = Log {
-        core: Core::default(),
-        commands: 0,
-    };
-    report(
-        "Append, the core alone",
-        1,
-        appends.iter().map(|append| alone.apply(&mut Nowhere, append)),
-    )?;
-
     let mut log = Log {
         core: Core::default(),
         commands: 0,

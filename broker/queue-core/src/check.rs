@@ -37,6 +37,7 @@ impl Core {
         self.check_message_groups(kv, &rows)?;
         check_displaced(kv, &rows)?;
         self.check_histories(kv, &rows)?;
+        self.dedup.check(kv)?;
         let displaced = rows.values().filter(|message| message.displaced);
         let bytes = displaced
             .map(|message| u64::from(message.stored.position.frame_len))

@@ -113,12 +113,7 @@ impl Core {
             let known = core.subscription_mut(queue, group).ok_or_else(orphan)?;
             known.load_lock(rest.key_long()?, Reader::value("message group", value)?)
         })?;
-        keys::each(kv, Key::of(keys::DEDUP), |key, value| {
-            plant!(DedupForgottenAtRestart => return Ok(()));
-            core.dedup
-                .load(Reader::key("dedup", key)?, Reader::value("dedup", value)?)
-        })?;
-        core.dedup.loaded();
+        core.dedup = Dedup::load(kv)?;
         if let Some(value) = kv.get(keys::DISPLACED_BYTES)? {
             core.displaced_bytes = Reader::value("displaced bytes", value)?.long()?;
         }
@@ -190,6 +185,12 @@ impl Core {
     /// A catalogue that knows of fewer deletions is not believed: the core refuses to let a consumer group begin for it.
     pub fn deletions(&self) -> u64 {
         self.deletions
+    }
+
+    /// Message ids that were forgotten before their time because there were too many, since this core was loaded; and how old the last of
+    /// them was, milliseconds.
+    pub fn dedup_shortened(&self) -> (u64, u64) {
+        self.dedup.shortened()
     }
 
     /// The core's time: the latest a leader has stamped.

@@ -1,38 +1,55 @@
-//! Message ids stored lately, so that a retried send is stored once.
+//! Message ids stored lately, so that a retried send is stored once (docs/adr/0026).
 //!
-//! Bounded by time and by number. Each append forgets a few of the oldest, so the work
-//! stays even. Ids are found by a hash that lives in memory only: two ids with one hash
-//! cost a comparison, never a message, and the state does not depend on how it hashes.
+//! What is remembered is rows: one for each id in the order in which they came, and one by which an id is found. Memory holds the ends
+//! and a page of the oldest, whatever is stored. An id is forgotten when its time is over; each append forgets a few of the oldest, so
+//! the work stays even. Too many are forgotten before their time, which is counted.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    hash::{DefaultHasher, Hasher},
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, Bytes};
 
 use crate::{
     ids::QueueId,
-    keys::{self, Reader},
+    keys::{self, Key, Reader},
     kv::{Fault, KeyValue},
-    limits::{DEDUP_FORGET_PER_APPEND, DEDUP_WINDOW_MESSAGES, DEDUP_WINDOW_MS},
+    limits::{DEDUP_FORGET_PER_APPEND, DEDUP_PAGE, DEDUP_WINDOW_MESSAGES, DEDUP_WINDOW_MS},
 };
 
-/// The window of one shard.
+/// The window of one shard. Sequences have no gaps.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Dedup {
-    /// (hash, sequence) of everything in the ring.
-    by_hash: BTreeSet<(u64, u64)>,
-    /// Oldest first; their sequences have no gaps. Once something was stored it is never empty.
-    ring: VecDeque<Remembered>,
-    /// The sequence of the ring's oldest.
+    /// The sequence of the oldest that is remembered.
     first: u64,
+    /// The sequence of what comes next.
+    next: u64,
+    /// The oldest of them, some; they are in the state as well.
+    oldest: Page,
+    shortened: Shortened,
+}
+
+/// Rows that were read ahead. No part of the state.
+#[derive(Debug, Clone, Default)]
+struct Page(VecDeque<Remembered>);
+
+impl PartialEq for Page {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// Ids that were forgotten before their time since this core was loaded, and how old the last of them was. No part of the state.
+#[derive(Debug, Clone, Default)]
+struct Shortened(u64, u64);
+
+impl PartialEq for Shortened {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Remembered {
     time_ms: u64,
-    hash: u64,
     queue: QueueId,
     offset: u64,
     /// Text.
@@ -48,20 +65,40 @@ impl Remembered {
         value.put_slice(&self.id);
         kv.put(&keys::dedup(sequence), &value)
     }
+
+    fn read(value: Bytes) -> Result<Self, Fault> {
+        let mut value = Reader::value("dedup", value)?;
+        Ok(Self {
+            time_ms: value.long()?,
+            queue: QueueId(value.long()?),
+            offset: value.long()?,
+            id: value.rest(),
+        })
+    }
+
+    fn get(kv: &dyn KeyValue, sequence: u64) -> Result<Option<Self>, Fault> {
+        kv.get(&keys::dedup(sequence))?.map(Self::read).transpose()
+    }
 }
 
 impl Dedup {
     /// Where a message with this id stands, if it was stored within the window.
-    pub(crate) fn find(&self, topic: u32, id: &str, now_ms: u64) -> Option<(QueueId, u64)> {
-        let hash = hash(topic, id.as_bytes());
-        // The latest first: the same id may have been stored again after the window.
-        let known = self
-            .by_hash
-            .range((hash, 0)..=(hash, u64::MAX))
-            .rev()
-            .map(|&(_, sequence)| &self.ring[(sequence - self.first) as usize])
-            .find(|known| known.queue.topic() == topic && known.id == id)?;
-        (!is_over(known.time_ms, now_ms)).then_some((known.queue, known.offset))
+    pub(crate) fn find(
+        &self,
+        kv: &dyn KeyValue,
+        topic: u32,
+        id: &str,
+        now_ms: u64,
+    ) -> Result<Option<(QueueId, u64)>, Fault> {
+        let Some(sequence) = sequence_of(kv, topic, id.as_bytes())? else {
+            return Ok(None);
+        };
+        if sequence < self.first {
+            return Ok(None);
+        }
+        let known = Remembered::get(kv, sequence)?.ok_or_else(|| missing(sequence))?;
+        let place = (known.queue, known.offset);
+        Ok((!is_over(known.time_ms, now_ms)).then_some(place))
     }
 
     /// Remembers where a message stands; the number under which it is.
@@ -73,17 +110,45 @@ impl Dedup {
         offset: u64,
         now_ms: u64,
     ) -> Result<u64, Fault> {
-        let (hash, sequence) = self.push(now_ms, queue, offset, Bytes::copy_from_slice(id.as_bytes()));
-        self.ring.back().expect("just pushed").store(kv, sequence)?;
-        self.by_hash.insert((hash, sequence));
+        let sequence = self.next;
+        let known = Remembered {
+            time_ms: now_ms,
+            queue,
+            offset,
+            id: Bytes::copy_from_slice(id.as_bytes()),
+        };
+        known.store(kv, sequence)?;
+        let mut value = keys::value(8);
+        value.put_u64_le(sequence);
+        kv.put(&keys::dedup_id(queue.topic(), id.as_bytes()), &value)?;
+        self.next += 1;
+        let most = plant!(WindowIsANumber => 16, else DEDUP_WINDOW_MESSAGES);
+        self.forget(kv, now_ms, most)?;
+        Ok(sequence)
+    }
+
+    /// Forgets a few of the oldest whose time is over, or who are too many.
+    fn forget(&mut self, kv: &mut dyn KeyValue, now_ms: u64, most: u64) -> Result<(), Fault> {
         for _ in 0..DEDUP_FORGET_PER_APPEND {
-            let oldest = self.ring.front().expect("one was just remembered");
-            if !is_over(oldest.time_ms, now_ms) && self.ring.len() <= DEDUP_WINDOW_MESSAGES {
+            let time_ms = self.oldest(kv)?.time_ms;
+            let is_over = is_over(time_ms, now_ms);
+            if !is_over && self.next - self.first <= most {
                 break;
+            }
+            if !is_over {
+                let Shortened(count, age_ms) = &mut self.shortened;
+                (*count, *age_ms) = (*count + 1, now_ms - time_ms);
             }
             self.forget_oldest(kv)?;
         }
-        Ok(sequence)
+        Ok(())
+    }
+
+    /// Ids that were forgotten before their time, because there were too many, since this core was loaded; and how old the last of them
+    /// was, milliseconds.
+    pub(crate) fn shortened(&self) -> (u64, u64) {
+        let Shortened(count, age_ms) = self.shortened;
+        (count, age_ms)
     }
 
     /// What was remembered under a number stands elsewhere now. If it is remembered still.
@@ -94,70 +159,131 @@ impl Dedup {
         from: (QueueId, u64),
         to: (QueueId, u64),
     ) -> Result<(), Fault> {
-        let at = sequence.checked_sub(self.first);
-        let known = at.and_then(|at| self.ring.get_mut(at as usize));
-        match known.filter(|known| (known.queue, known.offset) == from) {
-            Some(known) => {
-                (known.queue, known.offset) = to;
-                known.store(kv, sequence)
-            }
-            None => Ok(()),
+        if !(self.first..self.next).contains(&sequence) {
+            return Ok(());
         }
+        let known = Remembered::get(kv, sequence)?.ok_or_else(|| missing(sequence))?;
+        if (known.queue, known.offset) != from {
+            return Ok(());
+        }
+        let (queue, offset) = to;
+        Remembered {
+            queue,
+            offset,
+            ..known
+        }
+        .store(kv, sequence)
+    }
+
+    /// The oldest that is remembered, of which there is one.
+    fn oldest(&mut self, kv: &dyn KeyValue) -> Result<&Remembered, Fault> {
+        if self.oldest.0.is_empty() {
+            let rows = kv.scan(&keys::dedup(self.first), &Key::of(keys::DEDUP).end(), DEDUP_PAGE)?;
+            for ((key, value), expected) in rows.into_iter().zip(self.first..) {
+                if Reader::key("dedup", key)?.key_long()? != expected {
+                    return Err(missing(expected));
+                }
+                self.oldest.0.push_back(Remembered::read(value)?);
+            }
+        }
+        self.oldest.0.front().ok_or_else(|| missing(self.first))
     }
 
     fn forget_oldest(&mut self, kv: &mut dyn KeyValue) -> Result<(), Fault> {
-        let oldest = self.ring.pop_front().expect("the caller looked at it");
-        self.by_hash.remove(&(oldest.hash, self.first));
-        kv.delete(&keys::dedup(self.first))?;
+        let oldest = self.oldest.0.pop_front().expect("the caller looked at it");
+        let sequence = self.first;
+        // The same id may have been stored again after its window: then it is found as that.
+        let found = sequence_of(kv, oldest.queue.topic(), &oldest.id)?;
+        if plant!(NewerGoesWithTheOlder => true, else found == Some(sequence)) {
+            kv.delete(&keys::dedup_id(oldest.queue.topic(), &oldest.id))?;
+        }
+        kv.delete(&keys::dedup(sequence))?;
         self.first += 1;
         Ok(())
     }
 
-    /// Puts an id at the end of the ring; returns its place in `by_hash`.
-    fn push(&mut self, time_ms: u64, queue: QueueId, offset: u64, id: Bytes) -> (u64, u64) {
-        let hash = hash(queue.topic(), &id);
-        let sequence = self.first + self.ring.len() as u64;
-        self.ring.push_back(Remembered {
-            time_ms,
-            hash,
-            queue,
-            offset,
-            id,
-        });
-        (hash, sequence)
+    /// Reads the ends, however many are remembered: where one is missing there is none behind it.
+    pub(crate) fn load(kv: &dyn KeyValue) -> Result<Self, Fault> {
+        let all = Key::of(keys::DEDUP);
+        let Some((key, _)) = kv.scan(&all, &all.end(), 1)?.into_iter().next() else {
+            return Ok(Self::default());
+        };
+        let first = Reader::key("dedup", key)?.key_long()?;
+        let is_there = |sequence: u64| Ok::<_, Fault>(kv.get(&keys::dedup(sequence))?.is_some());
+        let mut step = 1;
+        while is_there(first + step)? {
+            step *= 2;
+        }
+        // There is one at `low`, and none at `high`.
+        let (mut low, mut high) = (first + step / 2, first + step);
+        while low + 1 < high {
+            let middle = low + (high - low) / 2;
+            match is_there(middle)? {
+                true => low = middle,
+                false => high = middle,
+            }
+        }
+        Ok(Self {
+            first: plant!(DedupForgottenAtRestart => high, else first),
+            next: high,
+            ..Self::default()
+        })
     }
 
-    /// All that is in the ring, for oracles: sequence, queue, offset, id.
-    #[cfg(madsim)]
-    pub(crate) fn latest_first(&self) -> impl Iterator<Item = (u64, QueueId, u64, &[u8])> + '_ {
-        let sequences = self.first..self.first + self.ring.len() as u64;
-        let latest_first = sequences.rev().zip(self.ring.iter().rev());
-        latest_first.map(|(sequence, known)| (sequence, known.queue, known.offset, &known.id[..]))
-    }
-
-    /// Takes a row of the state; rows come in order. Nothing is found before [`Self::loaded`].
-    pub(crate) fn load(&mut self, mut key: Reader, mut value: Reader) -> Result<(), Fault> {
-        let sequence = key.key_long()?;
-        if self.ring.is_empty() {
-            self.first = sequence;
+    /// What must hold between commands: each row has its sequence, and the latest of each id is found by it.
+    pub(crate) fn check(&self, kv: &dyn KeyValue) -> Result<(), String> {
+        let text = |fault: Fault| fault.to_string();
+        let mut latest = BTreeMap::new();
+        let mut expected = self.first;
+        keys::each(kv, Key::of(keys::DEDUP), |key, value| {
+            let (sequence, known) = (Reader::key("dedup", key)?.key_long()?, Remembered::read(value)?);
+            if sequence != expected {
+                return Err(missing(expected));
+            }
+            expected += 1;
+            latest.insert(keys::dedup_id(known.queue.topic(), &known.id), sequence);
+            Ok(())
+        })
+        .map_err(text)?;
+        if self.first < self.next && expected != self.next {
+            return Err(format!("ids are remembered up to {expected}, not {}", self.next));
         }
-        if sequence != self.first + self.ring.len() as u64 {
-            return Err(Fault::Corrupt(format!(
-                "dedup: rows before {sequence} are missing"
-            )));
+        let mut found = BTreeMap::new();
+        keys::each(kv, Key::of(keys::DEDUP_ID), |key, value| {
+            found.insert(key.to_vec(), Reader::value("dedup id", value)?.long()?);
+            Ok(())
+        })
+        .map_err(text)?;
+        if found != latest {
+            return Err(format!("ids are found as {found:?}, and are {latest:?}"));
         }
-        let (time_ms, queue, offset) = (value.long()?, QueueId(value.long()?), value.long()?);
-        let id = value.rest();
-        str::from_utf8(&id).map_err(|_| Fault::Corrupt("dedup: an id is no text".into()))?;
-        self.push(time_ms, queue, offset, id);
         Ok(())
     }
 
-    /// After the last row. At once, because a restart waits for this: sorted it is several times cheaper than one by one.
-    pub(crate) fn loaded(&mut self) {
-        let places = self.ring.iter().zip(self.first..);
-        self.by_hash = places.map(|(known, sequence)| (known.hash, sequence)).collect();
+    /// What is remembered from a number on, for oracles: number, queue, offset, id.
+    #[cfg(madsim)]
+    pub(crate) fn from(&self, kv: &dyn KeyValue, sequence: u64) -> Vec<(u64, QueueId, u64, Bytes)> {
+        let numbers = sequence.max(self.first)..self.next;
+        let rows = numbers.map(|number| (number, Remembered::get(kv, number)));
+        let rows = rows.map(|(number, row)| (number, row.expect("it can be read").expect("it is there")));
+        rows.map(|(number, it)| (number, it.queue, it.offset, it.id))
+            .collect()
     }
+}
+
+/// The number under which an id was remembered last.
+fn sequence_of(kv: &dyn KeyValue, topic: u32, id: &[u8]) -> Result<Option<u64>, Fault> {
+    let Some(value) = kv.get(&keys::dedup_id(topic, id))? else {
+        return Ok(None);
+    };
+    let mut value = Reader::value("dedup id", value)?;
+    let sequence = value.long()?;
+    value.end()?;
+    Ok(Some(sequence))
+}
+
+fn missing(sequence: u64) -> Fault {
+    Fault::Corrupt(format!("dedup: row {sequence} is missing"))
 }
 
 /// True if what was stored at `time_ms` has left the window. Time does not go back.
@@ -167,79 +293,105 @@ fn is_over(time_ms: u64, now_ms: u64) -> bool {
     now_ms.saturating_sub(time_ms) >= window
 }
 
-fn hash(topic: u32, id: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write_u32(topic);
-    hasher.write(id);
-    hasher.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Counts rows.
+    /// Ordered rows.
     #[derive(Default)]
-    struct Rows(usize);
+    struct Rows(BTreeMap<Vec<u8>, Bytes>);
 
     impl KeyValue for Rows {
-        fn get(&self, _: &[u8]) -> Result<Option<Bytes>, Fault> {
-            unreachable!("the window is in memory")
+        fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+            Ok(self.0.get(key).cloned())
         }
 
-        fn scan(&self, _: &[u8], _: &[u8], _: usize) -> Result<Vec<(Bytes, Bytes)>, Fault> {
-            unreachable!("the window is in memory")
+        fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+            let rows = self.0.range(from.to_vec()..to.to_vec()).take(limit);
+            Ok(rows
+                .map(|(key, value)| (key.clone().into(), value.clone()))
+                .collect())
         }
 
-        fn put(&mut self, _: &[u8], _: &[u8]) -> Result<(), Fault> {
-            self.0 += 1;
+        fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+            self.0.insert(key.to_vec(), Bytes::copy_from_slice(value));
             Ok(())
         }
 
-        fn delete(&mut self, _: &[u8]) -> Result<(), Fault> {
-            self.0 -= 1;
+        fn delete(&mut self, key: &[u8]) -> Result<(), Fault> {
+            self.0.remove(key);
             Ok(())
         }
     }
 
-    #[test]
-    fn the_oldest_id_is_forgotten_when_there_are_too_many() {
+    fn filled(count: u64) -> (Dedup, Rows) {
         let (mut dedup, mut rows) = (Dedup::default(), Rows::default());
-        let queue = QueueId::new(1, 0);
-        for offset in 0..=DEDUP_WINDOW_MESSAGES as u64 {
+        for offset in 0..count {
+            let id = offset.to_string();
             dedup
-                .remember(&mut rows, &offset.to_string(), queue, offset, 5)
+                .remember(&mut rows, &id, QueueId::new(1, 0), offset, 5 + offset)
                 .unwrap();
         }
-        assert_eq!(
-            (rows.0, dedup.by_hash.len()),
-            (DEDUP_WINDOW_MESSAGES, DEDUP_WINDOW_MESSAGES)
-        );
-        assert_eq!(dedup.find(1, "0", 5), None);
-        assert_eq!(dedup.find(1, "1", 5), Some((queue, 1)));
+        (dedup, rows)
     }
 
     #[test]
-    fn two_ids_with_one_hash_are_two_messages() {
-        let (mut dedup, mut rows) = (Dedup::default(), Rows::default());
-        dedup.remember(&mut rows, "a", QueueId::new(1, 0), 0, 5).unwrap();
-        // What stands under the hash of "b" is "a".
-        dedup.by_hash = BTreeSet::from([(hash(1, b"b"), 0)]);
-        assert_eq!(dedup.find(1, "b", 5), None);
+    fn too_many_are_forgotten_before_their_time_the_oldest_first_and_it_is_counted() {
+        let (mut dedup, mut rows) = filled(10);
+        dedup.forget(&mut rows, 20, 7).unwrap();
+        assert_eq!(dedup.shortened(), (3, 13), "the last of them came at 7");
+        assert_eq!(dedup.find(&rows, 1, "2", 20), Ok(None));
+        assert_eq!(dedup.find(&rows, 1, "3", 20), Ok(Some((QueueId::new(1, 0), 3))));
+        assert_eq!((dedup.check(&rows), rows.0.len()), (Ok(()), 14));
+    }
+
+    #[test]
+    fn the_window_is_by_time_however_many_come() {
+        // More than were kept in memory once.
+        let count = 300_000;
+        let (dedup, rows) = filled(count);
+        assert_eq!(dedup.shortened(), (0, 0));
+        let last = 5 + count;
+        let first_kept = last - DEDUP_WINDOW_MS;
+        for offset in [first_kept, first_kept + 1, count - 1] {
+            let found = dedup.find(&rows, 1, &offset.to_string(), last);
+            assert_eq!(found, Ok(Some((QueueId::new(1, 0), offset))), "{offset}");
+        }
+        assert_eq!(
+            dedup.find(&rows, 1, &(first_kept - 6).to_string(), last),
+            Ok(None)
+        );
+        assert_eq!(Dedup::load(&rows), Ok(dedup));
+    }
+
+    #[test]
+    fn the_ends_are_found_whatever_is_stored() {
+        for count in [0, 1, 2, 3, 4, 7, 8, 9, 100] {
+            let (dedup, rows) = filled(count);
+            assert_eq!(Dedup::load(&rows), Ok(dedup), "{count}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_stored_again_after_its_window_is_found_as_that() {
+        let (mut dedup, mut rows) = filled(9);
+        let now_ms = 5 + DEDUP_WINDOW_MS;
+        dedup
+            .remember(&mut rows, "0", QueueId::new(1, 0), 50, now_ms)
+            .unwrap();
+        assert_eq!(
+            dedup.find(&rows, 1, "0", now_ms),
+            Ok(Some((QueueId::new(1, 0), 50)))
+        );
+        assert_eq!(dedup.check(&rows), Ok(()));
     }
 
     #[test]
     fn a_missing_row_is_a_fault() {
-        let row = |sequence: u64| {
-            let mut value = keys::value(24);
-            value.put_bytes(0, 24);
-            let key = Reader::key("dedup", Bytes::copy_from_slice(&keys::dedup(sequence))).unwrap();
-            (key, Reader::value("dedup", value.into()).unwrap())
-        };
-        let mut dedup = Dedup::default();
-        let load = |dedup: &mut Dedup, (key, value)| dedup.load(key, value);
-        assert_eq!(load(&mut dedup, row(7)), Ok(()));
-        assert_eq!(load(&mut dedup, row(8)), Ok(()));
-        assert!(load(&mut dedup, row(10)).is_err());
+        let (mut dedup, mut rows) = filled(9);
+        rows.delete(&keys::dedup(3)).unwrap();
+        assert!(dedup.find(&rows, 1, "3", 20).is_err());
+        dedup.oldest.0.clear();
+        assert!(dedup.forget(&mut rows, 20, 1).is_err());
     }
 }

@@ -29,6 +29,7 @@
 //! t | u64 at_ms | u64 queue | u64 tim -> fmt                      (timers by their time)
 //! h | u64 at_ms | u64 queue | u64 tim -> fmt                      (half messages by their next check)
 //! d | u64 sequence                    -> fmt | u64 time_ms | u64 queue | u64 offset | message id
+//! i | u32 topic | message id          -> fmt | u64 sequence      (where a message id is remembered)
 //! ```
 //! Flags of a message: 1, it is displaced; 2, it is a dead letter. A note: `u32 attempt | u64 at_ms | u64 wall_ms | u64 client | u8 what`.
 //!
@@ -63,6 +64,7 @@ pub(crate) const RULES: u8 = b'r';
 pub(crate) const SUBSCRIPTION: u8 = b's';
 pub(crate) const IN_FLIGHT: u8 = b'f';
 pub(crate) const DEDUP: u8 = b'd';
+pub(crate) const DEDUP_ID: u8 = b'i';
 pub(crate) const CHAIN: u8 = b'c';
 pub(crate) const LOCK: u8 = b'l';
 pub(crate) const HISTORY: u8 = b'a';
@@ -179,6 +181,15 @@ pub(crate) fn letter(queue: QueueId, offset: u64) -> Key {
 
 pub(crate) fn dedup(sequence: u64) -> Key {
     Key::of(DEDUP).long(sequence)
+}
+
+/// The key of a message id, which is as long as the id.
+pub(crate) fn dedup_id(topic: u32, id: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(5 + id.len());
+    key.push(DEDUP_ID);
+    key.extend_from_slice(&topic.to_be_bytes());
+    key.extend_from_slice(id);
+    key
 }
 
 /// Reads numbers from a key or value, and says which one is damaged when they are not there.

@@ -20,6 +20,7 @@ mod ids;
 mod keys;
 mod known;
 mod kv;
+mod lanes;
 mod letter;
 pub mod limits;
 #[cfg(madsim)]
@@ -45,6 +46,7 @@ pub use crate::{
     history::{Note, What},
     ids::{GroupId, Position, QueueId},
     kv::{Fault, KeyValue},
+    lanes::{LaneOffer, in_turn, lane_of, priorities_of},
     letter::{Letter, LetterView},
     message_group::{Candidate, InOrder, Source},
     outcome::{

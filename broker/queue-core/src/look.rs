@@ -1,16 +1,18 @@
 //! What the simulator's oracles read of the state, and nobody else.
 
+use bytes::Bytes;
+
 use crate::{
     core::{Core, in_flight_view},
     ids::{GroupId, QueueId},
+    kv::KeyValue,
     view::InFlightView,
 };
 
 impl Core {
-    /// The message ids that are remembered, the latest first: a number that grows with each, where the message stands, and
-    /// its id.
-    pub fn remembered(&self) -> impl Iterator<Item = (u64, QueueId, u64, &[u8])> + '_ {
-        self.dedup.latest_first()
+    /// The message ids that are remembered from a number on: a number that grows with each, where the message stands, and its id.
+    pub fn remembered_from(&self, kv: &dyn KeyValue, number: u64) -> Vec<(u64, QueueId, u64, Bytes)> {
+        self.dedup.from(kv, number)
     }
 
     /// All messages in flight.

@@ -378,6 +378,7 @@ fn describe(detail: &GroupDetail) {
     println!(
         "{ready} ready, {leased} leased, {waiting} waiting for retry, {blocked} for their message group\n"
     );
+    let has_lanes = detail.queues.iter().any(|queue| queue.lane.is_some());
     let rows = detail.queues.iter().map(|queue| {
         let mut row = vec![queue.topic.clone()];
         let numbers = [
@@ -390,14 +391,18 @@ fn describe(detail: &GroupDetail) {
             queue.filtered,
         ];
         row.extend(numbers.map(|number| number.to_string()));
+        if has_lanes {
+            row.push(queue.lane.clone().unwrap_or_else(|| "-".into()));
+        }
         row
     });
-    output::table(
-        &[
-            "topic", "queue", "next new", "ready", "leased", "waiting", "blocked", "filtered",
-        ],
-        rows.collect(),
-    );
+    let mut headings = vec![
+        "topic", "queue", "next new", "ready", "leased", "waiting", "blocked", "filtered",
+    ];
+    if has_lanes {
+        headings.push("priority");
+    }
+    output::table(&headings, rows.collect());
     for queue in &detail.queues {
         if let Some(to) = queue.seeks_to {
             println!(

@@ -207,6 +207,7 @@ async fn an_answer_of_a_stranger_is_not_taken_for_a_node() {
         name: "a".to_owned(),
         queues: None,
         message_type: "NORMAL".to_owned(),
+        ageing_ms: None,
     };
     let asked = client::AdminClient::new(format!("http://{address}/"), "flag --http-addr")
         .post::<crate::views::TopicView>("/v1/topics", &spec)

@@ -5,7 +5,10 @@ use super::{
     client::{CliError, segment},
     output::{self, or_dash},
 };
-use crate::views::{TopicDetail, TopicSpec, TopicView};
+use crate::{
+    config::Period,
+    views::{TopicDetail, TopicSpec, TopicView},
+};
 
 #[derive(clap::Subcommand)]
 pub(super) enum TopicCommand {
@@ -19,12 +22,16 @@ pub(super) enum TopicCommand {
         /// Kind of messages it takes
         #[arg(
             long = "type",
+            visible_alias = "kind",
             value_name = "TYPE",
             default_value = "NORMAL",
             ignore_case = true
         )]
         #[arg(value_parser = ["NORMAL", "FIFO", "DELAY", "TRANSACTION", "PRIORITY", "MIXED"])]
         message_type: String,
+        /// Of a PRIORITY topic: so much waiting (30s, 5m) weighs as one lane, so that what is least urgent comes, too
+        #[arg(long, value_name = "PERIOD")]
+        ageing: Option<Period>,
         #[command(flatten)]
         target: Target,
     },
@@ -55,12 +62,14 @@ pub(super) async fn run(command: TopicCommand) -> Result<(), CliError> {
             name,
             queues,
             message_type,
+            ageing,
             target,
         } => {
             let spec = TopicSpec {
                 name,
                 queues,
                 message_type: message_type.to_uppercase(),
+                ageing_ms: ageing.map(Period::millis),
             };
             let topic: TopicView = target.client().post("/v1/topics", &spec).await?;
             if target.json {
@@ -121,22 +130,35 @@ fn describe(detail: &TopicDetail) {
         "topic {}: {} queues, {}, created {created}\n",
         topic.name, topic.queues, topic.message_type
     );
-    let rows = detail.queue_list.iter().map(|queue| {
+    if let Some(ageing_ms) = topic.ageing_ms {
+        let period = Period(std::time::Duration::from_millis(ageing_ms));
+        println!("ageing: {period} of waiting weigh as one lane\n");
+    }
+    // Lanes are what people look for: the highest comes first.
+    let has_lanes = detail.queue_list.iter().any(|queue| queue.lane.is_some());
+    let mut queues: Vec<_> = detail.queue_list.iter().collect();
+    if has_lanes {
+        queues.reverse();
+    }
+    let rows = queues.into_iter().map(|queue| {
         let messages = queue
             .next_offset
             .zip(queue.first_offset)
             .map(|(next, first)| next.saturating_sub(first));
-        vec![
+        let mut row = vec![
             queue.queue.to_string(),
             queue.shard.to_string(),
             or_dash(queue.leader),
             or_dash(queue.first_offset),
             or_dash(queue.next_offset),
             or_dash(messages),
-        ]
+        ];
+        row.extend(queue.lane.clone());
+        row
     });
-    output::table(
-        &["queue", "shard", "leader", "first offset", "next offset", "kept"],
-        rows.collect(),
-    );
+    let mut headings = vec!["queue", "shard", "leader", "first offset", "next offset", "kept"];
+    if has_lanes {
+        headings.push("priority");
+    }
+    output::table(&headings, rows.collect());
 }

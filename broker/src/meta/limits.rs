@@ -22,6 +22,8 @@ pub const MAX_ADDRESS_BYTES: usize = 512;
 pub const MAX_BACKOFF_STEPS: usize = 256;
 /// Topics, and consumer groups, of one command that has them forgotten.
 pub const MAX_FORGET: usize = 1_024;
+/// Longest wait that weighs as one lane of a PRIORITY topic: 40 days.
+pub const MAX_AGEING_MS: u64 = 40 * 86_400_000;
 /// Pairs read at a time while loading.
 pub(super) const SCAN_LIMIT: usize = 1_024;
 

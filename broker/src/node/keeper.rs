@@ -4,11 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use flotilla_proto::record::{self, Command, command};
 use queue_core::Reply;
+use tokio::time::Instant;
 
 use super::{Node, checks, kv::stop_reason, shard::DataShard};
 
 /// Longest sleep between two looks.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often it is said that message ids are forgotten before their time.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// After a refused command the next try waits so long.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
@@ -17,6 +20,7 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
     let mut stop = node.inner.stop.subscribe();
     let mut status = shard.replica.subscribe();
     let mut progress = shard.replica.subscribe();
+    let (mut told, mut told_at) = (0, Instant::now());
     loop {
         let seen = status.current();
         let catching_up = seen.is_leader && !seen.caught_up;
@@ -41,6 +45,10 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
             }
             wait = wait.min(checks::check_back(&node, &shard).await);
             go_on_seeking(&shard).await;
+            if told_at.elapsed() >= TELL_EVERY {
+                tell_of_a_short_window(&shard, &mut told);
+                told_at = Instant::now();
+            }
         }
         tokio::select! {
             biased;
@@ -51,6 +59,21 @@ pub(super) async fn run(node: Node, shard: Arc<DataShard>) {
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// Says that message ids are forgotten before their time: sends that are repeated later than that are stored twice.
+fn tell_of_a_short_window(shard: &DataShard, told: &mut u64) {
+    let (forgotten, age_ms) = shard.machine.read(queue_core::Core::dedup_shortened);
+    // A state that was loaded anew counts anew.
+    if forgotten > *told {
+        tracing::warn!(
+            shard = shard.id,
+            forgotten = forgotten - *told,
+            age_ms,
+            "more messages come than ids can be remembered for the whole deduplication window: a send that is repeated later than `age_ms` is stored twice"
+        );
+    }
+    *told = forgotten;
 }
 
 /// Takes a step of a seek that whoever began it has not finished: the leader died, or whoever asked gave up.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use flotilla_proto::record::{self, Command, command, configure};
-use queue_core::{Fault, GroupId, QueueId, Refusal, Reply};
+use queue_core::{Fault, GroupId, Lease, QueueId, Refusal, Reply};
 use raft_store::{PayloadError, Replica, ReplicaStatus};
 use tokio::time::Instant;
 
@@ -135,7 +135,7 @@ impl Leadership {
     }
 }
 
-/// What a consumer asks of one queue.
+/// What a consumer asks of one queue, or of all lanes of a PRIORITY topic.
 #[derive(Debug, Clone)]
 pub struct Want {
     /// The consumer group, as the catalogue has it now.
@@ -158,6 +158,9 @@ pub struct Want {
     pub request: u64,
     /// Whoever asks does not wait for an answer any longer than this.
     pub give_up: Option<Instant>,
+    /// The topic's queues are lanes: what is asked of one is asked of all. So much of waiting weighs as one lane; 0: waiting weighs
+    /// nothing.
+    pub by_priority: Option<u64>,
 }
 
 impl Want {
@@ -264,6 +267,11 @@ impl DataShard {
         want: &Want,
         room: &mut Room,
     ) -> Result<Vec<Delivery>, DeliverError> {
+        if let Some(ageing_ms) = want.by_priority {
+            return self
+                .deliver_by_priority(queue.topic(), ageing_ms, want, room)
+                .await;
+        }
         let group = GroupId(want.group.id);
         let Some(turn) = self.take_turn(group, queue) else {
             return Ok(Vec::new());
@@ -273,15 +281,10 @@ impl DataShard {
             return Ok(Vec::new());
         };
         let nonce = self.clock.random_u64();
-        let deliver = record::Deliver {
-            deadline_ms: now + want.lease_ms,
-            nonce,
-            auto_renew: want.auto_renew,
-            client: want.client,
-            ..choice.to_command(queue, want)
-        };
         let command = Command {
-            command: Some(command::Command::Deliver(deliver)),
+            command: Some(command::Command::Deliver(
+                choice.to_lease(queue, want, now, nonce),
+            )),
         };
         let reply = plant!(DeposedLeaderDelivers => super::planted::submit(self, command).await?, else self.proposer.submit(command).await?);
         let Reply::Delivered { leases } = reply else {
@@ -295,26 +298,7 @@ impl DataShard {
             .collect();
         let read = self.read_at(queue, places);
         let read = plant!(TurnHeldWhileReading => super::planted::while_held(self.take_turn(group, queue), read).await, else read.await);
-        let mut messages = read?.into_iter().peekable();
-        let mut broken = BTreeSet::new();
-        let delivered = leases.into_iter().filter_map(|lease| {
-            let read = messages.next_if(|&(offset, _)| offset == lease.offset);
-            // What follows one that cannot be read now would come before it.
-            let is_next = plant!(UnreadIsSkipped => true, else !broken.contains(&lease.message_group));
-            let Some((_, message)) = read.filter(|_| is_next) else {
-                broken.extend(Some(lease.message_group).filter(|group| *group != 0));
-                return None;
-            };
-            Some(Delivery {
-                queue,
-                offset: lease.offset,
-                attempt: lease.attempt,
-                nonce: lease.nonce,
-                stored_ms: lease.stored_ms,
-                message,
-            })
-        });
-        Ok(delivered.collect())
+        Ok(paired(queue, leases, read?))
     }
 
     /// When a waiting message of this subscription becomes visible next.
@@ -373,6 +357,30 @@ impl DataShard {
             key: (group, queue),
         })
     }
+}
+
+/// Leases with their messages, as far as they could be read.
+fn paired(queue: QueueId, leases: Vec<Lease>, messages: Vec<(u64, record::StoredMessage)>) -> Vec<Delivery> {
+    let mut messages = messages.into_iter().peekable();
+    let mut broken = BTreeSet::new();
+    let delivered = leases.into_iter().filter_map(|lease| {
+        let read = messages.next_if(|&(offset, _)| offset == lease.offset);
+        // What follows one that cannot be read now would come before it.
+        let is_next = plant!(UnreadIsSkipped => true, else !broken.contains(&lease.message_group));
+        let Some((_, message)) = read.filter(|_| is_next) else {
+            broken.extend(Some(lease.message_group).filter(|group| *group != 0));
+            return None;
+        };
+        Some(Delivery {
+            queue,
+            offset: lease.offset,
+            attempt: lease.attempt,
+            nonce: lease.nonce,
+            stored_ms: lease.stored_ms,
+            message,
+        })
+    });
+    delivered.collect()
 }
 
 struct Turn<'a> {

@@ -1,7 +1,10 @@
 //! Which names, texts and sizes a client may use. Source: behaviour of the reference
 //! server, section "SendMessage" of the protocol notes.
 
-use flotilla_proto::rocketmq::{Code, Encoding, Message, MessageType, Resource, SystemProperties};
+use flotilla_proto::{
+    record,
+    rocketmq::{Code, Encoding, Message, MessageType, Resource, SystemProperties},
+};
 use prost_types::Timestamp;
 
 use super::{Caller, answer::Refused, digest};
@@ -228,6 +231,11 @@ pub fn accepts(topic_type: i32, kind: MessageType) -> bool {
         Ok(own) => own == kind,
         Err(_) => false,
     }
+}
+
+/// True if the topic's messages come by their priority: its queues are lanes.
+pub fn is_by_priority(topic: &record::Topic) -> bool {
+    topic.message_type == MessageType::Priority as i32
 }
 
 /// Checks everything about one message that does not depend on the topic.

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     Caller, Service,
     answer::{self, Refused},
+    names,
     stored::{to_client, to_timestamp},
 };
 use crate::{
@@ -216,6 +217,9 @@ impl Service {
             .zip(receive.topic.queue_shards.iter().copied())
             .filter(|&(_, shard)| node.leads(shard))
             .collect();
+        // Lanes are looked at together.
+        let together = names::is_by_priority(&receive.topic);
+        led.truncate(if together { 1 } else { usize::MAX });
         let start = plant!(TurnNeverMoves => 0, else start % led.len().max(1));
         led.rotate_left(start);
         if receive.request != 0 {
@@ -261,6 +265,7 @@ impl Service {
             filter: receive.filter.clone(),
             request: receive.request,
             give_up: Some(receive.give_up),
+            by_priority: names::is_by_priority(&receive.topic).then_some(receive.topic.ageing_ms),
             ..self.want_of(&meta, &receive.group, shard)
         })
     }
@@ -286,6 +291,7 @@ impl Service {
             filter: Filter::everything(),
             request: 0,
             give_up: None,
+            by_priority: None,
         }
     }
 

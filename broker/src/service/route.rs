@@ -131,7 +131,13 @@ impl Service {
         let meta = self.node().meta();
         let mut next_id: BTreeMap<u32, i32> = BTreeMap::new();
         let mut queues = Vec::with_capacity(topic.queue_shards.len());
-        for &shard in &topic.queue_shards {
+        // Lanes are no queues to a client: whichever it asks for, all of them are looked at.
+        let shown = if names::is_by_priority(topic) {
+            1
+        } else {
+            usize::MAX
+        };
+        for &shard in topic.queue_shards.iter().take(shown) {
             let Some(node) = self
                 .node()
                 .leader(shard)

@@ -12,7 +12,7 @@ use flotilla_proto::{
     rocketmq::{Code, Message, MessageType, SendMessageRequest, SendMessageResponse, SendResultEntry},
 };
 use prost::Message as _;
-use queue_core::{QueueId, Reply, message_group_hash, tag_hash};
+use queue_core::{QueueId, Reply, lane_of, message_group_hash, tag_hash};
 use tokio::time::Instant;
 
 use super::{
@@ -43,6 +43,8 @@ struct Outgoing {
     /// Hash of its tag; 0 if it has none.
     tag: u64,
     message_group: Option<String>,
+    /// Its lane, on a PRIORITY topic.
+    lane: Option<u32>,
     /// When it is to be delivered, by the wall clock; nothing: as soon as it is stored.
     delivery_ms: Option<u64>,
     /// Of a half message: after how long it is checked back for the first time.
@@ -121,6 +123,8 @@ impl Service {
             // What is delivered at a date has no order beside it.
             let ordered = properties.filter(|all| names::kind(all) == MessageType::Fifo);
             let message_group = ordered.and_then(|all| all.message_group.clone());
+            let by_priority = properties.filter(|all| names::kind(all) == MessageType::Priority);
+            let lane = by_priority.and_then(|all| all.priority).map(lane_of);
             let delivery_ms = match properties {
                 Some(all) => delivery_ms(all, now, max_delay)?,
                 None => None,
@@ -133,6 +137,7 @@ impl Service {
                 message_id,
                 tag,
                 message_group,
+                lane,
                 delivery_ms,
                 first_check,
                 encoded,
@@ -380,6 +385,9 @@ async fn append_all(
 }
 
 fn append_of(shard: &DataShard, queue: QueueId, message: &Outgoing) -> Command {
+    let queue = message
+        .lane
+        .map_or(queue, |lane| QueueId::new(queue.topic(), lane));
     let append = record::Append {
         queue: queue.0,
         message_id: message.message_id.clone(),

@@ -49,6 +49,7 @@ pub fn to_stored(caller: &Caller, topic: &str, message: Message, now_ms: u64, ho
             .map(|topic| topic.resource_namespace)
             .unwrap_or_default(),
         delivery_ms: properties.delivery_timestamp.as_ref().map(to_ms),
+        priority: properties.priority,
     };
     (properties.message_id, stored.encode_to_vec().into())
 }
@@ -90,6 +91,7 @@ pub fn to_client(topic: &Resource, full_topic: &str, shard: u32, group: u32, del
         trace_context: stored.trace_context,
         dead_letter_queue,
         delivery_timestamp: stored.delivery_ms.map(to_timestamp),
+        priority: stored.priority,
         ..Default::default()
     };
     Message {

@@ -27,6 +27,7 @@ async fn make_topic(service: &Service, name: &str, message_type: &str) {
         name: name.into(),
         queues: Some(4),
         message_type: message_type.into(),
+        ageing_ms: None,
     };
     service.create_topic(spec).await.unwrap();
 }

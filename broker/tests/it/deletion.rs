@@ -19,6 +19,7 @@ fn topic(name: &str) -> TopicSpec {
         name: name.into(),
         queues: Some(4),
         message_type: "NORMAL".into(),
+        ageing_ms: None,
     }
 }
 

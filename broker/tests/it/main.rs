@@ -19,6 +19,7 @@ mod one_node;
 mod order;
 mod parked;
 mod pause;
+mod priority;
 mod pull;
 mod renewals;
 mod replay;

@@ -20,6 +20,7 @@ async fn prepare(service: &Service) {
         name: "orders".into(),
         queues: Some(4),
         message_type: "FIFO".into(),
+        ageing_ms: None,
     };
     service.create_topic(topic).await.expect("it is new");
     let group = GroupSpec {

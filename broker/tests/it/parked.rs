@@ -24,6 +24,7 @@ async fn prepare(service: &Service, on_poison: OnPoison) {
         name: "orders".into(),
         queues: Some(4),
         message_type: "FIFO".into(),
+        ageing_ms: None,
     };
     service.create_topic(topic).await.expect("it is new");
     let group = GroupSpec {

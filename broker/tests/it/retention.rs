@@ -137,6 +137,7 @@ async fn what_was_delayed_and_read_does_not_keep_the_log_above_its_size() {
         name: "later".into(),
         queues: Some(1),
         message_type: "DELAY".into(),
+        ageing_ms: None,
     };
     service.create_topic(topic).await.expect("it is new");
     // Twelve of the sixteen MiB that the log has beside its spare segments, as with the dead letters above.

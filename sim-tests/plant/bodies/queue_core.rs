@@ -5,7 +5,16 @@ use crate::{
     ids::{GroupId, QueueId},
     letter::Letter,
     outcome::{Effect, Lease, Outcome, Reply},
+    view::Selection,
 };
+
+/// Of what could be delivered of several lanes, what is new, if anything is.
+pub(crate) fn new_ones_first(all: &mut [(QueueId, Selection)]) {
+    if all.iter().any(|(_, selection)| selection.new_count > 0) {
+        all.iter_mut()
+            .for_each(|(_, selection)| selection.redeliver.clear());
+    }
+}
 
 /// A delivery without the consumer group's position.
 pub(crate) fn unsaved(leases: Vec<Lease>, deadline_ms: u64) -> Outcome {

@@ -481,6 +481,20 @@ bugs! {
         "a transaction is checked back again after a tenth of the time";
     ChecksForgottenByNewLeaders, "checks-forgotten-by-new-leaders", "work that is bound to the leader that began it",
         "a leader of a later term checks nothing back";
+    NegativeComesFirst, "negative-comes-first", "signed number that is compared as one without a sign",
+        "messages with a priority below 0 come before all others";
+    RetriesLoseTheirLane, "retries-lose-their-lane", "retry queue without the priority of what is in it",
+        "what is to be delivered again comes when there is nothing new, whatever its priority";
+    UnseenLaneIsEmpty, "unseen-lane-is-empty", "search that was cut short and counts as one that found nothing",
+        "a lane that takes long to look through for a filter does not keep lower ones from being delivered";
+    AgeingForgotten, "ageing-forgotten", "starvation of what is least urgent",
+        "how long a message waits weighs nothing, whatever its topic says";
+    LanesInSeveralShards, "lanes-in-several-shards", "global order that holds in each partition only",
+        "the lanes of a topic with priorities are divided among the shards, as other queues are";
+    WindowIsANumber, "window-is-a-number", "time that is promised and a number that is kept",
+        "the last sixteen message ids of a shard are remembered, however short a time that is";
+    NewerGoesWithTheOlder, "newer-goes-with-the-older", "expiry by name of what has a successor of the same name",
+        "when a message id is forgotten that was stored again since, nobody finds the later one any more";
 }
 
 /// Makes the bug of this name active for the rest of the process; false if there is none.

@@ -43,6 +43,7 @@ async fn ask(scene: &Scene, next: &Arc<Service>, old: &Arc<Service>) {
         name: name.clone(),
         queues: Some(1),
         message_type: "NORMAL".into(),
+        ageing_ms: None,
     };
     if !matches!(timeout(LONGEST, next.create_topic(spec)).await, Ok(Ok(_))) {
         return;

@@ -155,6 +155,12 @@ impl Plan {
             | Bug::ChecksNotCounted
             | Bug::CheckedTooOften => self.transactions,
             Bug::ChecksForgottenByNewLeaders => self.transactions && self.nodes > 1,
+            Bug::NegativeComesFirst
+            | Bug::RetriesLoseTheirLane
+            | Bug::AgeingForgotten
+            | Bug::LanesInSeveralShards => self.priorities,
+            Bug::UnseenLaneIsEmpty => self.urgent.is_some(),
+            Bug::WindowIsANumber | Bug::NewerGoesWithTheOlder => self.window,
             Bug::LateSeekCounts | Bug::DateFoundOneOff | Bug::SoughtNotCounted => self.replays,
             Bug::BatchAnswersShifted | Bug::BatchInSeveralEntries | Bug::BatchReordered => self.batches,
             // Else all of a batch is in one entry.

@@ -11,6 +11,7 @@ pub(super) fn topic(name: &str, queues: u32, message_type: &str) -> TopicSpec {
         name: name.into(),
         queues: Some(queues),
         message_type: message_type.into(),
+        ageing_ms: None,
     }
 }
 

@@ -279,6 +279,7 @@ async fn carry_out(service: &Service, name: &Name, request: &Request) -> (Answer
                 name: name.to_owned(),
                 queues: Some(*queues),
                 message_type: "NORMAL".into(),
+                ageing_ms: None,
             };
             service.create_topic(spec).await.map(|it| it.created_ms)
         }

@@ -2,6 +2,7 @@
 //! open, and once more when it must be over. Nobody reads its topic, so no oracle of what comes takes it for a mistake.
 
 use std::{
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +15,7 @@ use queue_core::limits::DEDUP_WINDOW_MS;
 use tokio::time::sleep;
 
 use super::{Context, founded, now, pause};
-use crate::{host::Host, letter::Letter};
+use crate::{host::Host, letter::Letter, plan::Plan};
 
 /// Its topic.
 const TOPIC: &str = "again";
@@ -46,9 +47,9 @@ impl Window {
     }
 
     /// Draws whether it is tried.
-    pub(super) fn drawn() -> Window {
+    pub(super) fn drawn(plan: &Plan) -> Window {
         let window = Window::default();
-        let is_tried = thread_rng().gen_bool(SHARE);
+        let is_tried = thread_rng().gen_bool(SHARE) || plan.window;
         window.done.store(!is_tried, Ordering::SeqCst);
         window
     }
@@ -60,10 +61,11 @@ impl Window {
         }
         founded::make(&hosts, founded::topic(TOPIC, 1, "NORMAL"), None).await;
         let before = now();
-        let first = send(&context).await;
+        let first = send(&context, 0).await;
         let after = now();
+        send_others(&context, 1..41).await;
         sleep((before + WINDOW).saturating_sub(now() + BEFORE)).await;
-        let within = send(&context).await;
+        let within = send(&context, 0).await;
         if now() < before + WINDOW && within != first {
             let told = format!(
                 "P7: stored at {first}, and again at {within} within {:?}",
@@ -73,7 +75,7 @@ impl Window {
         }
         context.coverage.count("sent again within the window");
         sleep((after + WINDOW + AFTER).saturating_sub(now())).await;
-        let beyond = send(&context).await;
+        let beyond = send(&context, 0).await;
         if beyond == first {
             let told = format!(
                 "P7: {:?} after it was stored a message counts as sent twice",
@@ -82,13 +84,28 @@ impl Window {
             context.history.broken(told);
         }
         context.coverage.count("sent again after the window");
+        // Whatever has become of the first one since, the later is known.
+        let at = now();
+        send_others(&context, 41..200).await;
+        let again = send(&context, 0).await;
+        if again != beyond && now() < at + WINDOW - BEFORE {
+            let told = format!("P7: stored anew at {beyond} after the window, and once more at {again}");
+            context.history.broken(told);
+        }
         self.done.store(true, Ordering::SeqCst);
     }
 }
 
+/// Others, so that many ids have come since, and what is over is forgotten.
+async fn send_others(context: &Context, numbers: Range<u32>) {
+    for number in numbers.filter(|_| context.plan.window) {
+        send(context, number).await;
+    }
+}
+
 /// Sends the message until it is stored; its offset.
-async fn send(context: &Context) -> i64 {
-    let id = format!("{TOPIC}/1-0000");
+async fn send(context: &Context, number: u32) -> i64 {
+    let id = format!("{TOPIC}/1-{number:04}");
     let letters = [(id.clone(), Letter::of(&id, context.plan.body))];
     let mut node = thread_rng().gen_range(1..=context.plan.nodes);
     loop {

@@ -18,7 +18,9 @@ pub(crate) fn apply(
     append: &Append,
 ) -> Result<Outcome, Fault> {
     let queue = QueueId(append.queue);
-    let known = core.dedup.find(queue.topic(), &append.message_id, core.now_ms);
+    let known = core
+        .dedup
+        .find(kv, queue.topic(), &append.message_id, core.now_ms)?;
     let known = plant!(DedupIgnored => None, else known);
     if let Some((queue, offset)) = known {
         return Ok(Reply::Appended {

@@ -11,6 +11,7 @@ mod letters;
 mod model;
 mod parking;
 mod pause;
+mod priority;
 mod random;
 mod reading;
 mod release;

@@ -142,6 +142,7 @@ async fn routes_that_nobody_reads_are_bounded_too() {
         name: "wide".to_owned(),
         queues: Some(1024),
         message_type: "NORMAL".to_owned(),
+        ageing_ms: None,
     };
     server.node.service.create_topic(spec).await.unwrap();
     let mut slow = Client::with_window(&server.address, 1 << 10).await;

@@ -38,6 +38,7 @@ pub(in crate::meta) fn apply(
             queue_shards: (1..=state.data_shards()).collect(),
             deleted: false,
             created_ms: time_ms,
+            ageing_ms: 0,
         };
         state.put_topic(kv, topic)?;
     }

@@ -4,7 +4,7 @@ use flotilla_proto::{
     record::{CreateTopic, Topic},
     rocketmq::MessageType,
 };
-use queue_core::KeyValue;
+use queue_core::{KeyValue, limits::LANES};
 
 use super::{Done, check_name, invalid, refuse};
 use crate::meta::{DEAD_LETTER_PREFIX, MetaRefusal, MetaReply, MetaState, limits};
@@ -27,9 +27,13 @@ pub(in crate::meta) fn apply(
     }
     let id = state.next_topic_id(kv)?;
     let shards = state.data_shards();
-    // Queues go round the shards; starting at the id spreads topics of one queue, too.
+    let is_by_priority = command.message_type == MessageType::Priority as i32;
+    // Queues go round the shards; starting at the id spreads topics of one queue, too. Lanes have one home: what comes first is
+    // decided in one place.
+    let one_home = plant!(LanesInSeveralShards => false, else is_by_priority);
+    let step = |queue: u32| if one_home { 0 } else { u64::from(queue) };
     let queue_shards =
-        (0..command.queues).map(|queue| 1 + ((u64::from(id) + u64::from(queue)) % u64::from(shards)) as u32);
+        (0..command.queues).map(|queue| 1 + ((u64::from(id) + step(queue)) % u64::from(shards)) as u32);
     let topic = Topic {
         id,
         name: command.name.clone(),
@@ -37,6 +41,7 @@ pub(in crate::meta) fn apply(
         queue_shards: queue_shards.collect(),
         deleted: false,
         created_ms: time_ms,
+        ageing_ms: command.ageing_ms,
     };
     Ok(Ok(MetaReply::Topic(state.put_topic(kv, topic)?)))
 }
@@ -60,7 +65,23 @@ fn check(state: &MetaState, command: &CreateTopic) -> Result<(), MetaRefusal> {
             limits::MAX_QUEUES_PER_TOPIC
         )));
     }
+    check_lanes(command)?;
     check_room(state, command.queues as usize)
+}
+
+/// What holds for a topic whose messages come by their priority, and only for such a one.
+fn check_lanes(command: &CreateTopic) -> Result<(), MetaRefusal> {
+    match command.message_type == MessageType::Priority as i32 {
+        true if command.queues != LANES => Err(invalid(format!(
+            "a PRIORITY topic has {LANES} queues, which are its lanes: leave their number out"
+        ))),
+        true if command.ageing_ms > limits::MAX_AGEING_MS => Err(invalid(format!(
+            "ageing is by at most {} ms for a lane",
+            limits::MAX_AGEING_MS
+        ))),
+        false if command.ageing_ms > 0 => Err(invalid("only the messages of a PRIORITY topic age")),
+        _ => Ok(()),
+    }
 }
 
 /// Whether one more topic with this many queues has room.

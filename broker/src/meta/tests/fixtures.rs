@@ -96,6 +96,7 @@ pub(super) fn create_topic(name: &str, queues: u32, if_absent: bool) -> Command 
         queues,
         message_type: 1,
         if_absent,
+        ageing_ms: 0,
     })
 }
 

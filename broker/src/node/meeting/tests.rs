@@ -90,6 +90,7 @@ async fn whoever_has_no_cluster_has_nothing_carried_out_here() {
         queues: 1,
         message_type: 1,
         if_absent: true,
+        ageing_ms: 0,
     };
     let create = MetaCommand {
         command: Some(Command::CreateTopic(create)),

@@ -22,6 +22,7 @@ use crate::{
     unread::Room,
 };
 
+mod by_priority;
 mod in_order;
 
 /// What to deliver.
@@ -50,6 +51,17 @@ impl Choice {
     /// The offset behind what was looked at.
     fn next(&self) -> u64 {
         self.first_new + self.new.len()
+    }
+
+    /// The command that leases it.
+    pub(super) fn to_lease(&self, queue: QueueId, want: &Want, now_ms: u64, nonce: u64) -> Deliver {
+        Deliver {
+            deadline_ms: now_ms + want.lease_ms,
+            nonce,
+            auto_renew: want.auto_renew,
+            client: want.client,
+            ..self.to_command(queue, want)
+        }
     }
 
     /// The command that says so; without a lease.
@@ -119,6 +131,17 @@ impl DataShard {
             let gone = want.give_up.is_some_and(|at| Instant::now() >= at);
             return Ok((!gone).then_some((choice, now)));
         }
+        self.tell_passed_over(queue, want, &choice).await?;
+        Ok(None)
+    }
+
+    /// What a receive that found nothing tells the log of what it passed over, if that is much, or was found long ago.
+    async fn tell_passed_over(
+        &self,
+        queue: QueueId,
+        want: &Want,
+        choice: &Choice,
+    ) -> Result<(), DeliverError> {
         let looked = choice.new.len() + choice.passed_over;
         let key = (GroupId(want.group.id), queue, want.filter.id());
         let old = self.time_ms().saturating_sub(self.bounds.pass_over_after_ms);
@@ -137,7 +160,7 @@ impl DataShard {
         if choice.more {
             self.machine.ring_group((queue.topic(), want.group.id));
         }
-        Ok(None)
+        Ok(())
     }
 
     /// What to deliver now. It may be that some are passed over and none is delivered, and that there is more behind them.

@@ -2,7 +2,7 @@
 
 use flotilla_proto::record::{self, backoff, meta_command};
 
-use super::unexpected;
+use super::{topics::lane_name, unexpected};
 use crate::{
     limits::{
         DEFAULT_BACKOFF_MS, DEFAULT_MAX_ATTEMPTS, MAX_BACKOFF_MS, MAX_BACKOFF_PERCENT, MAX_MAX_ATTEMPTS,
@@ -85,6 +85,7 @@ impl Service {
                     },
                     filtered: view.filtered,
                     seeks_to: view.seeks_to,
+                    lane: lane_name(&topic, queue.number()),
                 });
             }
         }

@@ -193,9 +193,18 @@ impl Service {
     fn own_figures(&self, text: &mut Text) {
         let (counters, store) = (self.counters(), self.node().store().stats());
         let now = self.node().clock().steady_ms();
+        let shards = self.node().shards();
+        let forgotten = shards
+            .iter()
+            .map(|shard| shard.machine.read(queue_core::Core::dedup_shortened).0);
         text.own(
             "counter",
             &[
+                (
+                    "flotilla_dedup_forgotten_early_total",
+                    "Message ids forgotten before the deduplication window was over, because there were too many",
+                    forgotten.sum(),
+                ),
                 (
                     "flotilla_sends_refused_total",
                     "Send requests refused",

@@ -4,7 +4,7 @@ use flotilla_proto::{
     record::{self, meta_command},
     rocketmq::MessageType,
 };
-use queue_core::QueueId;
+use queue_core::{QueueId, limits::LANES, priorities_of};
 
 use super::unexpected;
 use crate::{
@@ -28,12 +28,19 @@ impl Service {
     pub async fn create_topic(&self, spec: TopicSpec) -> Result<TopicView, AdminError> {
         names::check_topic(&spec.name)?;
         let message_type = type_number(&spec.message_type)?;
-        let queues = spec.queues.unwrap_or(self.node().options().default_queues);
+        let by_priority = message_type == MessageType::Priority as i32;
+        let usual = if by_priority {
+            LANES
+        } else {
+            self.node().options().default_queues
+        };
+        let queues = spec.queues.unwrap_or(usual);
         let create = record::CreateTopic {
             name: spec.name.clone(),
             queues,
             message_type,
             if_absent: false,
+            ageing_ms: spec.ageing_ms.unwrap_or(0),
         };
         match self
             .node()
@@ -82,6 +89,7 @@ impl Service {
                     shard: shard_id,
                     leader: self.node().leader(shard_id),
                     first_offset: Some(view.as_ref().map_or(0, |queue| queue.first)),
+                    lane: lane_name(&topic, number),
                     next_offset: Some(plant!(ShownEndIsTheLast => next.saturating_sub(1), else next)),
                 }
             })
@@ -127,7 +135,19 @@ fn topic_view(topic: &record::Topic) -> TopicView {
         queues: topic.queue_shards.len() as u32,
         message_type: name.to_owned(),
         created_ms: topic.created_ms,
+        ageing_ms: Some(topic.ageing_ms).filter(|&ageing_ms| ageing_ms > 0),
     }
+}
+
+/// The priorities of a queue of a PRIORITY topic, for people.
+pub(in crate::service) fn lane_name(topic: &record::Topic, queue: u32) -> Option<String> {
+    let name = match priorities_of(queue) {
+        (i32::MIN, greatest) => format!("below {}", greatest + 1),
+        (least, i32::MAX) => format!("from {least} on"),
+        (least, greatest) if least == greatest => least.to_string(),
+        (least, greatest) => format!("{least} to {greatest}"),
+    };
+    names::is_by_priority(topic).then_some(name)
 }
 
 fn type_number(name: &str) -> Result<i32, AdminError> {

@@ -70,6 +70,12 @@ impl Service {
         let lease_ms = lease_ms(request)?;
         let topic = self.topic(&full_name).await?;
         let group = self.group(&group_name).await?;
+        if group.fifo && names::is_by_priority(&topic) {
+            return Err(Refused::new(
+                Code::IllegalConsumerGroup,
+                "a consumer group that wants order cannot read a PRIORITY topic, whose messages come by their priority",
+            ));
+        }
         // Compiled for nobody who has no topic and no consumer group.
         let filter = self.filter(request.filter_expression.as_ref())?;
         let until = Instant::now() + poll_time(caller, request.long_polling_timeout.as_ref());

@@ -51,9 +51,18 @@ pub(super) fn check_kinds(topic: &record::Topic, messages: &[Message]) -> Result
                 ),
             ));
         }
+        if properties.priority.is_some() && kind != MessageType::Priority {
+            return Err(Refused::new(
+                Code::MessagePropertyConflictWithType,
+                format!(
+                    "a message with a priority is of type PRIORITY: it has no part of {} messages",
+                    kind.as_str_name()
+                ),
+            ));
+        }
         if kind == MessageType::Transaction {
             check_half(properties)?;
-        } else if !matches!(kind, MessageType::Normal | MessageType::Fifo | MessageType::Delay) {
+        } else if kind == MessageType::Lite {
             return Err(Refused::new(
                 Code::NotImplemented,
                 format!("this release does not store {} messages yet", kind.as_str_name()),

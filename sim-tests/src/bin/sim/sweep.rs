@@ -15,7 +15,7 @@ use crate::process::{AT_ONCE, Run, Said};
 /// A sweep of at least so many seeds must have seen everything.
 const ENOUGH_SEEDS: u64 = 500;
 /// What a sweep must have seen besides every fault.
-const MUST_HAPPEN: [&str; 87] = [
+const MUST_HAPPEN: [&str; 89] = [
     "receive again finds the same",
     "command release: retry",
     "command written",
@@ -95,6 +95,8 @@ const MUST_HAPPEN: [&str; 87] = [
     "transaction ended otherwise before",
     "transaction asked about",
     "transaction ended by hand",
+    "message with a priority came",
+    "message with a priority came again",
     "forgotten for its age",
     "forgotten for room",
     "segment recycled",

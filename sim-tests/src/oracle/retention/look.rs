@@ -150,7 +150,7 @@ impl Looks {
         shard.replica.read_state_at(|applied, state| {
             let state = Reading(state);
             shard.machine.read(|core| {
-                seen.learn_ids(core);
+                seen.learn_ids(core, &state);
                 let mut look = ShardLook {
                     shard: shard.id,
                     now_ms: core.now_ms(),
@@ -183,17 +183,12 @@ impl Looks {
 }
 
 impl Seen {
-    fn learn_ids(&mut self, core: &Core) {
-        let mut next = self.remembered;
-        for (sequence, queue, offset, id) in core.remembered() {
-            next = next.max(sequence + 1);
-            if sequence < self.remembered {
-                break;
-            }
-            let id = String::from_utf8_lossy(id).into_owned();
+    fn learn_ids(&mut self, core: &Core, state: &Reading<'_>) {
+        for (sequence, queue, offset, id) in core.remembered_from(state, self.remembered) {
+            let id = String::from_utf8_lossy(&id).into_owned();
             self.ids.insert((queue, offset), id);
+            self.remembered = sequence + 1;
         }
-        self.remembered = next;
     }
 
     /// Where a consumer group is; what it has in flight may have been copied forward.
