@@ -29,6 +29,9 @@ const PIECES: u64 = 6;
 /// leader that finds the change.
 const AT_ONCE_MS: std::ops::Range<u64> = 10..300;
 
+/// After so long without a word nobody believes that a process runs.
+const COUNTS_AS_DOWN_MS: std::ops::Range<u64> = 3_000..4_000;
+
 /// A node loses its disk, and again, or its power, before its new replicas are voters: the replacement is as bad as what
 /// it replaces, as from one batch of disks.
 pub(super) async fn lose_again(scene: &Scene) -> bool {
@@ -91,8 +94,21 @@ async fn lose_while_asking(scene: &Scene, victim: &Host) -> bool {
     last(10..300).await;
     victim.restart();
     let has_its_place = || victim.disk().read_file("NODE").is_some();
-    await_true(LOOK, CHANGES, has_its_place).await;
+    let has_place = await_true(LOOK, CHANGES, has_its_place).await;
+    // Who lives with another directory is not replaced by a request that is late: it has to be down for that.
+    let is_down = has_place && thread_rng().gen_bool(0.6);
+    if is_down {
+        victim.crash();
+        last(COUNTS_AS_DOWN_MS).await;
+    }
     to_the_leader.mend();
+    if is_down {
+        last(10..1_000).await;
+        victim.restart();
+        scene
+            .coverage
+            .count("late request for the place of a node that is down");
+    }
     last(10..1_000).await;
     to_the_first.into_iter().for_each(network::CutOff::mend);
     scene.coverage.count("directory lost while it asks for its place");

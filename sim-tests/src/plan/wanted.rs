@@ -1,6 +1,8 @@
 //! Worlds in which one consumer group does not want every message, or another is put elsewhere. Which they are follows from the number of the seed, and
 //! nothing is drawn for them: all other worlds stay what they are.
 
+use std::time::Duration;
+
 use flotilla_proto::rocketmq::FilterType;
 use queue_core::tag_hash;
 
@@ -46,6 +48,13 @@ impl Wanted {
         }
         // As with replay.
         plan.pulls = PULLS.contains(&(seed % 100)) && !plan.limits.forget();
+        // Who asks a leader that is none any more must not be told what was.
+        if plan.pulls && seed / 100 % 2 == 1 && plan.nodes >= 3 {
+            plan.faults.clear();
+            plan.faults.insert(Fault::Split, OFTEN);
+            (plan.shards, plan.at_once, plan.fault_every_ms) = (1, 1, 300);
+            plan.faults_for = plan.faults_for.max(Duration::from_secs(40));
+        }
         plan.pauses = PAUSES.contains(&(seed % 100)) && !plan.limits.forget();
         plan.quits = QUITS.contains(&(seed % 100));
         plan.batches |= plan.quits;

@@ -14,6 +14,7 @@ use std::{
 };
 
 use flotilla_proto::rocketmq::{Code, QueryOffsetPolicy};
+use futures::future::join_all;
 use madsim::rand::{Rng, seq::SliceRandom, thread_rng};
 use tokio::time::sleep;
 use tracing::debug;
@@ -29,9 +30,9 @@ use crate::{
 const TOPIC: &str = "pulled";
 const GROUP: &str = "pullers";
 /// Messages, of which none comes later.
-const MESSAGES: u32 = 40;
+const MESSAGES: u32 = 100;
 /// Between two requests, milliseconds.
-const PAUSE_MS: std::ops::Range<u64> = 0..400;
+const PAUSE_MS: std::ops::Range<u64> = 0..300;
 /// An offset that no queue has.
 const BEYOND: i64 = MESSAGES as i64 + 5;
 /// A send that took longer may be stored twice: the dedup window is over.
@@ -68,7 +69,7 @@ impl Pulls {
         puller.prepare(&hosts).await;
         let mut sent = 0;
         while (sent < MESSAGES || !puller.has_all()) && !puller.context.history.is_broken() {
-            match thread_rng().gen_range(0..10) {
+            match thread_rng().gen_range(0..12) {
                 0..3 if sent < MESSAGES => {
                     puller.send(sent).await;
                     sent += 1;
@@ -284,20 +285,34 @@ impl Puller {
     }
 
     async fn get(&mut self) {
-        let (node, queue, asked) = (self.any_node(), self.any_queue(), now());
-        match self.context.client.get_offset(node, (TOPIC, GROUP), queue).await {
-            Ok(found) => {
-                self.context.coverage.count("get offset done");
-                let place = &mut self.places[queue as usize];
-                let before = place.at;
-                if !place.can_be(found, asked) {
-                    let unsure = place.unsure.clone();
-                    self.broken(format!(
-                        "P8 offset: {GROUP} is at {found:?} of {queue}, and was put to {before:?}, or perhaps to {unsure:?}"
-                    ));
-                }
+        let (node, queue) = (self.any_node(), self.any_queue());
+        self.get_from(&[node], queue).await;
+    }
+
+    /// Asks these nodes at the same time.
+    async fn get_from(&mut self, nodes: &[u32], queue: u32) {
+        let asked = now();
+        let context = &self.context;
+        let answers = join_all(nodes.iter().map(|&node| async move {
+            (node, context.client.get_offset(node, (TOPIC, GROUP), queue).await)
+        }));
+        for (node, answer) in answers.await {
+            match answer {
+                Ok(found) => self.judge_place(queue, found, asked),
+                Err(failure) => self.context.failed("get offset", node, &failure),
             }
-            Err(failure) => self.context.failed("get offset", node, &failure),
+        }
+    }
+
+    fn judge_place(&mut self, queue: u32, found: Option<i64>, asked: Duration) {
+        self.context.coverage.count("get offset done");
+        let place = &mut self.places[queue as usize];
+        let before = place.at;
+        if !place.can_be(found, asked) {
+            let unsure = place.unsure.clone();
+            self.broken(format!(
+                "P8 offset: {GROUP} is at {found:?} of {queue}, and was put to {before:?}, or perhaps to {unsure:?}"
+            ));
         }
     }
 
@@ -333,6 +348,9 @@ impl Puller {
                 if self.context.plan.faults.contains_key(&Fault::Disorder) {
                     place.unsure.push((offset, Duration::MAX / 2));
                 }
+                // Whoever still believes to lead is among them.
+                let nodes: Vec<u32> = (1..=self.context.plan.nodes).collect();
+                self.get_from(&nodes, queue).await;
             }
             Err(failure) => {
                 let is_late = self.context.plan.faults.contains_key(&Fault::Disorder);
