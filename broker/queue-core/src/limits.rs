@@ -44,6 +44,9 @@ pub const MAX_UNPARK: usize = 256;
 /// Messages of one subscription at which their message groups stopped: a part of [`MAX_IN_FLIGHT`], so that the others go on. What
 /// finds no room waits and is delivered again, as a message that cannot become a dead letter.
 pub const MAX_PARKED: usize = 16_384;
+/// Half messages of one queue that nobody has ended, those that were given up included. Nothing else ends them, and no age: over it
+/// others are refused, until some are ended.
+pub const MAX_OPEN_HALVES: u64 = 65_536;
 /// Half messages that one command checks back, or gives up.
 pub const MAX_CHECK_BACK: usize = 1024;
 /// How a transaction ended is known for so long: who ends it again in this time learns which end counts.

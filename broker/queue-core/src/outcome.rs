@@ -237,6 +237,8 @@ pub enum Refusal {
     Outdated,
     /// The leader's catalogue lacked deletions that this state has carried out. Nothing was done.
     Behind,
+    /// The queue has as many half messages that nobody has ended as it may have. Nothing was stored.
+    TooManyOpen,
 }
 
 /// A hint for the leader.

@@ -237,12 +237,12 @@ pub struct TimerView {
 
 impl Core {
     /// Queues to which messages came that had waited, which stand in no order there; each with the offset that all consumer groups
-    /// which have begun on it have looked at, if any has.
-    pub fn queues_fired_into(&self) -> Vec<(QueueId, u64)> {
+    /// which have begun on it have looked at; nothing if none has.
+    pub fn queues_fired_into(&self) -> Vec<(QueueId, Option<u64>)> {
         let rooms = self.timers.rooms.iter().filter(|(_, room)| room.fired > 0);
-        let looked_at = rooms.filter_map(|(&queue, _)| {
+        let looked_at = rooms.map(|(&queue, _)| {
             let subscribed = self.subscriptions.range(on(queue));
-            Some((queue, subscribed.map(|(_, known)| known.cursor).min()?))
+            (queue, subscribed.map(|(_, known)| known.cursor).min())
         });
         looked_at.collect()
     }

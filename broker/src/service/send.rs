@@ -12,7 +12,7 @@ use flotilla_proto::{
     rocketmq::{Code, Message, MessageType, SendMessageRequest, SendMessageResponse, SendResultEntry},
 };
 use prost::Message as _;
-use queue_core::{QueueId, Reply, lane_of, message_group_hash, tag_hash};
+use queue_core::{QueueId, Refusal, Reply, lane_of, limits::MAX_OPEN_HALVES, message_group_hash, tag_hash};
 use tokio::time::Instant;
 
 use super::{
@@ -420,6 +420,16 @@ fn stored(message: &Outgoing, shard: u32, reply: Reply) -> SendResultEntry {
             half_receipt(message_id, shard, queue, offset)
         }
         Reply::Appended { queue, offset, .. } => receipt(message_id, shard, queue, offset),
+        Reply::Refused(Refusal::TooManyOpen) => SendResultEntry {
+            status: answer::status(
+                Code::TooManyRequests,
+                &format!(
+                    "{MAX_OPEN_HALVES} transactions of the queue are open; end some, or see `flotilla transaction list`"
+                ),
+            ),
+            message_id: message_id.to_owned(),
+            ..Default::default()
+        },
         other => SendResultEntry {
             status: answer::status(Code::InternalServerError, &format!("not stored: {other:?}")),
             message_id: message_id.to_owned(),

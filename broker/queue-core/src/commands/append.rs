@@ -6,7 +6,8 @@ use crate::{
     core::{Context, Core},
     ids::QueueId,
     kv::{Fault, KeyValue},
-    outcome::{Effect, Outcome, Reply},
+    limits::MAX_OPEN_HALVES,
+    outcome::{Effect, Outcome, Refusal, Reply},
     places::Arrival,
     timers::Wait,
 };
@@ -39,6 +40,12 @@ pub(crate) fn apply(
         dead: false,
     };
     let is_half = plant!(HalfSeenAtOnce => false, else append.half);
+    if is_half {
+        let (open, given_up) = core.halves_of(queue);
+        if open + given_up >= MAX_OPEN_HALVES {
+            return Ok(Reply::Refused(Refusal::TooManyOpen).into());
+        }
+    }
     if append.due_ms > 0 || is_half {
         let at_ms = append.due_ms.saturating_add(core.now_ms - context.time_ms);
         let how = if is_half { Wait::Half } else { Wait::Delayed };

@@ -166,6 +166,7 @@ fn kinds(reply: &Reply) -> Vec<&'static str> {
         Reply::Refused(Refusal::Malformed) => is("malformed", true),
         Reply::Refused(Refusal::Outdated) => is("outdated", true),
         Reply::Refused(Refusal::Behind) => is("behind", true),
+        Reply::Refused(Refusal::TooManyOpen) => is("too many open", true),
     }
     kinds
 }

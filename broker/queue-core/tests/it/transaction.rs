@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use flotilla_proto::record::{Append, CheckBack, Command, EndHalf, GiveUp, Timer, command::Command as Kind};
 use queue_core::{
-    Core, Effect, EndResult, Half, Outcome, QueueId, RecallResult, Reply, Wait,
-    limits::{DEDUP_WINDOW_MS, ENDED_KEPT_MS},
+    Core, Effect, EndResult, Half, Outcome, QueueId, RecallResult, Refusal, Reply, Wait,
+    limits::{DEDUP_WINDOW_MS, ENDED_KEPT_MS, MAX_OPEN_HALVES},
     message_id_hash,
 };
 
@@ -259,4 +259,24 @@ fn a_start_knows_the_first_check_and_how_many_transactions_are_open() {
     let loaded = Core::load(&shard.kv).unwrap();
     assert_eq!(loaded.next_check(), Some(shard.now_ms + 500));
     assert_eq!(loaded.halves_of(QueueId(Q)), (500, 0));
+}
+
+/// Found by reading: nothing ended what a producer left open, and nothing bounded it.
+#[test]
+fn a_queue_has_so_many_open_transactions_at_most_and_room_again_when_one_ends() {
+    let mut shard = Shard::new();
+    let first = shard.half("0", 1_000);
+    // Looking at everything after each would take longer than anybody waits.
+    shard.careful = false;
+    for number in 1..MAX_OPEN_HALVES {
+        shard.half(&number.to_string(), 1_000);
+    }
+    shard.careful = true;
+    let too_many = shard.apply(append_half(Q, "one more", 0));
+    assert_eq!(too_many, Reply::Refused(Refusal::TooManyOpen));
+    // Who sends one again that is stored is told of it.
+    let again = shard.apply(append_half(Q, "0", 0));
+    assert!(matches!(again, Reply::Appended { offset, duplicate: true, .. } if offset == first));
+    assert_eq!(shard.end(first, "0", false), EndResult::Done);
+    shard.half("one more", 1_000);
 }
