@@ -13,7 +13,10 @@
 
 use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
-use flotilla_proto::record::{self, Command, command};
+use flotilla_proto::{
+    record::{self, Command, command},
+    rocketmq::MessageType,
+};
 use futures::future::join_all;
 use prost::Message;
 use queue_core::{Fault, Position, QueueId, Reply, frame};
@@ -259,7 +262,7 @@ async fn trim_through(node: &Node, shard: &DataShard, through: u64) -> Result<()
 }
 
 /// Trims what had waited for its date, came to its queue before entry `through` was written, and was looked at by all who read the
-/// queue. It stands in no order, so no entry tells how old it is there, and it would be copied forward until its age ends it, although
+/// queue, and what was committed before. It stands in no order, so no entry tells how old it is there, and it would be copied forward until its age ends it, although
 /// it was read long ago.
 async fn trim_fired(node: &Node, shard: &DataShard, through: u64) -> Result<(), Fault> {
     let queues = shard.machine.read(queue_core::Core::queues_fired_into);
@@ -274,8 +277,14 @@ async fn trim_fired(node: &Node, shard: &DataShard, through: u64) -> Result<(), 
     for page in queues.chunks(SWEEP_AT_ONCE) {
         let mut trims = Vec::new();
         for &(queue, looked_at) in page.iter().filter(|(queue, _)| !is_dead_letters(&meta, *queue)) {
+            // What a topic has of transactions is all that it has, and goes as in other topics, whoever has looked at it.
+            let most = match looked_at {
+                _ if is_transactional(&meta, queue) => u64::MAX,
+                Some(looked_at) => looked_at,
+                None => continue,
+            };
             let first = first_kept(shard, queue, |stored| stored.time_ms <= then_ms)?;
-            trims.extend(first.map(|first| (queue, first.min(looked_at))));
+            trims.extend(first.map(|first| (queue, first.min(most))));
         }
         if trim(shard, trims).await.is_break() {
             break;
@@ -294,6 +303,11 @@ async fn written_ms(shard: &DataShard, index: u64) -> Option<u64> {
         payloads.find_map(|payload| Some(frame::decode_entry(&payload).ok()?.time_ms))
     });
     read.await
+}
+
+fn is_transactional(meta: &MetaState, queue: QueueId) -> bool {
+    let topic = meta.topic_by_id(queue.topic());
+    topic.is_some_and(|topic| topic.message_type == MessageType::Transaction as i32)
 }
 
 fn is_dead_letters(meta: &MetaState, queue: QueueId) -> bool {

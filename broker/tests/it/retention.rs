@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use broker::{service::Service, views::TopicSpec};
-use flotilla_proto::rocketmq::{Code, ForwardMessageToDeadLetterQueueRequest, Message, SendMessageRequest};
+use flotilla_proto::rocketmq::{
+    Code, EndTransactionRequest, ForwardMessageToDeadLetterQueueRequest, Message, MessageType,
+    SendMessageRequest, TransactionResolution,
+};
 
 use crate::cluster::{
     Cluster, ack, caller, code, message, properties, receive, resource, send_large, wait_for,
@@ -175,4 +178,40 @@ async fn what_was_delayed_and_read_does_not_keep_the_log_above_its_size() {
     let later = service.describe_topic("later").await.expect("it exists");
     let queue = &later.queue_list[0];
     assert_eq!((queue.first_offset, queue.next_offset), (Some(120), Some(120)));
+}
+
+/// Found by reading: nothing but its age ended what was committed and nobody read, though its topic has nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_committed_does_not_keep_the_log_above_its_size_whoever_reads_it() {
+    let cluster = Cluster::start_retaining(1, SIZE).await;
+    let service = cluster.service(1);
+    let topic = TopicSpec {
+        name: "deals".into(),
+        queues: Some(1),
+        message_type: "TRANSACTION".into(),
+        ageing_ms: None,
+    };
+    service.create_topic(topic).await.expect("it is new");
+    for number in 0..400 {
+        let id = format!("deal-{number}");
+        let mut message = message("deals", &id);
+        message.body = vec![b'.'; 100_000].into();
+        let properties = message.system_properties.as_mut().expect("it has some");
+        properties.message_type = MessageType::Transaction as i32;
+        let messages = vec![message];
+        let sent = service
+            .send_message(&caller(), SendMessageRequest { messages })
+            .await;
+        assert_eq!(code(&sent.status), Code::Ok);
+        let end = EndTransactionRequest {
+            topic: Some(resource("deals")),
+            message_id: id,
+            transaction_id: sent.entries[0].transaction_id.clone(),
+            resolution: TransactionResolution::Commit as i32,
+            ..Default::default()
+        };
+        let ended = service.end_transaction(&caller(), end).await;
+        assert_eq!(code(&ended.status), Code::Ok);
+    }
+    wait_for("the log to keep to its size", || log_bytes(service) <= SIZE).await;
 }

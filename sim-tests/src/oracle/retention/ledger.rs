@@ -322,8 +322,8 @@ impl Ledger {
 
     fn why(&self, (shard, now_ms): (u32, u64), queue: &Queue, row: &Row, looked_at: bool) -> Option<Why> {
         let is_dead = queue.0.starts_with(DEAD_LETTERS);
-        // What had waited stands in no order, and goes with the others once everybody has looked at it.
-        let had_waited = [DELAYED, TRANSACTIONS].contains(&queue.0.as_str()) && looked_at;
+        // What had waited stands in no order, and goes with the others once everybody has looked at it; what was committed, anyway.
+        let had_waited = queue.0 == TRANSACTIONS || (queue.0 == DELAYED && looked_at);
         let had_to_go = self.had_to_go.get(&shard);
         let had_to_go = had_to_go.is_some_and(|last| row.index <= *last || had_waited);
         if had_to_go && !is_dead {
