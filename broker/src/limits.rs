@@ -267,6 +267,12 @@ pub const ASK_PATIENCE: Duration = Duration::from_millis(500);
 pub const MAX_QUESTIONS_PER_PRODUCER: usize = 32;
 /// Bytes of messages in all questions of a node that were not read yet.
 pub const MAX_QUESTION_BYTES: usize = 64 * 1024 * 1024;
+/// The same of one producer, however little it reads: the largest message, with its properties.
+pub const MAX_QUESTION_BYTES_PER_PRODUCER: usize = MAX_QUESTION_BYTES / 12;
+/// Topics that a producer has sent to and is asked about, whatever it says that it sends to: the last ones.
+pub const MAX_SENT_TOPICS_PER_PRODUCER: usize = 64;
+/// Streams of one client that learn what it sends to: the last ones.
+pub const STREAMS_OF_A_CLIENT: usize = 16;
 /// Topics under which one producer is found; of what it sends to others it is asked all the same, once it has sent.
 pub const MAX_TOPICS_PER_PRODUCER: usize = 256;
 /// Topics of all producers of a node together.

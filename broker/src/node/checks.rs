@@ -54,6 +54,8 @@ pub(super) const RPC: &str = "flotilla.CheckBack";
 
 /// After so long a producer that had many questions to read may have read some.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// Until the next are looked at, where nobody could be asked about these.
+const VAIN_REST: Duration = Duration::from_millis(5);
 
 /// Checks back some of what is due; tells how long nothing else will be.
 pub(super) async fn check_back(node: &Node, shard: &Arc<DataShard>) -> Duration {
@@ -108,8 +110,12 @@ pub(super) async fn check_back(node: &Node, shard: &Arc<DataShard>) -> Duration 
     };
     let (node, shard) = (node.clone(), Arc::clone(shard));
     tokio::spawn(async move {
-        ask_about(&node, &shard, halves).await;
-        tokio::time::sleep(CHECKS_REST).await;
+        // Where there is nobody to ask nobody needs a rest, and others wait.
+        let rest = match ask_about(&node, &shard, halves).await {
+            true => CHECKS_REST,
+            false => VAIN_REST,
+        };
+        tokio::time::sleep(rest).await;
         drop(turn);
         shard.machine.timer.notify_one();
     });
@@ -123,8 +129,11 @@ async fn submit(shard: &DataShard, command: command::Command) -> Option<Reply> {
     shard.proposer.submit(command).await.ok()
 }
 
-/// One after the other, so that one message at a time is in memory for it.
-async fn ask_about(node: &Node, shard: &DataShard, halves: Vec<Half>) {
+/// One after the other, so that one message at a time is in memory for it. True if somebody may have been asked.
+async fn ask_about(node: &Node, shard: &DataShard, halves: Vec<Half>) -> bool {
+    // Of all of them together: those whose producers read nothing do not hold up the next.
+    let until = Instant::now() + ASK_PATIENCE;
+    let mut any = false;
     // Nodes where there is nobody to ask about a topic, and those that do not answer.
     let (mut nobody, mut silent) = (BTreeSet::new(), BTreeSet::new());
     for half in halves {
@@ -136,8 +145,12 @@ async fn ask_about(node: &Node, shard: &DataShard, halves: Vec<Half>) {
         if nodes.iter().all(|&to| is_in_vain(to, &nobody, &silent)) {
             continue;
         }
-        let place = vec![(half.timer, half.position)];
-        let read = shard.read_at(half.queue.waiting_room(), place).await;
+        let room = half.queue.waiting_room();
+        let place = shard.places_now(room, vec![(half.timer, half.position)]);
+        let Some(place) = place.ok().filter(|place| !place.is_empty()) else {
+            continue;
+        };
+        let read = shard.read_at(room, place).await;
         // What cannot be read now, or was ended meanwhile, is not asked about.
         let Some((_, message)) = read.ok().and_then(|read| read.into_iter().next()) else {
             continue;
@@ -155,7 +168,9 @@ async fn ask_about(node: &Node, shard: &DataShard, halves: Vec<Half>) {
             if is_in_vain(to, &nobody, &silent) {
                 continue;
             }
-            match ask_patiently(node, to, &question).await {
+            let said = ask_patiently(node, to, &question, until).await;
+            any |= matches!(said, Said::That(Ask::Asked | Ask::Full) | Said::Unsure);
+            match said {
                 Said::That(Ask::Asked) => break,
                 Said::That(Ask::Nobody | Ask::Full) => _ = nobody.insert((to, topic)),
                 Said::NotThere => _ = silent.insert(to),
@@ -167,6 +182,7 @@ async fn ask_about(node: &Node, shard: &DataShard, halves: Vec<Half>) {
             }
         }
     }
+    any
 }
 
 /// What a node says of a question.
@@ -177,15 +193,19 @@ enum Said {
     Unsure,
 }
 
-/// Producers that have many questions to read may have read some soon.
-async fn ask_patiently(node: &Node, to: u32, question: &Question) -> Said {
-    let until = Instant::now() + ASK_PATIENCE;
+/// Producers that have many questions to read may have read some soon. Another node has the message sent to it each time: it is asked
+/// once more at most.
+async fn ask_patiently(node: &Node, to: u32, question: &Question, until: Instant) -> Said {
     loop {
         let said = ask_on(node, to, question).await;
-        if !matches!(said, Said::That(Ask::Full)) || Instant::now() >= until {
+        let rest = match to == node.id() {
+            true => ASK_AGAIN_AFTER,
+            false => ASK_PATIENCE / 2,
+        };
+        if !matches!(said, Said::That(Ask::Full)) || Instant::now() + rest >= until {
             return said;
         }
-        tokio::time::sleep(ASK_AGAIN_AFTER).await;
+        tokio::time::sleep(rest).await;
     }
 }
 

@@ -54,7 +54,7 @@ impl DataShard {
     }
 
     /// Where messages stand by now, without those that are forgotten.
-    fn places_now(
+    pub(super) fn places_now(
         &self,
         queue: QueueId,
         places: Vec<(u64, Position)>,

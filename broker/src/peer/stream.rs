@@ -49,7 +49,8 @@ impl Lane {
         match body {
             Body::Forward(request) => match request.rpc.as_str() {
                 SEND_RPC => Lane::Send,
-                RECEIVE_RPC => Lane::Receive,
+                // With whole messages, and in no hurry.
+                RECEIVE_RPC | CHECK_BACK_RPC => Lane::Receive,
                 _ => Lane::Small,
             },
             Body::Raft(request) if !request.urgent => Lane::Raft,
@@ -60,6 +61,8 @@ impl Lane {
 
 /// What looks for messages at another node are called.
 const RECEIVE_RPC: &str = "ReceiveMessage";
+/// And questions for producers.
+const CHECK_BACK_RPC: &str = "flotilla.CheckBack";
 
 /// The links of one node to all others.
 pub struct StreamTransport {

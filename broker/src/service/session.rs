@@ -133,7 +133,9 @@ impl Session {
             .get_or_insert_with(|| producers.enter(&caller.client_id));
         let topics = publishing.topics.iter();
         let topics = topics.map(|topic| names::full_name(caller, Some(topic)));
-        seat.declare(topics.filter(|name| names::check_topic(name).is_ok()));
+        // Names of nothing take no room. Of a topic that is made later it is asked once it has sent, or said so again.
+        let meta = service.node().meta();
+        seat.declare(topics.filter(|name| names::check_topic(name).is_ok() && meta.topic(name).is_some()));
     }
 
     /// The next command of the server's own: how did this transaction end?
