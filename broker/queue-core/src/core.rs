@@ -308,7 +308,7 @@ impl Core {
         redeliver.sort_unstable();
         let next = self.queues.get(&queue).map_or(0, |queue| queue.next);
         let room = max_in_flight
-            .saturating_sub(known.in_flight().len())
+            .saturating_sub(known.leased_or_waiting())
             .min(max - redeliver.len());
         let new_count = next.saturating_sub(known.cursor).min(room as u64) as u32;
         Selection {

@@ -189,3 +189,30 @@ fn what_is_given_back_takes_the_next_turn_of_its_message_group() {
     shard.ack(G, Q, &[(0, 7)]);
     assert_eq!(deliver(&mut shard, 9, 8), [2, 3]);
 }
+
+#[test]
+fn what_is_parked_takes_no_room_from_other_message_groups() {
+    let mut shard = Shard::new();
+    shard.apply(configure(What::Subscribe(rules(1, true, DLQ))));
+    for message_group in [7, 8, 9] {
+        shard.apply(append_in(Q, &format!("m{message_group}"), message_group));
+    }
+    assert_eq!(deliver(&mut shard, 9, 5), [0, 1, 2]);
+    for offset in 0..3 {
+        let result = shard.release(offset, 5, Action::DeadLetter, None, 0);
+        assert_eq!(result, ReleaseResult::Parked);
+    }
+    shard.apply(append_in(Q, "another", 10));
+    let next = |bound| {
+        let place = (GroupId(G), QueueId(Q));
+        let found = shard
+            .core
+            .in_order(&shard.kv, place, shard.now_ms, (9, bound, 99));
+        let candidates = found.unwrap().candidates.into_iter();
+        candidates.map(|it| it.offset).collect::<Vec<_>>()
+    };
+    assert_eq!(next(3), [3]);
+    assert_eq!(next(0), [] as [u64; 0]);
+    let unordered = shard.core.selectable(GroupId(G), QueueId(Q), shard.now_ms, 9, 3);
+    assert_eq!(unordered.new_count, 1);
+}
