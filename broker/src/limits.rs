@@ -410,9 +410,10 @@ const _: () = assert!(FIRE_LIMIT as usize <= queue_core::limits::MAX_FIRE);
 const _: () = assert!(TICK_LIMIT as usize <= queue_core::limits::MAX_EXPIRIES);
 // A look ends with the page in which it reaches its bound.
 const _: () = assert!(PASS_OVER_MOST + FILTER_LOOKS_AT as u64 <= queue_core::limits::MAX_PASSED_OVER);
-// What is parked takes no room from what a leader gives out.
+// What is parked takes no room from what a leader gives out, and what is given back leaves half of it.
 const _: () =
     assert!(queue_core::limits::MAX_PARKED + MAX_IN_FLIGHT_PER_QUEUE <= queue_core::limits::MAX_IN_FLIGHT);
+const _: () = assert!(2 * queue_core::limits::MAX_GIVEN_BACK <= MAX_IN_FLIGHT_PER_QUEUE);
 const _: () = assert!(DROP_AT_ONCE <= MAX_ENTRY_COMMANDS);
 const _: () = assert!(MAX_ENTRY_COMMANDS <= MAX_QUEUED_COMMANDS);
 // Four lanes take turns, and a full entry has several turns of each.

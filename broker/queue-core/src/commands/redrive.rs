@@ -14,7 +14,7 @@ use crate::{
     ids::{GroupId, QueueId},
     kv::{Fault, KeyValue},
     letter::Letter,
-    limits::{MAX_IN_FLIGHT, MAX_REDRIVE},
+    limits::{MAX_GIVEN_BACK, MAX_REDRIVE},
     outcome::{Effect, Outcome, RedriveResult, Reply},
     queue::Message,
     subscription::{InFlight, Subscription},
@@ -181,5 +181,5 @@ fn refusal(known: &Subscription, letter: &Letter) -> Option<RedriveResult> {
     if letter.epoch != known.epoch && offset >= known.start {
         return Some(RedriveResult::ReadSince);
     }
-    (known.in_flight().len() >= MAX_IN_FLIGHT).then_some(RedriveResult::Full)
+    (known.leased_or_waiting() >= MAX_GIVEN_BACK).then_some(RedriveResult::Full)
 }

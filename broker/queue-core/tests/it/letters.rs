@@ -2,7 +2,8 @@
 
 use flotilla_proto::record::{Redrive, StartAt, command, configure::What, release::Action};
 use queue_core::{
-    Effect, GroupId, LetterView, QueueId, RedriveResult, Reply, What as Became, limits::MAX_NOTES,
+    Effect, GroupId, LetterView, QueueId, RedriveResult, Reply, What as Became,
+    limits::{MAX_DELIVER, MAX_GIVEN_BACK, MAX_NOTES, MAX_REDRIVE},
 };
 
 use crate::support::{
@@ -214,4 +215,30 @@ fn a_message_that_cannot_become_a_dead_letter_keeps_its_history() {
         .unwrap();
     assert_eq!(history.len(), 1);
     assert_eq!(history[0].what, Became::TimedOut);
+}
+
+#[test]
+fn what_is_given_back_leaves_room_for_what_is_new() {
+    let mut shard = Shard::subscribed();
+    let dead = MAX_GIVEN_BACK as u64 + 1;
+    shard.careful = false;
+    shard.fill(Q, dead);
+    for _ in 0..dead.div_ceil(MAX_DELIVER as u64) {
+        for lease in shard.deliver(G, Q, MAX_DELIVER, 5) {
+            shard.release(lease.offset, 5, Action::DeadLetter, None, 0);
+        }
+    }
+    let all: Vec<u64> = (0..dead).collect();
+    let mut results = Vec::new();
+    for some in all.chunks(MAX_REDRIVE) {
+        results.extend(redrive(&mut shard, G, some));
+    }
+    let refused = results.pop();
+    assert!(results.iter().all(|result| *result == RedriveResult::Done));
+    assert_eq!(refused, Some(RedriveResult::Full));
+    shard.core.check(&shard.kv).unwrap();
+    // What was given back is consumed, and the rest can be.
+    let lease = &shard.deliver(G, Q, 1, 6)[0];
+    shard.ack(G, Q, &[(lease.offset, 6)]);
+    assert_eq!(redrive(&mut shard, G, &[dead - 1]), [RedriveResult::Done]);
 }
