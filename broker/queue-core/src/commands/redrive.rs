@@ -177,8 +177,8 @@ fn refusal(known: &Subscription, letter: &Letter) -> Option<RedriveResult> {
     if offset >= known.cursor || is_behind || known.in_flight().contains_key(&offset) {
         return Some(RedriveResult::Comes);
     }
-    // It was put before it, and has read it again.
-    if letter.epoch != known.epoch && offset >= known.start {
+    // It was put before it, and has read it again; not if it may have been forgotten unread: better twice than never.
+    if letter.epoch != known.epoch && offset >= known.start && known.trimmed == 0 {
         return Some(RedriveResult::ReadSince);
     }
     (known.leased_or_waiting() >= MAX_GIVEN_BACK).then_some(RedriveResult::Full)

@@ -242,3 +242,13 @@ fn what_is_given_back_leaves_room_for_what_is_new() {
     shard.ack(G, Q, &[(lease.offset, 6)]);
     assert_eq!(redrive(&mut shard, G, &[dead - 1]), [RedriveResult::Done]);
 }
+
+#[test]
+fn what_may_have_been_forgotten_unread_is_given_back() {
+    let mut shard = one_dead();
+    shard.apply(seek((G, Q, 0, 9), 0, 1));
+    shard.trim(Q, 1, 9);
+    assert_eq!(shard.view(G, Q).trimmed, 1);
+    assert_eq!(redrive(&mut shard, G, &[0]), [RedriveResult::Done]);
+    assert_eq!(offsets(&shard.deliver(G, Q, 9, 6)), [0]);
+}

@@ -159,10 +159,11 @@ impl Model {
         if dead.offset >= cursor || is_pending {
             return RedriveResult::Comes;
         }
-        if dead.epoch != sub.epoch && dead.offset >= start {
+        let is_whole = sub.count(|state| *state == State::Trimmed) == 0;
+        if dead.epoch != sub.epoch && dead.offset >= start && is_whole {
             return RedriveResult::ReadSince;
         }
-        sub.revived += u64::from(state == Some(State::Dead));
+        sub.revived.extend(state);
         sub.redriven += 1;
         let is_kept = self
             .kept()

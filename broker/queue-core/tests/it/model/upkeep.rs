@@ -145,7 +145,7 @@ impl Model {
             states,
             extra: BTreeMap::new(),
             redriven: 0,
-            revived: 0,
+            revived: Vec::new(),
             notes: BTreeMap::new(),
             left: BTreeMap::new(),
         });
@@ -191,7 +191,7 @@ impl Model {
         (sub.start, sub.states) = (at, vec![State::New; next - at]);
         (sub.epoch, sub.seeks_to) = (sub.epoch + 1, None);
         sub.extra.clear();
-        (sub.redriven, sub.revived) = (0, 0);
+        (sub.redriven, sub.revived) = (0, Vec::new());
         Reply::Sought { at: Some(at as u64) }
     }
 
