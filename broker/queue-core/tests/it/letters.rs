@@ -252,3 +252,25 @@ fn what_may_have_been_forgotten_unread_is_given_back() {
     assert_eq!(redrive(&mut shard, G, &[0]), [RedriveResult::Done]);
     assert_eq!(offsets(&shard.deliver(G, Q, 9, 6)), [0]);
 }
+
+#[test]
+fn a_page_begins_at_what_is_kept() {
+    let mut shard = Shard::subscribed();
+    shard.fill(Q, 4);
+    for offset in 0..4 {
+        died(&mut shard, offset);
+    }
+    shard.subscribe(G_OTHER, DLQ, StartAt::First);
+    assert_eq!(offsets(&shard.deliver(G_OTHER, DLQ, 2, 6)), [0, 1]);
+    shard.ack(G_OTHER, DLQ, &[(0, 6)]);
+    shard.trim(DLQ, 3, 9);
+    let page = |from, limit| {
+        let found = shard.core.letters_from(&shard.kv, QueueId(DLQ), from, limit);
+        found.unwrap().iter().map(|it| it.at).collect::<Vec<_>>()
+    };
+    // One is still held by whoever reads dead letters.
+    assert_eq!(page(0, 9), [1, 3]);
+    assert_eq!(page(0, 1), [1]);
+    assert_eq!(page(2, 9), [3]);
+    assert_eq!(page(4, 9), [] as [u64; 0]);
+}
