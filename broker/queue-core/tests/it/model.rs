@@ -214,7 +214,8 @@ impl Sub {
             };
             let is_had =
                 |other: &InFlightView| leases.iter().any(|lease: &Lease| lease.offset == other.offset);
-            if !self.in_flight().iter().filter(before).all(is_had) {
+            let is_in_the_way = |other: &InFlightView| other.nonce != 0 && !is_had(other);
+            if self.in_flight().iter().filter(before).any(is_in_the_way) {
                 continue;
             }
             let message = &messages[offset as usize];
