@@ -95,6 +95,8 @@ pub const MAX_DELAYED_PAGE: u32 = 256;
 pub const LETTERS_PAGE: u32 = 100;
 /// And at most.
 pub const MAX_LETTERS_PAGE: u32 = 256;
+/// Bytes in the log of the dead letters that one page shows; a single larger one is shown alone.
+pub const MAX_LETTERS_BYTES: usize = 16 * 1024 * 1024;
 /// Queues that one seek of an administrator moves at the same time.
 pub const SEEK_AT_ONCE: usize = 16;
 /// How long it may take to tell all shards that a consumer group is paused, or goes on.
@@ -107,7 +109,7 @@ pub const MAX_PULL_BATCH: usize = MAX_RECEIVE_BATCH;
 pub const MAX_PULL_BYTES: usize = MAX_RECEIVE_BYTES;
 /// Pulls that may wait for messages on one node.
 pub const MAX_WAITING_PULLS: usize = 5_000;
-/// Pulls of a node that read messages at the same time; others wait for their turn.
+/// Pulls and pages of dead letters of a node that read messages at the same time; others wait for their turn.
 pub const MAX_PULL_READS: usize = 8;
 /// A pull that waits looks for itself this often: a lost hint then costs little.
 pub const PULL_LOOKS_EVERY: Duration = Duration::from_secs(1);
