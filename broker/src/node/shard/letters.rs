@@ -12,12 +12,19 @@ use queue_core::{Fault, GroupId, LetterView, Note, Position, QueueId, RedriveRes
 use super::{DataShard, DeliverError};
 use crate::{
     limits::{COPY_READS_AT_ONCE, MAX_LETTERS_BYTES, MAX_LETTERS_PAGE},
-    node::kv::Reading,
+    node::{kv::Reading, proposer::SubmitError},
 };
 
 impl DataShard {
     /// Dead letters of one queue, from an offset on: shown, or given back to the consumer group that they died in.
     pub(crate) async fn letters(&self, look: &LettersLook) -> Result<LettersFound, DeliverError> {
+        // Where they are, and not where they were for a leader that is none any more: nothing to do would be believed.
+        if look.redrive && !look.dry_run && self.replica.barrier().await.is_err() {
+            return Err(DeliverError::Submit(SubmitError::NotLeader {
+                leader: None,
+                unsure: false,
+            }));
+        }
         let (page, next) = self.page_of_letters(look)?;
         let looked_at = page.len() as u32;
         let mut found = Vec::new();
