@@ -167,7 +167,7 @@ impl Core {
             Some(command::Command::CopyForward(copy)) => commands::copy_forward::apply(self, kv, at, copy),
             Some(command::Command::Written(written)) => commands::written::apply(self, kv, late_ms, written),
             Some(command::Command::Renew(renew)) => commands::renew::apply(self, kv, late_ms, renew),
-            Some(command::Command::Seek(seek)) => commands::seek::apply(self, kv, seek),
+            Some(command::Command::Seek(seek)) => commands::seek::apply(self, kv, wall_ms, seek),
             Some(command::Command::Fire(fire)) => commands::fire::apply(self, kv, wall_ms, fire),
             Some(command::Command::Recall(recall)) => commands::recall::apply(self, kv, recall),
             Some(command::Command::Retime(retime)) => commands::retime::apply(self, kv, context, retime),

@@ -274,3 +274,24 @@ fn a_page_begins_at_what_is_kept() {
     assert_eq!(page(2, 9), [3]);
     assert_eq!(page(4, 9), [] as [u64; 0]);
 }
+
+#[test]
+fn what_was_given_back_and_forgotten_by_its_queue_is_a_dead_letter_after_a_seek() {
+    let mut shard = one_dead();
+    shard.fill(Q, 1);
+    shard.trim(Q, 1, 9);
+    assert_eq!(redrive(&mut shard, G, &[0]), [RedriveResult::Done]);
+    // In two steps, of which the first ends it.
+    shard.deliver(G, Q, 9, 6);
+    let outcome = shard.outcome(seek((G, Q, 2, 1), 0, 1));
+    assert_eq!(outcome.reply, Reply::Sought { at: None });
+    assert!(matches!(outcome.effects[..], [Effect::DeadLettered { .. }]));
+    assert_eq!(shard.view(G, Q).sought, 0);
+    shard.apply(seek((G, Q, 2, 1), 0, 1));
+    assert_eq!(shard.entry_of(Q, 0), None);
+    let found = letters(&shard);
+    assert_eq!((found.len(), found[1].letter.redriven_ms), (2, 0));
+    assert_eq!(became(&found[1]).last(), Some(&(0, Became::Redriven)));
+    assert_eq!(redrive(&mut shard, G, &[1]), [RedriveResult::Done]);
+    assert_eq!(offsets(&shard.deliver(G, Q, 9, 7)), [0]);
+}

@@ -88,7 +88,7 @@ impl Model {
     }
 
     /// Makes a dead letter, if there is a place for it.
-    fn bury(&mut self, group: u32, queue: u64, offset: u64) -> bool {
+    pub(super) fn bury(&mut self, group: u32, queue: u64, offset: u64) -> bool {
         let sub = self.sub(group, queue).unwrap();
         let target = sub.rules.dead_letter_queue;
         if target == 0 || target == queue {
