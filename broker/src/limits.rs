@@ -95,6 +95,8 @@ pub const MAX_DELAYED_PAGE: u32 = 256;
 pub const LETTERS_PAGE: u32 = 100;
 /// And at most.
 pub const MAX_LETTERS_PAGE: u32 = 256;
+/// Bytes in the log of the dead letters that one page shows; a single larger one is shown alone.
+pub const MAX_LETTERS_BYTES: usize = 16 * 1024 * 1024;
 /// Queues that one seek of an administrator moves at the same time.
 pub const SEEK_AT_ONCE: usize = 16;
 /// How long it may take to tell all shards that a consumer group is paused, or goes on.
@@ -107,7 +109,7 @@ pub const MAX_PULL_BATCH: usize = MAX_RECEIVE_BATCH;
 pub const MAX_PULL_BYTES: usize = MAX_RECEIVE_BYTES;
 /// Pulls that may wait for messages on one node.
 pub const MAX_WAITING_PULLS: usize = 5_000;
-/// Pulls of a node that read messages at the same time; others wait for their turn.
+/// Pulls and pages of dead letters of a node that read messages at the same time; others wait for their turn.
 pub const MAX_PULL_READS: usize = 8;
 /// A pull that waits looks for itself this often: a lost hint then costs little.
 pub const PULL_LOOKS_EVERY: Duration = Duration::from_secs(1);
@@ -416,6 +418,10 @@ const _: () = assert!(FIRE_LIMIT as usize <= queue_core::limits::MAX_FIRE);
 const _: () = assert!(TICK_LIMIT as usize <= queue_core::limits::MAX_EXPIRIES);
 // A look ends with the page in which it reaches its bound.
 const _: () = assert!(PASS_OVER_MOST + FILTER_LOOKS_AT as u64 <= queue_core::limits::MAX_PASSED_OVER);
+// What is parked takes no room from what a leader gives out, and what is given back leaves half of it.
+const _: () =
+    assert!(queue_core::limits::MAX_PARKED + MAX_IN_FLIGHT_PER_QUEUE <= queue_core::limits::MAX_IN_FLIGHT);
+const _: () = assert!(2 * queue_core::limits::MAX_GIVEN_BACK <= MAX_IN_FLIGHT_PER_QUEUE);
 const _: () = assert!(DROP_AT_ONCE <= MAX_ENTRY_COMMANDS);
 const _: () = assert!(MAX_ENTRY_COMMANDS <= MAX_QUEUED_COMMANDS);
 // Four lanes take turns, and a full entry has several turns of each.

@@ -167,7 +167,7 @@ impl Core {
             Some(command::Command::CopyForward(copy)) => commands::copy_forward::apply(self, kv, at, copy),
             Some(command::Command::Written(written)) => commands::written::apply(self, kv, late_ms, written),
             Some(command::Command::Renew(renew)) => commands::renew::apply(self, kv, late_ms, renew),
-            Some(command::Command::Seek(seek)) => commands::seek::apply(self, kv, seek),
+            Some(command::Command::Seek(seek)) => commands::seek::apply(self, kv, wall_ms, seek),
             Some(command::Command::Fire(fire)) => commands::fire::apply(self, kv, wall_ms, fire),
             Some(command::Command::Recall(recall)) => commands::recall::apply(self, kv, recall),
             Some(command::Command::Retime(retime)) => commands::retime::apply(self, kv, context, retime),
@@ -308,7 +308,7 @@ impl Core {
         redeliver.sort_unstable();
         let next = self.queues.get(&queue).map_or(0, |queue| queue.next);
         let room = max_in_flight
-            .saturating_sub(known.in_flight().len())
+            .saturating_sub(known.leased_or_waiting())
             .min(max - redeliver.len());
         let new_count = next.saturating_sub(known.cursor).min(room as u64) as u32;
         Selection {

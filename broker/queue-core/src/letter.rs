@@ -102,17 +102,31 @@ impl Core {
         from: u64,
         limit: usize,
     ) -> Result<Vec<LetterView>, Fault> {
-        let (start, end) = (keys::letter(queue, from), keys::letter(queue, u64::MAX));
-        let mut found = Vec::new();
-        for (key, value) in kv.scan(&start, &end, limit)? {
-            let at = keys::offset(key)?;
+        // What was forgotten is not walked over: below the first that its queue keeps only what is held is looked up.
+        let first = self.queues.get(&queue).map_or(0, |ends| ends.first);
+        let mut letters = Vec::new();
+        let mut from = from;
+        while letters.len() < limit
+            && let Some(at) = self.next_held(queue, from..first)
+        {
+            letters.extend(Letter::get(kv, queue, at)?.map(|letter| (at, letter)));
+            from = at + 1;
+        }
+        let (start, end) = (
+            keys::letter(queue, from.max(first)),
+            keys::letter(queue, u64::MAX),
+        );
+        for (key, value) in kv.scan(&start, &end, limit - letters.len())? {
             let letter = Letter::read(Reader::value("dead letter", value)?)?;
+            letters.push((keys::offset(key)?, letter));
+        }
+        let views = letters.into_iter().map(|(at, letter)| {
             let Some(stored) = self.locate(kv, queue, at)? else {
                 return Err(Fault::Corrupt(format!("dead letter {queue:?}/{at} has no place")));
             };
-            found.push(LetterView { at, stored, letter });
-        }
-        Ok(found)
+            Ok(LetterView { at, stored, letter })
+        });
+        views.collect()
     }
 
     /// Gives a message up: it gets a place in the dead-letter queue, its bytes stay where they are.

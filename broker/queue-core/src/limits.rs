@@ -39,6 +39,8 @@ pub const RECALLED_KEPT_MS: u64 = 600_000;
 pub const MAX_NOTES: usize = 16;
 /// Dead letters that one command gives back.
 pub const MAX_REDRIVE: usize = 256;
+/// Nothing more is given back to a subscription that has so many messages leased or waiting: the others keep their room.
+pub const MAX_GIVEN_BACK: usize = 8_192;
 /// Parked messages that one command decides on.
 pub const MAX_UNPARK: usize = 256;
 /// Messages of one subscription at which their message groups stopped: a part of [`MAX_IN_FLIGHT`], so that the others go on. What
@@ -63,4 +65,5 @@ const _: () = assert!(DEDUP_FORGET_PER_APPEND > 1);
 const _: () = assert!(ENDED_KEPT_MS >= DEDUP_WINDOW_MS);
 const _: () = assert!(MAX_DELIVER <= MAX_IN_FLIGHT);
 const _: () = assert!(MAX_PARKED + MAX_DELIVER <= MAX_IN_FLIGHT);
+const _: () = assert!(MAX_PARKED + MAX_GIVEN_BACK + MAX_DELIVER <= MAX_IN_FLIGHT);
 const _: () = assert!(0 < LOOK_PAGE && LOOK_PAGE <= LOAD_PAGE);

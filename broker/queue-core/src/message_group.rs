@@ -211,7 +211,7 @@ impl Core {
         let mut open = Open::default();
         let mut candidates = Vec::new();
         // What waits is in flight already; all others need room.
-        let mut room = max_in_flight.saturating_sub(known.in_flight().len());
+        let mut room = max_in_flight.saturating_sub(known.leased_or_waiting());
         let due = known.turns().range(..=(now_ms.max(self.now_ms), u64::MAX));
         for &(_, offset) in due {
             if candidates.len() >= max {

@@ -398,7 +398,7 @@ impl Core {
     }
 
     /// The first offset in a range that any consumer group has in flight.
-    fn next_held(&self, queue: QueueId, range: Range<u64>) -> Option<u64> {
+    pub(crate) fn next_held(&self, queue: QueueId, range: Range<u64>) -> Option<u64> {
         if range.is_empty() {
             return None;
         }

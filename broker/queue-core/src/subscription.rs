@@ -191,6 +191,11 @@ impl Subscription {
         self.parked
     }
 
+    /// Messages that are leased or wait: what a leader's bound is of. What is parked takes no room from others.
+    pub(crate) fn leased_or_waiting(&self) -> usize {
+        self.in_flight.len() - self.parked
+    }
+
     pub(crate) fn turns(&self) -> &BTreeSet<(u64, u64)> {
         &self.turns
     }

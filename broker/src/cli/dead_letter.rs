@@ -130,32 +130,34 @@ async fn list(which: &Which, limit: usize, target: &Target) -> Result<Vec<Letter
 /// Step after step, no faster than is asked for. What was done stands in the cluster, so that it can be asked for again at any time.
 async fn redrive(args: &RedriveArgs) -> Result<(), CliError> {
     let begun = Instant::now();
+    // Known before the first step: its answer may be lost. 0 would say that it has no name.
+    let id = args.id.unwrap_or_else(rand::random).max(1);
     let mut report = RedriveReport {
         dry_run: args.dry_run,
-        id: args.id.unwrap_or_default(),
+        id,
         ..RedriveReport::default()
     };
-    let (mut id, mut from) = (args.id, None);
+    let (mut from, mut is_first) = (None, true);
     let step = args.rate.map_or(STEP, |rate| rate.min(STEP));
     loop {
         let spec = RedriveSpec {
             which: args.which.query(from, step),
             dry_run: args.dry_run,
-            id,
+            id: Some(id),
         };
         let (client, path) = (args.target.client(), args.which.path("/redrive"));
         let done: RedriveReport = match client.post(&path, &spec).await {
             Ok(done) => done,
-            Err(error) if id.is_none() => return Err(error),
+            // Refused at once: nothing was done.
+            Err(error @ (CliError::Refused(_) | CliError::Usage(_))) if is_first => return Err(error),
             Err(error) => {
                 show(&report, &args.target);
                 return Err(CliError::InPart(format!(
-                    "{error}; the rest was not asked for: run the same command with --id {}",
-                    report.id
+                    "{error}; what was asked for last may have been done, the rest was not asked for: run the same command with --id {id}"
                 )));
             }
         };
-        (report.id, id) = (done.id, Some(done.id));
+        is_first = false;
         report.letters.extend(done.letters);
         from = done.next;
         if from.is_none() {
@@ -174,8 +176,7 @@ async fn redrive(args: &RedriveArgs) -> Result<(), CliError> {
     {
         0 => Ok(()),
         _ => Err(CliError::InPart(format!(
-            "some could not be given back now; run the same command with --id {}",
-            report.id
+            "some could not be given back now; run the same command with --id {id}"
         ))),
     }
 }

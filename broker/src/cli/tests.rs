@@ -253,3 +253,36 @@ async fn an_address_that_is_none_is_refused_by_what_gave_it() {
         "{refused}"
     );
 }
+
+#[tokio::test]
+async fn a_redrive_whose_first_answer_is_lost_can_be_asked_for_again_by_its_name() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asked = tokio::spawn(async move {
+        use tokio::io::AsyncReadExt;
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut request = String::new();
+        while !request.ends_with('}') {
+            let mut some = [0; 1024];
+            let count = socket.read(&mut some).await.unwrap();
+            request.push_str(std::str::from_utf8(&some[..count]).unwrap());
+        }
+        let body = request.split_once("\r\n\r\n").unwrap().1;
+        let spec: crate::views::RedriveSpec = serde_json::from_str(body).unwrap();
+        spec.id
+    });
+    let line = [
+        "flotilla",
+        "dead-letter",
+        "redrive",
+        "readers",
+        "--http-addr",
+        &address,
+    ];
+    let Command::DeadLetter(command) = Cli::try_parse_from(line).unwrap().command else {
+        panic!("typed otherwise");
+    };
+    let error = dead_letter::run(command).await.unwrap_err().to_string();
+    let id = asked.await.unwrap().expect("it has a name");
+    assert!(id != 0 && error.ends_with(&format!("--id {id}")), "{error}");
+}

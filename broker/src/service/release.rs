@@ -120,7 +120,10 @@ impl Service {
                                 self.check_dead_letter(&shard, &handle)?;
                                 Try::Done(ReleaseResult::DeadLettered)
                             }
-                            Try::Done(ReleaseResult::Stale) if retried && is_parked(&shard, &handle) => {
+                            // Only a nack parks: a lease that was to be longer, and stands as it was, was not made longer.
+                            Try::Done(ReleaseResult::Stale)
+                                if retried && nack && is_parked(&shard, &handle) =>
+                            {
                                 Try::Done(ReleaseResult::Parked)
                             }
                             other => other,

@@ -281,3 +281,28 @@ async fn what_is_not_there_cannot_be_given_back() {
     let outcomes = redrive(service, RedriveSpec::default()).await;
     all_are(&outcomes, RedriveOutcome::AnotherGroup, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_is_not_told_that_there_is_nothing_to_do_by_a_leader_without_a_quorum() {
+    let mut cluster = Cluster::start(3).await;
+    have_die(cluster.service(1), 1).await;
+    let found = letters(cluster.service(1), LettersQuery::default()).await;
+    // Where the letter is not: its leader would find nothing, and need no entry to say so.
+    let topic = cluster.service(1).node().meta().topic("%DLQ%readers");
+    let shards = &topic.expect("it has letters").queue_shards;
+    let queue = (found[0].dead_letter_queue as usize + 1) % shards.len();
+    let shard = shards[queue];
+    let leader = cluster.service(1).node().leader(shard).expect("a leader");
+    for other in (1..=3).filter(|node| *node != leader) {
+        cluster.kill(other).await;
+    }
+    let spec = RedriveSpec {
+        which: LettersQuery {
+            from: Some(format!("{queue}/0")),
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let service = cluster.service(leader);
+    assert!(service.redrive_letters("readers", spec).await.is_err());
+}

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use broker::{
-    service::Service,
+    service::{Caller, Service},
     views::{
         AdminErrorKind, GroupSpec, LettersQuery, NoteKind, OnPoison, ParkedQuery, ParkedView, TopicSpec,
         UnparkSpec,
     },
 };
-use flotilla_proto::rocketmq::{Code, MessageType, SendMessageRequest};
+use flotilla_proto::rocketmq::{ChangeInvisibleDurationRequest, Code, MessageType, SendMessageRequest};
 
 use crate::{
-    cluster::{Cluster, ack, caller, code, message, properties, receive, wait_until},
+    cluster::{Cluster, ack, caller, code, message, properties, receive, resource, wait_until},
     dead_letters::{bury, nack},
 };
 
@@ -194,4 +194,32 @@ async fn the_policy_can_be_changed_and_needs_order() {
         let refused = service.unpark("readers", spec, true).await;
         assert_eq!(refused.unwrap_err().kind, AdminErrorKind::Invalid, "{handle}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_change_of_what_is_parked_meanwhile_was_not_done() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    prepare(service, OnPoison::Park).await;
+    let (_, messages) = receive(service, "orders", "readers", LONG).await;
+    let message = &messages[0];
+    assert_eq!(bury(service, "orders", "readers", message).await, Code::Ok);
+    assert_eq!(parked(service).await.len(), 1);
+    let change = |seconds| {
+        let request = ChangeInvisibleDurationRequest {
+            group: Some(resource("readers")),
+            topic: Some(resource("orders")),
+            receipt_handle: properties(message).receipt_handle.clone().expect("delivered"),
+            invisible_duration: Some(prost_types::Duration { seconds, nanos: 0 }),
+            ..Default::default()
+        };
+        let retried = Caller {
+            retried: true,
+            ..caller()
+        };
+        async move { code(&service.change_invisible_duration(&retried, request).await.status) }
+    };
+    assert_eq!(change(30).await, Code::InvalidReceiptHandle);
+    // "Again, at once", of the last attempt, parks it.
+    assert_eq!(change(0).await, Code::Ok);
 }

@@ -14,7 +14,7 @@ use crate::{
     ids::{GroupId, QueueId},
     kv::{Fault, KeyValue},
     letter::Letter,
-    limits::{MAX_IN_FLIGHT, MAX_REDRIVE},
+    limits::{MAX_GIVEN_BACK, MAX_REDRIVE},
     outcome::{Effect, Outcome, RedriveResult, Reply},
     queue::Message,
     subscription::{InFlight, Subscription},
@@ -177,9 +177,9 @@ fn refusal(known: &Subscription, letter: &Letter) -> Option<RedriveResult> {
     if offset >= known.cursor || is_behind || known.in_flight().contains_key(&offset) {
         return Some(RedriveResult::Comes);
     }
-    // It was put before it, and has read it again.
-    if letter.epoch != known.epoch && offset >= known.start {
+    // It was put before it, and has read it again; not if it may have been forgotten unread: better twice than never.
+    if letter.epoch != known.epoch && offset >= known.start && known.trimmed == 0 {
         return Some(RedriveResult::ReadSince);
     }
-    (known.in_flight().len() >= MAX_IN_FLIGHT).then_some(RedriveResult::Full)
+    (known.leased_or_waiting() >= MAX_GIVEN_BACK).then_some(RedriveResult::Full)
 }

@@ -1,9 +1,13 @@
 //! Order within message groups, told in examples.
 
-use flotilla_proto::record::{Deliver, LeaseRef, StartAt, Subscribe, configure::What, release::Action};
+use flotilla_proto::record::{
+    Deliver, LeaseRef, Redrive, StartAt, Subscribe, command::Command, configure::What, release::Action,
+};
 use queue_core::{GroupId, InOrder, Lease, QueueId, Source, limits::REPEATED_WITHIN_MS};
 
-use crate::support::{BACKOFF_MS, DLQ, G, LEASE_MS, Q, Shard, append_in, configure, offsets, subscription};
+use crate::support::{
+    BACKOFF_MS, DLQ, G, LEASE_MS, Q, Shard, append_in, command, configure, offsets, subscription,
+};
 
 const A: u64 = 0xA;
 const B: u64 = 0xB;
@@ -300,4 +304,30 @@ fn what_is_given_again_does_not_overtake_what_waits_before_it() {
         ..Deliver::default()
     };
     assert_eq!(shard.delivered(repeat), []);
+}
+
+#[test]
+fn what_is_given_back_does_not_keep_a_repeated_request_from_what_it_has() {
+    let mut shard = shard(&[A, A]);
+    deliver(&mut shard, 1, 1);
+    shard.release(0, 1, Action::DeadLetter, None, 0);
+    assert_eq!(offsets(&deliver(&mut shard, 1, 2)), [1]);
+    let redrive = Redrive {
+        group: G,
+        queue: DLQ,
+        offsets: vec![0],
+        id: 0,
+    };
+    shard.apply(command(Command::Redrive(redrive)));
+    let repeat = Deliver {
+        group: G,
+        queue: Q,
+        request: 2,
+        again: vec![1],
+        deadline_ms: shard.now_ms + LEASE_MS,
+        ..Deliver::default()
+    };
+    assert_eq!(attempts(&shard.delivered(repeat)), [(1, 1)]);
+    ack(&mut shard, &[(1, 2)]);
+    assert_eq!(offsets(&deliver(&mut shard, 9, 3)), [0]);
 }

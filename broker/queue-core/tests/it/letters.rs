@@ -2,7 +2,8 @@
 
 use flotilla_proto::record::{Redrive, StartAt, command, configure::What, release::Action};
 use queue_core::{
-    Effect, GroupId, LetterView, QueueId, RedriveResult, Reply, What as Became, limits::MAX_NOTES,
+    Effect, GroupId, LetterView, QueueId, RedriveResult, Reply, What as Became,
+    limits::{MAX_DELIVER, MAX_GIVEN_BACK, MAX_NOTES, MAX_REDRIVE},
 };
 
 use crate::support::{
@@ -214,4 +215,83 @@ fn a_message_that_cannot_become_a_dead_letter_keeps_its_history() {
         .unwrap();
     assert_eq!(history.len(), 1);
     assert_eq!(history[0].what, Became::TimedOut);
+}
+
+#[test]
+fn what_is_given_back_leaves_room_for_what_is_new() {
+    let mut shard = Shard::subscribed();
+    let dead = MAX_GIVEN_BACK as u64 + 1;
+    shard.careful = false;
+    shard.fill(Q, dead);
+    for _ in 0..dead.div_ceil(MAX_DELIVER as u64) {
+        for lease in shard.deliver(G, Q, MAX_DELIVER, 5) {
+            shard.release(lease.offset, 5, Action::DeadLetter, None, 0);
+        }
+    }
+    let all: Vec<u64> = (0..dead).collect();
+    let mut results = Vec::new();
+    for some in all.chunks(MAX_REDRIVE) {
+        results.extend(redrive(&mut shard, G, some));
+    }
+    let refused = results.pop();
+    assert!(results.iter().all(|result| *result == RedriveResult::Done));
+    assert_eq!(refused, Some(RedriveResult::Full));
+    shard.core.check(&shard.kv).unwrap();
+    // What was given back is consumed, and the rest can be.
+    let lease = &shard.deliver(G, Q, 1, 6)[0];
+    shard.ack(G, Q, &[(lease.offset, 6)]);
+    assert_eq!(redrive(&mut shard, G, &[dead - 1]), [RedriveResult::Done]);
+}
+
+#[test]
+fn what_may_have_been_forgotten_unread_is_given_back() {
+    let mut shard = one_dead();
+    shard.apply(seek((G, Q, 0, 9), 0, 1));
+    shard.trim(Q, 1, 9);
+    assert_eq!(shard.view(G, Q).trimmed, 1);
+    assert_eq!(redrive(&mut shard, G, &[0]), [RedriveResult::Done]);
+    assert_eq!(offsets(&shard.deliver(G, Q, 9, 6)), [0]);
+}
+
+#[test]
+fn a_page_begins_at_what_is_kept() {
+    let mut shard = Shard::subscribed();
+    shard.fill(Q, 4);
+    for offset in 0..4 {
+        died(&mut shard, offset);
+    }
+    shard.subscribe(G_OTHER, DLQ, StartAt::First);
+    assert_eq!(offsets(&shard.deliver(G_OTHER, DLQ, 2, 6)), [0, 1]);
+    shard.ack(G_OTHER, DLQ, &[(0, 6)]);
+    shard.trim(DLQ, 3, 9);
+    let page = |from, limit| {
+        let found = shard.core.letters_from(&shard.kv, QueueId(DLQ), from, limit);
+        found.unwrap().iter().map(|it| it.at).collect::<Vec<_>>()
+    };
+    // One is still held by whoever reads dead letters.
+    assert_eq!(page(0, 9), [1, 3]);
+    assert_eq!(page(0, 1), [1]);
+    assert_eq!(page(2, 9), [3]);
+    assert_eq!(page(4, 9), [] as [u64; 0]);
+}
+
+#[test]
+fn what_was_given_back_and_forgotten_by_its_queue_is_a_dead_letter_after_a_seek() {
+    let mut shard = one_dead();
+    shard.fill(Q, 1);
+    shard.trim(Q, 1, 9);
+    assert_eq!(redrive(&mut shard, G, &[0]), [RedriveResult::Done]);
+    // In two steps, of which the first ends it.
+    shard.deliver(G, Q, 9, 6);
+    let outcome = shard.outcome(seek((G, Q, 2, 1), 0, 1));
+    assert_eq!(outcome.reply, Reply::Sought { at: None });
+    assert!(matches!(outcome.effects[..], [Effect::DeadLettered { .. }]));
+    assert_eq!(shard.view(G, Q).sought, 0);
+    shard.apply(seek((G, Q, 2, 1), 0, 1));
+    assert_eq!(shard.entry_of(Q, 0), None);
+    let found = letters(&shard);
+    assert_eq!((found.len(), found[1].letter.redriven_ms), (2, 0));
+    assert_eq!(became(&found[1]).last(), Some(&(0, Became::Redriven)));
+    assert_eq!(redrive(&mut shard, G, &[1]), [RedriveResult::Done]);
+    assert_eq!(offsets(&shard.deliver(G, Q, 9, 7)), [0]);
 }

@@ -72,9 +72,9 @@ pub(crate) struct Sub {
     states: Vec<State>,
     /// Messages from before `start` that were given back.
     extra: BTreeMap<u64, State>,
-    /// How often a message was given back, and of those, one that was dead since `start`.
+    /// How often a message was given back, and what those were that had come to an end since `start`.
     redriven: u64,
-    revived: u64,
+    revived: Vec<State>,
     /// What became of what is in flight.
     notes: BTreeMap<u64, Vec<queue_core::Note>>,
     /// When something of a message group ceased to be in flight last.
@@ -140,7 +140,7 @@ impl Sub {
     }
 
     fn count(&self, like: impl Fn(&State) -> bool) -> u64 {
-        let all = self.extra.values().chain(&self.states);
+        let all = self.extra.values().chain(&self.states).chain(&self.revived);
         all.filter(|state| like(state)).count() as u64
     }
 
@@ -214,7 +214,8 @@ impl Sub {
             };
             let is_had =
                 |other: &InFlightView| leases.iter().any(|lease: &Lease| lease.offset == other.offset);
-            if !self.in_flight().iter().filter(before).all(is_had) {
+            let is_in_the_way = |other: &InFlightView| other.nonce != 0 && !is_had(other);
+            if self.in_flight().iter().filter(before).any(is_in_the_way) {
                 continue;
             }
             let message = &messages[offset as usize];

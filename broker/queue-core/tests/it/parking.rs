@@ -7,7 +7,7 @@ use flotilla_proto::record::{
 use queue_core::{GroupId, InOrder, ParkedView, QueueId, ReleaseResult, Reply, UnparkResult, What as Became};
 
 use crate::support::{
-    BACKOFF_MS, DLQ, G, LEASE_MS, Q, Shard, append_in, command, configure, offsets, subscription,
+    BACKOFF_MS, DLQ, G, LEASE_MS, Q, Shard, append_in, command, configure, offsets, seek, subscription,
 };
 
 fn rules(version: u32, park: bool, dead_letter_queue: u64) -> Subscribe {
@@ -188,4 +188,51 @@ fn what_is_given_back_takes_the_next_turn_of_its_message_group() {
     assert_eq!(deliver(&mut shard, 9, 7), [0]);
     shard.ack(G, Q, &[(0, 7)]);
     assert_eq!(deliver(&mut shard, 9, 8), [2, 3]);
+}
+
+#[test]
+fn what_is_parked_takes_no_room_from_other_message_groups() {
+    let mut shard = Shard::new();
+    shard.apply(configure(What::Subscribe(rules(1, true, DLQ))));
+    for message_group in [7, 8, 9] {
+        shard.apply(append_in(Q, &format!("m{message_group}"), message_group));
+    }
+    assert_eq!(deliver(&mut shard, 9, 5), [0, 1, 2]);
+    for offset in 0..3 {
+        let result = shard.release(offset, 5, Action::DeadLetter, None, 0);
+        assert_eq!(result, ReleaseResult::Parked);
+    }
+    shard.apply(append_in(Q, "another", 10));
+    let next = |bound| {
+        let place = (GroupId(G), QueueId(Q));
+        let found = shard
+            .core
+            .in_order(&shard.kv, place, shard.now_ms, (9, bound, 99));
+        let candidates = found.unwrap().candidates.into_iter();
+        candidates.map(|it| it.offset).collect::<Vec<_>>()
+    };
+    assert_eq!(next(3), [3]);
+    assert_eq!(next(0), [] as [u64; 0]);
+    let unordered = shard.core.selectable(GroupId(G), QueueId(Q), shard.now_ms, 9, 3);
+    assert_eq!(unordered.new_count, 1);
+}
+
+#[test]
+fn what_a_seek_leaves_behind_and_was_parked_is_a_dead_letter() {
+    let mut shard = parked();
+    shard.apply(seek((G, Q, 5, 9), 0, 1));
+    assert!(listed(&shard).is_empty());
+    let letters = shard.core.letters_from(&shard.kv, QueueId(DLQ), 0, 9).unwrap();
+    let became: Vec<Became> = letters[0].letter.history.iter().map(|note| note.what).collect();
+    assert_eq!((letters.len(), became), (1, vec![Became::Refused; 2]));
+    assert_eq!(letters[0].letter.epoch, 0);
+}
+
+#[test]
+fn what_is_parked_and_comes_again_after_a_seek_is_no_dead_letter() {
+    let mut shard = parked();
+    shard.apply(seek((G, Q, 0, 9), 0, 1));
+    assert!(listed(&shard).is_empty());
+    assert_eq!(shard.next(DLQ), 0);
+    assert_eq!(deliver(&mut shard, 9, 9), [0, 1, 2, 3, 4]);
 }

@@ -11,13 +11,20 @@ use queue_core::{Fault, GroupId, LetterView, Note, Position, QueueId, RedriveRes
 
 use super::{DataShard, DeliverError};
 use crate::{
-    limits::{COPY_READS_AT_ONCE, MAX_LETTERS_PAGE},
-    node::kv::Reading,
+    limits::{COPY_READS_AT_ONCE, MAX_LETTERS_BYTES, MAX_LETTERS_PAGE},
+    node::{kv::Reading, proposer::SubmitError},
 };
 
 impl DataShard {
     /// Dead letters of one queue, from an offset on: shown, or given back to the consumer group that they died in.
     pub(crate) async fn letters(&self, look: &LettersLook) -> Result<LettersFound, DeliverError> {
+        // Where they are, and not where they were for a leader that is none any more: nothing to do would be believed.
+        if look.redrive && !look.dry_run && self.replica.barrier().await.is_err() {
+            return Err(DeliverError::Submit(SubmitError::NotLeader {
+                leader: None,
+                unsure: false,
+            }));
+        }
         let (page, next) = self.page_of_letters(look)?;
         let looked_at = page.len() as u32;
         let mut found = Vec::new();
@@ -55,8 +62,12 @@ impl DataShard {
                     0 => look.from,
                     since_ms => look.from.max(core.offset_at(&Reading(state), queue, since_ms)?),
                 };
-                let page = core.letters_from(&Reading(state), queue, from, limit)?;
-                let last = page.last().filter(|_| page.len() == limit);
+                let mut page = core.letters_from(&Reading(state), queue, from, limit)?;
+                let is_full = page.len() == limit;
+                let fitting = fitting(look, &page);
+                let is_cut = fitting < page.len();
+                page.truncate(fitting);
+                let last = page.last().filter(|_| is_full || is_cut);
                 let next = last.filter(|last| !is_too_late(look, last));
                 let next = next.map(|last| last.at.saturating_add(1));
                 Ok((page, next))
@@ -176,6 +187,11 @@ impl DataShard {
         places: Vec<(u64, Position)>,
     ) -> Result<Vec<(u64, MessageFound)>, DeliverError> {
         let mut found = Vec::with_capacity(places.len());
+        if places.is_empty() {
+            return Ok(found);
+        }
+        let turn = self.machine.pull_reads().acquire().await;
+        let _turn = turn.expect("nobody closes it");
         for some in places.chunks(COPY_READS_AT_ONCE) {
             let read = match self.read_at(queue, some.to_vec()).await {
                 Ok(read) => read,
@@ -189,6 +205,26 @@ impl DataShard {
         }
         Ok(found)
     }
+}
+
+/// The first so many letters of a page of which those that are read have a bounded number of bytes in the log; at least one.
+fn fitting(look: &LettersLook, page: &[LetterView]) -> usize {
+    let mut left = MAX_LETTERS_BYTES;
+    let fits = |view: &LetterView| {
+        let bytes = match is_meant(look, view) {
+            true => view.stored.position.frame_len as usize,
+            false => 0,
+        };
+        let fits = bytes <= left;
+        left = left.saturating_sub(bytes);
+        fits
+    };
+    page.iter()
+        .map(fits)
+        .take_while(|fits| *fits)
+        .count()
+        .max(1)
+        .min(page.len())
 }
 
 /// True if a letter passes the filters.
@@ -253,5 +289,57 @@ fn outcome(result: RedriveResult) -> Outcome {
         RedriveResult::Comes => Outcome::Comes,
         RedriveResult::ReadSince => Outcome::ReadSince,
         RedriveResult::Full => Outcome::Full,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use queue_core::{Letter, Stored};
+
+    use super::*;
+
+    fn view(stored_ms: u64, bytes: usize) -> LetterView {
+        LetterView {
+            at: 0,
+            stored: Stored {
+                position: Position {
+                    index: 1,
+                    frame_offset: 0,
+                    frame_len: bytes as u32,
+                },
+                time_ms: 0,
+                stored_ms,
+                tag: 0,
+                message_group: 0,
+            },
+            letter: Letter {
+                group: GroupId(1),
+                queue: QueueId(1),
+                offset: 0,
+                epoch: 0,
+                stored_ms: 0,
+                message_group: 0,
+                redriven_ms: 0,
+                redriven_by: 0,
+                noted: 0,
+                history: Vec::new(),
+            },
+        }
+    }
+
+    #[test]
+    fn a_page_is_cut_where_its_messages_are_too_many_bytes_and_has_one_at_least() {
+        let look = LettersLook {
+            since_ms: 5,
+            ..LettersLook::default()
+        };
+        let half = MAX_LETTERS_BYTES / 2;
+        assert_eq!(fitting(&look, &[]), 0);
+        assert_eq!(fitting(&look, &[view(5, half), view(5, half), view(5, 1)]), 2);
+        assert_eq!(fitting(&look, &[view(5, half + 1), view(5, half), view(5, 1)]), 1);
+        assert_eq!(fitting(&look, &[view(5, 3 * half), view(5, 1)]), 1);
+        // What is not meant is not read.
+        let others = [view(4, half), view(4, 3 * half), view(5, half)];
+        assert_eq!(fitting(&look, &others), 3);
     }
 }

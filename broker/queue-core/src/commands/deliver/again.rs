@@ -28,10 +28,12 @@ pub(super) fn apply(
         let Some(row) = had.filter(|row| core.can_be_repeated(row)) else {
             continue;
         };
-        // What is before it in its message group is in the same answer, or it waits for that.
-        let is_had = |offset: &u64| leases.iter().any(|lease: &Lease| lease.offset == *offset);
+        // What is before it in its message group is in the same answer, or it waits for that. Not for what was given back and not
+        // delivered since: that waits for what is leased.
+        let is_had = |offset: u64| leases.iter().any(|lease: &Lease| lease.offset == offset);
+        let is_in_the_way = |offset: u64| known.in_flight()[&offset].nonce != 0 && !is_had(offset);
         let lock = known.locks().get(&row.message_group);
-        if lock.is_some_and(|lock| !lock.in_flight().range(..offset).all(is_had)) {
+        if lock.is_some_and(|lock| lock.in_flight().range(..offset).any(|&it| is_in_the_way(it))) {
             continue;
         }
         let row = InFlight {

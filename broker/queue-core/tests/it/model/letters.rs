@@ -88,7 +88,7 @@ impl Model {
     }
 
     /// Makes a dead letter, if there is a place for it.
-    fn bury(&mut self, group: u32, queue: u64, offset: u64) -> bool {
+    pub(super) fn bury(&mut self, group: u32, queue: u64, offset: u64) -> bool {
         let sub = self.sub(group, queue).unwrap();
         let target = sub.rules.dead_letter_queue;
         if target == 0 || target == queue {
@@ -159,10 +159,11 @@ impl Model {
         if dead.offset >= cursor || is_pending {
             return RedriveResult::Comes;
         }
-        if dead.epoch != sub.epoch && dead.offset >= start {
+        let is_whole = sub.count(|state| *state == State::Trimmed) == 0;
+        if dead.epoch != sub.epoch && dead.offset >= start && is_whole {
             return RedriveResult::ReadSince;
         }
-        sub.revived += u64::from(state == Some(State::Dead));
+        sub.revived.extend(state);
         sub.redriven += 1;
         let is_kept = self
             .kept()

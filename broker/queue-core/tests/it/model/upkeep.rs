@@ -145,7 +145,7 @@ impl Model {
             states,
             extra: BTreeMap::new(),
             redriven: 0,
-            revived: 0,
+            revived: Vec::new(),
             notes: BTreeMap::new(),
             left: BTreeMap::new(),
         });
@@ -156,7 +156,6 @@ impl Model {
         let ends = self.queue(seek.queue);
         let (first, next) = ends.map_or((0, 0), |queue| (queue.first, queue.messages.len()));
         let messages = ends.map_or(Vec::new(), |queue| queue.messages.clone());
-        let now = self.now;
         let Some(sub) = self.sub_mut(seek.group, seek.queue) else {
             return Reply::Refused(Refusal::NoSubscription);
         };
@@ -170,16 +169,25 @@ impl Model {
             };
         }
         sub.last_seek = seek.id;
-        let all = sub.extra.values_mut().chain(sub.states.iter_mut());
-        let held = all.filter(|state| state.view().is_some());
+        let to = (seek.to as usize).clamp(first, next);
         let mut left = seek.limit as usize;
-        for state in held.take(left) {
-            sub.notes.remove(&state.view().unwrap().offset);
-            let message_group = state.view().map_or(0, |view| view.message_group);
-            sub.left.insert(message_group, now);
-            *state = State::Sought;
+        let held: Vec<InFlightView> = sub.in_flight().into_iter().take(left).collect();
+        for view in held {
+            let offset = view.offset;
+            let sub = self.sub(seek.group, seek.queue).unwrap();
+            let notes = sub
+                .notes
+                .get(&offset)
+                .map_or(Vec::new(), |notes| letters::last(notes));
+            let was_given_back = notes.iter().any(|note| note.what == queue_core::What::Redriven);
+            let nobody_knows = view.parked || (was_given_back && (offset as usize) < first);
+            let is_letter = nobody_knows && (offset as usize) < to;
+            if !is_letter || !self.bury(seek.group, seek.queue, offset) {
+                self.set(seek.group, seek.queue, offset, State::Sought);
+            }
             left -= 1;
         }
+        let sub = self.sub_mut(seek.group, seek.queue).unwrap();
         if sub.in_flight().is_empty() {
             sub.end_blocked(&messages, left, State::Sought);
         }
@@ -191,7 +199,7 @@ impl Model {
         (sub.start, sub.states) = (at, vec![State::New; next - at]);
         (sub.epoch, sub.seeks_to) = (sub.epoch + 1, None);
         sub.extra.clear();
-        (sub.redriven, sub.revived) = (0, 0);
+        (sub.redriven, sub.revived) = (0, Vec::new());
         Reply::Sought { at: Some(at as u64) }
     }
 
