@@ -86,12 +86,14 @@ fn rank(lane: u32, stored: &Stored, ageing_ms: u64) -> (i128, Reverse<u32>) {
 
 impl Core {
     /// What a consumer group could be given of each lane of a topic at `now_ms`, at one moment, the highest lane first. Nothing while
-    /// it has not begun on a lane that has been used: what is there would count as not there.
+    /// it has not begun on a lane that has been used: what is there would count as not there. With ageing, of more that is due in a
+    /// lane than is wanted, what stands first in it counts, not what is due longest.
     pub fn selectable_lanes(
         &self,
         group: GroupId,
         topic: u32,
         now_ms: u64,
+        ageing_ms: u64,
         max: usize,
         max_in_flight: usize,
     ) -> Option<Vec<(QueueId, Selection)>> {
@@ -99,12 +101,33 @@ impl Core {
         let used = lanes.filter(|queue| self.queues.contains_key(queue));
         let select = |queue: QueueId| {
             self.subscriptions.get(&(queue, group))?;
-            Some((queue, self.selectable(group, queue, now_ms, max, max_in_flight)))
+            let selection = match ageing_ms {
+                0 => self.selectable(group, queue, now_ms, max, max_in_flight),
+                _ => self.selectable_by_age(group, queue, now_ms, max, max_in_flight),
+            };
+            Some((queue, selection))
         };
         let mut all = used.map(select).collect::<Option<Vec<_>>>()?;
         plant!(RetriesLoseTheirLane => crate::planted::new_ones_first(&mut all));
         all.retain(|(_, it)| it.new_count > 0 || !it.redeliver.is_empty());
         Some(all)
+    }
+
+    /// What could be delivered of a lane, those that stand first in it. Of what is due all is looked at, which is no more than a
+    /// consumer group may have in flight.
+    fn selectable_by_age(
+        &self,
+        group: GroupId,
+        queue: QueueId,
+        now_ms: u64,
+        max: usize,
+        max_in_flight: usize,
+    ) -> Selection {
+        let mut all = self.selectable(group, queue, now_ms, u32::MAX as usize, max_in_flight);
+        all.redeliver.truncate(max);
+        let left = (max - all.redeliver.len()) as u32;
+        all.new_count = all.new_count.min(left);
+        all
     }
 }
 

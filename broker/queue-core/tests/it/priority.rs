@@ -31,7 +31,7 @@ fn begin(shard: &mut Shard, number: u32) {
 fn take(shard: &mut Shard, max: usize, ageing_ms: u64, nonce: u64) -> Vec<(u32, u64)> {
     let selected = shard
         .core
-        .selectable_lanes(GroupId(G), TOPIC, shard.now_ms, max, usize::MAX)
+        .selectable_lanes(GroupId(G), TOPIC, shard.now_ms, ageing_ms, max, usize::MAX)
         .expect("it has begun on all lanes");
     let stored = |queue: QueueId, offset| shard.core.locate(&shard.kv, queue, offset).unwrap().unwrap();
     let mut offsets = Vec::new();
@@ -121,7 +121,11 @@ fn a_lane_on_which_the_group_has_not_begun_does_not_count_as_empty() {
     let mut shard = Shard::new();
     begin(&mut shard, 4);
     shard.append(lane(4), "less");
-    let select = |shard: &Shard| shard.core.selectable_lanes(GroupId(G), TOPIC, shard.now_ms, 9, 9);
+    let select = |shard: &Shard| {
+        shard
+            .core
+            .selectable_lanes(GroupId(G), TOPIC, shard.now_ms, 0, 9, 9)
+    };
     assert_eq!(select(&shard).unwrap().len(), 1);
     shard.append(lane(5), "urgent");
     assert_eq!(select(&shard), None);
@@ -140,6 +144,25 @@ fn with_ageing_what_waits_is_overtaken_only_for_so_long() {
     // Two lanes weigh 200 ms: 20 of them were stored by then, the last at the very end of it.
     let came = take(&mut shard, 30, 100, 5);
     assert_eq!(came.iter().position(|&it| it == (1, 0)), Some(20));
+}
+
+#[test]
+fn with_ageing_retries_come_by_when_they_were_stored_not_by_when_they_are_due() {
+    let mut shard = prepared();
+    for id in ["old", "young"] {
+        shard.append(lane(5), id);
+        shard.pass(20);
+    }
+    shard.append(lane(4), "younger");
+    assert_eq!(take(&mut shard, 2, 5, 5), [(5, 0), (5, 1)]);
+    // The older one is due last.
+    for (offset, after_ms) in [(0, 10), (1, 5)] {
+        let at_ms = Some(shard.now_ms + after_ms);
+        shard.apply(release(G, lane(5), (offset, 5), Action::Retry as i32, at_ms, 0));
+    }
+    shard.pass(10);
+    assert_eq!(take(&mut shard, 1, 5, 7), [(5, 0)]);
+    assert_eq!(take(&mut shard, 2, 5, 8), [(5, 1), (4, 0)]);
 }
 
 #[test]
@@ -231,7 +254,9 @@ fn expected(
             })
             .collect();
         due.sort_unstable();
-        let mut due: Vec<u64> = due.into_iter().take(max).map(|(_, offset)| offset).collect();
+        // What stands first where age counts, else what is due longest.
+        let wanted = if ageing_ms > 0 { usize::MAX } else { max };
+        let mut due: Vec<u64> = due.into_iter().take(wanted).map(|(_, offset)| offset).collect();
         due.sort_unstable();
         let new = of_lane()
             .filter(|(_, it)| it.1 == Fate::New)

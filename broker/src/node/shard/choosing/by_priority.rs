@@ -145,7 +145,7 @@ impl DataShard {
         let (group, bound) = (GroupId(want.group.id), self.bounds.in_flight_per_queue);
         let offered = self
             .machine
-            .read(|core| core.selectable_lanes(group, topic, now, want.count, bound));
+            .read(|core| core.selectable_lanes(group, topic, now, ageing_ms, want.count, bound));
         let until_ms = self.time_ms() + FILTER_LOOKS_FOR.as_millis() as u64;
         let (mut offers, mut found) = (Vec::new(), 0);
         for (queue, selection) in offered.unwrap_or_default() {
