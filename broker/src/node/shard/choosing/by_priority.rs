@@ -5,6 +5,7 @@
 
 use flotilla_proto::record::{Command, command};
 use queue_core::{GroupId, LaneOffer, QueueId, Reply, Selection, Stored, in_turn, limits::LANES};
+use raft_store::PayloadError;
 use tokio::time::Instant;
 
 use super::{Choice, DataShard, DeliverError, Runs, Sizing, Want};
@@ -101,27 +102,22 @@ impl DataShard {
         self.read_lanes(&choices, replies).await
     }
 
-    /// Reads what was leased, the highest lane first. What cannot be read of one lane does not keep the others from their consumer.
+    /// Reads what was leased, the highest lane first.
     async fn read_lanes(
         &self,
         choices: &[(QueueId, Choice)],
         replies: Vec<Reply>,
     ) -> Result<Vec<Delivery>, DeliverError> {
-        let (mut delivered, mut unreadable) = (Vec::new(), None);
+        let mut read = Vec::with_capacity(choices.len());
         for ((queue, _), reply) in choices.iter().zip(replies) {
             let Reply::Delivered { leases } = reply else {
                 continue;
             };
             let places = leases.iter().map(|lease| (lease.offset, lease.position));
-            match self.read_at(*queue, places.collect()).await {
-                Ok(messages) => delivered.extend(super::super::paired(*queue, leases, messages)),
-                Err(error) => unreadable = Some(error),
-            }
+            let messages = self.read_at(*queue, places.collect()).await;
+            read.push(messages.map(|messages| super::super::paired(*queue, leases, messages)));
         }
-        match unreadable {
-            Some(error) if delivered.is_empty() => Err(error),
-            _ => Ok(delivered),
-        }
+        all_read(read)
     }
 
     /// Of each lane that has any, what to deliver or pass over, the highest first.
@@ -276,6 +272,25 @@ impl DataShard {
     }
 }
 
+/// What was read of several lanes. What cannot be read of one now does not keep the others from their consumer; a fault that ends
+/// the node does.
+fn all_read(read: Vec<Result<Vec<Delivery>, DeliverError>>) -> Result<Vec<Delivery>, DeliverError> {
+    let (mut delivered, mut unreadable) = (Vec::new(), None);
+    for lane in read {
+        match lane {
+            Ok(deliveries) => delivered.extend(deliveries),
+            Err(error @ (DeliverError::State(_) | DeliverError::Unreadable(PayloadError::Corrupt(_)))) => {
+                return Err(error);
+            }
+            Err(error) => unreadable = Some(error),
+        }
+    }
+    match unreadable {
+        Some(error) if delivered.is_empty() => Err(error),
+        _ => Ok(delivered),
+    }
+}
+
 /// How many of each lane's candidates are delivered: those that come first in all lanes, as many as are wanted and fit.
 fn take_first(
     offers: &[Offer],
@@ -301,5 +316,41 @@ fn take_first(
     match !ranked.is_empty() && left == count {
         true => Err(DeliverError::NoRoom),
         false => Ok(taken),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::record::StoredMessage;
+    use queue_core::Fault;
+
+    use super::*;
+
+    fn one() -> Result<Vec<Delivery>, DeliverError> {
+        Ok(vec![Delivery {
+            queue: QueueId::new(1, 9),
+            offset: 0,
+            attempt: 1,
+            nonce: 7,
+            stored_ms: 0,
+            message: StoredMessage::default(),
+        }])
+    }
+
+    #[test]
+    fn a_fault_that_ends_the_node_is_told_although_another_lane_was_read() {
+        let corrupt = || DeliverError::Unreadable(PayloadError::Corrupt("a record".into()));
+        let state = || DeliverError::State(Fault::Corrupt("a row".into()));
+        for fault in [corrupt, state] {
+            assert!(all_read(vec![one(), Err(fault())]).is_err());
+            assert!(all_read(vec![Err(fault()), one()]).is_err());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_one_lane_now_keeps_nobody_from_the_others() {
+        let gone = || DeliverError::Unreadable(PayloadError::NotFound(3));
+        assert_eq!(all_read(vec![one(), Err(gone()), one()]).unwrap().len(), 2);
+        assert!(all_read(vec![Err(gone())]).is_err());
     }
 }
