@@ -3,7 +3,7 @@
 //!
 //! Nothing comes before what could not be looked at yet, because messages have to be read for a filter: it may come first.
 
-use flotilla_proto::record::{Command, command};
+use flotilla_proto::record::{Command, Cursor, Deliver, command};
 use queue_core::{GroupId, LaneOffer, QueueId, Reply, Selection, Stored, in_turn, limits::LANES};
 use raft_store::PayloadError;
 use tokio::time::Instant;
@@ -89,12 +89,8 @@ impl DataShard {
             return Ok(Vec::new());
         }
         let nonce = self.clock.random_u64();
-        let command = |(queue, choice): &(QueueId, Choice)| Command {
-            command: Some(command::Command::Deliver(
-                choice.to_lease(*queue, want, now, nonce),
-            )),
-        };
-        let applied = self.proposer.enqueue_all(choices.iter().map(command).collect())?;
+        let unit = unit(&choices, |queue, choice| choice.to_lease(queue, want, now, nonce));
+        let applied = self.proposer.enqueue_all(unit)?;
         let replies = applied
             .await
             .unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))?;
@@ -272,6 +268,27 @@ impl DataShard {
     }
 }
 
+/// The commands that lease what was chosen, the highest lane first. Each but the first names where the lanes before it have to be
+/// then: what was chosen of it was chosen because no more is left there.
+fn unit(choices: &[(QueueId, Choice)], lease: impl Fn(QueueId, &Choice) -> Deliver) -> Vec<Command> {
+    let mut above = Vec::new();
+    let command = |(queue, choice): &(QueueId, Choice)| {
+        let mut deliver = lease(*queue, choice);
+        // What a request had already it gets again, whatever has become of the lanes.
+        if choice.again.is_empty() {
+            deliver.above.clone_from(&above);
+            above.push(Cursor {
+                queue: queue.0,
+                cursor: choice.next(),
+            });
+        }
+        Command {
+            command: Some(command::Command::Deliver(deliver)),
+        }
+    };
+    choices.iter().map(command).collect()
+}
+
 /// What was read of several lanes. What cannot be read of one now does not keep the others from their consumer; a fault that ends
 /// the node does.
 fn all_read(read: Vec<Result<Vec<Delivery>, DeliverError>>) -> Result<Vec<Delivery>, DeliverError> {
@@ -335,6 +352,46 @@ mod tests {
             stored_ms: 0,
             message: StoredMessage::default(),
         }])
+    }
+
+    #[test]
+    fn each_lane_names_where_those_above_it_have_to_be() {
+        let mut new = Runs::default();
+        new.add(true, 3);
+        new.add(false, 2);
+        let chosen = |lane, choice| (QueueId::new(1, lane), choice);
+        let some = Choice {
+            first_new: 7,
+            new,
+            ..Choice::default()
+        };
+        let due = Choice {
+            redeliver: vec![4],
+            first_new: 5,
+            ..Choice::default()
+        };
+        let above = |choices: &[(QueueId, Choice)]| {
+            let commands = unit(choices, |_, _| Deliver::default()).into_iter();
+            let named = commands.map(|it| match it.command {
+                Some(command::Command::Deliver(deliver)) => deliver.above,
+                _ => unreachable!("all are deliveries"),
+            });
+            named.collect::<Vec<_>>()
+        };
+        let at = |lane, cursor| Cursor {
+            queue: QueueId::new(1, lane).0,
+            cursor,
+        };
+        let three = [chosen(9, some), chosen(5, due), chosen(2, Choice::default())];
+        assert_eq!(
+            above(&three),
+            [vec![], vec![at(9, 12)], vec![at(9, 12), at(5, 5)]]
+        );
+        let again = || Choice {
+            again: vec![1],
+            ..Choice::default()
+        };
+        assert_eq!(above(&[chosen(9, again()), chosen(5, again())]), [vec![], vec![]]);
     }
 
     #[test]
