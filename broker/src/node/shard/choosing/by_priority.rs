@@ -141,10 +141,12 @@ impl DataShard {
         let until_ms = self.time_ms() + FILTER_LOOKS_FOR.as_millis() as u64;
         let (mut offers, mut found) = (Vec::new(), 0);
         for (queue, selection) in offered.unwrap_or_default() {
-            let offer = self.offer(queue, &selection, want, until_ms).await?;
+            let offer = self.offer(queue, &selection, want, ageing_ms, until_ms).await?;
             found += offer.offsets.len();
-            // Where waiting weighs nothing, what is below them is not needed.
-            let is_last = ageing_ms == 0 && (found >= want.count || offer.unseen.is_some());
+            // Where waiting weighs nothing, what is below them is not needed. With a filter, what was found does not wait for a look
+            // at lower lanes, which may be long.
+            let enough = found >= want.count || (found > 0 && !want.filter.is_everything());
+            let is_last = ageing_ms == 0 && (enough || offer.unseen.is_some());
             offers.push(offer);
             if is_last {
                 break;
@@ -189,6 +191,7 @@ impl DataShard {
         queue: QueueId,
         selection: &Selection,
         want: &Want,
+        ageing_ms: u64,
         until_ms: u64,
     ) -> Result<Offer, DeliverError> {
         let mut offer = Offer {
@@ -201,7 +204,7 @@ impl DataShard {
         if want.filter.is_everything() {
             offer.new.add(false, selection.new_count);
         } else if selection.new_count > 0 {
-            self.look_through(&mut offer, selection.new_count, want, until_ms)
+            self.look_through(&mut offer, selection.new_count, want, ageing_ms, until_ms)
                 .await?;
         }
         let mut fresh = Vec::new();
@@ -235,12 +238,13 @@ impl DataShard {
     }
 
     /// Looks at new messages of a lane until enough of them pass the filter, there are no more, or it takes long. As with other topics,
-    /// what was found is remembered.
+    /// what was found is remembered, and one message is enough, unless age counts: then those behind it may come before others.
     async fn look_through(
         &self,
         offer: &mut Offer,
         most: u32,
         want: &Want,
+        ageing_ms: u64,
         until_ms: u64,
     ) -> Result<(), DeliverError> {
         let key = (GroupId(want.group.id), offer.queue, want.filter.id());
@@ -248,6 +252,9 @@ impl DataShard {
         loop {
             let passing = offer.new.iter().filter(|run| !run.filtered);
             if passing.map(|run| run.count).sum::<u32>() >= most {
+                return Ok(());
+            }
+            if ageing_ms == 0 && (offer.due > 0 || offer.new.has_any()) {
                 return Ok(());
             }
             let now = self.time_ms();
