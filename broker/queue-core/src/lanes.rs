@@ -54,10 +54,19 @@ pub fn in_turn<'a>(lanes: impl Iterator<Item = LaneOffer<'a>>, ageing_ms: u64) -
     let (mut ranked, mut unseen) = (Vec::new(), None);
     for (at, offer) in lanes.enumerate() {
         let rank = |stored: &Stored| rank(offer.lane, stored, ageing_ms);
-        ranked.extend(offer.messages.iter().map(|it| (rank(it), at, *it)));
-        unseen = unseen.into_iter().chain(offer.unseen.as_ref().map(rank)).min();
+        let behind = offer.unseen.as_ref().map(rank);
+        unseen = unseen.into_iter().chain(behind).min();
+        let (mut least, from) = (behind, ranked.len());
+        for message in offer.messages.iter().rev() {
+            let own = rank(message);
+            let key = least.map_or(own, |least| own.min(least));
+            least = Some(key);
+            ranked.push((key, at, *message));
+        }
+        ranked[from..].reverse();
     }
-    // Those of a lane stay in their order: what stands before another was not stored after it.
+    // Those of a lane stay in their order, because what is taken of it is always its first: what stands before another comes no
+    // later than that one. It may have been stored later, if it is a dead letter that was given back.
     ranked.sort_by_key(|&(rank, ..)| rank);
     let seen = ranked.into_iter();
     let seen = seen.take_while(|(rank, ..)| unseen.is_none_or(|unseen| *rank <= unseen));
@@ -77,12 +86,14 @@ fn rank(lane: u32, stored: &Stored, ageing_ms: u64) -> (i128, Reverse<u32>) {
 
 impl Core {
     /// What a consumer group could be given of each lane of a topic at `now_ms`, at one moment, the highest lane first. Nothing while
-    /// it has not begun on a lane that has been used: what is there would count as not there.
+    /// it has not begun on a lane that has been used: what is there would count as not there. With ageing, of more that is due in a
+    /// lane than is wanted, what stands first in it counts, not what is due longest.
     pub fn selectable_lanes(
         &self,
         group: GroupId,
         topic: u32,
         now_ms: u64,
+        ageing_ms: u64,
         max: usize,
         max_in_flight: usize,
     ) -> Option<Vec<(QueueId, Selection)>> {
@@ -90,12 +101,33 @@ impl Core {
         let used = lanes.filter(|queue| self.queues.contains_key(queue));
         let select = |queue: QueueId| {
             self.subscriptions.get(&(queue, group))?;
-            Some((queue, self.selectable(group, queue, now_ms, max, max_in_flight)))
+            let selection = match ageing_ms {
+                0 => self.selectable(group, queue, now_ms, max, max_in_flight),
+                _ => self.selectable_by_age(group, queue, now_ms, max, max_in_flight),
+            };
+            Some((queue, selection))
         };
         let mut all = used.map(select).collect::<Option<Vec<_>>>()?;
         plant!(RetriesLoseTheirLane => crate::planted::new_ones_first(&mut all));
         all.retain(|(_, it)| it.new_count > 0 || !it.redeliver.is_empty());
         Some(all)
+    }
+
+    /// What could be delivered of a lane, those that stand first in it. Of what is due all is looked at, which is no more than a
+    /// consumer group may have in flight.
+    fn selectable_by_age(
+        &self,
+        group: GroupId,
+        queue: QueueId,
+        now_ms: u64,
+        max: usize,
+        max_in_flight: usize,
+    ) -> Selection {
+        let mut all = self.selectable(group, queue, now_ms, u32::MAX as usize, max_in_flight);
+        all.redeliver.truncate(max);
+        let left = (max - all.redeliver.len()) as u32;
+        all.new_count = all.new_count.min(left);
+        all
     }
 }
 
@@ -124,6 +156,36 @@ mod tests {
             next = i64::from(greatest) + 1;
         }
         assert_eq!(next, i64::from(i32::MAX) + 1);
+    }
+
+    fn stored_at(time_ms: u64) -> Stored {
+        Stored {
+            position: crate::ids::Position::default(),
+            time_ms,
+            stored_ms: time_ms,
+            tag: 0,
+            message_group: 0,
+        }
+    }
+
+    #[test]
+    fn of_a_lane_its_first_come_first_although_one_of_them_was_stored_anew() {
+        let (upper, lower) = ([stored_at(1_000), stored_at(10)], [stored_at(20)]);
+        let offer = |lane, messages| LaneOffer {
+            lane,
+            messages,
+            unseen: None,
+        };
+        let came = in_turn([offer(5, &upper[..]), offer(4, &lower[..])].into_iter(), 5);
+        let came: Vec<_> = came.into_iter().map(|(at, it)| (at, it.time_ms)).collect();
+        assert_eq!(came, [(0, 1_000), (0, 10), (1, 20)]);
+        let unseen = LaneOffer {
+            unseen: Some(upper[1]),
+            ..offer(5, &upper[..1])
+        };
+        let came = in_turn([unseen, offer(4, &lower[..])].into_iter(), 5);
+        assert_eq!(came.len(), 1, "nothing comes before what stands behind it");
+        assert_eq!(came[0].0, 0);
     }
 
     proptest! {

@@ -104,6 +104,11 @@ impl QueueMachine {
         &self.hub.tails().reads
     }
 
+    /// Who waits for a message on this node.
+    pub(super) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
     /// Waiters of a consumer group look again.
     pub(super) fn ring_group(&self, pair: Pair) {
         self.hub.ring_group(pair);

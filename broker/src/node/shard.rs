@@ -27,8 +27,10 @@ mod delayed;
 mod letters;
 mod looked;
 mod pulling;
+mod turns;
 
 use looked::Looked;
+use turns::{Turn, Turns};
 
 /// A replica of one data shard with everything around it.
 pub struct DataShard {
@@ -45,8 +47,8 @@ pub struct DataShard {
     clock: Arc<dyn Clock>,
     /// How much it takes on.
     pub(crate) bounds: Bounds,
-    /// (consumer group, queue) pairs with a delivery under way: one at a time, so that nothing is chosen twice.
-    delivering: Mutex<BTreeSet<(GroupId, QueueId)>>,
+    /// Deliveries under way: one at a time of a queue to a consumer group, so that nothing is chosen twice.
+    delivering: Turns,
     /// What consumer groups know of new messages.
     looked: Looked,
     /// What nodes reported as written out and is on its way into the log.
@@ -237,7 +239,7 @@ impl DataShard {
             leadership: Leadership::default(),
             clock,
             bounds,
-            delivering: Mutex::default(),
+            delivering: Turns::default(),
             looked: Looked::default(),
             marking: Marking::default(),
             copying: tokio::sync::Mutex::default(),
@@ -350,12 +352,7 @@ impl DataShard {
     }
 
     fn take_turn(&self, group: GroupId, queue: QueueId) -> Option<Turn<'_>> {
-        let mut delivering = self.delivering.lock().expect("no panic while held");
-        // Lazily: a turn that is made and dropped gives back somebody else's, under this very lock.
-        delivering.insert((group, queue)).then(|| Turn {
-            shard: self,
-            key: (group, queue),
-        })
+        self.delivering.take(self.machine.hub(), group, queue)
     }
 }
 
@@ -381,21 +378,6 @@ fn paired(queue: QueueId, leases: Vec<Lease>, messages: Vec<(u64, record::Stored
         })
     });
     delivered.collect()
-}
-
-struct Turn<'a> {
-    shard: &'a DataShard,
-    key: (GroupId, QueueId),
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.shard
-            .delivering
-            .lock()
-            .expect("no panic while held")
-            .remove(&self.key);
-    }
 }
 
 #[cfg(test)]

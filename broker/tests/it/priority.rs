@@ -184,15 +184,44 @@ async fn a_filter_looks_through_a_lane_before_a_lower_one() {
         wanted.system_properties.as_mut().unwrap().tag = Some("red".into());
         assert_eq!(send_all(service, vec![wanted]).await, Code::Ok);
     }
-    let red = ReceiveMessageRequest {
+    let (_, came) = ask(service, red()).await;
+    assert_eq!(ids(&came), ["high"]);
+    let (_, came) = ask(service, red()).await;
+    assert_eq!(ids(&came), ["low"]);
+}
+
+/// A receive of what is red.
+fn red() -> ReceiveMessageRequest {
+    ReceiveMessageRequest {
         filter_expression: Some(flotilla_proto::rocketmq::FilterExpression {
             r#type: flotilla_proto::rocketmq::FilterType::Tag as i32,
             expression: "red".into(),
         }),
         ..receive_request("jobs", "workers", LONG)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_filter_found_does_not_wait_for_a_look_at_lower_lanes() {
+    let cluster = Cluster::start(1).await;
+    let service = cluster.service(1);
+    service.create_topic(spec("jobs", None)).await.unwrap();
+    let tagged = |id: &str, priority, tag: &str| {
+        let mut message = letter("jobs", id, priority);
+        message.system_properties.as_mut().unwrap().tag = Some(tag.into());
+        vec![message]
     };
-    let (_, came) = ask(service, red).await;
-    assert_eq!(ids(&came), ["high", "low"]);
+    for number in 0..100 {
+        let other = tagged(&format!("other-{number}"), 2, "grey");
+        assert_eq!(send_all(service, other).await, Code::Ok);
+    }
+    for (id, priority) in [("low", 2), ("high", 9)] {
+        assert_eq!(send_all(service, tagged(id, priority, "red")).await, Code::Ok);
+    }
+    let (_, came) = ask(service, red()).await;
+    assert_eq!(ids(&came), ["high"], "nobody has looked for the other one yet");
+    let (_, came) = ask(service, red()).await;
+    assert_eq!(ids(&came), ["low"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

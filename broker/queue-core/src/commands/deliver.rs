@@ -48,7 +48,7 @@ pub(crate) fn apply(
     let Some(known) = core.subscriptions.get(&(queue, group)) else {
         return Ok(Reply::Refused(Refusal::NoSubscription).into());
     };
-    if known.seeks_to.is_some() || core.is_paused(group) {
+    if known.seeks_to.is_some() || core.is_paused(group) || !follows(core, group, deliver) {
         return Ok(Reply::Delivered { leases: Vec::new() }.into());
     }
     let deadline_ms = deliver.deadline_ms.saturating_add(late_ms).max(core.now_ms);
@@ -78,6 +78,14 @@ pub(crate) fn apply(
     Ok(Outcome {
         reply: Reply::Delivered { leases },
         effects: ends.into_iter().collect(),
+    })
+}
+
+/// True if the lanes above were delivered as decided: else something may be left there that comes first.
+fn follows(core: &Core, group: GroupId, deliver: &Deliver) -> bool {
+    deliver.above.iter().all(|above| {
+        let known = core.subscriptions.get(&(QueueId(above.queue), group));
+        known.is_some_and(|known| known.cursor == above.cursor)
     })
 }
 

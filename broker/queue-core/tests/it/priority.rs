@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_proto::record::{Deliver, StartAt, configure, release::Action};
+use flotilla_proto::record::{Cursor, Deliver, StartAt, configure, release::Action};
 use proptest::prelude::*;
 use queue_core::{GroupId, LaneOffer, QueueId, Stored, in_turn, lane_of, limits::LANES};
 
@@ -31,7 +31,7 @@ fn begin(shard: &mut Shard, number: u32) {
 fn take(shard: &mut Shard, max: usize, ageing_ms: u64, nonce: u64) -> Vec<(u32, u64)> {
     let selected = shard
         .core
-        .selectable_lanes(GroupId(G), TOPIC, shard.now_ms, max, usize::MAX)
+        .selectable_lanes(GroupId(G), TOPIC, shard.now_ms, ageing_ms, max, usize::MAX)
         .expect("it has begun on all lanes");
     let stored = |queue: QueueId, offset| shard.core.locate(&shard.kv, queue, offset).unwrap().unwrap();
     let mut offsets = Vec::new();
@@ -55,6 +55,7 @@ fn take(shard: &mut Shard, max: usize, ageing_ms: u64, nonce: u64) -> Vec<(u32, 
     for (at, _) in turns.into_iter().take(max) {
         chosen.push((selected[at].0, offsets[at].next().unwrap()));
     }
+    let mut above = Vec::new();
     for (queue, it) in &selected {
         let mine: Vec<u64> = chosen
             .iter()
@@ -70,8 +71,13 @@ fn take(shard: &mut Shard, max: usize, ageing_ms: u64, nonce: u64) -> Vec<(u32, 
             new: taken((mine.len() - due.count()) as u32),
             deadline_ms: shard.now_ms + LEASE_MS,
             nonce,
+            above: above.clone(),
             ..Deliver::default()
         };
+        above.push(Cursor {
+            queue: queue.0,
+            cursor: it.first_new + deliver.new.iter().map(|run| u64::from(run.count)).sum::<u64>(),
+        });
         let leased: Vec<u64> = shard
             .delivered(deliver)
             .iter()
@@ -121,12 +127,60 @@ fn a_lane_on_which_the_group_has_not_begun_does_not_count_as_empty() {
     let mut shard = Shard::new();
     begin(&mut shard, 4);
     shard.append(lane(4), "less");
-    let select = |shard: &Shard| shard.core.selectable_lanes(GroupId(G), TOPIC, shard.now_ms, 9, 9);
+    let select = |shard: &Shard| {
+        shard
+            .core
+            .selectable_lanes(GroupId(G), TOPIC, shard.now_ms, 0, 9, 9)
+    };
     assert_eq!(select(&shard).unwrap().len(), 1);
     shard.append(lane(5), "urgent");
     assert_eq!(select(&shard), None);
     begin(&mut shard, 5);
     assert_eq!(select(&shard).unwrap()[0].0, QueueId(lane(5)));
+}
+
+/// What one entry leases of two lanes, both of which have been decided at one moment.
+fn unit(upper: u32, lower: u32) -> [Deliver; 2] {
+    let deliver = |number, count| Deliver {
+        group: G,
+        queue: lane(number),
+        new: taken(count),
+        deadline_ms: 1_000_000,
+        nonce: 9,
+        ..Deliver::default()
+    };
+    let above = vec![Cursor {
+        queue: lane(5),
+        cursor: u64::from(upper),
+    }];
+    let lower = Deliver {
+        above,
+        ..deliver(4, lower)
+    };
+    [deliver(5, upper), lower]
+}
+
+#[test]
+fn a_lower_lane_gives_nothing_when_the_one_above_is_not_where_it_was_decided_to_be() {
+    let prepared = || {
+        let mut shard = prepared();
+        for (number, id) in [(5, "a"), (5, "b"), (4, "c")] {
+            shard.append(lane(number), id);
+        }
+        shard
+    };
+    let leased = |shard: &mut Shard| unit(2, 1).map(|deliver| shard.delivered(deliver).len());
+    assert_eq!(leased(&mut prepared()), [2, 1]);
+    let mut moved = prepared();
+    assert_eq!(take(&mut moved, 1, 0, 7), [(5, 0)]);
+    assert_eq!(leased(&mut moved), [0, 0], "another delivery took one meanwhile");
+    assert_eq!(take(&mut moved, 2, 0, 8), [(5, 1), (4, 0)]);
+    let mut trimmed = prepared();
+    trimmed.trim(lane(5), 1, 10);
+    assert_eq!(leased(&mut trimmed), [0, 0], "its first was forgotten meanwhile");
+    let mut all = prepared();
+    assert_eq!(take(&mut all, 2, 0, 7), [(5, 0), (5, 1)]);
+    assert_eq!(leased(&mut all), [0, 1], "nothing is left above it");
 }
 
 #[test]
@@ -140,6 +194,25 @@ fn with_ageing_what_waits_is_overtaken_only_for_so_long() {
     // Two lanes weigh 200 ms: 20 of them were stored by then, the last at the very end of it.
     let came = take(&mut shard, 30, 100, 5);
     assert_eq!(came.iter().position(|&it| it == (1, 0)), Some(20));
+}
+
+#[test]
+fn with_ageing_retries_come_by_when_they_were_stored_not_by_when_they_are_due() {
+    let mut shard = prepared();
+    for id in ["old", "young"] {
+        shard.append(lane(5), id);
+        shard.pass(20);
+    }
+    shard.append(lane(4), "younger");
+    assert_eq!(take(&mut shard, 2, 5, 5), [(5, 0), (5, 1)]);
+    // The older one is due last.
+    for (offset, after_ms) in [(0, 10), (1, 5)] {
+        let at_ms = Some(shard.now_ms + after_ms);
+        shard.apply(release(G, lane(5), (offset, 5), Action::Retry as i32, at_ms, 0));
+    }
+    shard.pass(10);
+    assert_eq!(take(&mut shard, 1, 5, 7), [(5, 0)]);
+    assert_eq!(take(&mut shard, 2, 5, 8), [(5, 1), (4, 0)]);
 }
 
 #[test]
@@ -231,7 +304,9 @@ fn expected(
             })
             .collect();
         due.sort_unstable();
-        let mut due: Vec<u64> = due.into_iter().take(max).map(|(_, offset)| offset).collect();
+        // What stands first where age counts, else what is due longest.
+        let wanted = if ageing_ms > 0 { usize::MAX } else { max };
+        let mut due: Vec<u64> = due.into_iter().take(wanted).map(|(_, offset)| offset).collect();
         due.sort_unstable();
         let new = of_lane()
             .filter(|(_, it)| it.1 == Fate::New)

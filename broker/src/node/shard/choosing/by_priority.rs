@@ -3,8 +3,9 @@
 //!
 //! Nothing comes before what could not be looked at yet, because messages have to be read for a filter: it may come first.
 
-use flotilla_proto::record::{Command, command};
+use flotilla_proto::record::{Command, Cursor, Deliver, command};
 use queue_core::{GroupId, LaneOffer, QueueId, Reply, Selection, Stored, in_turn, limits::LANES};
+use raft_store::PayloadError;
 use tokio::time::Instant;
 
 use super::{Choice, DataShard, DeliverError, Runs, Sizing, Want};
@@ -88,12 +89,8 @@ impl DataShard {
             return Ok(Vec::new());
         }
         let nonce = self.clock.random_u64();
-        let command = |(queue, choice): &(QueueId, Choice)| Command {
-            command: Some(command::Command::Deliver(
-                choice.to_lease(*queue, want, now, nonce),
-            )),
-        };
-        let applied = self.proposer.enqueue_all(choices.iter().map(command).collect())?;
+        let unit = unit(&choices, |queue, choice| choice.to_lease(queue, want, now, nonce));
+        let applied = self.proposer.enqueue_all(unit)?;
         let replies = applied
             .await
             .unwrap_or_else(|_| Err(SubmitError::Stopped("the shard is closed".into())))?;
@@ -101,27 +98,22 @@ impl DataShard {
         self.read_lanes(&choices, replies).await
     }
 
-    /// Reads what was leased, the highest lane first. What cannot be read of one lane does not keep the others from their consumer.
+    /// Reads what was leased, the highest lane first.
     async fn read_lanes(
         &self,
         choices: &[(QueueId, Choice)],
         replies: Vec<Reply>,
     ) -> Result<Vec<Delivery>, DeliverError> {
-        let (mut delivered, mut unreadable) = (Vec::new(), None);
+        let mut read = Vec::with_capacity(choices.len());
         for ((queue, _), reply) in choices.iter().zip(replies) {
             let Reply::Delivered { leases } = reply else {
                 continue;
             };
             let places = leases.iter().map(|lease| (lease.offset, lease.position));
-            match self.read_at(*queue, places.collect()).await {
-                Ok(messages) => delivered.extend(super::super::paired(*queue, leases, messages)),
-                Err(error) => unreadable = Some(error),
-            }
+            let messages = self.read_at(*queue, places.collect()).await;
+            read.push(messages.map(|messages| super::super::paired(*queue, leases, messages)));
         }
-        match unreadable {
-            Some(error) if delivered.is_empty() => Err(error),
-            _ => Ok(delivered),
-        }
+        all_read(read)
     }
 
     /// Of each lane that has any, what to deliver or pass over, the highest first.
@@ -145,14 +137,16 @@ impl DataShard {
         let (group, bound) = (GroupId(want.group.id), self.bounds.in_flight_per_queue);
         let offered = self
             .machine
-            .read(|core| core.selectable_lanes(group, topic, now, want.count, bound));
+            .read(|core| core.selectable_lanes(group, topic, now, ageing_ms, want.count, bound));
         let until_ms = self.time_ms() + FILTER_LOOKS_FOR.as_millis() as u64;
         let (mut offers, mut found) = (Vec::new(), 0);
         for (queue, selection) in offered.unwrap_or_default() {
-            let offer = self.offer(queue, &selection, want, until_ms).await?;
+            let offer = self.offer(queue, &selection, want, ageing_ms, until_ms).await?;
             found += offer.offsets.len();
-            // Where waiting weighs nothing, what is below them is not needed.
-            let is_last = ageing_ms == 0 && (found >= want.count || offer.unseen.is_some());
+            // Where waiting weighs nothing, what is below them is not needed. With a filter, what was found does not wait for a look
+            // at lower lanes, which may be long.
+            let enough = found >= want.count || (found > 0 && !want.filter.is_everything());
+            let is_last = ageing_ms == 0 && (enough || offer.unseen.is_some());
             offers.push(offer);
             if is_last {
                 break;
@@ -197,6 +191,7 @@ impl DataShard {
         queue: QueueId,
         selection: &Selection,
         want: &Want,
+        ageing_ms: u64,
         until_ms: u64,
     ) -> Result<Offer, DeliverError> {
         let mut offer = Offer {
@@ -209,7 +204,7 @@ impl DataShard {
         if want.filter.is_everything() {
             offer.new.add(false, selection.new_count);
         } else if selection.new_count > 0 {
-            self.look_through(&mut offer, selection.new_count, want, until_ms)
+            self.look_through(&mut offer, selection.new_count, want, ageing_ms, until_ms)
                 .await?;
         }
         let mut fresh = Vec::new();
@@ -243,12 +238,13 @@ impl DataShard {
     }
 
     /// Looks at new messages of a lane until enough of them pass the filter, there are no more, or it takes long. As with other topics,
-    /// what was found is remembered.
+    /// what was found is remembered, and one message is enough, unless age counts: then those behind it may come before others.
     async fn look_through(
         &self,
         offer: &mut Offer,
         most: u32,
         want: &Want,
+        ageing_ms: u64,
         until_ms: u64,
     ) -> Result<(), DeliverError> {
         let key = (GroupId(want.group.id), offer.queue, want.filter.id());
@@ -256,6 +252,9 @@ impl DataShard {
         loop {
             let passing = offer.new.iter().filter(|run| !run.filtered);
             if passing.map(|run| run.count).sum::<u32>() >= most {
+                return Ok(());
+            }
+            if ageing_ms == 0 && (offer.due > 0 || offer.new.has_any()) {
                 return Ok(());
             }
             let now = self.time_ms();
@@ -273,6 +272,46 @@ impl DataShard {
             self.looked.remember(key, offer.first_new, offer.new.clone(), now);
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// The commands that lease what was chosen, the highest lane first. Each but the first names where the lanes before it have to be
+/// then: what was chosen of it was chosen because no more is left there.
+fn unit(choices: &[(QueueId, Choice)], lease: impl Fn(QueueId, &Choice) -> Deliver) -> Vec<Command> {
+    let mut above = Vec::new();
+    let command = |(queue, choice): &(QueueId, Choice)| {
+        let mut deliver = lease(*queue, choice);
+        // What a request had already it gets again, whatever has become of the lanes.
+        if choice.again.is_empty() {
+            deliver.above.clone_from(&above);
+            above.push(Cursor {
+                queue: queue.0,
+                cursor: choice.next(),
+            });
+        }
+        Command {
+            command: Some(command::Command::Deliver(deliver)),
+        }
+    };
+    choices.iter().map(command).collect()
+}
+
+/// What was read of several lanes. What cannot be read of one now does not keep the others from their consumer; a fault that ends
+/// the node does.
+fn all_read(read: Vec<Result<Vec<Delivery>, DeliverError>>) -> Result<Vec<Delivery>, DeliverError> {
+    let (mut delivered, mut unreadable) = (Vec::new(), None);
+    for lane in read {
+        match lane {
+            Ok(deliveries) => delivered.extend(deliveries),
+            Err(error @ (DeliverError::State(_) | DeliverError::Unreadable(PayloadError::Corrupt(_)))) => {
+                return Err(error);
+            }
+            Err(error) => unreadable = Some(error),
+        }
+    }
+    match unreadable {
+        Some(error) if delivered.is_empty() => Err(error),
+        _ => Ok(delivered),
     }
 }
 
@@ -301,5 +340,81 @@ fn take_first(
     match !ranked.is_empty() && left == count {
         true => Err(DeliverError::NoRoom),
         false => Ok(taken),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::record::StoredMessage;
+    use queue_core::Fault;
+
+    use super::*;
+
+    fn one() -> Result<Vec<Delivery>, DeliverError> {
+        Ok(vec![Delivery {
+            queue: QueueId::new(1, 9),
+            offset: 0,
+            attempt: 1,
+            nonce: 7,
+            stored_ms: 0,
+            message: StoredMessage::default(),
+        }])
+    }
+
+    #[test]
+    fn each_lane_names_where_those_above_it_have_to_be() {
+        let mut new = Runs::default();
+        new.add(true, 3);
+        new.add(false, 2);
+        let chosen = |lane, choice| (QueueId::new(1, lane), choice);
+        let some = Choice {
+            first_new: 7,
+            new,
+            ..Choice::default()
+        };
+        let due = Choice {
+            redeliver: vec![4],
+            first_new: 5,
+            ..Choice::default()
+        };
+        let above = |choices: &[(QueueId, Choice)]| {
+            let commands = unit(choices, |_, _| Deliver::default()).into_iter();
+            let named = commands.map(|it| match it.command {
+                Some(command::Command::Deliver(deliver)) => deliver.above,
+                _ => unreachable!("all are deliveries"),
+            });
+            named.collect::<Vec<_>>()
+        };
+        let at = |lane, cursor| Cursor {
+            queue: QueueId::new(1, lane).0,
+            cursor,
+        };
+        let three = [chosen(9, some), chosen(5, due), chosen(2, Choice::default())];
+        assert_eq!(
+            above(&three),
+            [vec![], vec![at(9, 12)], vec![at(9, 12), at(5, 5)]]
+        );
+        let again = || Choice {
+            again: vec![1],
+            ..Choice::default()
+        };
+        assert_eq!(above(&[chosen(9, again()), chosen(5, again())]), [vec![], vec![]]);
+    }
+
+    #[test]
+    fn a_fault_that_ends_the_node_is_told_although_another_lane_was_read() {
+        let corrupt = || DeliverError::Unreadable(PayloadError::Corrupt("a record".into()));
+        let state = || DeliverError::State(Fault::Corrupt("a row".into()));
+        for fault in [corrupt, state] {
+            assert!(all_read(vec![one(), Err(fault())]).is_err());
+            assert!(all_read(vec![Err(fault()), one()]).is_err());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_one_lane_now_keeps_nobody_from_the_others() {
+        let gone = || DeliverError::Unreadable(PayloadError::NotFound(3));
+        assert_eq!(all_read(vec![one(), Err(gone()), one()]).unwrap().len(), 2);
+        assert!(all_read(vec![Err(gone())]).is_err());
     }
 }
