@@ -9,8 +9,12 @@ use super::{
     client::{CliError, segment},
     output,
 };
-use crate::views::{
-    LetterView, LettersPage, LettersQuery, NoteView, RedriveOutcome, RedriveReport, RedriveSpec, RedrivenView,
+use crate::{
+    clock::{Clock, SystemClock},
+    views::{
+        LetterView, LettersPage, LettersQuery, NoteView, RedriveOutcome, RedriveReport, RedriveSpec,
+        RedrivenView,
+    },
 };
 
 /// Letters that one request looks at.
@@ -131,7 +135,8 @@ async fn list(which: &Which, limit: usize, target: &Target) -> Result<Vec<Letter
 async fn redrive(args: &RedriveArgs) -> Result<(), CliError> {
     let begun = Instant::now();
     // Known before the first step: its answer may be lost. 0 would say that it has no name.
-    let id = args.id.unwrap_or_else(rand::random).max(1);
+    let drawn = || SystemClock::default().random_u64();
+    let id = args.id.unwrap_or_else(drawn).max(1);
     let mut report = RedriveReport {
         dry_run: args.dry_run,
         id,
