@@ -295,6 +295,7 @@ impl Seated {
 
 #[cfg(test)]
 mod tests {
+    use flotilla_proto::record::Property;
     use futures::FutureExt;
 
     use super::*;
@@ -414,7 +415,10 @@ mod tests {
         let entry = Bytes::from(vec![7; 1 << 18]);
         let mut one = question("t", 1);
         one.message.body = entry.slice(..10);
-        one.message.properties.insert("p".into(), "v".repeat(16_000));
+        one.message.properties.push(Property {
+            key: "p".into(),
+            value: "v".repeat(16_000),
+        });
         assert_eq!(producers.ask(one), Ask::Asked);
         assert!(MAX_QUESTION_BYTES - producers.room.available_permits() > 16_000);
         assert!(entry.is_unique());

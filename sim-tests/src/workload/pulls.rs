@@ -356,6 +356,10 @@ impl Puller {
                 let is_late = self.context.plan.faults.contains_key(&Fault::Disorder);
                 let since = if is_late { Duration::MAX / 2 } else { asked };
                 place.unsure.push((offset, since));
+                // Before it is put there it begins, at the first message.
+                if place.at.is_none() {
+                    place.unsure.push((0, since));
+                }
                 self.context.failed("update offset", node, &failure);
             }
         }
