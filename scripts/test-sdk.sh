@@ -67,7 +67,7 @@ client() {
 
 nothing_left() {
     http GET "$http_port" "/v1/consumer-groups/$1" | tr -d ' \n' |
-        grep -q '"total":{"ready":0,"leased":0,"waiting":0,"blocked":0}'
+        grep -q '"total":{"ready":0,"leased":0,"waiting":0,"blocked":0,"parked":0}'
 }
 
 passed=0
