@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use broker::node::Transactions;
 
-use super::{Fault, Limits, Plan, leaning::OFTEN};
+use super::{Fault, Plan, leaning::OFTEN};
 
 /// Seeds modulo 100.
 const TRANSACTIONS: [u64; 6] = [81, 83, 84, 85, 86, 87];
@@ -38,8 +38,8 @@ pub(super) fn choose(seed: u64, plan: &mut Plan) {
         max_checks: [2, 3, 5][(hundreds / 2 % 3) as usize],
     };
     plan.limits.bounds.fire = [1, 3, 1_024][(hundreds / 6 % 3) as usize];
-    // What came is not to be forgotten for its age before anybody had it.
-    plan.limits.retention = Limits::large().retention;
+    // What was committed is not to be forgotten before anybody had it: its account would not know of what came and went between two looks.
+    plan.limits.keep();
     plan.faults_for = plan.faults_for.max(Duration::from_secs(30));
     // Ends are repeated, and questions lost, where leaders change.
     if hundreds / 3 % 2 == 0 && plan.nodes > 1 {
